@@ -1,0 +1,164 @@
+"""Run optimizers one after the other; add their updates to the parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.lift import compiled, leafwise
+from gdjax.core.numerics import cast_like, upcast
+
+if TYPE_CHECKING:
+    from gdjax.core.base import Params, Updates
+
+
+def chain(*optimizers: Any) -> Optimizer:
+    """Apply optimizers or transforms in turn; each sees the updates of the one before it.
+
+    Low-precision gradients travel through the chain as float32 and are cast back once, at its end.
+
+    Args:
+      *optimizers: `(init, update)` pairs, also chains and transformations of optax. None gives the
+        identity.
+
+    Returns:
+      An `Optimizer` whose state is the tuple of its members' states.
+
+    Raises:
+      TypeError: if an argument is no pair.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1))
+      >>> updates, state = opt.update(jnp.array([3.0, 4.0]), opt.init(jnp.zeros(2)))
+      >>> print(updates)
+      [-0.06 -0.08]
+    """
+    members = tuple(with_extra_args_support(o) for o in optimizers)
+
+    def init(params: Any) -> tuple:
+        return tuple(member.init(params) for member in members)
+
+    return Optimizer(init, _chain_update(tuple(member.update for member in members)))
+
+
+def named_chain(*optimizers: tuple[str, Any]) -> Optimizer:
+    """Apply optimizers in turn, like `chain`, with a state that is a dict of their names.
+
+    Args:
+      *optimizers: `(name, pair)`; names must be distinct strings.
+
+    Raises:
+      ValueError: if two names are the same.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.named_chain(("clip", gdjax.clip(1.0)), ("descend", gdjax.sgd(0.1)))
+      >>> list(opt.init(jnp.zeros(2)))
+      ['clip', 'descend']
+    """
+    names = tuple(name for name, _ in optimizers)
+    for name in names:
+        if not isinstance(name, str) or names.count(name) > 1:
+            raise ValueError(f"named_chain needs distinct strings as names, got {names}.")
+    members = tuple(with_extra_args_support(o) for _, o in optimizers)
+
+    def init(params: Any) -> dict:
+        return {name: m.init(params) for name, m in zip(names, members, strict=True)}
+
+    return Optimizer(init, _chain_update(tuple(member.update for member in members), names))
+
+
+@functools.lru_cache(maxsize=1024)
+def _chain_update(members: tuple[Callable, ...], names: tuple[str, ...] | None = None) -> Callable:
+    keys = names or range(len(members))
+
+    def chain(updates, state, params=None, **extra):
+        if len(state) != len(members):
+            raise ValueError(
+                f"chain: the state has {len(state)} parts, the chain {len(members)} members. "
+                "Use the state that this chain's init made."
+            )
+        dtypes, updates = updates, upcast(jax.tree.map(jnp.asarray, updates))
+        new = {}
+        for key, update in zip(keys, members, strict=True):
+            updates, new[key] = update(updates, state[key], params, **extra)
+        states = new if names else tuple(new.values())
+        return cast_like(updates, jax.tree.map(jnp.asarray, dtypes)), states
+
+    return compiled(chain, "chain")
+
+
+def with_extra_args_support(optimizer: Any) -> Optimizer:
+    """Let the update of a foreign pair accept extra arguments, which it then ignores.
+
+    Args:
+      optimizer: an `(init, update)` pair, of gdjax or of another library.
+
+    Returns:
+      The same pair if its update accepts `**extra` already, else one that drops them.
+    """
+    try:
+        init, update = optimizer
+    except TypeError:
+        init = update = None
+    if not (callable(init) and callable(update)):
+        raise TypeError(
+            f"expected an (init, update) pair, got {optimizer!r}. Did you forget to call a factory,"
+            " as in gdjax.adam(1e-3)?"
+        )
+    return Optimizer(init, _accepting_extra(update))
+
+
+@functools.lru_cache(maxsize=1024)
+def _accepting_extra(update: Callable) -> Callable:
+    parameters = inspect.signature(update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return update
+
+    def without_extra(updates, state, params=None, **extra):
+        return update(updates, state, params)
+
+    return without_extra
+
+
+def _identity(grad, slots, param, count):
+    return grad, slots
+
+
+def identity() -> Optimizer:
+    """Return the gradients as they are: the neutral element of `chain`."""
+    return leafwise(_identity)
+
+
+@jax.jit
+def apply_updates(params: Params, updates: Updates) -> Any:
+    """Add updates to parameters; each parameter keeps its dtype.
+
+    Args:
+      params: a tree of arrays.
+      updates: a tree of the same structure; the sum is rounded once, from the wider dtype. A leaf
+        may be None, which leaves its parameter as it is.
+
+    Returns:
+      The new parameters, shaped and typed like `params`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])}))
+      {'w': Array([1.5, 0. ], dtype=float32)}
+    """
+
+    def add(update, param):
+        if update is None:
+            return param
+        param = jnp.asarray(param)
+        return (param + update).astype(param.dtype)
+
+    return jax.tree.map(add, updates, params, is_leaf=lambda u: u is None)

@@ -1,0 +1,161 @@
+"""Bad input is named at the earliest moment: argument, value, cause and fix."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core.hyper import is_schedule, is_value, path_name
+from gdjax.core.numerics import is_inexact
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Range(NamedTuple):
+    """The values that a number may have."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
+CLOSED_UNIT = Range("in [0, 1]", lambda x: 0 <= x <= 1)
+NONNEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
+POSITIVE = Range("finite and > 0", lambda x: 0 < x < math.inf)
+FINITE = Range("finite", math.isfinite)
+
+# What the field's standard names may be; `checked(name=Range)` adds to it or overrides it.
+STANDARD = {
+    "learning_rate": NONNEGATIVE,
+    "weight_decay": NONNEGATIVE,
+    "eps": NONNEGATIVE,
+    "eps_root": NONNEGATIVE,
+    "b1": UNIT,
+    "b2": UNIT,
+    "b3": UNIT,
+    "decay": UNIT,
+    "momentum": UNIT,
+}
+
+
+def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check the concrete numbers that a public factory is given; traced ones pass through.
+
+    Args:
+      **ranges: argument name -> range, for names that `STANDARD` lacks or that differ here.
+
+    Example:
+      >>> @checked(rho=POSITIVE)
+      ... def factory(rho, b1=0.9):
+      ...     return rho
+      >>> factory(-1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: factory(rho=...) must be finite and > 0, got -1.0.
+    """
+
+    def decorate(factory: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(factory)
+        known = {k: r for k, r in (STANDARD | ranges).items() if k in signature.parameters}
+
+        @functools.wraps(factory)
+        def build(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind(*args, **kwargs).arguments
+            for name in known.keys() & given.keys():
+                check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
+            return factory(*args, **kwargs)
+
+        return build
+
+    return decorate
+
+
+def check_range(what: str, value: Any, allowed: Range) -> None:
+    """Raise unless every concrete number in `value` lies in the range."""
+    for x in jax.tree.leaves(value, is_leaf=is_value):
+        if is_schedule(x) or callable(x) or isinstance(x, jax.core.Tracer):
+            continue
+        if isinstance(x, (bool, str, bytes)) or not isinstance(
+            x, (int, float, np.ndarray, np.generic, jax.Array)
+        ):
+            kinds = "a number, an array, a schedule, or a tree of those"
+            raise TypeError(f"{what} must be {kinds}, got {x!r}.")
+        for number in np.ravel(np.asarray(x, np.float64)):
+            if not allowed.holds(float(number)):
+                raise ValueError(f"{what} must be {allowed.text}, got {number}.")
+
+
+def check_choice(what: str, value: Any, choices: Any) -> None:
+    """Raise unless `value` is one of the choices.
+
+    Example:
+      >>> check_choice("nadam(formula=...)", "typo", ("optax", "torch"))
+      Traceback (most recent call last):
+      ...
+      ValueError: nadam(formula=...) must be one of 'optax', 'torch', got 'typo'.
+    """
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def as_float_leaves(what: str, tree: Any) -> tuple[list[Any], Any]:
+    """Return leaves and structure of a tree of float or complex arrays; raise for other leaves."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for i, x in enumerate(leaves):
+        if not hasattr(x, "dtype"):
+            if not isinstance(x, (float, int, complex)) or isinstance(x, bool):
+                raise TypeError(
+                    f"{what} must be arrays, got {type(x).__name__} at {leaf_name(tree, i)!r}. "
+                    "Keep what is no array out of the tree, or put None there."
+                )
+            leaves[i] = x = jnp.asarray(x)
+        if not is_inexact(x.dtype):
+            raise TypeError(
+                f"{what} must be float or complex, got dtype {x.dtype} at {leaf_name(tree, i)!r}. "
+                "Cast it, or keep it out of what is optimized."
+            )
+    return leaves, treedef
+
+
+def leaf_name(tree: Any, index: int) -> str:
+    """Return the path of one leaf."""
+    return path_name(jax.tree_util.tree_flatten_with_path(tree)[0][index][0])
+
+
+def check_like(
+    what: str, leaves: list[Any], treedef: Any, other_what: str, other: Any
+) -> list[Any]:
+    """Return the leaves of `other` after checking it against a tree.
+
+    Args:
+      what: what `leaves` are, for the message.
+      leaves: the leaves of the reference tree.
+      treedef: its structure.
+      other_what: what `other` is, for the message.
+      other: a tree that must have the same structure and shapes, and be real where it is real.
+    """
+    other_leaves, other_treedef = jax.tree.flatten(other)
+    if other_treedef != treedef:
+        raise ValueError(
+            f"{other_what} and {what} must have the same tree structure, got {other_treedef} and "
+            f"{treedef}."
+        )
+    others = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in other_leaves]
+    for i, (x, y) in enumerate(zip(leaves, others, strict=True)):
+        if x.dtype == y.dtype and x.shape == y.shape:
+            continue
+        if x.shape != y.shape or jnp.iscomplexobj(x) != jnp.iscomplexobj(y):
+            raise ValueError(
+                f"{other_what} and {what} must agree in shape and in being complex, got "
+                f"{y.dtype}{list(y.shape)} and {x.dtype}{list(x.shape)} at {leaf_name(other, i)!r}."
+            )
+    return others

@@ -1,0 +1,348 @@
+"""From a rule for one array to an optimizer of trees: `leafwise`, `descend` and `treewise`.
+
+This file is where the promises of every optimizer are kept: numbers are read from the state only,
+arithmetic is done in at least float32, the state never changes its avals, one rule is traced once
+for each distinct shape, and one update function serves every value of every number.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters.partial_eval import DynamicJaxprTracer
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.blocks import map_blocks
+from gdjax.core.checks import as_float_leaves, check_like
+from gdjax.core.hyper import (
+    Masked,
+    as_hyper,
+    in_force,
+    is_schedule,
+    leaf_values,
+    spread,
+)
+from gdjax.core.numerics import (
+    cast,
+    cast_like,
+    compute_dtype,
+    real_dtype,
+    safe_increment,
+    upcast,
+)
+
+Static = tuple[tuple[str, Hashable], ...]
+
+
+def leafwise(
+    rule: Callable,
+    slots: Callable | None = None,
+    hyperparams: dict | None = None,
+    **static: Hashable,
+) -> Optimizer:
+    """Lift a rule for one array to an optimizer of trees.
+
+    Args:
+      rule: `rule(grad, slots, param, count, *, <hyperparams>, <static>, <extras>)` returns
+        `(update, slots)`. All arrays come in at least float32; `param` is None if `update` was
+        called without parameters; `count` is t = 1, 2, ... of the paper. A keyword that is neither
+        a hyperparameter nor static is an extra: the user passes it to `update` by that name.
+      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
+      hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
+      **static: booleans, strings and functions: the structure of the rule.
+
+    Returns:
+      An `Optimizer` with state `State(count, hyperparams, slots)`, where `slots` is the rule's
+      NamedTuple with a tree, shaped like the parameters, in each field.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def _sign(grad, slots, param, count, *, learning_rate):
+      ...     return -learning_rate * jnp.sign(grad), slots
+      >>> opt = gdjax.leafwise(_sign, hyperparams=dict(learning_rate=0.5))
+      >>> updates, state = opt.update({"w": jnp.array([3.0, -2.0])}, opt.init({"w": jnp.ones(2)}))
+      >>> print(updates["w"])
+      [-0.5  0.5]
+    """
+    name = _name(rule)
+    given = dict(hyperparams or {})
+
+    def init(params: Any) -> State:
+        leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+        for k, v in hyper.items():  # a pattern that does not fit is an error now
+            leaf_values(f"{name}({k}=...)", v, params)
+        if slots is None:
+            return State(jnp.zeros((), jnp.int32), hyper, ())
+        rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
+        columns = zip(*(rows if leaves else ()), strict=True)
+        kind = type(rows[0])
+        trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
+        return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
+
+    return Optimizer(init, _leafwise_update(rule, _freeze(static)))
+
+
+def descend(
+    rule: Callable,
+    slots: Callable | None,
+    hyperparams: dict,
+    learning_rate: Any,
+    weight_decay: Any = None,
+    mask: Any = None,
+    **static: Hashable,
+) -> Optimizer:
+    """Lift a rule that gives a direction to an optimizer that walks against it.
+
+    update = -learning_rate * (direction + weight_decay * param)
+
+    The same as `chain(leafwise(rule, ...), add_decayed_weights(...), scale_by_learning_rate(...))`
+    in one pass over the leaves and with one flat state.
+
+    Args:
+      rule: as for `leafwise`.
+      slots: as for `leafwise`.
+      hyperparams: as for `leafwise`, without the two below.
+      learning_rate: the step size, a hyperparameter.
+      weight_decay: decoupled weight decay (Loshchilov & Hutter 2017), or None for no such term.
+      mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
+        gives one. None decays all.
+      **static: as for `leafwise`.
+    """
+    numbers = {**hyperparams, "learning_rate": learning_rate}
+    if weight_decay is not None:
+        numbers["weight_decay"] = weight_decay
+    optimizer = leafwise(_descent(rule), slots, numbers, **static)
+    if mask is None:
+        return optimizer
+    return Optimizer(functools.partial(_init_masked, optimizer.init, mask), optimizer.update)
+
+
+def _init_masked(init: Callable, mask: Any, params: Any) -> State:
+    state = init(params)
+    decay = state.hyperparams["weight_decay"]
+    masked = Masked(decay, mask_leaves(mask, params))
+    return state._replace(hyperparams={**state.hyperparams, "weight_decay": masked})
+
+
+def mask_leaves(mask: Any, params: Any) -> tuple[bool, ...]:
+    """Return one boolean for each parameter from a prefix tree of them or a function giving one."""
+    if callable(mask) and type(mask) is not type(params):
+        mask = mask(params)
+    return tuple(bool(on) for on in spread("mask=...", mask, params))
+
+
+@functools.lru_cache(maxsize=1024)
+def _descent(rule: Callable) -> Callable:
+    @functools.wraps(rule)
+    def step(grad, slots, param, count, *, learning_rate, weight_decay=None, **rest):
+        direction, slots = rule(grad, slots, param, count, **rest)
+        if weight_decay is not None:
+            if param is None:
+                raise ValueError(f"{_name(rule)} with weight_decay needs {NEEDS_PARAMS}")
+            direction = direction + weight_decay * param
+        return -learning_rate * direction, slots
+
+    return step
+
+
+NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
+
+
+def treewise(
+    rule: Callable,
+    slots: Callable | None = None,
+    hyperparams: dict | None = None,
+    **static: Hashable,
+) -> Optimizer:
+    """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
+
+    Args:
+      rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
+        `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
+        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra.
+      slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
+      hyperparams: name -> number or schedule for the whole tree; None is "off".
+      **static: booleans, strings and functions, also the `update` of other optimizers.
+
+    Returns:
+      An `Optimizer` with state `State(count, hyperparams, slots)`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def _longest(grads, slots, params, count, *, limit):
+      ...     largest = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]))
+      ...     return jax.tree.map(lambda g: g * jnp.minimum(1, limit / largest), grads), slots
+      >>> opt = gdjax.treewise(_longest, hyperparams=dict(limit=1.0))
+      >>> updates, state = opt.update([jnp.array([1.0, 4.0])], opt.init([jnp.ones(2)]))
+      >>> print(updates)
+      [Array([0.25, 1.  ], dtype=float32)]
+    """
+    name = _name(rule)
+    given = dict(hyperparams or {})
+
+    def init(params: Any) -> State:
+        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+        for k, v in hyper.items():
+            if not (v is None or is_schedule(v) or jax.tree_util.all_leaves([v])):
+                raise ValueError(
+                    f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
+                    "of the parameters differently, give each part an optimizer of its own."
+                )
+        return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
+
+    return Optimizer(init, _treewise_update(rule, _freeze(static)))
+
+
+# --- the two lifted updates ----------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _leafwise_update(rule: Callable, static: Static) -> Callable:
+    name, fixed = _name(rule), dict(static)
+
+    @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
+    def leaf(row, count, hyper, extra):
+        grad, slots, param = row
+        dtype = compute_dtype(*(x for x in (grad, param) if x is not None))
+        real = real_dtype(dtype)
+        update, new = rule(
+            grad.astype(dtype),
+            upcast(slots),
+            None if param is None else param.astype(dtype),
+            count,
+            **{k: None if v is None else v.astype(real) for k, v in hyper.items()},
+            **extra,
+            **fixed,
+        )
+        return update.astype(grad.dtype), cast_like(new, slots)
+
+    def update(grads, state, params=None, **extra):
+        leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+        parts = [None] * len(leaves)
+        if params is not None:
+            parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
+        used = _used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
+        hyper = {
+            k: leaf_values(f"{name}({k}=...)", in_force(v, state.count), grads)
+            for k, v in state.hyperparams.items()
+        }
+        count = safe_increment(state.count)
+        rows = _slot_rows(name, state.slots, treedef, leaves)
+        columns = list(hyper.values())
+        keys = [(g.shape, g.dtype, *(id(c[i]) for c in columns)) for i, g in enumerate(leaves)]
+        shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
+        out = map_blocks(leaf, list(zip(leaves, rows, parts, strict=True)), keys, shared)
+        updates = treedef.unflatten([u for u, _ in out])
+        slots = state.slots
+        if out and isinstance(slots, tuple) and slots:
+            columns = zip(*(new for _, new in out), strict=True)
+            slots = type(slots)(*map(treedef.unflatten, columns))
+        return updates, State(count, state.hyperparams, slots)
+
+    return compiled(update, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _treewise_update(rule: Callable, static: Static) -> Callable:
+    name, fixed = _name(rule), dict(static)
+
+    def update(grads, state, params=None, **extra):
+        leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+        if params is not None:
+            parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
+            params = treedef.unflatten(upcast(parts))
+        hyper = {k: in_force(v, state.count) for k, v in state.hyperparams.items()}
+        used = _used_extras(rule, name, {*hyper, *fixed}, extra)
+        count = safe_increment(state.count)
+        up = treedef.unflatten(upcast(leaves))
+        updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        new = treedef.unflatten(
+            [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
+        )
+        return new, State(count, state.hyperparams, cast_like(slots, state.slots))
+
+    return compiled(update, name)
+
+
+def compiled(update: Callable, name: str) -> Callable:
+    """Jit an update function, but run it as it is where that is better.
+
+    Inside the caller's own `jit` a nested one only doubles the cost of tracing (measured: 1000
+    leaves, 0.85 s against 0.49 s). And a function among the extras (`value_fn=`) is structure: as a
+    static argument each new closure would be a new program, while in the caller's trace it is
+    simply called.
+    """
+    jitted = jax.jit(update)
+
+    def step(updates, state, params=None, **extra):
+        leaves = jax.tree.leaves((state, updates))
+        plain = bool(leaves) and isinstance(leaves[0], DynamicJaxprTracer)
+        plain = plain or any(map(_is_structure, jax.tree.leaves(extra)))
+        return (update if plain else jitted)(updates, state, params, **extra)
+
+    step.__name__ = step.__qualname__ = update.__name__ = name
+    return step
+
+
+def _is_structure(x: Any) -> bool:
+    return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))
+
+
+# --- helpers --------------------------------------------------------------------------------
+
+
+def _name(rule: Callable) -> str:
+    return getattr(rule, "__name__", type(rule).__name__).strip("_")
+
+
+def _freeze(static: dict[str, Hashable]) -> Static:
+    for key, value in static.items():
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"{key}={value!r} is part of an optimizer's structure and must be hashable; a "
+                "number or an array belongs into hyperparams."
+            ) from None
+    return tuple(sorted(static.items()))
+
+
+def _used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
+    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
+    keywords, required, takes_all = _keywords(rule)
+    if takes_all:
+        return extra
+    for key in required - known - extra.keys():
+        raise TypeError(
+            f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
+            f"It got {', '.join(extra) or 'no extra argument'}."
+        )
+    return {k: v for k, v in extra.items() if k in keywords - known}
+
+
+@functools.lru_cache(maxsize=1024)
+def _keywords(rule: Callable) -> tuple[set[str], set[str], bool]:
+    parameters = inspect.signature(rule).parameters.values()
+    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    required = {p.name for p in keyword if p.default is p.empty}
+    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
+    """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
+    if not slots:
+        return [()] * len(leaves)
+    try:
+        columns = [treedef.flatten_up_to(tree) for tree in slots]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name}: the gradients do not have the tree structure that the state was made for. "
+            f"Call init with these parameters. {error}"
+        ) from None
+    return [type(slots)(*row) for row in zip(*columns, strict=True)]

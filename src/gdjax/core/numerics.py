@@ -1,0 +1,114 @@
+"""Numerics that are right at zero, in low precision and for complex leaves."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.blocks import map_blocks
+
+
+def compute_dtype(*arrays: Any) -> Any:
+    """Return the dtype to calculate in: the arrays' common dtype, at least float32."""
+    dtype = np.dtype("float32")
+    for a in arrays:
+        dtype = _promote(dtype, a.dtype)
+    return dtype
+
+
+@functools.cache
+def _promote(a: Any, b: Any) -> Any:
+    return jnp.promote_types(a, b)
+
+
+@functools.cache
+def is_inexact(dtype: Any) -> bool:
+    """Return whether `dtype` is a float or complex one."""
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def real_dtype(dtype: Any) -> Any:
+    """Return the dtype of |x| for x of `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def scalar_dtype() -> Any:
+    """Return the dtype in which hyperparameters are kept: float32, or float64 when x64 is on."""
+    return jnp.promote_types(jnp.result_type(float), jnp.float32)
+
+
+def upcast(tree: Any) -> Any:
+    """Cast every float or complex leaf to at least float32; leave the others."""
+    return jax.tree.map(_up, tree)
+
+
+def _up(x: Array) -> Array:
+    return cast(x, compute_dtype(x)) if is_inexact(x.dtype) else x
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """Cast, at no cost where there is nothing to cast."""
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Cast every leaf to the dtype of its counterpart in `like`."""
+    return jax.tree.map(lambda x, y: cast(jnp.asarray(x), y.dtype), tree, like)
+
+
+def abs_sq(x: Array) -> Array:
+    """Return |x|**2, elementwise and real."""
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x * x
+
+
+def safe_sqrt(x: Array) -> Array:
+    """Return the square root of x >= 0 with derivative 0, not infinity, at 0."""
+    positive = x > 0
+    return jnp.where(
+        positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(x == 0, 0, x * jnp.nan)
+    )
+
+
+def sum_sq(tree: Any) -> Array:
+    """Return the sum of |x|**2 over all leaves, accumulated in at least float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(sum_sq({"a": jnp.ones(3), "b": jnp.full((2,), 2.0)}))
+      11.0
+    """
+    leaves = jax.tree.leaves(tree)
+    parts = map_blocks(_sum_sq, leaves, [(x.shape, x.dtype) for x in leaves])
+    return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), scalar_dtype())
+
+
+@jax.jit
+def _sum_sq(x: Array) -> Array:
+    return jnp.sum(abs_sq(_up(x)))
+
+
+def times(tree: Any, factor: Array) -> Any:
+    """Return the tree times a number, each leaf in its own dtype."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = [(x.shape, x.dtype) for x in leaves]
+    return treedef.unflatten(map_blocks(_times, leaves, keys, [(factor,)] * len(leaves)))
+
+
+@jax.jit
+def _times(x: Array, factor: Array) -> Array:
+    return x * factor.astype(x.real.dtype)
+
+
+def bias_correction(decay: Array, count: Array) -> Array:
+    """Return 1 - decay**count, the weight that a running mean started at zero has gathered."""
+    return 1 - decay**count
+
+
+def safe_increment(count: Array) -> Array:
+    """Return count + 1, or count where that would overflow its integer type."""
+    return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)

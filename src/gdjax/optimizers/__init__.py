@@ -1,0 +1,1 @@
+"""Optimizers, one family per file."""

@@ -1,0 +1,104 @@
+"""Gradient descent, plain, with momentum, and with Nesterov's look ahead.
+
+Polyak (1964), eq. 9; Nesterov (1983); in this form Sutskever et al. (2013),
+https://proceedings.mlr.press/v28/sutskever13.html
+Paper -> here: v -> -learning_rate * trace, mu -> momentum, epsilon -> learning_rate.
+Deviations: the learning rate multiplies the trace after it is gathered, as in torch and optax, so a
+changed rate acts on the whole trace at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import descend
+from gdjax.core.numerics import compute_dtype
+
+
+class Trace(NamedTuple):
+    """What momentum remembers of one parameter."""
+
+    trace: Array  # decaying sum of the gradients, shaped like the parameter
+
+
+def _gradient(grad, slots, param, count):
+    return grad, slots
+
+
+def _momentum(grad, slots, param, count, *, momentum, nesterov):
+    trace = momentum * slots.trace + grad
+    return (grad + momentum * trace if nesterov else trace), Trace(trace)
+
+
+def zero_trace(param, accumulator_dtype=None) -> Trace:
+    """Return a zero trace for one parameter, at least float32 unless a dtype is asked for."""
+    return Trace(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
+
+
+@checked()
+def gradient_descent(learning_rate: Any) -> Optimizer:
+    """Descend along the negative gradient: update = -learning_rate * g.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree.
+
+    Returns:
+      An `Optimizer` that remembers nothing of the parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.gradient_descent(0.5)
+      >>> print(opt.update(jnp.array([1.0, -4.0]), opt.init(jnp.zeros(2)))[0])
+      [-0.5  2. ]
+    """
+    return descend(_gradient, None, {}, learning_rate)
+
+
+@checked()
+def sgd(
+    learning_rate: Any,
+    momentum: Any = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+) -> Optimizer:
+    """Descend along the gradient or a decaying sum of the gradients so far.
+
+    trace = momentum * trace + g;  update = -learning_rate * trace, or, with `nesterov`,
+    -learning_rate * (g + momentum * trace)
+
+    torch's `dampening` multiplies g by 1 - dampening from the second step on; it is not offered.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree.
+      momentum: decay of the sum, in [0, 1); None keeps no sum.
+      nesterov: whether to step along g + momentum * trace.
+      accumulator_dtype: dtype of the sum; None is at least float32.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes for each element with momentum, none without.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `nesterov` has no momentum.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.sgd(0.1, momentum=0.9)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.ones(1), state)
+      ...     print(updates)
+      [-0.1]
+      [-0.19]
+    """
+    if momentum is None:
+        if nesterov:
+            raise ValueError("sgd(nesterov=True) needs momentum, got momentum=None.")
+        return gradient_descent(learning_rate)
+    slots = functools.partial(zero_trace, accumulator_dtype=accumulator_dtype)
+    return descend(_momentum, slots, dict(momentum=momentum), learning_rate, nesterov=nesterov)

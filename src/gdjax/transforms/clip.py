@@ -1,0 +1,64 @@
+"""Bound the gradients, by value or by norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import leafwise, treewise
+from gdjax.core.numerics import safe_sqrt, sum_sq, times
+
+
+def _clip(grad, slots, param, count, *, max_delta):
+    if jnp.iscomplexobj(grad):
+        real, imag = (jnp.clip(x, -max_delta, max_delta) for x in (grad.real, grad.imag))
+        return jax.lax.complex(real, imag), slots
+    return jnp.clip(grad, -max_delta, max_delta), slots
+
+
+@checked(max_delta=NONNEGATIVE)
+def clip(max_delta: Any) -> Optimizer:
+    """Clip every element to [-max_delta, max_delta]; real and imaginary parts one by one.
+
+    Args:
+      max_delta: the largest magnitude >= 0 of an element: a number, schedule or prefix tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.clip(1.0)
+      >>> print(opt.update(jnp.array([-3.0, 0.5]), opt.init(jnp.ones(2)))[0])
+      [-1.   0.5]
+    """
+    return leafwise(_clip, hyperparams=dict(max_delta=max_delta))
+
+
+def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
+    norm = safe_sqrt(sum_sq(grads))
+    # max_norm/norm only where it is used, so that a zero norm stays finite. One factor, multiplied
+    # in, lets XLA fuse it into whatever comes next; dividing by the norm costs a pass of its own.
+    factor = jnp.where(norm > max_norm, max_norm / jnp.where(norm > max_norm, norm, 1), 1)
+    return times(grads, factor), slots
+
+
+@checked(max_norm=NONNEGATIVE)
+def clip_by_global_norm(max_norm: Any) -> Optimizer:
+    """Scale the whole tree down to a Euclidean norm of at most `max_norm`.
+
+    The norm is taken in float32 over all leaves (Pascanu et al. 2012, https://arxiv.org/abs/1211.5063).
+    A zero gradient stays zero, also for `max_norm=0`. If the norm is not finite, every element of
+    the result is NaN, or 0 where the gradient is 0 times an infinite norm: put a guard before it.
+
+    Args:
+      max_norm: the largest norm >= 0: a number or a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.clip_by_global_norm(1.0)
+      >>> print(opt.update(jnp.array([3.0, 4.0]), opt.init(jnp.ones(2)))[0])
+      [0.6 0.8]
+    """
+    return treewise(_clip_by_global_norm, hyperparams=dict(max_norm=max_norm))

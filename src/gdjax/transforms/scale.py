@@ -1,0 +1,53 @@
+"""Multiply the updates by a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, checked
+from gdjax.core.lift import leafwise
+
+
+def _scale(grad, slots, param, count, *, step_size):
+    return step_size * grad, slots
+
+
+@checked(step_size=FINITE)
+def scale(step_size: Any) -> Optimizer:
+    """Multiply the updates by `step_size`, a number, schedule or prefix tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale(-0.1)
+      >>> print(opt.update(jnp.ones(2), opt.init(jnp.ones(2)))[0])
+      [-0.1 -0.1]
+    """
+    return leafwise(_scale, hyperparams=dict(step_size=step_size))
+
+
+def scale_by_schedule(step_size_fn: Any) -> Optimizer:
+    """Multiply the updates by a schedule; the first update uses `step_size_fn(0)`."""
+    return leafwise(_scale, hyperparams=dict(step_size=step_size_fn))
+
+
+def _scale_by_learning_rate(grad, slots, param, count, *, learning_rate, flip_sign):
+    return (-learning_rate if flip_sign else learning_rate) * grad, slots
+
+
+@checked()
+def scale_by_learning_rate(learning_rate: Any, *, flip_sign: bool = True) -> Optimizer:
+    """Multiply by the learning rate and, for descent, by -1.
+
+    Args:
+      learning_rate: the step size >= 0: a number, schedule or prefix tree.
+      flip_sign: whether to negate, so that adding the update descends.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_learning_rate(0.1)
+      >>> print(opt.update(jnp.ones(2), opt.init(jnp.ones(2)))[0])
+      [-0.1 -0.1]
+    """
+    numbers = dict(learning_rate=learning_rate)
+    return leafwise(_scale_by_learning_rate, hyperparams=numbers, flip_sign=flip_sign)
