@@ -71,6 +71,8 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
             given = signature.bind(*args, **kwargs).arguments
             for name in known.keys() & given.keys():
+                if given[name] is None and signature.parameters[name].default is None:
+                    continue
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
             return factory(*args, **kwargs)
 
@@ -80,8 +82,10 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def check_range(what: str, value: Any, allowed: Range) -> None:
-    """Raise unless every concrete number in `value` lies in the range."""
+    """Raise unless every concrete number in `value` lies in the range; None in a tree is "off"."""
     for x in jax.tree.leaves(value, is_leaf=is_value):
+        if x is None and value is not None:
+            continue
         if is_schedule(x) or callable(x) or isinstance(x, jax.core.Tracer):
             continue
         if isinstance(x, (bool, str, bytes)) or not isinstance(

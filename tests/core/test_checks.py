@@ -1,0 +1,23 @@
+"""None means "off" where a factory or a tree of values says so."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+
+
+def test_none_that_is_the_default_may_be_written_out():
+    assert gdjax.sgd(0.1, momentum=None).update is gdjax.sgd(0.1).update
+
+
+def test_none_in_a_tree_switches_the_term_off_there():
+    params = {"w": jnp.ones(1), "b": jnp.ones(1)}
+    opt = gdjax.adamw(1.0, weight_decay=gdjax.by_path({"b": None, ".*": 0.5}))
+    updates, _ = opt.update({"w": jnp.zeros(1), "b": jnp.zeros(1)}, opt.init(params), params)
+    np.testing.assert_allclose([updates["w"][0], updates["b"][0]], [-0.5, 0.0])
+
+
+def test_none_for_a_number_that_must_be_given():
+    with pytest.raises(TypeError, match=r"sgd\(learning_rate=...\) must be a number.*got None"):
+        gdjax.sgd(None)
