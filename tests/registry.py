@@ -23,6 +23,7 @@ class Case(NamedTuple):
       x_tol: tolerance against the oracle; say why where it is not the default.
       not_differentiable: numbers whose hypergradient is no use (they only pass through a sign).
       dtypes: the dtypes of parameters that it supports.
+      lane_rtol: how close a vmapped or scanned run must come to a single one in float32.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     x_tol: float = 1e-12
     not_differentiable: tuple[str, ...] = ()
     dtypes: tuple[Any, ...] = (jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64)
+    lane_rtol: float = 1e-6
 
 
 def _with(factory, **static):

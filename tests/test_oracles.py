@@ -6,17 +6,9 @@ import numpy as np
 import problems
 import pytest
 from registry import CASES
+from x64 import enable_x64
 
 import gdjax
-
-
-def enable_x64():
-    """Return the context manager that turns float64 on, under its old or its new name."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64 as old
-
-    return old()
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.oracle], ids=lambda c: c.name)

@@ -1,0 +1,189 @@
+"""What docs/design.md promises of every optimizer, over the registry of all of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import CASES
+from x64 import enable_x64
+
+import gdjax
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+
+
+def tree(dtype, seed=0):
+    """Return parameters with every kind of leaf: matrix, vector, scalar, zero-size, None."""
+    rng = np.random.default_rng(seed)
+
+    def array(*shape):
+        x = rng.normal(0.4, 1.0, shape)
+        x = (
+            x + 1j * rng.normal(0.1, 1.0, shape)
+            if jnp.issubdtype(dtype, jnp.complexfloating)
+            else x
+        )
+        return jnp.asarray(x, dtype)
+
+    return {"b": {"s": array(), "x": array(3)}, "n": None, "w": array(4, 3), "z": array(0, 3)}
+
+
+def extras(case, params, grads, t=1):
+    """Return the extras of a case; they are made from flat dicts of arrays."""
+
+    def flat(x):
+        return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(x))}
+
+    return case.extras(flat(params), flat(grads), t)
+
+
+def avals(x):
+    typeof = (
+        getattr(jax, "typeof", None) or jax.core.get_aval
+    )  # the lowest supported jax has no typeof
+    return jax.tree.map(lambda a: (a.shape, str(a.dtype), typeof(a).weak_type), x)
+
+
+def is_finite(x):
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(x))
+
+
+def run(case, numbers, params, steps=3):
+    """Return the parameters after a few steps down 0.5 |x - 0.3|^2, differentiable in numbers."""
+    opt = case.make(**numbers)
+    state = opt.init(params)
+    ones = jax.tree.map(lambda x: np.ones(x.shape), params)
+    more = extras(case, ones, ones)
+    for _ in range(steps):
+        grads = jax.tree.map(lambda x: x - 0.3, params)
+        updates, state = opt.update(grads, state, params, **more)
+        params = gdjax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64])
+@every_case
+def test_state_updates_and_dtypes(case, dtype):
+    if dtype not in case.dtypes:
+        return
+    params, grads = tree(dtype), tree(dtype, seed=1)
+    opt = case.make(**case.numbers)
+    state = opt.init(params)
+    for value in gdjax.hyperparams(state).values():
+        assert value.dtype == jnp.float32
+    more = extras(case, params, grads)
+    updates, new = opt.update(grads, state, params, **more)
+    assert avals(new) == avals(state), "the state changes its avals: every loop compiles twice"
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.map(lambda u: (u.shape, u.dtype), updates) == jax.tree.map(
+        lambda g: (g.shape, g.dtype), grads
+    )
+    assert is_finite(updates)
+    for _ in range(2):
+        updates, new = opt.update(jax.tree.map(jnp.zeros_like, grads), new, params, **more)
+        assert is_finite(updates), "a zero gradient gives a nonfinite update"
+    assert is_finite(gdjax.apply_updates(params, updates))
+
+
+@every_case
+def test_one_function_and_one_program_for_all_numbers(case):
+    params = tree(jnp.float32)
+    more = extras(case, params, params)
+    traces = []
+
+    def step(grads, state, params):
+        traces.append(1)
+        return case.make(**case.numbers).update(grads, state, params, **more)
+
+    jitted = jax.jit(step)
+    for factor in (1.0, 0.9, 0.7):
+        opt = case.make(**{k: v * factor for k, v in case.numbers.items()})
+        assert opt.update is case.make(**case.numbers).update
+        jitted(params, opt.init(params), params)
+    assert len(traces) == 1
+    other = case.make(**{k: v * 0.8 for k, v in case.numbers.items()}).init(params)
+    first = case.make(**case.numbers).init(params)
+    texts = [jax.jit(step).lower(params, s, params).as_text() for s in (first, other)]
+    assert texts[0] == texts[1]
+
+
+@every_case
+def test_vmapped_grid_equals_single_runs(case):
+    params = tree(jnp.float32)
+    factors = jnp.array([1.0, 0.9, 0.75])
+
+    def lane(factor):
+        return run(case, {k: v * factor for k, v in case.numbers.items()}, params)
+
+    grid = jax.jit(jax.vmap(lane))(factors)
+    single = jax.jit(lane)
+    for i, factor in enumerate(factors):
+        for a, b in zip(jax.tree.leaves(single(factor)), jax.tree.leaves(grid), strict=True):
+            np.testing.assert_allclose(a, b[i], rtol=case.lane_rtol, atol=case.lane_rtol)
+
+
+@every_case
+def test_jit_eval_shape_scan_and_donation(case):
+    params = tree(jnp.float32)
+    opt = case.make(**case.numbers)
+    state = opt.init(params)
+    assert avals(jax.jit(opt.init)(params)) == avals(state)
+    shapes = jax.eval_shape(opt.init, params)
+    assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes) == jax.tree.map(
+        lambda s: (s.shape, s.dtype), state
+    )
+    more = extras(case, params, params)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = opt.update(jax.tree.map(jnp.sin, params), state, params, **more)
+        return (gdjax.apply_updates(params, updates), state), None
+
+    @jax.jit
+    def loop(carry):
+        return jax.lax.scan(step, carry, length=3)[0]
+
+    scanned = loop((params, state))
+    carry = (params, state)
+    for _ in range(3):
+        carry, _ = step(carry, None)
+    for a, b in zip(jax.tree.leaves(carry[0]), jax.tree.leaves(scanned[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=case.lane_rtol, atol=case.lane_rtol)
+    donated = jax.jit(lambda p, s: step((p, s), None)[0], donate_argnums=(0, 1))
+    fresh = jax.tree.map(jnp.copy, params)
+    donated(fresh, opt.init(fresh))
+    assert is_finite(params), "init gave away the user's own buffers"
+
+
+@every_case
+def test_hypergradients(case):
+    """Finite at a zero gradient, and equal to finite differences elsewhere."""
+    params = {"w": np.array([[0.9, -0.4], [0.2, 1.3], [0.5, -0.8]]), "b": np.array([0.7, -0.1])}
+    with enable_x64():
+        params = jax.tree.map(jnp.asarray, params)
+
+        def loss(numbers, params):
+            out = run(case, numbers, params)
+            return sum(jnp.sum(jnp.sin(1.3 * x)) for x in jax.tree.leaves(out))
+
+        gradient = jax.jit(jax.grad(loss))
+        numbers = {k: jnp.asarray(v, float) for k, v in case.numbers.items()}
+        still = gradient(numbers, jax.tree.map(lambda x: jnp.full_like(x, 0.3), params))
+        assert is_finite(still), still
+        exact = gradient(numbers, params)
+        value = jax.jit(loss)
+        for name in numbers.keys() - set(case.not_differentiable):
+            h = 1e-5 * max(abs(case.numbers[name]), 1e-4)
+            up, down = (value(numbers | {name: numbers[name] + s * h}, params) for s in (1, -1))
+            numeric = (up - down) / (2 * h)
+            np.testing.assert_allclose(exact[name], numeric, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+@every_case
+def test_empty_trees(case):
+    opt = case.make(**case.numbers)
+    for params in ({}, (), {"a": None}):
+        state = opt.init(params)
+        updates, new = opt.update(params, state, params, **extras(case, params, params))
+        assert updates == params
+        assert avals(new) == avals(state)
