@@ -69,9 +69,8 @@ def abs_sq(x: Array) -> Array:
 def safe_sqrt(x: Array) -> Array:
     """Return the square root of x >= 0 with derivative 0, not infinity, at 0."""
     positive = x > 0
-    return jnp.where(
-        positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(x == 0, 0, x * jnp.nan)
-    )
+    root = jnp.sqrt(jnp.where(positive, x, 1))
+    return jnp.where(positive, root, jnp.where(x == 0, 0, jnp.nan))
 
 
 def sum_sq(tree: Any) -> Array:
