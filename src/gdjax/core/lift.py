@@ -117,7 +117,14 @@ def descend(
     numbers = {**hyperparams, "learning_rate": learning_rate}
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
-    optimizer = leafwise(_descent(rule), slots, numbers, **static)
+    return mask_decay(leafwise(_descent(rule), slots, numbers, **static), mask)
+
+
+def mask_decay(optimizer: Optimizer, mask: Any) -> Optimizer:
+    """Switch the hyperparameter `weight_decay` of a leafwise optimizer off where `mask` is false.
+
+    For rules that place the decay themselves; it reaches them as None where it is off.
+    """
     if mask is None:
         return optimizer
     return Optimizer(functools.partial(_init_masked, optimizer.init, mask), optimizer.update)

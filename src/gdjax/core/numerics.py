@@ -73,6 +73,18 @@ def safe_sqrt(x: Array) -> Array:
     return jnp.where(positive, root, jnp.where(x == 0, 0, jnp.nan))
 
 
+def root_mean_sq(x: Array) -> Array:
+    """Return sqrt(mean(|x|**2)), real; 0 for an array without elements, with derivative 0 at 0."""
+    return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
+
+
+def clip_parts(x: Array, bound: Any) -> Array:
+    """Clip every element to [-bound, bound]; real and imaginary parts one by one."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(jnp.clip(x.real, -bound, bound), jnp.clip(x.imag, -bound, bound))
+    return jnp.clip(x, -bound, bound)
+
+
 def sum_sq(tree: Any) -> Array:
     """Return the sum of |x|**2 over all leaves, accumulated in at least float32.
 

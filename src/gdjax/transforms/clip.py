@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import safe_sqrt, sum_sq, times
+from gdjax.core.numerics import clip_parts, safe_sqrt, sum_sq, times
 
 
 def _clip(grad, slots, param, count, *, max_delta):
-    if jnp.iscomplexobj(grad):
-        real, imag = (jnp.clip(x, -max_delta, max_delta) for x in (grad.real, grad.imag))
-        return jax.lax.complex(real, imag), slots
-    return jnp.clip(grad, -max_delta, max_delta), slots
+    return clip_parts(grad, max_delta), slots
 
 
 @checked(max_delta=NONNEGATIVE)
