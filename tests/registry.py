@@ -4,7 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from oracles import adagrad as adagrad_oracles
 from oracles import adam as adam_oracles
+from oracles import adamax as adamax_oracles
+from oracles import amsgrad as amsgrad_oracles
+from oracles import lion as lion_oracles
+from oracles import nadam as nadam_oracles
+from oracles import rmsprop as rmsprop_oracles
 from oracles import sgd as sgd_oracles
 
 import gdjax
@@ -42,6 +48,8 @@ def _with(factory, **static):
 
 
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
+RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
+LION = dict(learning_rate=0.02, b1=0.8, b2=0.95, weight_decay=0.1)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -54,6 +62,82 @@ CASES = [
     ),
     Case("adam", gdjax.adam, ADAM, adam_oracles.adam),
     Case("adamw", gdjax.adamw, ADAM | dict(weight_decay=0.1), adam_oracles.adam),
+    Case("nadam", gdjax.nadam, ADAM, nadam_oracles.constant),
+    Case(
+        "nadam_torch",
+        _with(gdjax.nadam, formula="torch"),
+        ADAM | dict(momentum_decay=0.01),
+        nadam_oracles.warmed,
+    ),
+    Case(
+        "nadamw_algoperf",
+        _with(gdjax.nadamw, formula="algoperf"),
+        ADAM | dict(weight_decay=0.1, power=0.4),
+        nadam_oracles.algoperf,
+    ),
+    Case("amsgrad", gdjax.amsgrad, ADAM, amsgrad_oracles.amsgrad),
+    Case(
+        "amsgrad_optax",
+        _with(gdjax.amsgrad, max_corrected=True),
+        ADAM,
+        _with(amsgrad_oracles.amsgrad, corrected_first=True),
+    ),
+    Case(
+        "amsgrad_paper",
+        _with(gdjax.amsgrad, bias_correction_mu=False, bias_correction_nu=False),
+        ADAM,
+        _with(amsgrad_oracles.amsgrad, correct=False),
+    ),
+    Case(
+        "adamax",
+        gdjax.adamax,
+        dict(learning_rate=0.02, b1=0.8, b2=0.9, eps=1e-3),
+        adamax_oracles.adamax,
+    ),
+    Case(
+        "adamaxw",
+        gdjax.adamaxw,
+        dict(learning_rate=0.02, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.1),
+        adamax_oracles.adamax,
+    ),
+    Case("rmsprop", gdjax.rmsprop, RMS, rmsprop_oracles.rmsprop),
+    Case(
+        "rmsprop_momentum",
+        _with(gdjax.rmsprop, eps_in_sqrt=False, bias_correction=True),
+        RMS | dict(momentum=0.7),
+        _with(rmsprop_oracles.rmsprop, eps_in_sqrt=False, bias_correction=True),
+    ),
+    Case(
+        "rmsprop_centered",
+        _with(gdjax.rmsprop, centered=True, nesterov=True),
+        RMS | dict(momentum=0.7),
+        _with(rmsprop_oracles.rmsprop, centered=True, nesterov=True),
+    ),
+    Case(
+        "adagrad",
+        gdjax.adagrad,
+        dict(learning_rate=0.3, initial_accumulator_value=0.2, eps=1e-3),
+        adagrad_oracles.adagrad,
+    ),
+    Case(
+        "adagrad_torch",
+        _with(gdjax.adagrad, eps_in_sqrt=False),
+        dict(learning_rate=0.3, initial_accumulator_value=0.0, eps=1e-3),
+        _with(adagrad_oracles.adagrad, eps_in_sqrt=False),
+    ),
+    Case("lion", gdjax.lion, LION, lion_oracles.lion, not_differentiable=("b1", "b2")),
+    Case(
+        "lion_smooth",
+        _with(gdjax.lion, mode="smooth"),
+        LION | dict(smooth_beta=2.0),
+        _with(lion_oracles.lion, soften=lion_oracles.smooth),
+    ),
+    Case(
+        "lion_refined",
+        _with(gdjax.lion, mode="refined"),
+        LION,
+        _with(lion_oracles.lion, soften=lion_oracles.refined),
+    ),
 ]
 
 BY_NAME = {case.name: case for case in CASES}

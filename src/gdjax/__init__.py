@@ -21,9 +21,24 @@ from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
 
 # Optimizers
+from gdjax.optimizers.adagrad import adagrad as adagrad
+from gdjax.optimizers.adagrad import scale_by_rss as scale_by_rss
 from gdjax.optimizers.adam import adam as adam
 from gdjax.optimizers.adam import adamw as adamw
 from gdjax.optimizers.adam import scale_by_adam as scale_by_adam
+from gdjax.optimizers.adamax import adamax as adamax
+from gdjax.optimizers.adamax import adamaxw as adamaxw
+from gdjax.optimizers.adamax import scale_by_adamax as scale_by_adamax
+from gdjax.optimizers.amsgrad import amsgrad as amsgrad
+from gdjax.optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gdjax.optimizers.lion import lion as lion
+from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
+from gdjax.optimizers.nadam import nadam as nadam
+from gdjax.optimizers.nadam import nadamw as nadamw
+from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
+from gdjax.optimizers.rmsprop import rmsprop as rmsprop
+from gdjax.optimizers.rmsprop import scale_by_rms as scale_by_rms
+from gdjax.optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
 
@@ -33,5 +48,6 @@ from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
+from gdjax.transforms.trace import trace as trace
 
 __version__ = "0.1.0"

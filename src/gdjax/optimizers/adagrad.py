@@ -1,0 +1,100 @@
+"""Adagrad: divide the gradient by the root of the sum of all its squares so far.
+
+Duchi, Hazan & Singer (2011), eq. 1 with a diagonal matrix, https://jmlr.org/papers/v12/duchi11a.html
+Paper -> here: diag(G) -> sum_of_squares, eta -> learning_rate, delta -> eps.
+Deviations: eps stands under the root and the sum starts at 0.1, as in optax; `eps_in_sqrt=False`
+and `initial_accumulator_value=0.0` give the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class Squares(NamedTuple):
+    """What Adagrad remembers of one parameter."""
+
+    sum_of_squares: Array  # diag(G), sum of |g|^2, real, shaped like the parameter
+
+
+def _adagrad(grad, slots, param, count, *, initial_accumulator_value, eps, eps_in_sqrt):
+    total = jnp.where(count == 1, initial_accumulator_value, slots.sum_of_squares) + abs_sq(grad)
+    seen = total > 0  # where no gradient ever was, the step is 0, also with eps = 0
+    root = safe_sqrt(total + eps) if eps_in_sqrt else safe_sqrt(total) + eps
+    return jnp.where(seen, grad / jnp.where(seen, root, 1), 0), Squares(total)
+
+
+def _zero_squares(param) -> Squares:
+    return Squares(zero_moments(param).nu)
+
+
+@checked(initial_accumulator_value=NONNEGATIVE)
+def scale_by_rss(
+    initial_accumulator_value: Any = 0.1, eps: Any = 1e-7, *, eps_in_sqrt: bool = True
+) -> Optimizer:
+    """Divide the gradient by the root of the sum of its squares; the arguments are `adagrad`'s.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_rss(initial_accumulator_value=0.0)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     direction, state = opt.update(jnp.ones(1), state)
+      ...     print(direction)
+      [1.]
+      [0.7071]
+    """
+    numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
+    return leafwise(_adagrad, _zero_squares, numbers, eps_in_sqrt=eps_in_sqrt)
+
+
+@checked(initial_accumulator_value=NONNEGATIVE)
+def adagrad(
+    learning_rate: Any,
+    initial_accumulator_value: Any = 0.1,
+    eps: Any = 1e-7,
+    *,
+    eps_in_sqrt: bool = True,
+) -> Optimizer:
+    """Descend along the gradient over the root of the sum of its squares so far.
+
+    sum = sum + |g|^2;  update = -learning_rate * g / sqrt(sum + eps), and 0 where the sum is 0
+
+    torch is `initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False`.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      initial_accumulator_value: what the sum starts at, >= 0; read by the first update only.
+      eps: added under the root or, without `eps_in_sqrt`, to it, >= 0.
+      eps_in_sqrt: whether eps stands under the root.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.adagrad(0.1)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.ones(1), state)
+      ...     print(updates)
+      [-0.0953]
+      [-0.069]
+
+    References:
+      Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning".
+    """
+    numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
+    return descend(_adagrad, _zero_squares, numbers, learning_rate, eps_in_sqrt=eps_in_sqrt)

@@ -1,0 +1,147 @@
+"""AMSGrad: Adam whose mean square never shrinks, so that the step size of a weight never grows.
+
+Reddi, Kale & Kumar (2018), Algorithm 2, https://arxiv.org/abs/1904.09237
+Paper -> here: m -> mu, v -> nu, v-hat -> nu_max, t -> count, alpha -> learning_rate.
+Deviations: bias correction, which the paper lacks, on by default as in torch and optax. The
+largest nu is taken of the raw means and corrected afterwards, as in torch. optax takes it of the
+corrected means: since those start high, its steps are smaller for good.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class MaxMoments(NamedTuple):
+    """What AMSGrad remembers of one parameter."""
+
+    mu: Array  # m, running mean of the gradient, shaped like the parameter
+    nu: Array  # v, running mean of its square, real, shaped like the parameter
+    nu_max: Array  # v-hat, the largest nu so far, likewise
+
+
+def _amsgrad(
+    grad, slots, param, count, *, b1, b2, eps, eps_root,
+    bias_correction_mu, bias_correction_nu, max_corrected,
+):  # fmt: skip
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    mu_hat = mu / bias_correction(b1, count) if bias_correction_mu else mu
+    weight = bias_correction(b2, count) if bias_correction_nu else 1
+    if max_corrected:
+        nu_max = nu_hat = jnp.maximum(slots.nu_max, nu / weight)
+    else:
+        nu_max = jnp.maximum(slots.nu_max, nu)
+        nu_hat = nu_max / weight
+    return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), MaxMoments(mu, nu, nu_max)
+
+
+def _zero_moments(param, mu_dtype=None, nu_dtype=None) -> MaxMoments:
+    mu, nu = zero_moments(param, mu_dtype, nu_dtype)
+    return MaxMoments(mu, nu, jnp.zeros_like(nu))
+
+
+@checked()
+def scale_by_amsgrad(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    max_corrected: bool = False,
+    nu_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient by AMSGrad's direction; the arguments are those of `amsgrad`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_amsgrad()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 1. -1.]
+    """
+    slots = functools.partial(_zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    return leafwise(
+        _amsgrad,
+        slots,
+        dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        max_corrected=max_corrected,
+    )
+
+
+@checked()
+def amsgrad(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    max_corrected: bool = False,
+    nu_dtype: Any = None,
+) -> Optimizer:
+    """Descend along a running mean of the gradient over its largest root-mean-square so far.
+
+    mu and nu as in `adam`;  nu_max = max(nu_max, nu);
+    update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu_max / (1 - b2^t) + eps_root) + eps)
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: see `adam`.
+      bias_correction_mu: whether to divide mu by 1 - b1^t; the paper does not.
+      bias_correction_nu: whether to divide nu by 1 - b2^t; the paper does not.
+      max_corrected: whether the maximum is taken after bias correction, as in optax, and not
+        before, as in torch.
+      nu_dtype: see `adam`; also the dtype of nu_max.
+
+    Returns:
+      An `Optimizer`. State: 12 bytes per element (mu, nu, nu_max).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.amsgrad(0.1)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for grad in (10.0, 0.1, 0.1):
+      ...     updates, state = opt.update(jnp.full(1, grad), state)
+      ...     print(updates)
+      [-0.1]
+      [-0.0677]
+      [-0.053]
+
+    References:
+      Reddi, Kale & Kumar (2018), "On the convergence of Adam and beyond", Algorithm 2.
+    """
+    slots = functools.partial(_zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    return descend(
+        _amsgrad,
+        slots,
+        dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
+        learning_rate,
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        max_corrected=max_corrected,
+    )

@@ -1,0 +1,234 @@
+r"""NAdam: Adam whose mean looks one step ahead. Three formulas go by this name; all are here.
+
+Dozat (2016), "Incorporating Nesterov momentum into Adam", https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
+Paper -> here: m -> mu, n -> nu, mu_t -> momentum, t -> count, alpha -> learning_rate.
+Deviations, with g the gradient, mu and nu the new means and c(b, t) = 1 - b^t:
+- "optax": the paper with a constant momentum b1, direction
+  b1 mu / c(b1, t+1) + (1-b1) g / c(b1, t);
+- "torch": the paper's warm-up, momentum_t = b1 (1 - 0.96^(t momentum_decay) / 2), and with P_t the
+  product of momentum_1..momentum_t, direction momentum_{t+1} mu / (1 - P_{t+1})
+  + (1 - momentum_t) g / (1 - P_t), where mu itself decays by b1;
+- "algoperf": the gradient enters the mean twice, (b1 mu + (1-b1) g) / c(b1, t); what the AlgoPerf
+  baselines and init2winit run, there also with a power of nu other than 1/2 ("NadamP").
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_choice, checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.optimizers.adam import Moments, _adam, zero_moments
+
+
+class WarmMoments(NamedTuple):
+    """What torch's formula remembers of one parameter."""
+
+    mu: Array  # m, running mean of the gradient, shaped like the parameter
+    nu: Array  # n, running mean of its square, real, shaped like the parameter
+    product: Array  # product of the momenta so far, a real scalar
+
+
+def _nadam(grad, slots, param, count, *, b1, b2, eps, eps_root):
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    return _adam(grad, slots, param, count, nesterov=True, **numbers)
+
+
+def _nadam_torch(grad, slots, param, count, *, b1, b2, eps, eps_root, momentum_decay):
+    def momentum(t):
+        return b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    now, ahead = momentum(count), momentum(count + 1)
+    product = slots.product * now
+    mu_hat = ahead * mu / (1 - product * ahead) + (1 - now) * grad / (1 - product)
+    nu_hat = nu / bias_correction(b2, count)
+    return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), WarmMoments(mu, nu, product)
+
+
+def _nadam_algoperf(grad, slots, param, count, *, b1, b2, eps, eps_root, power=None):
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    mu_hat = (b1 * mu + (1 - b1) * grad) / bias_correction(b1, count)
+    nu_hat = nu / bias_correction(b2, count) + eps_root
+    if power is None:
+        root = safe_sqrt(nu_hat)
+    else:  # like safe_sqrt: the derivative at 0 is 0, not infinite
+        root = jnp.where(nu_hat > 0, jnp.where(nu_hat > 0, nu_hat, 1) ** power, 0)
+    return mu_hat / (root + eps), Moments(mu, nu)
+
+
+def _warm_moments(param, mu_dtype=None, nu_dtype=None) -> WarmMoments:
+    moments = zero_moments(param, mu_dtype, nu_dtype)
+    return WarmMoments(*moments, jnp.ones((), real_dtype(compute_dtype(param))))
+
+
+FORMULAS = {
+    "optax": (_nadam, zero_moments),
+    "torch": (_nadam_torch, _warm_moments),
+    "algoperf": (_nadam_algoperf, zero_moments),
+}
+
+
+def _parts(name, formula, momentum_decay, power, dtypes, **numbers):
+    """Return the rule, slots and numbers of a formula; its own numbers only if it has them."""
+    check_choice(f"{name}(formula=...)", formula, FORMULAS)
+    own = {"torch": ("momentum_decay", momentum_decay), "algoperf": ("power", power)}
+    for owner, (key, value) in own.items():
+        if value is not None and formula != owner:
+            raise ValueError(f"{name}({key}=...) belongs to formula={owner!r}, not {formula!r}.")
+        if value is not None:
+            numbers[key] = value
+    if formula == "torch":
+        numbers.setdefault("momentum_decay", 4e-3)
+    rule, slots = FORMULAS[formula]
+    return rule, functools.partial(slots, **dtypes), numbers
+
+
+_RANGES = dict(momentum_decay=NONNEGATIVE, power=CLOSED_UNIT)
+
+
+@checked(**_RANGES)
+def scale_by_nadam(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    *,
+    formula: str = "optax",
+    momentum_decay: Any = None,
+    power: Any = None,
+    nu_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient by NAdam's direction; the arguments are those of `nadam`.
+
+    With the default formula it is `scale_by_adam(nesterov=True)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_nadam(formula="algoperf")
+      >>> print(opt.update(jnp.array([2.0, -3.0]), opt.init(jnp.zeros(2)))[0].round(3))
+      [ 1.9 -1.9]
+    """
+    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    parts = _parts("scale_by_nadam", formula, momentum_decay, power, dtypes, **numbers)
+    return leafwise(*parts)
+
+
+@checked(**_RANGES)
+def nadam(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    *,
+    formula: str = "optax",
+    momentum_decay: Any = None,
+    power: Any = None,
+    nu_dtype: Any = None,
+) -> Optimizer:
+    """Run Adam with Nesterov's look ahead.
+
+    The formulas "optax", "torch" and "algoperf" are in the module's docstring. They differ most in
+    the first steps: with the defaults the first one is 1.47, 1.06 or 1.9 learning rates long.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: see `adam`.
+      formula: "optax", "torch" or "algoperf".
+      momentum_decay: psi >= 0, the speed of torch's momentum warm-up; None is torch's 4e-3. Only
+        for "torch".
+      power: power of the mean square in the denominator, in [0, 1]; None is 1/2. Only for
+        "algoperf".
+      nu_dtype: see `adam`.
+
+    Returns:
+      An `Optimizer`. State: 8 bytes per element, for "torch" 4 bytes more per array.
+
+    Raises:
+      ValueError: if a number is out of range, the formula is unknown, or a number is given that
+        the formula does not have.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> for formula in ("optax", "torch", "algoperf"):
+      ...     opt = gdjax.nadam(1.0, formula=formula)
+      ...     print(opt.update(jnp.ones(1), opt.init(jnp.zeros(1)))[0])
+      [-1.4737]
+      [-1.0565]
+      [-1.9]
+
+    References:
+      Dozat (2016), "Incorporating Nesterov momentum into Adam".
+    """
+    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    parts = _parts("nadam", formula, momentum_decay, power, dtypes, **numbers)
+    return descend(*parts, learning_rate)
+
+
+@checked(**_RANGES)
+def nadamw(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+    *,
+    formula: str = "optax",
+    momentum_decay: Any = None,
+    power: Any = None,
+    nu_dtype: Any = None,
+) -> Optimizer:
+    """Run NAdam with decoupled weight decay, as `adamw` does for Adam.
+
+    The AlgoPerf baseline is `formula="algoperf"`, b1=0.9327, b2=0.9955, weight_decay=0.0812.
+
+    Args:
+      learning_rate: see `nadam`, as for all arguments that are not named here.
+      b1: see `nadam`.
+      b2: see `nadam`.
+      eps: see `nadam`.
+      eps_root: see `nadam`.
+      mu_dtype: see `nadam`.
+      weight_decay: see `adamw`.
+      mask: see `adamw`.
+      formula: see `nadam`.
+      momentum_decay: see `nadam`.
+      power: see `nadam`.
+      nu_dtype: see `nadam`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: as `nadam`.
+
+    Raises:
+      ValueError: as `nadam` and `adamw` do.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.nadamw(0.1, weight_decay=0.5)
+      >>> print(opt.update(jnp.zeros(1), opt.init(jnp.ones(1)), jnp.ones(1))[0])
+      [-0.05]
+    """
+    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    parts = _parts("nadamw", formula, momentum_decay, power, dtypes, **numbers)
+    return descend(*parts, learning_rate, weight_decay, mask)
