@@ -120,21 +120,21 @@ def descend(
     return mask_decay(leafwise(_descent(rule), slots, numbers, **static), mask)
 
 
-def mask_decay(optimizer: Optimizer, mask: Any) -> Optimizer:
-    """Switch the hyperparameter `weight_decay` of a leafwise optimizer off where `mask` is false.
+def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> Optimizer:
+    """Switch a hyperparameter of a leafwise optimizer off where `mask` is false.
 
     For rules that place the decay themselves; it reaches them as None where it is off.
     """
     if mask is None:
         return optimizer
-    return Optimizer(functools.partial(_init_masked, optimizer.init, mask), optimizer.update)
+    init = functools.partial(_init_masked, optimizer.init, mask, name)
+    return Optimizer(init, optimizer.update)
 
 
-def _init_masked(init: Callable, mask: Any, params: Any) -> State:
+def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
     state = init(params)
-    decay = state.hyperparams["weight_decay"]
-    masked = Masked(decay, mask_leaves(mask, params))
-    return state._replace(hyperparams={**state.hyperparams, "weight_decay": masked})
+    masked = Masked(state.hyperparams[name], mask_leaves(mask, params))
+    return state._replace(hyperparams={**state.hyperparams, name: masked})
 
 
 def mask_leaves(mask: Any, params: Any) -> tuple[bool, ...]:
