@@ -4,14 +4,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from oracles import acprop as acprop_oracles
 from oracles import adagrad as adagrad_oracles
 from oracles import adam as adam_oracles
 from oracles import adamax as adamax_oracles
+from oracles import ademamix as ademamix_oracles
+from oracles import adopt as adopt_oracles
 from oracles import amsgrad as amsgrad_oracles
+from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
+from oracles import madgrad as madgrad_oracles
 from oracles import nadam as nadam_oracles
+from oracles import qhadam as qhadam_oracles
 from oracles import rmsprop as rmsprop_oracles
 from oracles import sgd as sgd_oracles
+from oracles import stable_adamw as stable_adamw_oracles
 
 import gdjax
 
@@ -50,6 +57,12 @@ def _with(factory, **static):
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
 RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
 LION = dict(learning_rate=0.02, b1=0.8, b2=0.95, weight_decay=0.1)
+
+ADAM_PLAIN = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-4, weight_decay=0.1)
+ADAM_DECAY = ADAM_PLAIN | dict(eps_root=1e-9)
+ADOPT = ADAM_PLAIN | dict(eps=0.2)  # a floor that some elements are under
+ADEMAMIX = ADAM_DECAY | dict(b3=0.99, alpha=4.0)
+MADGRAD = dict(learning_rate=0.05, momentum=0.8, eps=1e-3, weight_decay=0.1)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -137,6 +150,32 @@ CASES = [
         _with(gdjax.lion, mode="refined"),
         LION,
         _with(lion_oracles.lion, soften=lion_oracles.refined),
+    ),
+    # Newer relatives of Adam
+    Case("adopt", gdjax.adopt, ADOPT, adopt_oracles.adopt),
+    Case(
+        "adopt_nesterov",
+        _with(gdjax.adopt, nesterov=True, use_clipping=False),
+        ADOPT,
+        _with(adopt_oracles.adopt, nesterov=True, clip=False),
+    ),
+    Case("qhadam", gdjax.qhadam, ADAM_DECAY | dict(q1=0.7, q2=0.9), qhadam_oracles.qhadam),
+    Case("laprop", gdjax.laprop, ADAM_PLAIN, laprop_oracles.laprop),
+    Case("acprop", gdjax.acprop, ADAM_DECAY | dict(eps_root=1e-4), acprop_oracles.acprop),
+    Case("stable_adamw", gdjax.stable_adamw, ADAM_PLAIN, stable_adamw_oracles.stable_adamw),
+    Case("madgrad", gdjax.madgrad, MADGRAD, madgrad_oracles.madgrad),
+    Case(
+        "madgrad_decoupled",
+        _with(gdjax.madgrad, decoupled=True),
+        MADGRAD,
+        _with(madgrad_oracles.madgrad, decoupled=True),
+    ),
+    Case("ademamix", gdjax.ademamix, ADEMAMIX, ademamix_oracles.ademamix),
+    Case(
+        "simplified_ademamix",
+        gdjax.simplified_ademamix,
+        ADAM_DECAY | dict(alpha=3.0),
+        ademamix_oracles.simplified_ademamix,
     ),
 ]
 

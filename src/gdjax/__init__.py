@@ -20,7 +20,49 @@ from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
 
+# Losses
+from gdjax.losses.chunked import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy
+from gdjax.losses.cross_entropy import poly_loss_cross_entropy as poly_loss_cross_entropy
+from gdjax.losses.cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
+from gdjax.losses.cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from gdjax.losses.cross_entropy import sigmoid_focal_loss as sigmoid_focal_loss
+from gdjax.losses.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+from gdjax.losses.cross_entropy import (
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+)
+from gdjax.losses.ctc import ctc_loss as ctc_loss
+from gdjax.losses.ctc import ctc_loss_with_forward_probs as ctc_loss_with_forward_probs
+from gdjax.losses.divergence import generalized_kl_divergence as generalized_kl_divergence
+from gdjax.losses.divergence import js_divergence as js_divergence
+from gdjax.losses.divergence import kl_divergence as kl_divergence
+from gdjax.losses.divergence import kl_divergence_with_log_targets as kl_divergence_with_log_targets
+from gdjax.losses.embedding import ntxent as ntxent
+from gdjax.losses.embedding import triplet_margin_loss as triplet_margin_loss
+from gdjax.losses.fenchel_young import make_fenchel_young_loss as make_fenchel_young_loss
+from gdjax.losses.margin import hinge_loss as hinge_loss
+from gdjax.losses.margin import multiclass_hinge_loss as multiclass_hinge_loss
+from gdjax.losses.margin import multiclass_perceptron_loss as multiclass_perceptron_loss
+from gdjax.losses.margin import multiclass_sparsemax_loss as multiclass_sparsemax_loss
+from gdjax.losses.margin import perceptron_loss as perceptron_loss
+from gdjax.losses.margin import sparsemax_loss as sparsemax_loss
+from gdjax.losses.ranking import ranking_softmax_loss as ranking_softmax_loss
+from gdjax.losses.regression import cosine_distance as cosine_distance
+from gdjax.losses.regression import cosine_similarity as cosine_similarity
+from gdjax.losses.regression import huber_loss as huber_loss
+from gdjax.losses.regression import l2_loss as l2_loss
+from gdjax.losses.regression import log_cosh as log_cosh
+from gdjax.losses.regression import mean_squared_error as mean_squared_error
+from gdjax.losses.regression import squared_error as squared_error
+from gdjax.losses.segmentation import binary_dice_loss as binary_dice_loss
+from gdjax.losses.segmentation import dice_loss as dice_loss
+from gdjax.losses.segmentation import (
+    multiclass_generalized_dice_loss as multiclass_generalized_dice_loss,
+)
+from gdjax.losses.smoothing import smooth_labels as smooth_labels
+
 # Optimizers
+from gdjax.optimizers.acprop import acprop as acprop
+from gdjax.optimizers.acprop import scale_by_acprop as scale_by_acprop
 from gdjax.optimizers.adagrad import adagrad as adagrad
 from gdjax.optimizers.adagrad import scale_by_rss as scale_by_rss
 from gdjax.optimizers.adam import adam as adam
@@ -29,18 +71,65 @@ from gdjax.optimizers.adam import scale_by_adam as scale_by_adam
 from gdjax.optimizers.adamax import adamax as adamax
 from gdjax.optimizers.adamax import adamaxw as adamaxw
 from gdjax.optimizers.adamax import scale_by_adamax as scale_by_adamax
+from gdjax.optimizers.ademamix import ademamix as ademamix
+from gdjax.optimizers.ademamix import ademamix_schedules as ademamix_schedules
+from gdjax.optimizers.ademamix import scale_by_ademamix as scale_by_ademamix
+from gdjax.optimizers.ademamix import scale_by_simplified_ademamix as scale_by_simplified_ademamix
+from gdjax.optimizers.ademamix import simplified_ademamix as simplified_ademamix
+from gdjax.optimizers.adopt import adopt as adopt
+from gdjax.optimizers.adopt import scale_by_adopt as scale_by_adopt
 from gdjax.optimizers.amsgrad import amsgrad as amsgrad
 from gdjax.optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gdjax.optimizers.laprop import laprop as laprop
 from gdjax.optimizers.lion import lion as lion
 from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
+from gdjax.optimizers.madgrad import madgrad as madgrad
+from gdjax.optimizers.madgrad import scale_by_madgrad as scale_by_madgrad
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
+from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.rmsprop import rmsprop as rmsprop
 from gdjax.optimizers.rmsprop import scale_by_rms as scale_by_rms
 from gdjax.optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
+
+# Schedules
+from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
+from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
+from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
+from gdjax.schedules.decay import exponential_decay as exponential_decay
+from gdjax.schedules.join import join_schedules as join_schedules
+from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
+from gdjax.schedules.longrun import wsd_schedule as wsd_schedule
+from gdjax.schedules.onecycle import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gdjax.schedules.onecycle import linear_onecycle_schedule as linear_onecycle_schedule
+from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
+from gdjax.schedules.piecewise import (
+    piecewise_interpolate_schedule as piecewise_interpolate_schedule,
+)
+from gdjax.schedules.stateful import StatefulSchedule as StatefulSchedule
+from gdjax.schedules.stateful import WrappedSchedule as WrappedSchedule
+from gdjax.schedules.transition import constant_schedule as constant_schedule
+from gdjax.schedules.transition import linear_schedule as linear_schedule
+from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
+from gdjax.schedules.transition import polynomial_schedule as polynomial_schedule
+from gdjax.schedules.transition import rex_schedule as rex_schedule
+from gdjax.schedules.warmup import warmup_constant_schedule as warmup_constant_schedule
+from gdjax.schedules.warmup_decay import (
+    warmup_cosine_decay_schedule as warmup_cosine_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_exponential_decay_schedule as warmup_exponential_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_linear_decay_schedule as warmup_linear_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_polynomial_decay_schedule as warmup_polynomial_decay_schedule,
+)
 
 # Transforms
 from gdjax.transforms.clip import clip as clip
@@ -49,5 +138,16 @@ from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.trace import trace as trace
+
+# Whole runs
+from gdjax.training.fit import FitResult as FitResult
+from gdjax.training.fit import NonfiniteError as NonfiniteError
+from gdjax.training.fit import Report as Report
+from gdjax.training.fit import fit as fit
+from gdjax.training.sweep import SweepResult as SweepResult
+from gdjax.training.sweep import sweep as sweep
+
+# Rooms with names of their own
+from gdjax import models as models
 
 __version__ = "0.1.0"

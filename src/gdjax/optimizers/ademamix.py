@@ -1,0 +1,275 @@
+"""AdEMAMix: Adam with a second, much slower mean of the gradients; and its one-mean simplification.
+
+Pagliardini, Ablin & Grangier (2024), Algorithm 1, https://arxiv.org/abs/2409.03137
+Simplified: Morwani et al. (2025), section 5, https://arxiv.org/abs/2502.02431
+Paper -> here: m_1, m_2 -> m1, m2, nu -> nu, eta -> learning_rate, lambda -> weight_decay, T_alpha
+and T_beta3 -> total_steps. Deviations: none; like the paper, decay is multiplied by the rate.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, Range, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt, scalar_dtype
+from gdjax.optimizers.adam import Moments, zero_moments
+
+
+class TwoMeans(NamedTuple):
+    """What AdEMAMix remembers of one parameter."""
+
+    m1: Array  # fast running mean of the gradient, shaped like the parameter
+    m2: Array  # slow running mean of the gradient, likewise
+    nu: Array  # running mean of the gradient's square, real, likewise
+
+
+def _ademamix(grad, slots, param, count, *, b1, b2, b3, alpha, eps, eps_root):
+    m1 = b1 * slots.m1 + (1 - b1) * grad
+    m2 = b3 * slots.m2 + (1 - b3) * grad  # never corrected: it is to fill up slowly
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
+    return (m1 / bias_correction(b1, count) + alpha * m2) / (root + eps), TwoMeans(m1, m2, nu)
+
+
+def _two_means(param, mu_dtype=None) -> TwoMeans:
+    m1, nu = zero_moments(param, mu_dtype)
+    return TwoMeans(m1, jnp.zeros_like(m1), nu)
+
+
+def _done(count: Any, total_steps: Any) -> Array:
+    t = jnp.asarray(count, scalar_dtype()) + 1  # as a float: a count at its maximum may not wrap
+    return jnp.minimum(t / total_steps, 1)
+
+
+@schedule
+class LinearMix(Schedule):
+    """The warm-up of alpha: `alpha * min(t / total_steps, 1)` at t = 1, 2, ..."""
+
+    alpha: float
+    total_steps: float
+
+    def __call__(self, count: Any) -> Array:
+        """Return alpha for update number `count`, where 0 is the first."""
+        return self.alpha * _done(count, self.total_steps)
+
+
+@schedule
+class HalfLifeWarmup(Schedule):
+    """The warm-up of b3, from b1 on: 1 / log(b3) grows linearly until t = total_steps."""
+
+    b1: float
+    b3: float
+    total_steps: float
+
+    def __call__(self, count: Any) -> Array:
+        """Return b3 for update number `count`, where 0 is the first."""
+        done = _done(count, self.total_steps)
+        slow, fast = jnp.log(self.b3), jnp.log(self.b1)
+        return jnp.exp(slow * fast / ((1 - done) * slow + done * fast))
+
+
+_BETWEEN = Range("in (0, 1)", lambda x: 0 < x < 1)
+
+
+@checked(total_steps=POSITIVE, alpha=NONNEGATIVE, b1=_BETWEEN, b3=_BETWEEN)
+def ademamix_schedules(
+    total_steps: Any, alpha: Any = 5.0, b1: Any = 0.9, b3: Any = 0.9999
+) -> dict[str, Schedule]:
+    """Return the paper's warm-ups of `alpha` and `b3`, as arguments for `ademamix`.
+
+    Without them the slow mean makes the early steps too long. Their first value is that of t = 1,
+    as in the paper; a schedule of the count starts at its value for 0.
+
+    Args:
+      total_steps: steps > 0 until alpha and b3 have their final values, mostly the whole run.
+      alpha: final weight >= 0 of the slow mean.
+      b1: where b3 starts, in (0, 1); the b1 of `ademamix`.
+      b3: final decay of the slow mean, in (0, 1).
+
+    Example:
+      >>> import gdjax
+      >>> warmups = gdjax.ademamix_schedules(total_steps=1000)
+      >>> opt = gdjax.ademamix(1e-3, **warmups)
+      >>> for count in (0, 499, 999):
+      ...     print(f"{warmups['alpha'](count):.3f} {warmups['b3'](count):.4f}")
+      0.005 0.9500
+      2.500 0.9998
+      5.000 0.9999
+    """
+    return dict(alpha=LinearMix(alpha, total_steps), b3=HalfLifeWarmup(b1, b3, total_steps))
+
+
+@checked(alpha=NONNEGATIVE)
+def scale_by_ademamix(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    b3: Any = 0.9999,
+    alpha: Any = 6.0,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient by AdEMAMix's direction; the arguments are those of `ademamix`.
+
+    Here alpha is 6 unless said, there 5, both as in optax.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_ademamix(b3=0.9, alpha=5.0)
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0].round(3))
+      [ 1.5 -1.5]
+    """
+    slots = functools.partial(_two_means, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, b3=b3, alpha=alpha, eps=eps, eps_root=eps_root)
+    return leafwise(_ademamix, slots, numbers)
+
+
+@checked(alpha=NONNEGATIVE)
+def ademamix(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    b3: Any = 0.9999,
+    alpha: Any = 5.0,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+) -> Optimizer:
+    """Run AdamW along a mix of a fast and a very slow mean of the gradients.
+
+    m1 = b1 m1 + (1 - b1) g;  m2 = b3 m2 + (1 - b3) g;  nu = b2 nu + (1 - b2) |g|^2;
+    direction = (m1 / (1 - b1^t) + alpha m2) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
+    update = -learning_rate * (direction + weight_decay * param)
+
+    For long runs: the slow mean remembers about 1 / (1 - b3) steps. Use the paper's warm-ups,
+    `ademamix(1e-3, **ademamix_schedules(total_steps))`, or a smaller b3 for short runs.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: decay of the fast mean, in [0, 1).
+      b2: see `adam`.
+      b3: decay of the slow mean, in [0, 1).
+      alpha: weight >= 0 of the slow mean; 4 to 10 in the paper.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: dtype of the two means; None is float32, or float64 for float64 parameters.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 12
+      bytes per element (m1, m2, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.ademamix(0.1, b3=0.99, alpha=5.0)
+      >>> params = jnp.zeros(1)
+      >>> state = opt.init(params)
+      >>> for grad in (1.0, 1.0, 0.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state, params)
+      ...     print(updates.round(3))
+      [-0.105]
+      [-0.11]
+      [-0.089]
+
+    References:
+      Pagliardini, Ablin & Grangier (2024), "The AdEMAMix optimizer: better, faster, older".
+    """
+    slots = functools.partial(_two_means, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, b3=b3, alpha=alpha, eps=eps, eps_root=eps_root)
+    return descend(_ademamix, slots, numbers, learning_rate, weight_decay, mask)
+
+
+def _simplified_ademamix(grad, slots, param, count, *, b1, b2, alpha, eps, eps_root):
+    mu = b1 * slots.mu + grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
+    return (mu + alpha * grad) / (root + eps), Moments(mu, nu)
+
+
+@checked(alpha=NONNEGATIVE)
+def scale_by_simplified_ademamix(
+    b1: Any = 0.99,
+    b2: Any = 0.95,
+    alpha: Any = 0.0,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+) -> Optimizer:
+    """Replace the gradient by the direction of `simplified_ademamix`; same arguments.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_simplified_ademamix(alpha=2.0)
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0].round(3))
+      [ 3. -3.]
+    """
+    numbers = dict(b1=b1, b2=b2, alpha=alpha, eps=eps, eps_root=eps_root)
+    return leafwise(_simplified_ademamix, zero_moments, numbers)
+
+
+@checked(alpha=NONNEGATIVE)
+def simplified_ademamix(
+    learning_rate: Any,
+    b1: Any = 0.99,
+    b2: Any = 0.95,
+    alpha: Any = 0.0,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+) -> Optimizer:
+    """Mix one slow sum of gradients with the newest gradient: AdEMAMix without its fast mean.
+
+    mu = b1 mu + g;  nu = b2 nu + (1 - b2) |g|^2;
+    direction = (mu + alpha g) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
+    update = -learning_rate * (direction + weight_decay * param)
+
+    mu is a sum, up to 1 / (1 - b1) times as long as Adam's mean: take a learning rate smaller by
+    that factor. alpha = 0 is Adam with that learning rate, and no correction of its mean.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: decay of the sum, in [0, 1).
+      b2: see `adam`.
+      alpha: weight >= 0 of the newest gradient: small for small batches, large for large ones.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
+      per element (mu, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.simplified_ademamix(0.01, b1=0.5, alpha=1.0)
+      >>> params = jnp.zeros(1)
+      >>> state = opt.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.ones(1), state, params)
+      ...     print(updates)
+      [-0.02]
+      [-0.025]
+
+    References:
+      Morwani et al. (2025), "Connections between schedule-free optimizers, AdEMAMix, and
+      accelerated SGD variants".
+    """
+    numbers = dict(b1=b1, b2=b2, alpha=alpha, eps=eps, eps_root=eps_root)
+    return descend(_simplified_ademamix, zero_moments, numbers, learning_rate, weight_decay, mask)

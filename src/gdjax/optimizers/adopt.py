@@ -1,0 +1,129 @@
+"""ADOPT: Adam that converges for every b2, since it divides by the *previous* mean square.
+
+Taniguchi et al. (2024), Algorithm 2 (with clipping), https://arxiv.org/abs/2411.02853
+Paper -> here: m -> mu, v -> nu, theta -> param, alpha -> learning_rate, c_t -> clip_value_fn.
+Deviations: none; the first step only starts v. `eps` is a floor of the root, as in the paper; it is
+not added, whatever optax's docstring says. Weight decay and `nesterov` are additions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, clip_parts, safe_sqrt
+from gdjax.optimizers.adam import Moments, zero_moments
+
+
+def quartic_root(count: Any) -> Any:
+    """Return count**0.25: the paper's bound on an element, where 0 is the first step."""
+    return count**0.25
+
+
+def _adopt(grad, slots, param, count, *, b1, b2, eps, nesterov, clip_value_fn):
+    b1, b2 = jnp.where(count > 1, b1, 1), jnp.where(count > 1, b2, 0)  # step 1: nu = g^2, no move
+    scaled = grad / jnp.maximum(safe_sqrt(slots.nu), eps)
+    if clip_value_fn is not None:
+        scaled = clip_parts(scaled, jnp.asarray(clip_value_fn(count - 1), scaled.real.dtype))
+    mu = b1 * slots.mu + (1 - b1) * scaled
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    return (b1 * mu + (1 - b1) * scaled if nesterov else mu), Moments(mu, nu)
+
+
+@checked()
+def scale_by_adopt(
+    b1: Any = 0.9,
+    b2: Any = 0.9999,
+    eps: Any = 1e-6,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: Callable = quartic_root,
+) -> Optimizer:
+    """Replace the gradient by ADOPT's direction; the arguments are those of `adopt`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_adopt()
+      >>> state = opt.init(jnp.zeros(2))
+      >>> for _ in range(2):
+      ...     direction, state = opt.update(jnp.array([4.0, -2.0]), state)
+      ...     print(direction.round(3))
+      [0. 0.]
+      [ 0.1 -0.1]
+    """
+    slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
+    clip = clip_value_fn if use_clipping else None
+    numbers = dict(b1=b1, b2=b2, eps=eps)
+    return leafwise(_adopt, slots, numbers, nesterov=nesterov, clip_value_fn=clip)
+
+
+@checked()
+def adopt(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.9999,
+    eps: Any = 1e-6,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: Callable = quartic_root,
+    weight_decay: Any = None,
+    mask: Any = None,
+) -> Optimizer:
+    """Descend along a running mean of gradients, each over the root-mean-square before it.
+
+    x = clip(g / max(sqrt(nu), eps), (t - 1)^0.25);  mu = b1 mu + (1 - b1) x;
+    nu = b2 nu + (1 - b2) |g|^2;  update = -learning_rate * (mu + weight_decay * param)
+
+    At t = 1 it only sets nu = |g|^2 (and decays). There is no bias correction.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: smallest value >= 0 of the root.
+      mu_dtype: see `adam`.
+      nesterov: whether to step along b1 mu + (1 - b1) x.
+      use_clipping: whether to clip the elements of x, which tames the early steps.
+      clip_value_fn: the bound as a function of t - 1. It is structure: pass the same function
+        object each time, not a new lambda, or `update` compiles again.
+      weight_decay: strength of decoupled decay, see `adamw`; None for no such term, as in optax.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer`. State: 8 bytes per element (mu, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.adopt(0.1, b1=0.5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = opt.update(2 * params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      ...     print(params.round(3))
+      [ 1. -2.]
+      [ 0.95 -1.95]
+      [ 0.878 -1.876]
+
+    References:
+      Taniguchi et al. (2024), "ADOPT: modified Adam can converge with any beta2 with the optimal
+      rate", Algorithm 2.
+    """
+    slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
+    clip = clip_value_fn if use_clipping else None
+    numbers = dict(b1=b1, b2=b2, eps=eps)
+    static = dict(nesterov=nesterov, clip_value_fn=clip)
+    return descend(_adopt, slots, numbers, learning_rate, weight_decay, mask, **static)

@@ -1,0 +1,79 @@
+"""LaProp: Adam with its two halves in the other order: divide first, then take the mean.
+
+Ziyin, Wang & Ueda (2020), Algorithm 1, https://arxiv.org/abs/2002.04839
+Paper -> here: m -> mu, n -> nu, mu -> b1, nu -> b2, lambda -> learning_rate, c_n, c_m -> bias
+correction. Deviations: the learning rate multiplies the mean, not each term of it, so the official
+code differs while a schedule changes it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import descend
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.optimizers.adam import Moments, zero_moments
+
+
+def _laprop(grad, slots, param, count, *, b1, b2, eps):
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    root = safe_sqrt(nu / bias_correction(b2, count))
+    mu = b1 * slots.mu + (1 - b1) * grad / (root + eps)
+    return mu / bias_correction(b1, count), Moments(mu, nu)
+
+
+@checked()
+def laprop(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-15,
+    mu_dtype: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+) -> Optimizer:
+    """Descend along a running mean of gradients, each over the root-mean-square of its own time.
+
+    nu = b2 nu + (1 - b2) |g|^2;  mu = b1 mu + (1 - b1) g / (sqrt(nu / (1 - b2^t)) + eps);
+    update = -learning_rate * (mu / (1 - b1^t) + weight_decay * param)
+
+    Since the mean is of numbers near one, b1 and b2 can be chosen apart; Adam diverges if b1 is
+    much larger than b2.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here; the paper's is 4e-4.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      mu_dtype: see `adam`.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
+      per element (mu, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> for factory in (gdjax.laprop, gdjax.adamw):  # after a spike the mean forgets its size
+      ...     opt = factory(0.1)
+      ...     params = jnp.zeros(1)
+      ...     state = opt.init(params)
+      ...     for grad in (1.0, 100.0, 1.0):
+      ...         updates, state = opt.update(jnp.full(1, grad), state, params)
+      ...     print(updates.round(3))
+      [-0.077]
+      [-0.059]
+
+    References:
+      Ziyin, Wang & Ueda (2020), "LaProp: separating momentum and adaptivity in Adam".
+    """
+    slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, eps=eps)
+    return descend(_laprop, slots, numbers, learning_rate, weight_decay, mask)

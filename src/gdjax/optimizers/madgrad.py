@@ -1,0 +1,125 @@
+"""MADGRAD: dual averaging from the starting point, with a cube root and momentum.
+
+Defazio & Jelassi (2021), Algorithm 1, https://arxiv.org/abs/2101.11075
+Paper -> here: s -> s, nu -> grad_sum_sq, x_0 -> x0, gamma -> learning_rate, c -> 1 - momentum.
+Deviations: `eps` is added to the learning rate too, unless that is 0, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype
+
+
+class DualAverage(NamedTuple):
+    """What MADGRAD remembers of one parameter."""
+
+    grad_sum_sq: Array  # nu, weighted sum of |g|^2, real, shaped like the parameter
+    s: Array  # weighted sum of the gradients, shaped like the parameter
+    x0: Array  # where the parameter started
+
+
+def _madgrad(
+    grad, slots, param, count, *, learning_rate, momentum, eps, weight_decay=None, decoupled
+):
+    if param is None:
+        raise ValueError(f"madgrad needs {NEEDS_PARAMS}")
+    decay = 0 if weight_decay is None else weight_decay * param
+    rate = jnp.where(learning_rate > 0, learning_rate + eps, 0)
+    weight = rate * jnp.sqrt(count.astype(rate.dtype))  # lambda_k
+    grad = grad if decoupled else grad + decay
+    s = slots.s + weight * grad
+    grad_sum_sq = slots.grad_sum_sq + weight * abs_sq(grad)
+    z = slots.x0 - s / (_safe_cbrt(grad_sum_sq) + eps)
+    update = (1 - momentum) * (z - param)
+    if decoupled:
+        update = update - rate * decay
+    return update, DualAverage(grad_sum_sq, s, slots.x0)
+
+
+def _safe_cbrt(x: Array) -> Array:
+    positive = x > 0  # the derivative at 0 is infinite
+    return jnp.where(positive, jnp.cbrt(jnp.where(positive, x, 1)), 0)
+
+
+def _start(param) -> DualAverage:
+    dtype = compute_dtype(param)
+    zeros = jnp.zeros_like(param, dtype=real_dtype(dtype)), jnp.zeros_like(param, dtype=dtype)
+    return DualAverage(*zeros, jnp.array(param, dtype, copy=True))
+
+
+@checked()
+def scale_by_madgrad(learning_rate: Any, momentum: Any = 0.9, eps: Any = 1e-6) -> Optimizer:
+    """Replace the gradient by MADGRAD's whole update, which is to be added as it is; see `madgrad`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.ones(1)
+      >>> opt = gdjax.chain(gdjax.clip(1.0), gdjax.scale_by_madgrad(0.1, momentum=0.0))
+      >>> print(opt.update(8 * params, opt.init(params), params)[0].round(3))
+      [-0.215]
+    """
+    numbers = dict(learning_rate=learning_rate, momentum=momentum, eps=eps)
+    return leafwise(_madgrad, _start, numbers, decoupled=False)
+
+
+@checked()
+def madgrad(
+    learning_rate: Any,
+    momentum: Any = 0.9,
+    weight_decay: Any = 0.0,
+    eps: Any = 1e-6,
+    *,
+    decoupled: bool = False,
+    mask: Any = None,
+) -> Optimizer:
+    """Step toward the start minus the weighted sum of all gradients over a cube root.
+
+    With rate = learning_rate + eps:  w = rate sqrt(t);  s = s + w g;  q = q + w |g|^2;
+    z = x0 - s / (cbrt(q) + eps);  new = momentum * param + (1 - momentum) * z
+
+    Old gradients are never forgotten, they are only outweighed: w grows with t. Weight decay should
+    be smaller than for SGD, often 0.
+
+    Args:
+      learning_rate: as in `adam`, but on a scale of its own; 1e-2 is the authors' default.
+      momentum: weight of the old parameter in the new one, in [0, 1).
+      weight_decay: strength >= 0 of the decay: L2, weight_decay * param is added to the gradient.
+      eps: added to the cube root and to the learning rate, >= 0.
+      decoupled: whether to subtract rate * weight_decay * param from the new parameter instead.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 12 bytes per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.madgrad(0.1, momentum=0.5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = opt.update(2 * params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      ...     print(params.round(3))
+      [ 0.864 -1.829]
+      [ 0.695 -1.612]
+      [ 0.521 -1.383]
+
+    References:
+      Defazio & Jelassi (2021), "Adaptivity without compromise: a momentumized, adaptive, dual
+      averaged gradient method for stochastic optimization", Algorithm 1.
+    """
+    numbers = dict(learning_rate=learning_rate, momentum=momentum, eps=eps)
+    if weight_decay is not None:
+        numbers["weight_decay"] = weight_decay
+    return mask_decay(leafwise(_madgrad, _start, numbers, decoupled=decoupled), mask)

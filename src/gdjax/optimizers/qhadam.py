@@ -1,0 +1,84 @@
+"""QHAdam: Adam whose mean and mean square are each mixed with their newest sample.
+
+Ma & Yarats (2018), section 4, https://arxiv.org/abs/1810.06801
+Paper -> here: g -> mu, s -> nu, nu_1 -> q1, nu_2 -> q2 (nu is the second moment here), alpha ->
+learning_rate. Deviations: none; `eps_root` and weight decay are additions.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.lift import descend
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.optimizers.adam import Moments, zero_moments
+
+
+def _qhadam(grad, slots, param, count, *, b1, b2, q1, q2, eps, eps_root):
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    mean = q1 * mu / bias_correction(b1, count) + (1 - q1) * grad
+    mean_sq = q2 * nu / bias_correction(b2, count) + (1 - q2) * abs_sq(grad)
+    return mean / (safe_sqrt(mean_sq + eps_root) + eps), Moments(mu, nu)
+
+
+@checked(q1=CLOSED_UNIT, q2=CLOSED_UNIT)
+def qhadam(
+    learning_rate: Any,
+    b1: Any = 0.995,
+    b2: Any = 0.999,
+    q1: Any = 0.7,
+    q2: Any = 1.0,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+) -> Optimizer:
+    """Run Adam on quasi-hyperbolic moments: a long mean that still hears the newest gradient.
+
+    mean = (1 - q1) g + q1 mu / (1 - b1^t);  mean_sq = (1 - q2) |g|^2 + q2 nu / (1 - b2^t);
+    update = -learning_rate * (mean / (sqrt(mean_sq + eps_root) + eps) + weight_decay * param)
+
+    q1 = q2 = 1 is Adam; q1 = 0 is RMSProp with bias correction; q1 = b1, q2 = 1 comes close to
+    NAdam.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: see `adam`; longer than there, since q1 lets the newest gradient through.
+      b2: see `adam`.
+      q1: weight of the mean against the newest gradient, in [0, 1].
+      q2: weight of the mean square against the newest square, in [0, 1].
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: see `adam`.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
+      per element (mu, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.qhadam(0.1)
+      >>> params = jnp.zeros(1)
+      >>> state = opt.init(params)
+      >>> for grad in (1.0, -1.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state, params)
+      ...     print(updates.round(3))
+      [-0.1]
+      [0.03]
+
+    References:
+      Ma & Yarats (2018), "Quasi-hyperbolic momentum and Adam for deep learning".
+    """
+    slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, q1=q1, q2=q2, eps=eps, eps_root=eps_root)
+    return descend(_qhadam, slots, numbers, learning_rate, weight_decay, mask)

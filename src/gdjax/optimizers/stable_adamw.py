@@ -1,0 +1,91 @@
+"""StableAdamW: AdamW that takes a shorter step where the newest gradient is unexpectedly large.
+
+Wortsman et al. (2023), Algorithm 2, https://arxiv.org/abs/2304.13013
+Paper -> here: v -> mu, u -> nu (both bias-corrected), alpha -> learning_rate, lambda ->
+weight_decay. Deviations: none; its debiased decays are written as Adam's bias correction, which is equal.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.numerics import abs_sq, bias_correction, root_mean_sq, safe_sqrt
+from gdjax.optimizers.adam import Moments, zero_moments
+
+
+def _stable_adamw(
+    grad, slots, param, count, *, learning_rate, b1, b2, eps, weight_decay=None
+):  # fmt: skip
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    root = safe_sqrt(nu / bias_correction(b2, count))
+    surprise = root_mean_sq(grad / jnp.maximum(root, eps))  # RMS_t, about 1 if all is as expected
+    direction = mu / bias_correction(b1, count) / (root + eps)
+    if weight_decay is not None:
+        if param is None:
+            raise ValueError(f"stable_adamw with weight_decay needs {NEEDS_PARAMS}")
+        direction = direction + weight_decay * param
+    return -learning_rate / jnp.maximum(1, surprise) * direction, Moments(mu, nu)
+
+
+@checked()
+def stable_adamw(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.99,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Run AdamW with Adafactor's update clipping, array by array.
+
+    mu, nu as in `adam`, bias-corrected;  rms = sqrt(mean(|g|^2 / max(nu, eps^2)));
+    update = -learning_rate / max(1, rms) * (mu / (sqrt(nu) + eps) + weight_decay * param)
+
+    It stands in for gradient clipping: nu lags behind when the gradients grow, which is where loss
+    spikes come from.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      weight_decay: strength of decoupled decay, see `adamw`; shortened with the step.
+      mask: which leaves decay, see `adamw`.
+      mu_dtype: see `adam`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
+      per element (mu, nu).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> for factory in (gdjax.adamw, gdjax.stable_adamw):
+      ...     opt = factory(0.1, b2=0.99)
+      ...     params = jnp.zeros(2)
+      ...     state = opt.init(params)
+      ...     for size in (1.0, 1.0, 100.0):
+      ...         updates, state = opt.update(jnp.array([size, 1.0]), state, params)
+      ...     print(updates.round(3))
+      [-0.065 -0.1  ]
+      [-0.046 -0.071]
+
+    References:
+      Wortsman et al. (2023), "Stable and low-precision training for large-scale vision-language
+      models", Algorithm 2.
+    """
+    slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
+    numbers = dict(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
+    if weight_decay is not None:
+        numbers["weight_decay"] = weight_decay
+    return mask_decay(leafwise(_stable_adamw, slots, numbers), mask)
