@@ -1,0 +1,56 @@
+# Each target sets up what it needs; a machine needs only make and Python >= 3.11.
+#
+#   make demo      train on real digits, compare methods, sweep learning rates; leaves pictures
+#   make test      tests and doctests               (TESTS="tests/test_oracles.py -k adam" for some)
+#   make lint      style, format, types
+#   make bench     side by side with optax and torch, in an environment of its own
+#   make examples  every example                    (FLAGS=--quick for a short look)
+#   make table     refresh the table of optimizers in README.md
+#   make clean     remove environments, caches and outputs
+#
+# PYTHON=python3.12 chooses the interpreter; WORKERS=8 the number of test processes.
+
+.PHONY: help demo test lint bench examples table clean
+.NOTPARALLEL:
+
+VENV = .venv
+WORKERS = 2
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+
+help:
+	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.examples
+	$(VENV)/bin/python examples/digits.py $(FLAGS)
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(VENV)/.test $(VENV)/.lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
+
+bench: .venv-bench/.bench
+	.venv-bench/bin/python bench/run.py $(FLAGS)
+
+examples: $(VENV)/.examples
+	set -e; for f in examples/*.py; do $(VENV)/bin/python $$f $(FLAGS); done
+
+table: $(VENV)/.test
+	$(VENV)/bin/python docs/make_table.py
+
+clean:
+	rm -rf .venv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
+	rm -rf .pytest_cache .ruff_cache examples/output bench/output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# DIRECTORY/.EXTRA says that this environment has the package, in place, with that extra.
+$(VENV)/.examples $(VENV)/.test $(VENV)/.lint .venv-bench/.bench: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
+	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@echo "Installing into $(@D); the first time takes a minute or two."
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[$(@F:.%=%)]"
+	@touch $@
