@@ -1,0 +1,111 @@
+"""Write the table of optimizers in README.md from the registry of the tests: `make table`.
+
+What can be measured is measured: the bytes of state, and which inputs `update` fails without.
+"""
+
+import functools
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import problems  # noqa: E402
+import registry  # noqa: E402
+
+import gdjax  # noqa: E402
+
+BEGIN, END = "<!-- table: made by `make table` -->", "<!-- end of table -->"
+HEADER = """\
+| optimizer | paper | state, bytes per float32 parameter | `update` also needs | in one sentence |
+| --- | --- | --- | --- | --- |"""
+
+
+def table():
+    """Return the table, one row for each public factory, by name."""
+    cases = {}
+    for case in registry.CASES:
+        cases.setdefault(factory_of(case), []).append(case)
+    cases.pop(None, None)  # compositions
+    rows = [row(factory, cases[factory]) for factory in sorted(cases, key=lambda f: f.__name__)]
+    return "\n".join([HEADER, *rows])
+
+
+def factory_of(case):
+    """Return the public function that a case of the registry runs, or None if it composes some."""
+    make = case.make
+    while isinstance(make, functools.partial):
+        make = make.func
+    return make if getattr(gdjax, make.__name__, None) is make else None
+
+
+def row(factory, cases):
+    """Return one line of the table."""
+    required = [
+        p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty
+    ]
+    plain = factory(**{name: cases[0].numbers[name] for name in required})
+    variants = [plain, *(case.make(**case.numbers) for case in cases)]
+    state = sorted({state_bytes(opt) for opt in variants})
+    cells = [
+        f"`{factory.__name__}`",
+        f"[paper]({paper(factory)})",
+        " to ".join(f"{x:g}" for x in dict.fromkeys([state[0], state[-1]])),
+        ", ".join(f"`{key}`" for key in needed(plain, cases[0].extras)),
+        inspect.getdoc(factory).splitlines()[0],
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def paper(factory):
+    """Return the first URL in the module's docstring, or one whose line names the factory."""
+    doc = inspect.getdoc(inspect.getmodule(factory))
+    lines = [line for line in doc.splitlines() if "https://" in line]
+    if not lines:
+        raise ValueError(f"the docstring of {factory.__module__} has no link to a paper.")
+    named = [x for x in lines if re.search(rf"\b{factory.__name__}\b", x, re.IGNORECASE)]
+    return re.search(r"https://\S+", (named or lines)[0])[0].rstrip(").,;:")
+
+
+def state_bytes(opt):
+    """Return the bytes of state for each element of a float32 array, shape (256, 256)."""
+    leaf = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    leaves = jax.tree.leaves(jax.eval_shape(opt.init, leaf))
+    return round(sum(x.size * x.dtype.itemsize for x in leaves) / leaf.size, 1)
+
+
+def needed(opt, extras):
+    """Return what `update` takes besides gradients and state and fails without."""
+    params = problems.parameters()
+    grads = problems.gradients(params, 1)
+    inputs = extras(params, grads, 1)
+    params, grads = jax.tree.map(jnp.float32, (params, grads))
+    inputs = {"params": params, **inputs}
+
+    def fails_without(key):
+        others = {k: v for k, v in inputs.items() if k != key}
+        try:
+            jax.eval_shape(lambda: opt.update(grads, opt.init(params), **others))
+        except (TypeError, ValueError):
+            return True
+        return False
+
+    if fails_without(None):
+        raise ValueError(f"{opt} fails with all its inputs.")
+    return [key for key in inputs if fails_without(key)]
+
+
+def refreshed(text):
+    """Return the text of README.md with a new table."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(refreshed(readme.read_text()))
