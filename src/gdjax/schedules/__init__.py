@@ -1,0 +1,36 @@
+"""Functions of the step count: pytrees whose numbers are leaves; the first step is count 0."""
+
+from gdjax.core.hyper import Schedule as Schedule
+from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
+from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
+from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
+from gdjax.schedules.decay import exponential_decay as exponential_decay
+from gdjax.schedules.join import join_schedules as join_schedules
+from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
+from gdjax.schedules.longrun import wsd_schedule as wsd_schedule
+from gdjax.schedules.onecycle import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gdjax.schedules.onecycle import linear_onecycle_schedule as linear_onecycle_schedule
+from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
+from gdjax.schedules.piecewise import (
+    piecewise_interpolate_schedule as piecewise_interpolate_schedule,
+)
+from gdjax.schedules.stateful import StatefulSchedule as StatefulSchedule
+from gdjax.schedules.stateful import WrappedSchedule as WrappedSchedule
+from gdjax.schedules.transition import constant_schedule as constant_schedule
+from gdjax.schedules.transition import linear_schedule as linear_schedule
+from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
+from gdjax.schedules.transition import polynomial_schedule as polynomial_schedule
+from gdjax.schedules.transition import rex_schedule as rex_schedule
+from gdjax.schedules.warmup import warmup_constant_schedule as warmup_constant_schedule
+from gdjax.schedules.warmup_decay import (
+    warmup_cosine_decay_schedule as warmup_cosine_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_exponential_decay_schedule as warmup_exponential_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_linear_decay_schedule as warmup_linear_decay_schedule,
+)
+from gdjax.schedules.warmup_decay import (
+    warmup_polynomial_decay_schedule as warmup_polynomial_decay_schedule,
+)

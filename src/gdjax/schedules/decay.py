@@ -1,0 +1,139 @@
+"""Decays from a first value: by a cosine, by powers of a rate.
+
+Cosine: Loshchilov & Hutter (2016), equation 5, https://arxiv.org/abs/1608.03983
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import blend, cosine, numbers, power, real, way_left
+
+
+@schedule
+class CosineDecay(Schedule):
+    """Half a cosine wave; see `cosine_decay_schedule`."""
+
+    init_value: Any
+    decay_steps: Any
+    alpha: Any
+    exponent: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        left = power(cosine(way_left(count, self.decay_steps)), self.exponent)
+        return self.init_value * blend(1.0, self.alpha, left)
+
+
+@schedule
+class ExponentialDecay(Schedule):
+    """Powers of a rate; see `exponential_decay`."""
+
+    init_value: Any
+    transition_steps: Any
+    decay_rate: Any
+    transition_begin: Any
+    staircase: bool = dataclasses.field(metadata={"static": True})
+    end_value: Any  # None: no bound
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        steps, rate = real(self.transition_steps), real(self.decay_rate)
+        decays = steps > 0
+        since = jnp.maximum(real(count) - real(self.transition_begin), 0.0)
+        since, steps = jnp.where(decays, since, 0.0), jnp.where(decays, steps, 1.0)
+        exponent = jnp.floor_divide(since, steps) if self.staircase else since / steps
+        value = self.init_value * power(rate, jnp.minimum(exponent, _largest_exponent(rate)))
+        if self.end_value is None:
+            return value
+        end = jnp.where(decays, real(self.end_value), value)
+        return jnp.where(rate < 1, jnp.maximum(value, end), jnp.minimum(value, end))
+
+
+def _largest_exponent(rate: Array) -> Array:
+    """Return where powers of the rate stop growing, far before they overflow."""
+    growing = rate > 1
+    largest = jnp.log(jnp.finfo(rate.dtype).max) / 2
+    limit = largest / jnp.log(jnp.where(growing, rate, 2.0))
+    return jax.lax.stop_gradient(jnp.where(growing, limit, jnp.inf))
+
+
+@checked(init_value=FINITE, decay_steps=POSITIVE, alpha=FINITE, exponent=NONNEGATIVE)
+def cosine_decay_schedule(
+    init_value: Any, decay_steps: Any, alpha: Any = 0.0, exponent: Any = 1.0
+) -> Schedule:
+    """Decay along half a cosine wave.
+
+    init_value * (alpha + (1 - alpha) * ((1 + cos(pi * count / decay_steps)) / 2)**exponent)
+
+    Args:
+      init_value: value at the start, finite.
+      decay_steps: length of the decay in steps, > 0, of any size; the value stays put after it.
+      alpha: the last value, as a share of `init_value`.
+      exponent: >= 0. Above 1 the decay is steeper at first, below 1 at last.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.cosine_decay_schedule(1.0, 4, alpha=0.1)(jnp.arange(6)))
+      [1.     0.8682 0.55   0.2318 0.1    0.1   ]
+
+    References:
+      Loshchilov & Hutter (2016), "SGDR: stochastic gradient descent with warm restarts".
+    """
+    return CosineDecay(*numbers(init_value, decay_steps, alpha, exponent))
+
+
+@checked(
+    init_value=FINITE,
+    transition_steps=NONNEGATIVE,
+    decay_rate=POSITIVE,
+    transition_begin=NONNEGATIVE,
+    end_value=FINITE,
+)
+def exponential_decay(
+    init_value: Any,
+    transition_steps: Any,
+    decay_rate: Any,
+    transition_begin: Any = 0,
+    staircase: bool = False,
+    end_value: Any = None,
+) -> Schedule:
+    """Multiply by a rate again and again.
+
+    init_value * decay_rate**((count - transition_begin) / transition_steps)
+
+    Args:
+      init_value: value until `transition_begin`, finite.
+      transition_steps: in how many steps the value is multiplied by `decay_rate` once, >= 0; with
+        0 the decay is switched off.
+      decay_rate: > 0. Above 1 the value grows, and stops before it would overflow.
+      transition_begin: the count >= 0 at which the decay begins.
+      staircase: whether to multiply once in `transition_steps` steps, rather than continuously.
+      end_value: bound of the value: from below if `decay_rate < 1`, else from above. None is none.
+
+    Returns:
+      A `Schedule` whose leaves are the numbers.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.exponential_decay(1.0, 2, 0.25, end_value=0.1)(jnp.arange(6)))
+      [1.    0.5   0.25  0.125 0.1   0.1  ]
+    """
+    first = numbers(init_value, transition_steps, decay_rate, transition_begin)
+    return ExponentialDecay(*first, bool(staircase), *numbers(end_value))

@@ -1,0 +1,92 @@
+"""Run schedules one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.checks import NONNEGATIVE, check_range
+from gdjax.core.hyper import FunctionSchedule, Schedule, is_schedule, schedule
+from gdjax.schedules.curves import check_order, numbers, real
+
+
+@schedule
+class Join(Schedule):
+    """Schedules in turn, each counted from the boundary at which it begins; see `join_schedules`.
+
+    Attributes:
+      schedules: a tuple of schedules, or of any functions of the count.
+      boundaries: a tuple of counts, one less than the schedules.
+    """
+
+    schedules: Any
+    boundaries: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value of the schedule in whose range `count` lies."""
+        value = real(self.schedules[0](count))
+        for begin, part in zip(self.boundaries, self.schedules[1:], strict=True):
+            here = real(count) >= real(begin)
+            value = jnp.where(here, real(part(_since(count, begin, here, part))), value)
+        return value
+
+
+def _since(count: Any, begin: Any, here: Array, part: Any) -> Array:
+    """Return the count from `begin` on, 0 before."""
+    if isinstance(part, FunctionSchedule) and jnp.issubdtype(jnp.result_type(count), jnp.integer):
+        # A user's function may look the count up in a table: it gets an integer for an integer.
+        begin = jnp.clip(jnp.round(real(begin)), 0, 2**31 - 128).astype(jnp.int32)
+        return jnp.where(here, count - begin, 0)
+    return jnp.where(here, real(count) - real(begin), 0.0)
+
+
+def join_schedules(schedules: Sequence[Any], boundaries: Sequence[Any]) -> Schedule:
+    """Use one schedule after the other, each counted from the step at which it begins.
+
+    Args:
+      schedules: one or more schedules, or any functions of the count.
+      boundaries: the counts >= 0 at which the second, third, ... schedule begins, none before its
+        predecessor; numbers or traced scalars. They are leaves like the schedules' own numbers.
+
+    Returns:
+      A `Schedule`. A plain function in it gets an integer count if the whole is called with one.
+
+    Raises:
+      ValueError: if there is not one boundary less than schedules, or if they are out of order.
+      TypeError: if a schedule cannot be called.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> up, down = gdjax.linear_schedule(0.0, 1.0, 4), gdjax.linear_schedule(1.0, 0.5, 2)
+      >>> print(gdjax.join_schedules([up, down], [4])(jnp.arange(8)))
+      [0.   0.25 0.5  0.75 1.   0.75 0.5  0.5 ]
+    """
+    parts, begins = tuple(schedules), tuple(numbers(*boundaries))
+    if len(begins) + 1 != len(parts):
+        raise ValueError(
+            "join_schedules(boundaries=...) must have one entry less than schedules, got "
+            f"{len(begins)} for {len(parts)} schedules. It says where all but the first begin."
+        )
+    for begin in begins:
+        what = "join_schedules(boundaries=...)"
+        check_range(what, begin, NONNEGATIVE)
+    for i in range(1, len(begins)):
+        names = f"boundaries[{i - 1}]", begins[i - 1], f"boundaries[{i}]", begins[i]
+        check_order("join_schedules", *names, "Sort the schedules by where they begin.")
+    return Join(tuple(map(_as_schedule, parts)), begins)
+
+
+def _as_schedule(part: Any) -> Schedule:
+    if is_schedule(part):
+        return part
+    if not callable(part):
+        raise TypeError(
+            "join_schedules(schedules=...) must be schedules or functions of the count, got "
+            f"{part!r}. For a number use constant_schedule."
+        )
+    plain = jax.tree_util.all_leaves([part])
+    return FunctionSchedule(jax.tree_util.Partial(part) if plain else part)

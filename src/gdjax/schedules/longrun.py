@@ -1,0 +1,145 @@
+"""Schedules for runs whose length need not be known at the start.
+
+Warm-up, stable, decay: Hu et al. (2024), equation 1, https://arxiv.org/abs/2404.06395
+Cool-down shapes: Hägele et al. (2024), section 3.2, https://arxiv.org/abs/2405.18392
+Inverse square root: Vaswani et al. (2017), equation 3, https://arxiv.org/abs/1706.03762; with a
+timescale: Zhai et al. (2021), section 3.5, https://arxiv.org/abs/2106.04560
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_choice, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import blend, cosine, linear, numbers, one_minus_sqrt, real, way_left
+from gdjax.schedules.warmup import after_warmup
+
+SHAPES = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
+
+
+@schedule
+class WarmupStableDecay(Schedule):
+    """A line up, a constant, a cool-down; see `wsd_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    stable_steps: Any
+    cooldown_steps: Any
+    end_value: Any
+    cooldown: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+
+        def decay(n):
+            left = way_left(n, self.cooldown_steps, self.stable_steps)
+            return blend(self.peak_value, self.end_value, SHAPES[self.cooldown](left))
+
+        return after_warmup(self, decay, count)
+
+
+@schedule
+class InverseSqrt(Schedule):
+    """A line up, then a decay that never ends; see `inverse_sqrt_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    timescale: Any  # None: the length of the warm-up
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        own = self.timescale is not None
+        scale = real(self.timescale) if own else jnp.maximum(real(self.warmup_steps), 1.0)
+        return after_warmup(self, lambda n: self.peak_value / jnp.sqrt(1 + n / scale), count)
+
+
+@checked(
+    init_value=FINITE,
+    peak_value=FINITE,
+    warmup_steps=NONNEGATIVE,
+    stable_steps=NONNEGATIVE,
+    cooldown_steps=NONNEGATIVE,
+    end_value=FINITE,
+)
+def wsd_schedule(
+    init_value: Any,
+    peak_value: Any,
+    warmup_steps: Any,
+    stable_steps: Any,
+    cooldown_steps: Any,
+    end_value: Any = 0.0,
+    *,
+    cooldown: str = "linear",
+) -> Schedule:
+    """Rise on a straight line, stay, then cool down (warm-up, stable, decay).
+
+    The run can be prolonged while it lasts: write a larger `stable_steps` into the state with
+    `with_hyperparams`, or branch off a cool-down from any checkpoint.
+
+    Args:
+      init_value: value at count 0, finite; often 0.
+      peak_value: value from `warmup_steps` on, finite.
+      warmup_steps: length of the warm-up in steps, >= 0.
+      stable_steps: how many steps the value then stays at the peak, >= 0.
+      cooldown_steps: length of the last phase in steps, >= 0. The whole takes
+        `warmup_steps + stable_steps + cooldown_steps`.
+      end_value: value after that, finite.
+      cooldown: shape of the last phase: "linear"; "one_minus_sqrt", as `one_minus_sqrt_schedule`;
+        or "cosine", as `cosine_decay_schedule`.
+
+    Returns:
+      A `Schedule` whose leaves are the numbers.
+
+    Raises:
+      ValueError: if a concrete number is out of range or the shape is unknown.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.wsd_schedule(0.0, 1.0, 2, 2, 4)(jnp.arange(10)))
+      [0.   0.5  1.   1.   1.   0.75 0.5  0.25 0.   0.  ]
+
+    References:
+      Hu et al. (2024), "MiniCPM". Hägele et al. (2024), "Scaling laws and compute-optimal training
+      beyond fixed training durations".
+    """
+    check_choice("wsd_schedule(cooldown=...)", cooldown, SHAPES)
+    phases = warmup_steps, stable_steps, cooldown_steps
+    return WarmupStableDecay(*numbers(init_value, peak_value, *phases, end_value), cooldown)
+
+
+@checked(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE, timescale=POSITIVE)
+def inverse_sqrt_schedule(
+    init_value: Any, peak_value: Any, warmup_steps: Any, timescale: Any = None
+) -> Schedule:
+    """Rise on a straight line, then fall with one over the square root of the count.
+
+    peak_value / sqrt(1 + (count - warmup_steps) / timescale) from `warmup_steps` on. With the
+    default timescale this is peak_value * sqrt(warmup_steps / count). Vaswani et al. have
+    `peak_value = 1 / sqrt(model width * warmup_steps)`.
+
+    Args:
+      init_value: value at count 0, finite; often 0.
+      peak_value: value at `warmup_steps`, finite.
+      warmup_steps: length of the warm-up in steps, >= 0.
+      timescale: after how many steps > 0 the value has fallen to 71 % of the peak. None is
+        `warmup_steps`, or 1 if there is no warm-up.
+
+    Returns:
+      A `Schedule` whose leaves are the numbers.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.inverse_sqrt_schedule(0.0, 1.0, 4)(jnp.array([0, 2, 4, 16, 64])))
+      [0.   0.5  1.   0.5  0.25]
+    """
+    return InverseSqrt(*numbers(init_value, peak_value, warmup_steps, timescale))

@@ -1,0 +1,157 @@
+"""One cycle: up to a high peak, down again, and far down at the end.
+
+Smith & Topin (2017), section 3, https://arxiv.org/abs/1708.07120
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.checks import CLOSED_UNIT, FINITE, POSITIVE, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import check_order, line, numbers, real
+from gdjax.schedules.piecewise import interpolate, wave
+
+
+@schedule
+class LinearOneCycle(Schedule):
+    """Three lines; see `linear_onecycle_schedule`."""
+
+    transition_steps: Any
+    peak_value: Any
+    pct_start: Any
+    pct_final: Any
+    div_factor: Any
+    final_div_factor: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        peak, steps = self.peak_value, real(self.transition_steps)
+        low = peak / self.div_factor
+        corners = (_whole(self.pct_start, steps), _whole(self.pct_final, steps), steps)
+        return interpolate((low, peak, low, low / self.final_div_factor), corners, line, count)
+
+
+@schedule
+class CosineOneCycle(Schedule):
+    """Two cosine waves; see `cosine_onecycle_schedule`."""
+
+    transition_steps: Any
+    peak_value: Any
+    pct_start: Any
+    div_factor: Any
+    final_div_factor: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        peak, steps = self.peak_value, real(self.transition_steps)
+        low = peak / self.div_factor
+        corners = (_whole(self.pct_start, steps), steps)
+        return interpolate((low, peak, low / self.final_div_factor), corners, wave, count)
+
+
+def _whole(share: Any, steps: Array) -> Array:
+    """Return `share * steps` rounded down to a whole step; its derivative ignores the rounding."""
+    x = real(share) * steps
+    # 0.29 * 100 is 28.999998 in float32, and means 29.
+    whole = jnp.floor(x * (1 + 2 * jnp.finfo(x.dtype).eps))
+    return x + jax.lax.stop_gradient(whole - x)
+
+
+@checked(
+    transition_steps=POSITIVE,
+    peak_value=FINITE,
+    pct_start=CLOSED_UNIT,
+    pct_final=CLOSED_UNIT,
+    div_factor=POSITIVE,
+    final_div_factor=POSITIVE,
+)
+def linear_onecycle_schedule(
+    transition_steps: Any,
+    peak_value: Any,
+    pct_start: Any = 0.3,
+    pct_final: Any = 0.85,
+    div_factor: Any = 25.0,
+    final_div_factor: Any = 1e4,
+) -> Schedule:
+    """Rise on a line to the peak, fall on a line to where it began, and on a third far below.
+
+    From low = peak_value / div_factor at 0 to peak_value at pct_start * transition_steps, to low at
+    pct_final * transition_steps, to low / final_div_factor at transition_steps. (The description of
+    optax's phase 3 has peak_value / final_div_factor for the last value; its code does as ours.)
+
+    Args:
+      transition_steps: length of the whole in steps, > 0; the last value stays after it.
+      peak_value: the highest value, finite.
+      pct_start: share of the steps for the rise, in [0, 1]; rounded down to a whole step.
+      pct_final: share of the steps until the value is low again, in [pct_start, 1]; rounded too.
+      div_factor: > 0. The first value is `peak_value / div_factor`.
+      final_div_factor: > 0. The last value is the first one divided by it.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or `pct_start > pct_final`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.linear_onecycle_schedule(10, 1.0, 0.2, 0.8, 10.0, 100.0)
+      >>> print(schedule(jnp.array([0, 1, 2, 5, 8, 9, 10])))
+      [0.1    0.55   1.     0.55   0.1    0.0505 0.001 ]
+
+    References:
+      Smith & Topin (2017), "Super-convergence: very fast training of neural networks using large
+      learning rates".
+    """
+    shares = "pct_start", pct_start, "pct_final", pct_final
+    check_order("linear_onecycle_schedule", *shares, "pct_final counts the rise too.")
+    first = transition_steps, peak_value, pct_start, pct_final
+    return LinearOneCycle(*numbers(*first, div_factor, final_div_factor))
+
+
+@checked(
+    transition_steps=POSITIVE,
+    peak_value=FINITE,
+    pct_start=CLOSED_UNIT,
+    div_factor=POSITIVE,
+    final_div_factor=POSITIVE,
+)
+def cosine_onecycle_schedule(
+    transition_steps: Any,
+    peak_value: Any,
+    pct_start: Any = 0.3,
+    div_factor: Any = 25.0,
+    final_div_factor: Any = 1e4,
+) -> Schedule:
+    """Rise on half a cosine wave to the peak, and fall on another.
+
+    From low = peak_value / div_factor at 0 to peak_value at pct_start * transition_steps, to
+    low / final_div_factor at transition_steps.
+
+    Args:
+      transition_steps: see `linear_onecycle_schedule`, like all arguments.
+      peak_value: see `linear_onecycle_schedule`.
+      pct_start: see `linear_onecycle_schedule`.
+      div_factor: see `linear_onecycle_schedule`.
+      final_div_factor: see `linear_onecycle_schedule`.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.cosine_onecycle_schedule(10, 1.0, 0.2, 10.0, 100.0)
+      >>> print(schedule(jnp.array([0, 1, 2, 6, 10])))
+      [0.1    0.55   1.     0.5005 0.001 ]
+    """
+    return CosineOneCycle(
+        *numbers(transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    )

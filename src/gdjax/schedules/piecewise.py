@@ -1,0 +1,147 @@
+"""Schedules given by points: steps, and lines or cosines between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.checks import FINITE, NONNEGATIVE, check_choice, check_range, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import blend, cosine, line, numbers, real, way_left
+
+
+@schedule
+class PiecewiseConstant(Schedule):
+    """A value with jumps; see `piecewise_constant_schedule`.
+
+    Attributes:
+      init_value: the first value.
+      boundaries: a tuple of counts, in order.
+      scales: a tuple of factors, one for each boundary.
+    """
+
+    init_value: Any
+    boundaries: Any
+    scales: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        value = real(self.init_value) * jnp.ones_like(real(count))
+        for begin, scale in zip(self.boundaries, self.scales, strict=True):
+            value = value * jnp.where(real(count) >= real(begin), scale, 1.0)
+        return value
+
+
+@schedule
+class PiecewiseInterpolate(Schedule):
+    """Values with transitions between them; see `piecewise_interpolate_schedule`.
+
+    The attributes are those of `PiecewiseConstant`, and the shape.
+    """
+
+    init_value: Any
+    boundaries: Any
+    scales: Any
+    interpolate_type: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        values = itertools.accumulate((self.init_value, *self.scales), operator.mul)
+        return interpolate(tuple(values), self.boundaries, SHAPES[self.interpolate_type], count)
+
+
+def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: Any) -> Array:
+    """Return the value at `count` of a curve through `values` at 0 and at each boundary."""
+    value = real(values[0]) * jnp.ones_like(real(count))
+    begin = real(0.0)
+    for i, end in enumerate(map(real, boundaries)):
+        here = shape(values[i], values[i + 1], count, end - begin, begin)
+        value = jnp.where(real(count) >= begin, here, value)
+        begin = end
+    return value
+
+
+def wave(start: Any, end: Any, count: Any, steps: Any, begin: Any) -> Array:
+    """Return the value on half a cosine wave from `start` to `end`."""
+    return blend(start, end, cosine(way_left(count, steps, begin)))
+
+
+SHAPES = {"linear": line, "cosine": wave}
+
+
+@checked(init_value=FINITE)
+def piecewise_constant_schedule(
+    init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
+) -> Schedule:
+    """Multiply by a factor at each of some steps, and stay constant in between.
+
+    Args:
+      init_value: the first value, finite.
+      boundaries_and_scales: count >= 0 -> factor >= 0 by which the value is multiplied from there
+        on; factors accumulate. None has no jumps.
+
+    Returns:
+      A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+      TypeError: if `boundaries_and_scales` is no mapping.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.piecewise_constant_schedule(1.0, {2: 0.5, 4: 0.1})(jnp.arange(6)))
+      [1.   1.   0.5  0.5  0.05 0.05]
+    """
+    boundaries, scales = _points("piecewise_constant_schedule", boundaries_and_scales)
+    return PiecewiseConstant(*numbers(init_value), boundaries, scales)
+
+
+@checked(init_value=FINITE)
+def piecewise_interpolate_schedule(
+    interpolate_type: str,
+    init_value: Any,
+    boundaries_and_scales: Mapping[int, Any] | None = None,
+) -> Schedule:
+    """Go from value to value, each reached at one of some steps.
+
+    Args:
+      interpolate_type: way from one value to the next: "linear" or "cosine".
+      init_value: value at count 0, finite.
+      boundaries_and_scales: count >= 0 -> factor >= 0. The value at a boundary is the one at the
+        boundary before it times its factor; after the last it stays. None is a constant.
+
+    Returns:
+      A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.
+
+    Raises:
+      ValueError: if a concrete number is out of range or the shape is unknown.
+      TypeError: if `boundaries_and_scales` is no mapping.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> rise_and_fall = {2: 5.0, 4: 0.1}
+      >>> print(gdjax.piecewise_interpolate_schedule("linear", 1.0, rise_and_fall)(jnp.arange(6)))
+      [1.   3.   5.   2.75 0.5  0.5 ]
+    """
+    name = "piecewise_interpolate_schedule"
+    check_choice(f"{name}(interpolate_type=...)", interpolate_type, SHAPES)
+    boundaries, scales = _points(name, boundaries_and_scales)
+    return PiecewiseInterpolate(*numbers(init_value), boundaries, scales, interpolate_type)
+
+
+def _points(factory: str, points: Mapping[int, Any] | None) -> tuple[tuple, tuple]:
+    """Return boundaries and scales, checked and in order."""
+    what = f"{factory}(boundaries_and_scales=...)"
+    if points is not None and not isinstance(points, Mapping):
+        raise TypeError(f"{what} must be a mapping of counts to factors, got {points!r}.")
+    points = dict(sorted((points or {}).items()))
+    for boundary, scale in points.items():
+        check_range(f"{what}: the boundary {boundary!r}", boundary, NONNEGATIVE)
+        check_range(f"{what}: the scale at {boundary!r}", scale, NONNEGATIVE)
+    return tuple(numbers(*points)), tuple(numbers(*points.values()))

@@ -1,0 +1,56 @@
+"""A straight line up to a peak: the part that all schedules with a warm-up share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+
+from gdjax.core.checks import FINITE, NONNEGATIVE, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import line, numbers
+from gdjax.schedules.join import Join
+
+
+@schedule
+class WarmupConstant(Schedule):
+    """A line up to the peak; see `warmup_constant_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        return line(self.init_value, self.peak_value, count, self.warmup_steps)
+
+
+def after_warmup(s: Any, then: Callable, count: Any) -> Array:
+    """Return the value of the warm-up of `s`, or of `then(count - s.warmup_steps)` after it."""
+    rise = WarmupConstant(s.init_value, s.peak_value, s.warmup_steps)
+    return Join((rise, then), (s.warmup_steps,))(count)
+
+
+@checked(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE)
+def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any) -> Schedule:
+    """Rise on a straight line, then stay.
+
+    Args:
+      init_value: value at count 0, finite; often 0.
+      peak_value: value from `warmup_steps` on, finite.
+      warmup_steps: length of the warm-up in steps, >= 0. With 0 the value is `peak_value` from the
+        start; optax's stays at `init_value` for ever.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.warmup_constant_schedule(0.0, 1.0, 4)(jnp.arange(6)))
+      [0.   0.25 0.5  0.75 1.   1.  ]
+    """
+    return WarmupConstant(*numbers(init_value, peak_value, warmup_steps))

@@ -1,0 +1,272 @@
+"""A straight line up to a peak, then a decay.
+
+In all of them the count runs on: `decay_steps` is the length of the whole schedule, warm-up
+included. No warm-up (0 steps) starts at the peak; a warm-up as long as the whole is only that, and
+gives `end_value` when it is over (optax refuses such a schedule, or stays at `init_value`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jax import Array
+
+from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.schedules.curves import (
+    blend,
+    check_order,
+    cosine,
+    line,
+    numbers,
+    power,
+    real,
+    way_left,
+)
+from gdjax.schedules.decay import ExponentialDecay
+from gdjax.schedules.warmup import after_warmup
+
+
+@schedule
+class WarmupLinearDecay(Schedule):
+    """A line up and a line down; see `warmup_linear_decay_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    decay_steps: Any
+    end_value: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        steps = real(self.decay_steps) - real(self.warmup_steps)
+        return after_warmup(self, lambda n: line(self.peak_value, self.end_value, n, steps), count)
+
+
+@schedule
+class WarmupPolynomialDecay(Schedule):
+    """A line up, then a power of the way left; see `warmup_polynomial_decay_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    decay_steps: Any
+    end_value: Any
+    power: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        steps = real(self.decay_steps) - real(self.warmup_steps)
+
+        def decay(n):
+            return blend(self.peak_value, self.end_value, power(way_left(n, steps), self.power))
+
+        return after_warmup(self, decay, count)
+
+
+@schedule
+class WarmupCosineDecay(Schedule):
+    """A line up, then half a cosine wave; see `warmup_cosine_decay_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    decay_steps: Any
+    end_value: Any
+    exponent: Any
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        steps = real(self.decay_steps) - real(self.warmup_steps)
+
+        def decay(n):
+            left = power(cosine(way_left(n, steps)), self.exponent)
+            return blend(self.peak_value, self.end_value, left)
+
+        return after_warmup(self, decay, count)
+
+
+@schedule
+class WarmupExponentialDecay(Schedule):
+    """A line up, then powers of a rate; see `warmup_exponential_decay_schedule`."""
+
+    init_value: Any
+    peak_value: Any
+    warmup_steps: Any
+    transition_steps: Any
+    decay_rate: Any
+    transition_begin: Any
+    staircase: bool = dataclasses.field(metadata={"static": True})
+    end_value: Any  # None: no bound
+
+    def __call__(self, count: Any) -> Array:
+        """Return the value at `count`."""
+        decay = ExponentialDecay(
+            self.peak_value,
+            self.transition_steps,
+            self.decay_rate,
+            self.transition_begin,
+            self.staircase,
+            self.end_value,
+        )
+        return after_warmup(self, decay, count)
+
+
+WARMUP = dict(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE)
+TOTAL = WARMUP | dict(decay_steps=NONNEGATIVE, end_value=FINITE)
+HINT = "decay_steps counts the warm-up too: the decay takes decay_steps - warmup_steps."
+
+
+@checked(**TOTAL)
+def warmup_linear_decay_schedule(
+    init_value: Any, peak_value: Any, warmup_steps: Any, decay_steps: Any, end_value: Any = 0.0
+) -> Schedule:
+    """Rise on a straight line, then fall on one: the usual choice for fine-tuning.
+
+    Args:
+      init_value: see `warmup_cosine_decay_schedule`, like all arguments.
+      peak_value: see `warmup_cosine_decay_schedule`.
+      warmup_steps: see `warmup_cosine_decay_schedule`.
+      decay_steps: see `warmup_cosine_decay_schedule`.
+      end_value: see `warmup_cosine_decay_schedule`.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or `warmup_steps > decay_steps`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.warmup_linear_decay_schedule(0.0, 1.0, 2, 6)(jnp.arange(8)))
+      [0.   0.5  1.   0.75 0.5  0.25 0.   0.  ]
+    """
+    steps = "warmup_steps", warmup_steps, "decay_steps", decay_steps
+    check_order("warmup_linear_decay_schedule", *steps, HINT)
+    return WarmupLinearDecay(*numbers(init_value, peak_value, warmup_steps, decay_steps, end_value))
+
+
+@checked(**TOTAL, power=NONNEGATIVE)
+def warmup_polynomial_decay_schedule(
+    init_value: Any,
+    peak_value: Any,
+    warmup_steps: Any,
+    decay_steps: Any,
+    end_value: Any = 0.0,
+    power: Any = 2.0,
+) -> Schedule:
+    """Rise on a straight line, then fall as a power of the way left.
+
+    Args:
+      init_value: see `warmup_cosine_decay_schedule`, like the arguments not named here.
+      peak_value: see `warmup_cosine_decay_schedule`.
+      warmup_steps: see `warmup_cosine_decay_schedule`.
+      decay_steps: see `warmup_cosine_decay_schedule`.
+      end_value: see `warmup_cosine_decay_schedule`.
+      power: >= 0, as in `polynomial_schedule`. 1/2 keeps the value high for long.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or `warmup_steps > decay_steps`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.warmup_polynomial_decay_schedule(0.0, 1.0, 2, 6)(jnp.arange(8)))
+      [0.     0.5    1.     0.5625 0.25   0.0625 0.     0.    ]
+    """
+    steps = "warmup_steps", warmup_steps, "decay_steps", decay_steps
+    check_order("warmup_polynomial_decay_schedule", *steps, HINT)
+    return WarmupPolynomialDecay(
+        *numbers(init_value, peak_value, warmup_steps, decay_steps, end_value, power)
+    )
+
+
+@checked(**TOTAL, exponent=NONNEGATIVE)
+def warmup_cosine_decay_schedule(
+    init_value: Any,
+    peak_value: Any,
+    warmup_steps: Any,
+    decay_steps: Any,
+    end_value: Any = 0.0,
+    exponent: Any = 1.0,
+) -> Schedule:
+    """Rise on a straight line, then fall along half a cosine wave.
+
+    Args:
+      init_value: value at count 0, finite; often 0.
+      peak_value: value at `warmup_steps`, finite.
+      warmup_steps: length of the warm-up in steps, from 0 to `decay_steps`.
+      decay_steps: length of the whole in steps, warm-up included, of any size.
+      end_value: value from `decay_steps` on, finite. If `peak_value` is 0, optax ignores it.
+      exponent: >= 0, as in `cosine_decay_schedule`.
+
+    Returns:
+      A `Schedule` whose leaves are the arguments.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or `warmup_steps > decay_steps`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> print(gdjax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)(jnp.arange(8)))
+      [0.     0.5    1.     0.8536 0.5    0.1464 0.     0.    ]
+
+      Every number may be traced: four peaks at once.
+
+      >>> peaks = jnp.array([1.0, 2.0, 3.0, 4.0])
+      >>> value = jax.vmap(lambda p: gdjax.warmup_cosine_decay_schedule(0.0, p, 2, 6)(4))
+      >>> print(value(peaks))
+      [0.5 1.  1.5 2. ]
+    """
+    steps = "warmup_steps", warmup_steps, "decay_steps", decay_steps
+    check_order("warmup_cosine_decay_schedule", *steps, HINT)
+    return WarmupCosineDecay(
+        *numbers(init_value, peak_value, warmup_steps, decay_steps, end_value, exponent)
+    )
+
+
+@checked(
+    **WARMUP,
+    transition_steps=NONNEGATIVE,
+    decay_rate=POSITIVE,
+    transition_begin=NONNEGATIVE,
+    end_value=FINITE,
+)
+def warmup_exponential_decay_schedule(
+    init_value: Any,
+    peak_value: Any,
+    warmup_steps: Any,
+    transition_steps: Any,
+    decay_rate: Any,
+    transition_begin: Any = 0,
+    staircase: bool = False,
+    end_value: Any = None,
+) -> Schedule:
+    """Rise on a straight line, then multiply by a rate again and again.
+
+    Args:
+      init_value: value at count 0, finite; often 0.
+      peak_value: value at `warmup_steps`, finite.
+      warmup_steps: length of the warm-up in steps, >= 0.
+      transition_steps: see `exponential_decay`, like the arguments below.
+      decay_rate: see `exponential_decay`.
+      transition_begin: steps >= 0 from the end of the warm-up to the begin of the decay.
+      staircase: see `exponential_decay`.
+      end_value: see `exponential_decay`.
+
+    Returns:
+      A `Schedule` whose leaves are the numbers.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.warmup_exponential_decay_schedule(0.0, 1.0, 2, 1, 0.5)(jnp.arange(6)))
+      [0.    0.5   1.    0.5   0.25  0.125]
+    """
+    first = init_value, peak_value, warmup_steps, transition_steps, decay_rate, transition_begin
+    return WarmupExponentialDecay(*numbers(*first), bool(staircase), *numbers(end_value))
