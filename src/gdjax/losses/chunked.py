@@ -1,0 +1,184 @@
+"""Softmax cross entropy of a linear layer, without ever holding all of its logits.
+
+Known as linear cross entropy, fused linear cross entropy or cut cross entropy (Wijmans et al.
+2024, https://arxiv.org/abs/2411.09009, algorithms 1 to 4, whose filters of tiny gradients are left
+out: the result is exact). The sum over the vocabulary runs in chunks with a running maximum
+(Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.numerics import compute_dtype
+from gdjax.losses.inputs import as_array, masked, read_classes, read_mask
+
+
+def chunked_softmax_cross_entropy(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    chunk_size: int = 4096,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`.
+
+    The logits are made `chunk_size` classes at a time, and once more in the backward pass, so that
+    memory is tokens * chunk_size instead of tokens * classes. It costs one more matrix product of
+    the four. Reverse mode only, to any order; `jax.jvp` of the loss itself is not supported.
+
+    Args:
+      hidden: float array [..., dim], what the last layer sees.
+      kernel: float array [dim, classes], the output matrix; `embedding.T` if it is tied.
+      labels: integer array [...], class indices; NaN comes out for one outside of [0, classes).
+      bias: float array [classes], or None.
+      chunk_size: classes at a time, >= 1; it need not divide their number. Large enough to keep
+        the device busy, small enough for memory.
+      where: boolean mask of the shape of `labels`, or None: excluded tokens have loss 0 and no
+        gradient, whatever their label.
+
+    Returns:
+      Cross entropies in nats, shaped like `labels`, in float32 (float64 if an input is). Products
+      of half-precision inputs are summed in float32; gradients have the inputs' dtypes.
+
+    Raises:
+      TypeError: if an input is not float or `labels` not integer.
+      ValueError: if shapes do not fit, or `chunk_size` is no integer >= 1.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> hidden = jnp.array([[1.0, 0.0], [0.5, -1.0]])
+      >>> kernel = jnp.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]])
+      >>> labels = jnp.array([0, 2])
+      >>> print(gdjax.chunked_softmax_cross_entropy(hidden, kernel, labels, chunk_size=2))
+      [0.4076 0.6803]
+      >>> print(gdjax.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels))
+      [0.4076 0.6803]
+    """
+    call = "chunked_softmax_cross_entropy"
+    given = {"hidden": hidden, "kernel": kernel} | ({} if bias is None else {"bias": bias})
+    arrays = {k: as_array(f"{call}({k}=...)", x) for k, x in given.items()}
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{call}({name}=...) must be float, got dtype {x.dtype}.")
+    h, w = arrays["hidden"], arrays["kernel"]
+    if h.ndim < 1 or w.ndim != 2 or h.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"{call} needs hidden [..., dim] and kernel [dim, classes], got {list(h.shape)} and "
+            f"{list(w.shape)}. A tied embedding [classes, dim] goes in transposed."
+        )
+    classes = w.shape[1]
+    b = arrays.get("bias", jnp.zeros((), w.dtype))
+    if bias is not None and b.shape != (classes,):
+        raise ValueError(f"{call}(bias=...) must have shape [{classes}], got {list(b.shape)}.")
+    labels = read_classes(call, labels, h.shape[:-1], of="hidden")
+    mask = read_mask(call, where, labels.shape)
+    b = jnp.broadcast_to(b, (classes,))
+    loss = _loss(_read_chunk(call, chunk_size, classes), h, w, b, labels)
+    return masked(jnp.asarray(loss), mask)
+
+
+def _read_chunk(call: str, chunk_size: Any, classes: int) -> int:
+    try:
+        chunk = operator.index(chunk_size)
+    except TypeError as error:
+        raise ValueError(f"{call}(chunk_size=...) must be an integer, got {chunk_size}.") from error
+    if chunk < 1 or classes < 1:
+        raise ValueError(f"{call} needs classes and chunk_size >= 1, got {classes} and {chunk}.")
+    return min(chunk, classes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(chunk, h, w, b, labels):
+    return _forward(chunk, h, w, b, labels)[0]
+
+
+def _forward(chunk, h, w, b, labels):
+    dtype = compute_dtype(h, w, b)
+
+    def body(carry, start):
+        top, mass, picked = carry
+        _, logits, fresh, hit = _chunk(chunk, h, w, b, labels, start)
+        new_top = jnp.maximum(top, jnp.max(jnp.where(fresh, logits, -jnp.inf), axis=-1))
+        # a maximum of -inf has gathered no mass; 0 stands in for it, since inf - inf is NaN
+        base = jnp.where(new_top == -jnp.inf, 0, new_top)
+        terms = jnp.where(fresh, jnp.exp(logits - base[..., None]), 0)
+        mass = mass * jnp.exp(top - base) + jnp.sum(terms, axis=-1)
+        return (new_top, mass, picked + jnp.sum(jnp.where(hit, logits, 0), axis=-1)), None
+
+    start = jnp.full(labels.shape, -jnp.inf, dtype), *(jnp.zeros(labels.shape, dtype),) * 2
+    (top, mass, picked), _ = jax.lax.scan(body, start, _starts(chunk, w.shape[1]))
+    base = jnp.where(top == -jnp.inf, 0, top)
+    log_mass = jnp.log(jnp.where(mass > 0, mass, 1))
+    valid = (labels >= 0) & (labels < w.shape[1])
+    # the maximum goes first, so that what they share cancels without rounding
+    loss = jnp.where(valid, (base - picked) + log_mass, jnp.nan)
+    return loss, (h, w, b, labels, base, log_mass)
+
+
+def _backward(chunk, saved, cotangent):
+    h, w, b, labels, base, log_mass = saved
+    dtype = compute_dtype(h, w, b)
+    narrow = jnp.bfloat16 if h.dtype == w.dtype == jnp.bfloat16 else dtype
+    rows = (cotangent[..., None] * h).astype(narrow)
+    lead = tuple(range(labels.ndim))
+
+    def body(carry, start):
+        dh, dw, db = carry
+        part, logits, fresh, hit = _chunk(chunk, h, w, b, labels, start)
+        p = jnp.exp((logits - base[..., None]) - log_mass[..., None])
+        error = jnp.where(fresh, p - hit, 0)  # softmax minus one-hot
+        narrow_error = error.astype(narrow)
+        dh += jnp.matmul(narrow_error, part.T.astype(narrow), preferred_element_type=dtype)
+        dw_part = jnp.tensordot(rows, narrow_error, (lead, lead), preferred_element_type=dtype)
+        db_part = jnp.sum(cotangent[..., None] * error, axis=lead)
+        return (dh, _add_at(dw, dw_part, start), _add_at(db, db_part, start)), None
+
+    zeros = jnp.zeros(h.shape, dtype), jnp.zeros_like(w), jnp.zeros_like(b)
+    (dh, dw, db), _ = jax.lax.scan(body, zeros, _starts(chunk, w.shape[1]))
+    dh = (cotangent[..., None] * dh).astype(h.dtype)
+    return dh, dw, db, np.zeros(labels.shape, jax.dtypes.float0)
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _starts(chunk: int, classes: int) -> Array:
+    return jnp.arange(0, classes, chunk)
+
+
+def _chunk(chunk, h, w, b, labels, start):
+    """Return kernel, logits, which columns are new, and which hit the label, for one chunk.
+
+    The last chunk is moved back to end with the last class: what it has in common with the one
+    before is not new. So neither padding nor a second program is needed.
+    """
+    first = jnp.minimum(start, w.shape[1] - chunk)
+    part = jax.lax.dynamic_slice_in_dim(w, first, chunk, axis=1)
+    shift = jax.lax.dynamic_slice_in_dim(b, first, chunk)
+    dtype = compute_dtype(h, w, b)
+    common = jnp.promote_types(h.dtype, w.dtype)
+    logits = jnp.matmul(h.astype(common), part.astype(common), preferred_element_type=dtype)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) + first
+    fresh = classes >= start
+    logits += jnp.broadcast_to(shift.astype(dtype), logits.shape)
+    return part, logits, fresh, fresh & (classes == labels[..., None])
+
+
+def _add_at(whole, part, start):
+    """Add a chunk of gradients in place, in the same order of classes as `_chunk`."""
+    first = jnp.minimum(start, whole.shape[-1] - part.shape[-1])
+    axis = whole.ndim - 1
+    old = jax.lax.dynamic_slice_in_dim(whole, first, part.shape[-1], axis)
+    new = (old.astype(part.dtype) + part).astype(whole.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(whole, new, first, axis)

@@ -1,0 +1,264 @@
+"""Cross entropies between unnormalized log probabilities and labels.
+
+The largest logit is taken off before anything is summed, so that logits of +-1e4 lose no digits.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import CLOSED_UNIT, FINITE, NONNEGATIVE, checked
+from gdjax.losses.inputs import (
+    Axis,
+    as_array,
+    broadcast,
+    masked,
+    merge_axes,
+    number,
+    pick,
+    read,
+    read_axes,
+    read_classes,
+    read_mask,
+)
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return -sum(labels * log_softmax(logits)) over the classes.
+
+    A logit of -inf whose label is 0 adds nothing, since 0 log 0 = 0 (optax: NaN).
+
+    Args:
+      logits: float array [..., classes], unnormalized log probabilities.
+      labels: real array that fits `logits`: one-hot labels or probabilities.
+      axis: axis or axes of the classes; None is all.
+      where: boolean mask of the shape of `logits`, or of it without `axis`: which classes there
+        are. An example without any has loss 0 and gradient 0.
+
+    Returns:
+      Cross entropies in nats, of the shape without `axis`.
+
+    Raises:
+      TypeError: if `logits` is not float, or `labels` are class indices.
+      ValueError: if shapes do not fit or `axis` is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+      >>> print(gdjax.softmax_cross_entropy(logits, labels))
+      [0.2761 2.9518]
+    """
+    logits, labels, axes, mask = _read("softmax_cross_entropy", logits, labels, axis, where)
+    return _cross_entropy(_log_softmax(logits, axes, mask), labels, axes)
+
+
+def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
+    """Return `softmax_cross_entropy` over the last axis, which is safe for logits of -inf already.
+
+    Args:
+      logits: see `softmax_cross_entropy`.
+      labels: see `softmax_cross_entropy`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([0.0, -jnp.inf, 0.0])
+      >>> print(gdjax.losses.safe_softmax_cross_entropy(logits, jnp.array([1.0, 0.0, 0.0])))
+      0.6931472
+    """
+    logits, labels, axes, _ = _read("safe_softmax_cross_entropy", logits, labels, -1, None)
+    return _cross_entropy(_log_softmax(logits, axes, None), labels, axes)
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return -log_softmax(logits)[labels].
+
+    A label outside of [0, classes) gives NaN, negative ones too (optax counts those from the
+    end); a label whose class `where` excludes gives infinity (optax: a number of no meaning).
+    For a vocabulary too large to hold all logits see `chunked_softmax_cross_entropy`.
+
+    Args:
+      logits: float array [..., classes], unnormalized log probabilities.
+      labels: integer array [...], class indices. With several axes, indices into those axes
+        flattened in the order given.
+      axis: axis or axes of the classes.
+      where: boolean mask of the shape of `logits`, or of it without `axis`. An example without any
+        class has loss 0 and gradient 0, whatever its label: so padding can be labelled -1.
+
+    Returns:
+      Cross entropies in nats, shaped like `labels`.
+
+    Raises:
+      TypeError: if `logits` is not float or `labels` not integer.
+      ValueError: if shapes do not fit or `axis` is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> print(gdjax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1])))
+      [0.2761 2.9518]
+    """
+    call = "softmax_cross_entropy_with_integer_labels"
+    (logits,) = read(call, {"logits": logits})
+    if axis is None:
+        raise TypeError(f"{call}(axis=...) must be an int or ints, got None.")
+    axes = read_axes(call, axis, logits.ndim)
+    mask = read_mask(call, where, logits.shape, axes)
+    logits, mask = merge_axes(logits, axes), None if mask is None else merge_axes(mask, axes)
+    labels = read_classes(call, labels, logits.shape[:-1])
+    shifted, log_mass = _shift(logits, (-1,), mask)
+    loss = log_mass[..., 0] - pick(shifted, labels, mask)
+    return loss if mask is None else jnp.where(jnp.any(mask, -1), loss, 0)
+
+
+@checked(epsilon=FINITE)
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return cross entropy plus epsilon * (1 - p), with p the probability of the labels (Poly-1).
+
+    Args:
+      logits: see `softmax_cross_entropy`.
+      labels: probabilities, see `softmax_cross_entropy`.
+      epsilon: weight of the term; the paper takes 2 for ImageNet and -1 for detection.
+      axis: see `softmax_cross_entropy`.
+      where: see `softmax_cross_entropy`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits, labels = jnp.array([1.2, -0.8, -0.5]), jnp.array([1.0, 0.0, 0.0])
+      >>> print(gdjax.losses.poly_loss_cross_entropy(logits, labels, epsilon=2.0))
+      0.7587006
+
+    References:
+      Leng et al. (2022), https://arxiv.org/abs/2204.12511, equation 6.
+    """
+    logits, labels, axes, mask = _read("poly_loss_cross_entropy", logits, labels, axis, where)
+    log_p = _log_softmax(logits, axes, mask)
+    rest = jnp.sum(labels * -jnp.expm1(log_p), axis=axes)
+    return _cross_entropy(log_p, labels, axes) + number(epsilon, log_p) * rest
+
+
+def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
+    """Return the cross entropy of independent yes-or-no predictions, element by element.
+
+    -labels * log(sigmoid(logits)) - (1 - labels) * log(1 - sigmoid(logits))
+
+    Args:
+      logits: float array of any shape, log odds of "yes".
+      labels: real array that fits `logits`: 0, 1 or probabilities.
+
+    Returns:
+      Cross entropies in nats, of the common shape.
+
+    Raises:
+      TypeError: if `logits` is not float.
+      ValueError: if the shapes do not fit.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.sigmoid_binary_cross_entropy(jnp.array([2.0, -1e4]), jnp.array([1, 1])))
+      [    0.1269 10000.    ]
+    """
+    call = "sigmoid_binary_cross_entropy"
+    return _binary(*broadcast_labels(call, *read(call, {"logits": logits}, {"labels": labels})))
+
+
+@checked(alpha=CLOSED_UNIT, gamma=NONNEGATIVE)
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+) -> Array:
+    """Return binary cross entropy times (1 - p)**gamma, with p the probability of the label.
+
+    The weight is taken in log space, so that value and gradient stay finite for any gamma >= 0.
+
+    Args:
+      logits: float array of any shape, log odds of "yes".
+      labels: real array in [0, 1] that fits `logits`.
+      alpha: weight in [0, 1] of label 1, with 1 - alpha for label 0; None is no weights.
+      gamma: exponent >= 0; 0 is plain binary cross entropy.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.sigmoid_focal_loss(jnp.array([2.0, -2.0]), jnp.array([1, 1])))
+      [0.0018 1.6501]
+
+    References:
+      Lin et al. (2017), https://arxiv.org/abs/1708.02002, equations 4 and 5.
+    """
+    call = "sigmoid_focal_loss"
+    x, y = broadcast_labels(call, *read(call, {"logits": logits}, {"labels": labels}))
+    log_p, log_q = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
+    # log(1 - p_t) = log(y q + (1 - y) p), shifted by the larger of the terms that are there
+    top = jnp.maximum(jnp.where(y < 1, log_p, -jnp.inf), jnp.where(y > 0, log_q, -jnp.inf))
+    top = jax.lax.stop_gradient(top)
+    yes, no = (jnp.exp(jnp.minimum(z - top, 80)) for z in (log_q, log_p))  # 0 * inf is no 0
+    log_rest = top + jnp.log(y * yes + (1 - y) * no)
+    loss = _binary(x, y) * jnp.exp(number(gamma, x) * log_rest)
+    if alpha is None:
+        return loss
+    alpha = number(alpha, x)
+    return (alpha * y + (1 - alpha) * (1 - y)) * loss
+
+
+def broadcast_labels(call: str, logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Broadcast logits and labels."""
+    logits, labels = broadcast(call, logits=logits, labels=labels)
+    return logits, labels
+
+
+def _read(call, logits, labels, axis, where):
+    given = as_array(f"{call}(labels=...)", labels)
+    logits, labels = read(call, {"logits": logits}, {"labels": given})
+    if jnp.issubdtype(given.dtype, jnp.integer) and given.ndim < logits.ndim:
+        raise TypeError(
+            f"{call}(labels=...) must be one-hot or probabilities, got {given.dtype} of shape "
+            f"{list(given.shape)}. Class indices go to `softmax_cross_entropy_with_integer_labels`."
+        )
+    logits, labels = broadcast_labels(call, logits, labels)
+    axes = read_axes(call, axis, logits.ndim)
+    mask = read_mask(call, where, logits.shape, axes)
+    return logits, masked(labels, mask), axes, mask
+
+
+def _shift(logits, axes, mask):
+    """Return logits less their maximum, and the log of the sum of their exponentials."""
+    fixed = jax.lax.stop_gradient(masked(logits, mask, -jnp.inf))
+    top = jnp.max(fixed, axis=axes, keepdims=True, initial=-jnp.inf)
+    shifted = masked(logits - jnp.where(top == -jnp.inf, 0, top), mask)
+    mass = jnp.sum(masked(jnp.exp(shifted), mask), axis=axes, keepdims=True)
+    return shifted, jnp.log(jnp.where(mass > 0, mass, 1))
+
+
+def _log_softmax(logits, axes, mask):
+    shifted, log_mass = _shift(logits, axes, mask)
+    return shifted - log_mass
+
+
+def _cross_entropy(log_p, labels, axes):
+    log_p = jnp.where((labels == 0) & (log_p == -jnp.inf), 0, log_p)
+    return -jnp.sum(labels * log_p, axis=axes)
+
+
+def _binary(logits, labels):
+    # log(1 - sigmoid(x)) = log_sigmoid(-x)
+    return -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)

@@ -1,0 +1,142 @@
+"""Divergences of a predicted from a target distribution, by convention 0 log 0 = 0."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.losses.inputs import Axis, broadcast, masked, read, read_axes, read_mask
+
+
+def kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return sum(targets * (log(targets) - log_predictions)), the Kullback-Leibler divergence.
+
+    Where a target is 0 the term is 0 and its gradient finite, also at a log prediction of -inf
+    (optax: NaN for both).
+
+    Args:
+      log_predictions: float array [..., dim], log probabilities.
+      targets: float array [..., dim], probabilities >= 0.
+      axis: axis or axes of the distribution; None is all.
+      where: boolean mask, broadcast to the arrays: which elements count.
+
+    Returns:
+      Divergences in nats, of the shape without `axis`.
+
+    Raises:
+      TypeError: if an array is not float, or `where` not boolean.
+      ValueError: if shapes do not fit or `axis` is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+      >>> print(gdjax.kl_divergence(p, jnp.array([0.5, 0.5, 0.0])).round(4))
+      0.3466
+
+    References:
+      Kullback & Leibler (1951), "On information and sufficiency".
+    """
+    log_p, q, axes, _ = _read("kl_divergence", log_predictions, targets, axis, where)
+    return jnp.sum(_terms(log_p, q), axis=axes)
+
+
+def kl_divergence_with_log_targets(
+    log_predictions: ArrayLike,
+    log_targets: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return `kl_divergence` for targets given as logarithms, -inf allowed.
+
+    Args:
+      log_predictions: see `kl_divergence`.
+      log_targets: float array [..., dim], log probabilities.
+      axis: see `kl_divergence`.
+      where: see `kl_divergence`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+      >>> q = jnp.log(jnp.array([0.5, 0.5, 0.0]))
+      >>> print(gdjax.losses.kl_divergence_with_log_targets(p, q).round(4))
+      0.3466
+    """
+    call = "kl_divergence_with_log_targets"
+    log_p, log_q, axes, _ = _read(call, log_predictions, log_targets, axis, where, "log_targets")
+    there = log_q > -jnp.inf
+    log_q, log_p = jnp.where(there, log_q, 0), jnp.where(there, log_p, 0)
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=axes)
+
+
+def generalized_kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return `kl_divergence` plus sum(predictions - targets), for what need not sum to 1.
+
+    It is the Bregman divergence of x log x - x: 0 where both agree, else positive.
+
+    Args:
+      log_predictions: see `kl_divergence`.
+      targets: see `kl_divergence`.
+      axis: see `kl_divergence`.
+      where: see `kl_divergence`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p = jnp.log(jnp.array([1.0, 2.0]))
+      >>> print(gdjax.generalized_kl_divergence(p, jnp.array([1.0, 1.0])).round(4))
+      0.3069
+
+    References:
+      Boyd & Vandenberghe (2004), "Convex optimization", page 90.
+    """
+    call = "generalized_kl_divergence"
+    log_p, q, axes, mask = _read(call, log_predictions, targets, axis, where)
+    return jnp.sum(_terms(log_p, q) + masked(jnp.exp(log_p), mask) - q, axis=axes)
+
+
+def js_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return the Jensen-Shannon divergence: the mean of the divergences of both from their mean.
+
+    It is symmetric and at most log 2, also where the supports do not meet. optax has none.
+
+    Args:
+      log_predictions: see `kl_divergence`.
+      targets: see `kl_divergence`.
+      axis: see `kl_divergence`.
+      where: see `kl_divergence`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p = jnp.array([0.0, -jnp.inf])
+      >>> print(gdjax.losses.js_divergence(p, jnp.array([0.0, 1.0])))
+      0.6931472
+
+    References:
+      Lin (1991), "Divergence measures based on the Shannon entropy".
+    """
+    log_p, q, axes, mask = _read("js_divergence", log_predictions, targets, axis, where)
+    p = masked(jnp.exp(log_p), mask)
+    middle = 0.5 * (p + q)
+    log_middle = jnp.log(jnp.where(middle > 0, middle, 1))
+    log_p = jnp.where(p > 0, log_p, 0)
+    return 0.5 * jnp.sum(p * (log_p - log_middle) + _terms(log_middle, q), axis=axes)
+
+
+def _read(call, log_predictions, targets, axis, where, name="targets"):
+    log_p, q = read(call, {"log_predictions": log_predictions, name: targets})
+    log_p, q = broadcast(call, **{"log_predictions": log_p, name: q})
+    axes = read_axes(call, axis, log_p.ndim)
+    mask = read_mask(call, where, log_p.shape)
+    return masked(log_p, mask), masked(q, mask), axes, mask
+
+
+def _terms(log_p, q):
+    there = q != 0  # a negative target is no probability: it gives NaN
+    log_q = jnp.log(jnp.where(there, q, 1))
+    return q * (log_q - jnp.where(there | (log_p > -jnp.inf), log_p, 0))

@@ -1,0 +1,128 @@
+"""Losses that pull alike embeddings together and push others apart."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import FINITE, POSITIVE, Range, checked
+from gdjax.losses.inputs import as_array, check_same_shape, number, read, read_axes
+from gdjax.losses.regression import cosine_similarity
+
+AT_LEAST_ONE = Range("finite and >= 1", lambda x: 1 <= x < float("inf"))
+
+
+@checked(temperature=POSITIVE)
+def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
+    """Return the normalized temperature-scaled cross entropy of a batch (NT-Xent, SimCLR).
+
+    Each pair (i, j) of one label is told apart from all k of other labels, with s the cosine
+    similarities over the temperature: the mean over pairs of -log(e^s_ij / (e^s_ij + sum e^s_ik)).
+    A batch without pairs, or without other labels, has loss 0 and gradient 0 (optax: NaN).
+
+    Args:
+      embeddings: float array [batch, dim].
+      labels: integer or boolean array [batch]: alike embeddings have equal labels.
+      temperature: scale > 0 of the similarities.
+
+    Returns:
+      The mean over all ordered pairs, one number.
+
+    Raises:
+      TypeError: if `embeddings` is not float, or `labels` neither integer nor boolean.
+      ValueError: if the shapes do not fit or `temperature` is not positive.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+      >>> good, bad = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
+      >>> print(gdjax.ntxent(x, good).round(4), gdjax.ntxent(x, bad).round(4))
+      0.0 12.8004
+
+    References:
+      Chen et al. (2020), https://arxiv.org/abs/2002.05709, equation 1.
+    """
+    (x,) = read("ntxent", {"embeddings": embeddings})
+    labels = as_array("ntxent(labels=...)", labels)
+    if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == bool):
+        raise TypeError(f"ntxent(labels=...) must be integer or boolean, got {labels.dtype}.")
+    if x.ndim != 2 or labels.shape != x.shape[:1]:
+        raise ValueError(
+            "ntxent needs embeddings [batch, dim] and labels [batch], got "
+            f"{list(x.shape)} and {list(labels.shape)}."
+        )
+    eps = jnp.finfo(x.dtype).eps
+    s = cosine_similarity(x[None], x[:, None], epsilon=eps) / number(temperature, x)
+    same = labels[:, None] == labels[None]
+    pair = same & ~jnp.eye(len(labels), dtype=bool)
+    others = jax.nn.logsumexp(s, axis=1, keepdims=True, where=~same)  # -inf where there are none
+    some = others > -jnp.inf
+    loss = jnp.where(some, jax.nn.softplus(jnp.where(some, others, 0) - s), 0)
+    return jnp.sum(jnp.where(pair, loss, 0)) / jnp.maximum(jnp.sum(pair), 1).astype(x.dtype)
+
+
+@checked(norm_degree=AT_LEAST_ONE, margin=FINITE)
+def triplet_margin_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    axis: int = -1,
+    norm_degree: ArrayLike = 2,
+    margin: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-6,
+) -> Array:
+    """Return max(0, d(anchor, positive) - d(anchor, negative) + margin).
+
+    d(a, b) = (sum |a - b|^p + eps)^(1/p). The magnitudes matter for an odd p, for which optax
+    leaves them out and gets NaN.
+
+    Args:
+      anchors: float array [..., dim].
+      positives: float array of the same shape, meant to be near.
+      negatives: float array of the same shape, meant to be far.
+      axis: axis or axes of a vector.
+      norm_degree: p >= 1.
+      margin: by how much the negative should be farther.
+      eps: added to the sum, >= 0. With 0 the gradient of a zero distance is 0.
+
+    Returns:
+      Losses of the shape without `axis`.
+
+    Raises:
+      TypeError: if an array is not float.
+      ValueError: if shapes differ or a number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> a, p = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[0.1, 0.1], [1.1, 1.1]])
+      >>> n = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(gdjax.losses.triplet_margin_loss(a, p, n))
+      [0.1414 0.1414]
+
+    References:
+      Balntas et al. (2016), "Learning local feature descriptors with triplets and shallow
+      convolutional neural networks".
+    """
+    call = "triplet_margin_loss"
+    named = {"anchors": anchors, "positives": positives, "negatives": negatives}
+    a, near, far = read(call, named)
+    check_same_shape(call, anchors=a, positives=near, negatives=far)
+    axes = read_axes(call, axis, a.ndim)
+    p, eps = number(norm_degree, a), number(eps, a)
+    margin = number(margin, a)
+    return jnp.maximum(
+        _distance(a - near, axes, p, eps) - _distance(a - far, axes, p, eps) + margin, 0
+    )
+
+
+def _distance(x, axes, p, eps):
+    total = jnp.sum(_power(jnp.abs(x), p), axis=axes) + eps
+    return _power(total, 1 / p)
+
+
+def _power(x, p):
+    """Return x**p for x >= 0, with gradient 0 at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.where(positive, x, 1) ** p, 0)

@@ -1,0 +1,179 @@
+"""What the losses take: every argument is read, checked and brought to one dtype here."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.numerics import compute_dtype
+
+Axis = int | tuple[int, ...] | None
+
+
+def as_array(what: str, x: Any) -> Array:
+    """Return `x` as an array; raise, naming it, when it is none."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} must be an array, got {type(x).__name__}.") from error
+
+
+def read(
+    call: str, floats: Mapping[str, Any], reals: Mapping[str, Any] | None = None
+) -> list[Array]:
+    """Return arrays of one common dtype, at least float32.
+
+    Args:
+      call: name of the public function, for the messages.
+      floats: arguments that must be float.
+      reals: arguments that may be integer or boolean too; those do not steer the dtype.
+
+    Example:
+      >>> predictions, targets = read(
+      ...     "loss", {"predictions": jnp.ones(2, jnp.bfloat16)}, {"targets": jnp.arange(2)})
+      >>> print(predictions.dtype, targets.dtype)
+      float32 float32
+    """
+    arrays = {k: as_array(f"{call}({k}=...)", x) for k, x in {**floats, **(reals or {})}.items()}
+    for name, x in arrays.items():
+        if name in floats and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(
+                f"{call}({name}=...) must be float, got dtype {x.dtype}. Cast it with "
+                "`.astype(jnp.float32)` if it holds what you mean."
+            )
+        if jnp.issubdtype(x.dtype, jnp.complexfloating) or not (
+            jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool
+        ):
+            raise TypeError(f"{call}({name}=...) must be real, got dtype {x.dtype}.")
+    steering = [x for x in arrays.values() if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = compute_dtype(*steering)
+    return [x.astype(dtype) for x in arrays.values()]
+
+
+def number(x: ArrayLike, like: Array) -> Array:
+    """Return a number in the dtype of `like`, so that a float64 number widens nothing."""
+    return jnp.asarray(x, like.dtype)
+
+
+def check_same_shape(call: str, **arrays: Array) -> None:
+    """Raise unless all arrays have one shape."""
+    if len({x.shape for x in arrays.values()}) > 1:
+        shapes = ", ".join(f"{k} {list(x.shape)}" for k, x in arrays.items())
+        raise ValueError(f"{call} needs equal shapes, got {shapes}.")
+
+
+def broadcast(call: str, **arrays: Array) -> list[Array]:
+    """Broadcast two arrays, but never to a rank and shape that neither of them has.
+
+    A prediction of shape [n, 1] against a target of shape [n] would become [n, n]; that is nearly
+    always a mistake, so where the ranks differ one shape must broadcast to the other.
+    """
+    shapes = [x.shape for x in arrays.values()]
+    said = " and ".join(f"{k} {list(x.shape)}" for k, x in arrays.items())
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise ValueError(f"{call} got shapes that do not fit: {said}.") from error
+    if len(set(map(len, shapes))) > 1 and shape not in shapes:
+        raise ValueError(
+            f"{call} got {said}, which would broadcast to {list(shape)}. Reshape one of them; if "
+            "you do want all pairs, give both the same number of axes."
+        )
+    return [jnp.broadcast_to(x, shape) for x in arrays.values()]
+
+
+def read_axes(call: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Return the axes as a tuple of non-negative integers, in the order given; None is all."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    try:
+        axes = [operator.index(a) for a in given]
+    except TypeError as error:
+        raise TypeError(f"{call}(axis=...) must be an int or ints, got {axis!r}.") from error
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"{call}(axis=...) is {a}, out of range for {ndim} axes.")
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{call}(axis=...) names an axis twice: {axis}.")
+    return axes
+
+
+def read_mask(
+    call: str, where: Any, shape: tuple[int, ...], axes: tuple[int, ...] = ()
+) -> Array | None:
+    """Return a boolean mask of `shape`, or None.
+
+    Args:
+      call: name of the public function, for the messages.
+      where: None, or booleans that broadcast to `shape`, or to `shape` without `axes`.
+      shape: the shape of what is masked.
+      axes: the axes that are reduced.
+    """
+    if where is None:
+        return None
+    mask = as_array(f"{call}(where=...)", where)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{call}(where=...) must be boolean, got dtype {mask.dtype}. Write `mask != 0` or so."
+        )
+    if axes and mask.ndim == len(shape) - len(axes) and mask.ndim != len(shape):
+        mask = jnp.expand_dims(mask, axes)
+    if mask.ndim > len(shape) or any(
+        m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"{call}(where=...) of shape {list(np.shape(where))} does not fit {list(shape)}."
+        )
+    return jnp.broadcast_to(mask, shape)
+
+
+def masked(x: Array, mask: Array | None, fill: float = 0.0) -> Array:
+    """Replace what the mask excludes, so that no value there can reach result or gradient."""
+    return x if mask is None else jnp.where(mask, x, fill)
+
+
+def read_classes(call: str, labels: Any, shape: tuple[int, ...], of: str = "logits") -> Array:
+    """Return integer class labels after checking their dtype and shape."""
+    labels = as_array(f"{call}(labels=...)", labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"{call}(labels=...) must be integer class indices, got dtype {labels.dtype}. "
+            "One-hot labels or probabilities go to `softmax_cross_entropy`."
+        )
+    if labels.shape != shape:
+        raise ValueError(
+            f"{call}(labels=...) must have shape {list(shape)}, that of {of} without the class "
+            f"axis, got {list(labels.shape)}."
+        )
+    return labels
+
+
+def pick(values: Array, labels: Array, mask: Array | None = None) -> Array:
+    """Return `values[..., labels]`: NaN for labels out of range, -inf for excluded classes.
+
+    A comparison and a sum: XLA fuses them into the reductions around it, and neither this nor its
+    gradient needs a gather or scatter over the classes.
+    """
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+    classes = jax.lax.broadcasted_iota(labels.dtype, values.shape, values.ndim - 1)
+    if mask is not None:
+        values = jnp.where(mask, values, -jnp.inf)
+    picked = jnp.sum(jnp.where(classes == labels[..., None], values, 0), axis=-1)
+    return jnp.where((labels >= 0) & (labels < values.shape[-1]), picked, jnp.nan)
+
+
+def merge_axes(x: Array, axes: tuple[int, ...]) -> Array:
+    """Move `axes` to the end, in their order, and make one axis of them."""
+    batch = tuple(a for a in range(x.ndim) if a not in axes)
+    lead = tuple(x.shape[a] for a in batch)
+    return x.transpose(batch + axes).reshape((*lead, math.prod(x.shape[a] for a in axes)))

@@ -1,0 +1,216 @@
+"""Distances between real-valued predictions and targets."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.losses.inputs import (
+    Axis,
+    broadcast,
+    check_same_shape,
+    masked,
+    number,
+    read,
+    read_axes,
+    read_mask,
+)
+
+
+def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
+    """Return (predictions - targets)**2, element by element.
+
+    Args:
+      predictions: float array of any shape.
+      targets: real array of the same shape; None is zeros.
+
+    Returns:
+      The squares, shaped like `predictions`. Their mean is `mean_squared_error`.
+
+    Raises:
+      TypeError: if `predictions` is not float.
+      ValueError: if the shapes differ; nothing is broadcast, since [n, 1] against [n] is a classic.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.squared_error(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.5])))
+      [4.   0.25]
+    """
+    return _error("squared_error", predictions, targets, strict=True) ** 2
+
+
+def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
+    """Return half of `squared_error`, whose gradient is the error itself.
+
+    Args:
+      predictions: float array of any shape.
+      targets: real array of the same shape; None is zeros.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.l2_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.5])))
+      [2.    0.125]
+    """
+    return 0.5 * _error("l2_loss", predictions, targets, strict=True) ** 2
+
+
+def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
+    """Return the mean of `squared_error` over all elements: one number, without a factor 1/2.
+
+    Every other loss here leaves the mean to the caller; this one is what most regressions minimize
+    and report. The mean is taken in float32 for half-precision predictions.
+
+    Args:
+      predictions: float array of any shape, not empty.
+      targets: real array of the same shape; None is zeros.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.5])))
+      2.125
+    """
+    return jnp.mean(_error("mean_squared_error", predictions, targets, strict=True) ** 2)
+
+
+@checked(delta=NONNEGATIVE)
+def huber_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+) -> Array:
+    """Return half the squared error near zero and a linear loss where the error exceeds `delta`.
+
+    0.5 e^2 where |e| <= delta, else delta (|e| - 0.5 delta): the gradient is the error, clipped.
+
+    Args:
+      predictions: float array of any shape.
+      targets: real array that fits `predictions`; None is zeros.
+      delta: the largest magnitude >= 0 of the gradient.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.huber_loss(jnp.array([0.5, -3.0])))
+      [0.125 2.5  ]
+
+    References:
+      Huber (1964), "Robust estimation of a location parameter".
+    """
+    errors = jnp.abs(_error("huber_loss", predictions, targets))
+    delta = number(delta, errors)
+    quadratic = jnp.minimum(errors, delta)
+    return 0.5 * quadratic**2 + delta * (errors - quadratic)
+
+
+def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
+    """Return log(cosh(predictions - targets)), smooth everywhere: e^2/2 small, |e| - log 2 large.
+
+    Small errors keep all their digits (optax's form returns 0 for a float32 error of 1e-4).
+
+    Args:
+      predictions: float array of any shape.
+      targets: real array that fits `predictions`; None is zeros.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.log_cosh(jnp.array([0.0, 1.0, -1e4])))
+      [   0.        0.4338 9999.307 ]
+
+    References:
+      Chen et al. (2019), https://openreview.net/pdf?id=rkglvsC9Ym
+    """
+    errors = _error("log_cosh", predictions, targets)
+    small = jnp.abs(errors) < 1
+    near = jnp.log1p(2 * jnp.sinh(jnp.where(small, errors, 0) / 2) ** 2)
+    size = jnp.abs(jnp.where(small, 1, errors))
+    return jnp.where(small, near, size + jnp.log1p(jnp.exp(-2 * size)) - math.log(2))
+
+
+@checked(epsilon=NONNEGATIVE)
+def cosine_similarity(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return the cosine of the angle between vectors.
+
+    A vector of norm zero has similarity 0 with everything, and gradient 0 (optax: NaN).
+
+    Args:
+      predictions: float array [..., dim].
+      targets: float array [..., dim].
+      epsilon: lower bound >= 0 of the *squared* norms, as optax has it, though it says "norm".
+      axis: axis or axes that make a vector; None is all.
+      where: boolean mask, broadcast to the arrays: which components count.
+
+    Returns:
+      Values in [-1, 1], of the shape without `axis`.
+
+    Raises:
+      TypeError: if an array is not float, or `where` not boolean.
+      ValueError: if shapes do not fit or `axis` is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> a, b = jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[1.0, 1.0], [1.0, 1.0]])
+      >>> print(gdjax.cosine_similarity(a, b))
+      [0.7071 0.    ]
+    """
+    return _cosine("cosine_similarity", predictions, targets, epsilon, axis, where)
+
+
+@checked(epsilon=NONNEGATIVE)
+def cosine_distance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return 1 - `cosine_similarity`, in [0, 2].
+
+    Args:
+      predictions: see `cosine_similarity`, like all arguments.
+      targets: see `cosine_similarity`.
+      epsilon: see `cosine_similarity`.
+      axis: see `cosine_similarity`.
+      where: see `cosine_similarity`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.cosine_distance(jnp.array([1.0, 0.0]), jnp.array([-2.0, 0.0])))
+      2.0
+    """
+    return 1.0 - _cosine("cosine_distance", predictions, targets, epsilon, axis, where)
+
+
+def _error(call, predictions, targets, strict=False):
+    if targets is None:
+        return read(call, {"predictions": predictions})[0]
+    predictions, targets = read(call, {"predictions": predictions}, {"targets": targets})
+    if strict:
+        check_same_shape(call, predictions=predictions, targets=targets)
+    else:
+        predictions, targets = broadcast(call, predictions=predictions, targets=targets)
+    return predictions - targets
+
+
+def _cosine(call, predictions, targets, epsilon, axis, where):
+    a, b = read(call, {"predictions": predictions, "targets": targets})
+    a, b = broadcast(call, predictions=a, targets=b)
+    axes = read_axes(call, axis, a.ndim)
+    mask = read_mask(call, where, a.shape)
+    a, b = (_unit(masked(x, mask), axes, number(epsilon, x)) for x in (a, b))
+    return jnp.sum(a * b, axis=axes)
+
+
+def _unit(x, axes, epsilon):
+    norm_sq = jnp.sum(x * x, axis=axes, keepdims=True)
+    norm_sq = jnp.where(norm_sq > epsilon, norm_sq, epsilon)
+    positive = norm_sq > 0
+    return jnp.where(positive, x / jnp.sqrt(jnp.where(positive, norm_sq, 1)), 0)

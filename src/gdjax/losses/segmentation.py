@@ -1,0 +1,211 @@
+"""Overlap losses between segmentation masks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.losses.inputs import Axis, as_array, check_same_shape, number, read, read_axes
+
+
+@checked(smooth=NONNEGATIVE, alpha=NONNEGATIVE, beta=NONNEGATIVE)
+def dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    apply_softmax: bool = True,
+    reduction: str = "mean",
+    ignore_background: bool = False,
+    axis: Axis = None,
+) -> Array:
+    """Return 1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), averaged over the classes.
+
+    TP, FP and FN are sums over pixels of p t, p (1 - t) and (1 - p) t. alpha = beta = 0.5 is the
+    Dice loss, alpha = beta = 1 the Jaccard loss, others Tversky's. A class that neither prediction
+    nor target has counts as a perfect match, also for `smooth=0` (optax: NaN).
+
+    Args:
+      predictions: float array [batch, ..., classes], logits. With one class (or no class axis
+        where the targets have one) it is "yes or no".
+      targets: real array of the same shape, one-hot; a missing axis of one class is added.
+      class_weights: real array [classes], multiplied in; None is ones.
+      smooth: added above and below, >= 0.
+      alpha: weight >= 0 of false positives.
+      beta: weight >= 0 of false negatives.
+      apply_softmax: whether `predictions` are logits: softmax, or a sigmoid for one class. If not
+        they must be probabilities, which is checked outside of jit. (optax cannot be jitted with
+        False, and with one class takes no probability but 1.)
+      reduction: "mean", "sum" or "none", over the classes.
+      ignore_background: whether to leave out class 0, where there are others.
+      axis: axes of the pixels; None is all but the first and last.
+
+    Returns:
+      Losses [batch], or [batch, classes] for "none".
+
+    Raises:
+      TypeError: if `predictions` is not float.
+      ValueError: if shapes do not fit, `reduction` is unknown or probabilities do not sum to 1.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> targets = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])  # two pixels, two classes
+      >>> print(gdjax.losses.dice_loss(20 * targets - 10, targets, smooth=0.0).round(3))
+      [0.]
+      >>> print(gdjax.losses.dice_loss(10 - 20 * targets, targets, smooth=0.0).round(3))
+      [1.]
+
+    References:
+      Milletari et al. (2016), https://arxiv.org/abs/1606.04797
+      Salehi et al. (2017), https://arxiv.org/abs/1706.05721 (Tversky).
+    """
+    call = "dice_loss"
+    check_choice(f"{call}(reduction=...)", reduction, ("mean", "sum", "none"))
+    p, t = read(call, {"predictions": predictions}, {"targets": targets})
+    p = p[..., None] if p.ndim == t.ndim - 1 else p
+    t = t[..., None] if t.ndim == p.ndim - 1 else t
+    check_same_shape(call, predictions=p, targets=t)
+    if p.ndim < 1:
+        raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
+    classes = p.shape[-1]
+    if apply_softmax:
+        p = jax.nn.sigmoid(p) if classes == 1 else jax.nn.softmax(p, axis=-1)
+    else:
+        _check_probabilities(call, p)
+    axes = tuple(range(1, p.ndim - 1)) if axis is None else read_axes(call, axis, p.ndim)
+    if p.ndim - 1 in axes:
+        raise ValueError(f"{call}(axis=...) must leave the class axis alone, got {axis}.")
+
+    hit = jnp.sum(p * t, axis=axes)
+    false_positive = jnp.sum(p, axis=axes) - hit
+    false_negative = jnp.sum(t, axis=axes) - hit
+    smooth, alpha, beta = (number(x, p) for x in (smooth, alpha, beta))
+    below = hit + alpha * false_positive + beta * false_negative + smooth
+    some = below > 0
+    loss = jnp.where(some, 1 - (hit + smooth) / jnp.where(some, below, 1), 0)
+    if class_weights is not None:
+        weights = as_array(f"{call}(class_weights=...)", class_weights)
+        if weights.shape != (classes,):
+            raise ValueError(
+                f"{call}(class_weights=...) must have shape [{classes}], got {list(weights.shape)}."
+            )
+        loss = loss * jnp.broadcast_to(weights.astype(loss.dtype), loss.shape)
+    if ignore_background and classes > 1:
+        loss = loss[..., 1:]
+    if reduction == "none":
+        return loss
+    return jnp.mean(loss, axis=-1) if reduction == "mean" else jnp.sum(loss, axis=-1)
+
+
+@checked(smooth=NONNEGATIVE)
+def multiclass_generalized_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_softmax: bool = True,
+    ignore_background: bool = False,
+) -> Array:
+    """Return `dice_loss` with classes weighted by the inverse square of their share of pixels.
+
+    The weights are those of the whole batch and average to 1. As in optax, and unlike in the paper,
+    they weight the losses of the classes, not the sums above and below; and a class that no pixel
+    has gets nearly all of the weight (1e7 against 1/count^2): leave such classes out.
+
+    Args:
+      predictions: see `dice_loss`.
+      targets: see `dice_loss`, of the same shape.
+      smooth: see `dice_loss`.
+      apply_softmax: see `dice_loss`.
+      ignore_background: see `dice_loss`.
+
+    Returns:
+      The mean over batch and classes, one number.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> targets = jax.nn.one_hot(jnp.array([[0, 0, 0, 1]]), 2)
+      >>> print(gdjax.losses.multiclass_generalized_dice_loss(0 * targets, targets).round(4))
+      0.3886
+
+    References:
+      Sudre et al. (2017), https://arxiv.org/abs/1707.03237
+    """
+    call = "multiclass_generalized_dice_loss"
+    p, t = read(call, {"predictions": predictions}, {"targets": targets})
+    check_same_shape(call, predictions=p, targets=t)
+    if p.ndim < 1:
+        raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
+    counts = jnp.sum(t, axis=tuple(range(t.ndim - 1)))
+    weights = 1 / (counts**2 + 1e-7)
+    losses = dice_loss(
+        p,
+        t,
+        class_weights=weights / jnp.mean(weights),
+        smooth=smooth,
+        apply_softmax=apply_softmax,
+        reduction="none",
+        ignore_background=ignore_background,
+    )
+    return jnp.mean(losses)
+
+
+@checked(smooth=NONNEGATIVE)
+def binary_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_sigmoid: bool = True,
+) -> Array:
+    """Return `dice_loss` of one mask.
+
+    Args:
+      predictions: float array [batch, ...] or [batch, ..., 1], logits. Where both arrays end in an
+        axis of size 1 it is taken for the class axis.
+      targets: real array of the same shape, give or take that axis, of values 0 and 1.
+      smooth: see `dice_loss`.
+      apply_sigmoid: whether `predictions` are logits; else they are probabilities.
+
+    Returns:
+      Losses [batch].
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> target = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+      >>> print(gdjax.losses.binary_dice_loss(jnp.zeros((1, 4)), target))
+      [0.3333]
+    """
+    call = "binary_dice_loss"
+    p, t = read(call, {"predictions": predictions}, {"targets": targets})
+    if p.ndim == t.ndim and p.ndim and p.shape[-1] != 1:
+        p, t = p[..., None], t[..., None]
+    return dice_loss(p, t, smooth=smooth, apply_softmax=apply_sigmoid)
+
+
+def _check_probabilities(call: str, p: Any) -> None:
+    if isinstance(p, jax.core.Tracer) or not math.prod(p.shape):
+        return
+    values = np.asarray(p)
+    total = values.sum(axis=-1) if values.shape[-1] > 1 else np.ones(())
+    if (
+        values.min() < 0
+        or values.max() > 1 + 1e-5
+        or not np.allclose(total, 1, rtol=1e-5, atol=1e-5)
+    ):
+        raise ValueError(
+            f"{call}(apply_softmax=False) needs predictions that are probabilities, got values in "
+            f"[{values.min():.6g}, {values.max():.6g}] that sum to [{total.min():.6g}, "
+            f"{total.max():.6g}] over the classes. Logits go in with apply_softmax=True."
+        )

@@ -1,0 +1,45 @@
+"""Soften labels before they meet a cross entropy."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.losses.inputs import Axis, masked, number, read, read_axes, read_mask
+
+
+@checked(alpha=CLOSED_UNIT)
+def smooth_labels(
+    labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return (1 - alpha) * labels + alpha / classes.
+
+    Args:
+      labels: float array [..., classes], one-hot or probabilities.
+      alpha: share in [0, 1] that is spread evenly.
+      axis: axis or axes of the classes; None is all.
+      where: boolean mask, broadcast to `labels`: which classes there are. Classes that it excludes
+        come out 0, so that the rest sums to 1 (optax gives them a share too, and infinity where
+        no class is left).
+
+    Raises:
+      TypeError: if `labels` is not float: class indices cannot be smoothed.
+      ValueError: if `alpha` or `axis` is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.smooth_labels(jnp.array([0.0, 1.0, 0.0]), 0.3))
+      [0.1 0.8 0.1]
+
+    References:
+      Szegedy et al. (2015), https://arxiv.org/abs/1512.00567, section 7.
+    """
+    (labels,) = read("smooth_labels", {"labels": labels})
+    axes = read_axes("smooth_labels", axis, labels.ndim)
+    mask = read_mask("smooth_labels", where, labels.shape)
+    there = jnp.ones_like(labels) if mask is None else mask.astype(labels.dtype)
+    classes = jnp.maximum(jnp.sum(there, axis=axes, keepdims=True), 1)
+    alpha = number(alpha, labels)
+    return masked((1 - alpha) * labels + alpha / classes, mask)
