@@ -52,5 +52,5 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.lint .venv-bench/.bench: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@echo "Installing into $(@D); the first time takes a minute or two."
-	$(@D)/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[$(@F:.%=%)]"
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -e ".[$(@F:.%=%)]"
 	@touch $@
