@@ -41,6 +41,7 @@ def factory_of(case):
     make = case.make
     while isinstance(make, functools.partial):
         make = make.func
+    make = getattr(make, "factory", make)
     return make if getattr(gdjax, make.__name__, None) is make else None
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import problems
 from oracles import acprop as acprop_oracles
 from oracles import adagrad as adagrad_oracles
 from oracles import adam as adam_oracles
@@ -11,12 +14,21 @@ from oracles import adamax as adamax_oracles
 from oracles import ademamix as ademamix_oracles
 from oracles import adopt as adopt_oracles
 from oracles import amsgrad as amsgrad_oracles
+from oracles import cocob as cocob_oracles
+from oracles import dadapt as dadapt_oracles
+from oracles import dog as dog_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
+from oracles import lookahead as lookahead_oracles
 from oracles import madgrad as madgrad_oracles
+from oracles import mechanic as mechanic_oracles
+from oracles import momo as momo_oracles
 from oracles import nadam as nadam_oracles
+from oracles import prodigy as prodigy_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import rmsprop as rmsprop_oracles
+from oracles import sam as sam_oracles
+from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
 from oracles import stable_adamw as stable_adamw_oracles
 
@@ -54,6 +66,34 @@ def _with(factory, **static):
     return lambda **numbers: factory(**numbers, **static)
 
 
+def _value(params, grads, t):
+    return dict(value=problems.value({k: np.abs(x) for k, x in params.items()}))
+
+
+def _slope(params, i):
+    return jax.tree.map(lambda x: 0.8 * x + 0.3 * x * x, params)
+
+
+def _grad_fn(params, grads, t):
+    return dict(grad_fn=_slope)
+
+
+def _betas(factory):  # `make.factory` is what docs/make_table.py names
+    def make(b1, b2, **numbers):
+        return factory(betas=(b1, b2), **numbers)
+
+    make.factory = factory
+    return make
+
+
+def _begin(factory):
+    def make(init_step, **numbers):
+        return factory(init_step=("heuristic", init_step), **numbers)
+
+    make.factory = factory
+    return make
+
+
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
 RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
 LION = dict(learning_rate=0.02, b1=0.8, b2=0.95, weight_decay=0.1)
@@ -63,6 +103,12 @@ ADAM_DECAY = ADAM_PLAIN | dict(eps_root=1e-9)
 ADOPT = ADAM_PLAIN | dict(eps=0.2)  # a floor that some elements are under
 ADEMAMIX = ADAM_DECAY | dict(b3=0.99, alpha=4.0)
 MADGRAD = dict(learning_rate=0.05, momentum=0.8, eps=1e-3, weight_decay=0.1)
+
+PRODIGY = dict(learning_rate=0.9, b1=0.8, b2=0.95, eps=1e-6, estim_lr0=0.01, weight_decay=0.1)
+DOG = dict(learning_rate=0.9, init_step=0.02, eps=1e-3)
+MOMO = dict(lower_bound=0.5, weight_decay=0.1)
+SCHEDULE_FREE = dict(learning_rate=0.05, b1=0.8, weight_lr_power=1.5, weight_count_power=0.5)
+SF_ADAM = SCHEDULE_FREE | dict(b2=0.95, eps=1e-3, weight_decay=0.1)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -176,6 +222,114 @@ CASES = [
         gdjax.simplified_ademamix,
         ADAM_DECAY | dict(alpha=3.0),
         ademamix_oracles.simplified_ademamix,
+    ),
+    # Without a learning rate
+    Case(
+        "prodigy",
+        _betas(gdjax.prodigy),
+        PRODIGY | dict(beta3=0.9, estim_lr_coef=1.3),
+        prodigy_oracles.prodigy,
+    ),
+    Case("dadapt_adamw", _betas(gdjax.dadapt_adamw), PRODIGY, dadapt_oracles.dadapt_adamw),
+    Case("dog", _begin(gdjax.dog), DOG | dict(weight_decay=0.1), dog_oracles.dog),
+    Case("l_dog", _begin(gdjax.l_dog), DOG | dict(weight_decay=0.1), dog_oracles.l_dog),
+    Case(
+        "dowg",
+        gdjax.dowg,
+        dict(learning_rate=0.9, init_estim_sq_dist=1e-2, eps=1e-3, weight_decay=0.1),
+        dog_oracles.dowg,
+    ),
+    Case(
+        "cocob",
+        gdjax.cocob,
+        dict(learning_rate=0.9, alpha=20.0, eps=1e-3, weight_decay=0.1),
+        cocob_oracles.cocob,
+    ),
+    Case("momo", gdjax.momo, MOMO | dict(learning_rate=0.4, beta=0.8), momo_oracles.momo, _value),
+    Case(
+        "momo_adam",
+        gdjax.momo_adam,
+        MOMO | dict(learning_rate=0.3, b1=0.8, b2=0.95, eps=1e-3),
+        momo_oracles.momo_adam,
+        _value,
+    ),
+    Case(
+        "mechanize",
+        lambda learning_rate, **numbers: gdjax.mechanize(gdjax.sgd(learning_rate), **numbers),
+        dict(learning_rate=0.1, weight_decay=0.1, eps=1e-4, s_init=0.1),
+        mechanic_oracles.mechanic,
+    ),
+    # Schedule-free and other wrappers
+    Case(
+        "schedule_free_sgd",
+        gdjax.schedule_free_sgd,
+        SCHEDULE_FREE | dict(weight_decay=0.1, warmup_steps=4.0),
+        schedule_free_oracles.sgd,
+    ),
+    Case(
+        "schedule_free_adamw",
+        gdjax.schedule_free_adamw,
+        SF_ADAM | dict(warmup_steps=4.0),
+        schedule_free_oracles.adamw,
+    ),
+    Case(
+        "schedule_free_radam",
+        gdjax.schedule_free_radam,
+        SF_ADAM,
+        _with(schedule_free_oracles.radam, silent=True),
+    ),
+    Case(
+        "schedule_free",
+        lambda learning_rate, **numbers: gdjax.schedule_free(
+            gdjax.sgd(learning_rate), learning_rate, **numbers
+        ),
+        SCHEDULE_FREE,
+        schedule_free_oracles.sgd,
+    ),
+    Case(
+        "gpa",
+        lambda learning_rate, **numbers: gdjax.gpa(gdjax.sgd(learning_rate), **numbers),
+        dict(learning_rate=0.05, mu_x=0.9, mu_y=0.7),
+        schedule_free_oracles.gpa,
+    ),
+    Case(
+        "lookahead",
+        lambda learning_rate, momentum, **numbers: gdjax.lookahead(
+            gdjax.sgd(learning_rate, momentum), **numbers
+        ),
+        dict(learning_rate=0.05, momentum=0.8, sync_period=3.0, slow_step_size=0.4),
+        lookahead_oracles.lookahead,
+        not_differentiable=("sync_period",),
+    ),
+    Case(
+        "lookahead_reset",
+        lambda learning_rate, momentum, **numbers: gdjax.lookahead(
+            gdjax.sgd(learning_rate, momentum), reset_state=True, **numbers
+        ),
+        dict(learning_rate=0.05, momentum=0.8, sync_period=3.0, slow_step_size=0.4),
+        _with(lookahead_oracles.lookahead, forget=True),
+        not_differentiable=("sync_period",),
+    ),
+    Case(
+        "average",
+        lambda learning_rate, decay: gdjax.average(gdjax.sgd(learning_rate), decay),
+        dict(learning_rate=0.05, decay=0.9),
+        lambda learning_rate, decay: sgd_oracles.sgd(learning_rate),
+    ),
+    Case(
+        "sam",
+        lambda learning_rate, rho: gdjax.sam(
+            gdjax.sgd(learning_rate), gdjax.sam_adversary(rho), opaque_mode=True
+        ),
+        dict(learning_rate=0.05, rho=0.3),
+        sam_oracles.sam,
+        _grad_fn,
+    ),
+    Case(
+        "sam_in_turns",
+        lambda learning_rate, rho: gdjax.sam(gdjax.sgd(learning_rate), gdjax.sam_adversary(rho)),
+        dict(learning_rate=0.05, rho=0.3),
+        sam_oracles.sam_in_turns,
     ),
 ]
 

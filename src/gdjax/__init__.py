@@ -11,6 +11,7 @@ from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
 from gdjax.core.chain import named_chain as named_chain
 from gdjax.core.chain import with_extra_args_support as with_extra_args_support
+from gdjax.core.evaluation import eval_params as eval_params
 from gdjax.core.hyper import Schedule as Schedule
 from gdjax.core.hyper import by_path as by_path
 from gdjax.core.hyper import hyperparams as hyperparams
@@ -80,18 +81,33 @@ from gdjax.optimizers.adopt import adopt as adopt
 from gdjax.optimizers.adopt import scale_by_adopt as scale_by_adopt
 from gdjax.optimizers.amsgrad import amsgrad as amsgrad
 from gdjax.optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gdjax.optimizers.cocob import cocob as cocob
+from gdjax.optimizers.cocob import scale_by_cocob as scale_by_cocob
+from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
+from gdjax.optimizers.dog import dog as dog
+from gdjax.optimizers.dog import dowg as dowg
+from gdjax.optimizers.dog import l_dog as l_dog
+from gdjax.optimizers.dog import scale_by_dog as scale_by_dog
+from gdjax.optimizers.dog import scale_by_dowg as scale_by_dowg
+from gdjax.optimizers.dog import scale_by_l_dog as scale_by_l_dog
 from gdjax.optimizers.laprop import laprop as laprop
 from gdjax.optimizers.lion import lion as lion
 from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
 from gdjax.optimizers.madgrad import madgrad as madgrad
 from gdjax.optimizers.madgrad import scale_by_madgrad as scale_by_madgrad
+from gdjax.optimizers.momo import momo as momo
+from gdjax.optimizers.momo import momo_adam as momo_adam
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
+from gdjax.optimizers.prodigy import prodigy as prodigy
 from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.rmsprop import rmsprop as rmsprop
 from gdjax.optimizers.rmsprop import scale_by_rms as scale_by_rms
 from gdjax.optimizers.rmsprop import scale_by_stddev as scale_by_stddev
+from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
+from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
@@ -149,5 +165,18 @@ from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
 from gdjax import models as models
+
+# Wrappers
+from gdjax.wrappers.average import average as average
+from gdjax.wrappers.average import polynomial_average as polynomial_average
+from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.lookahead import lookahead as lookahead
+from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.sam import normalize as normalize
+from gdjax.wrappers.sam import sam as sam
+from gdjax.wrappers.sam import sam_adversary as sam_adversary
+from gdjax.wrappers.schedule_free import gpa as gpa
+from gdjax.wrappers.schedule_free import schedule_free as schedule_free
+from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
 
 __version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""Read the parameters to evaluate with out of any state, where they are not those one trains.
+
+A wrapper takes part by giving its slots, a NamedTuple, a method
+`eval_params(params, count, hyperparams) -> params`, where `count` updates have been done and
+`hyperparams` are the numbers that the last of them used. If it passes parameters of its own to an
+inner optimizer, it calls `eval_params(inner_state, ...)` itself; the search ends with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import is_state
+from gdjax.core.hyper import in_force
+
+
+def eval_params(state: Any, params: Any) -> Any:
+    """Return the parameters to evaluate with: averaged, schedule-free or lookahead weights.
+
+    Args:
+      state: the state of any optimizer, chain or wrapper. If several wrappers that hold weights
+        are nested, the outermost one decides; side by side, each gives the weights of its part.
+      params: the parameters that are trained, to which the state belongs.
+
+    Returns:
+      A tree like `params`, in the same dtypes; `params` themselves if the state holds no others.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.clip(1.0), gdjax.tail_average(gdjax.sgd(1.0)))
+      >>> params = jnp.array([4.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = opt.update(jnp.ones(1), state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(params, gdjax.eval_params(state, params))
+      [1.] [2.]
+    """
+    for node in jax.tree.leaves(state, is_leaf=is_state):
+        if not is_state(node):
+            continue
+        if hasattr(node.slots, "eval_params"):
+            last = jnp.maximum(node.count - 1, 0)
+            numbers = {k: in_force(v, last) for k, v in node.hyperparams.items()}
+            params = node.slots.eval_params(params, node.count, numbers)
+        else:
+            params = eval_params(node.slots, params)
+    return params
+
+
+def map_held(function: Any, held: Any, params: Any) -> Any:
+    """Return `function(held, param)` for each leaf, in the parameter's dtype.
+
+    Where `held` has None, because that parameter belongs to another group, the parameter stays.
+    """
+
+    def leaf(x, param):
+        return param if x is None else function(x, param).astype(param.dtype)
+
+    return jax.tree.map(leaf, held, params, is_leaf=lambda x: x is None)

@@ -1,0 +1,99 @@
+"""Functions of whole trees in few equations, for rules that need every leaf at once."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.blocks import map_blocks
+from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt, scalar_dtype, upcast
+
+
+def map_leaves(leaf: Callable, outputs: int, trees: Sequence[Any], *shared: Any) -> tuple:
+    """Return the trees that a function for one array gives over all leaves.
+
+    Args:
+      leaf: `leaf(*arrays, *shared)`, a function of a module (it is traced once for each shape, and
+        remembered); returns one array or a tuple of `outputs` arrays of any shape.
+      outputs: how many; needed for a tree without leaves.
+      trees: trees of one structure; their leaves come in at least float32.
+      *shared: numbers for all leaves, which come in the leaf's own real dtype, or None.
+
+    Returns:
+      A tuple of `outputs` trees.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def _double(x, factor): return factor * x
+      >>> print(*map_leaves(_double, 1, [{"a": jnp.ones(2)}], jnp.array(2.0)))
+      {'a': Array([2., 2.], dtype=float32)}
+    """
+    leaves, treedef = jax.tree.flatten(trees[0])
+    rows = list(zip(leaves, *(treedef.flatten_up_to(t) for t in trees[1:]), strict=True))
+    keys = [tuple((x.shape, x.dtype) for x in row) for row in rows]
+    out = map_blocks(_lifted(leaf), rows, keys, [shared] * len(rows))
+    return tuple(treedef.unflatten([o[i] for o in out]) for i in range(outputs))
+
+
+@functools.lru_cache(maxsize=1024)
+def _lifted(leaf: Callable) -> Callable:
+    @jax.jit
+    def row(arrays, *shared):
+        arrays = upcast(arrays)
+        real = real_dtype(compute_dtype(*arrays))
+        out = leaf(*arrays, *(None if s is None else jnp.asarray(s).astype(real) for s in shared))
+        return out if isinstance(out, tuple) else (out,)
+
+    return row
+
+
+def total(tree: Any) -> Array:
+    """Return the sum of the leaves of a tree of numbers; 0 for an empty tree."""
+    return functools.reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), jnp.float32))
+
+
+def dot(a: Any, b: Any) -> Array:
+    """Return the real inner product of two trees, accumulated in at least float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(dot([jnp.ones(2), jnp.ones(3)], [jnp.ones(2), jnp.full((3,), 2.0)]))
+      8.0
+    """
+    return total(map_leaves(inner, 1, (a, b))[0])
+
+
+def inner(a: Array, b: Array) -> Array:
+    """Return the real inner product of two arrays: complex numbers count as pairs of reals."""
+    return jnp.sum(a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b)
+
+
+def magnitude(x: Array) -> Array:
+    """Return |x| elementwise, with derivative 0 at 0, also for complex x."""
+    return safe_sqrt(abs_sq(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
+def copied(tree: Any, dtype: Any = None) -> Any:
+    """Return a copy to keep, at least float32, that shares no buffer with the tree."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype or compute_dtype(x), copy=True), tree)
+
+
+def zeros_like(tree: Any) -> Any:
+    """Return zeros of at least float32, shaped like the tree."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=compute_dtype(x)), tree)
+
+
+def real_zeros_like(tree: Any) -> Any:
+    """Return real zeros of at least float32, shaped like the tree."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=real_dtype(compute_dtype(x))), tree)
+
+
+def zero() -> Array:
+    """Return a number 0 of the dtype in which numbers are kept."""
+    return jnp.zeros((), scalar_dtype())

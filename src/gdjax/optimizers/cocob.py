@@ -1,0 +1,114 @@
+"""COCOB: every coordinate bets a share of what it has won so far on its own gradient.
+
+Orabona & Tommasi (2017), Algorithm 2 (COCOB-Backprop), https://arxiv.org/abs/1705.07795
+Paper -> here: w_1 -> start, theta -> bets, L -> scale, G -> abs_sum, R -> reward, alpha -> alpha.
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import chain
+from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.numerics import compute_dtype, real_dtype
+from gdjax.core.trees import copied, magnitude
+from gdjax.optimizers.dog import l2_decay
+from gdjax.transforms.scale import scale_by_learning_rate
+
+
+class Cocob(NamedTuple):
+    """What COCOB remembers of one parameter; all arrays are shaped like it."""
+
+    start: Array  # w_1, the first parameters
+    bets: Array  # theta, sum of the negative gradients
+    scale: Array  # L, largest |gradient| so far, real like the next two
+    abs_sum: Array  # G, sum of |gradient|
+    reward: Array  # R, what has been won, at least 0
+
+
+def _cocob(grad, slots, param, count, *, alpha, eps):
+    if param is None:
+        raise ValueError(f"cocob needs {NEEDS_PARAMS}")
+    size, moved = magnitude(grad), param - slots.start
+    gain = -(grad.real * moved.real + grad.imag * moved.imag)
+    scale = jnp.maximum(jnp.maximum(slots.scale, eps), size)
+    abs_sum = slots.abs_sum + size
+    reward = jnp.maximum(slots.reward + gain, 0)
+    bets = slots.bets - grad
+    share = bets / (scale * jnp.maximum(abs_sum + scale, alpha * scale))
+    update = share * (scale + reward) - moved
+    return update, Cocob(slots.start, bets, scale, abs_sum, reward)
+
+
+def _fresh(param) -> Cocob:
+    dtype = compute_dtype(param)
+    real = [jnp.zeros_like(param, dtype=real_dtype(dtype)) for _ in range(3)]
+    return Cocob(copied(param), jnp.zeros_like(param, dtype=dtype), *real)
+
+
+@checked(alpha=POSITIVE, eps=POSITIVE)
+def scale_by_cocob(alpha: Any = 100.0, eps: Any = 1e-8) -> Optimizer:
+    """Replace the gradient by COCOB's update, which already points downhill.
+
+    The arguments, memory and source are those of `cocob`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_cocob()
+      >>> params = jnp.array([3.0, -4.0])
+      >>> print(opt.update(params, opt.init(params), params)[0])
+      [-0.01  0.01]
+    """
+    return leafwise(_cocob, _fresh, dict(alpha=alpha, eps=eps))
+
+
+@checked(alpha=POSITIVE, eps=POSITIVE)
+def cocob(
+    learning_rate: Any = 1.0,
+    alpha: Any = 100.0,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+) -> Optimizer:
+    r"""Descend by coin betting: no step size, only the gradients' own scale.
+
+    With g times learning_rate:  L = max(L, |g|);  G += |g|;  R = max(R - g (param - start), 0);
+    bets -= g;  new_param = start + bets / (L max(G + L, alpha L)) * (L + R)
+
+    Args:
+      learning_rate: factor >= 0 of the gradient, leave at 1: a number, schedule or prefix tree,
+        like all numbers here. A constant factor changes nothing, but for `eps`.
+      alpha: how carefully it bets at first, > 0; the first update is at most 1 / alpha.
+      eps: smallest scale > 0 of a gradient.
+      weight_decay: strength >= 0 of an L2 decay, weight_decay * param added to the gradient.
+      mask: which leaves decay, as in `adamw`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 20 bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.cocob()
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(60):
+      ...     updates, state = opt.update(params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(bool(jnp.abs(params).max() < 0.5))
+      True
+
+    References:
+      Orabona & Tommasi (2017), "Training deep networks without learning rates through coin
+      betting".
+    """
+    scale = scale_by_learning_rate(learning_rate, flip_sign=False)
+    return chain(l2_decay(weight_decay, mask), scale, scale_by_cocob(alpha, eps))

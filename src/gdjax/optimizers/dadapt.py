@@ -1,0 +1,124 @@
+"""D-Adaptation: AdamW whose step size is a lower bound, that only grows, of the distance to go.
+
+Defazio & Mishchenko (2023), Algorithm 5, https://arxiv.org/abs/2301.07733
+Paper -> here: d -> distance, m -> mu, v -> nu, s -> grad_sum, r -> numerator, gamma ->
+learning_rate.
+Deviations: none from the authors' `dadaptation` with decoupled decay and bias correction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import POSITIVE, UNIT, check_range, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.trees import inner, magnitude, map_leaves, real_zeros_like, total, zero, zeros_like
+
+
+class DAdaptSlots(NamedTuple):
+    """What D-Adaptation remembers."""
+
+    mu: Any  # m, running mean of step size * gradient, shaped like the parameters
+    nu: Any  # v, running mean of the squared gradient, real
+    grad_sum: Any  # s, slow running mean of step size * gradient
+    distance: Array  # d, the estimate; a number, valid after the first update
+    numerator: Array  # r, slow running mean of step size^2 * <g, s / A>; a number
+
+
+def _gather(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
+    gain = inner(grad, grad_sum / (safe_sqrt(nu) + eps))
+    mu = b1 * mu + (1 - b1) * rate * grad
+    nu = b2 * nu + (1 - b2) * abs_sq(grad)
+    grad_sum = q * grad_sum + (1 - q) * rate * grad
+    update = -mu / (safe_sqrt(nu) + eps) - rate * weight_decay * param
+    return mu, nu, grad_sum, update, gain, jnp.sum(magnitude(grad_sum))
+
+
+def _dadapt_adamw(
+    grads, slots, params, count, *, learning_rate, b1, b2, eps, estim_lr0, weight_decay,
+    correct_bias,
+):  # fmt: skip
+    if params is None:
+        raise ValueError(f"dadapt_adamw needs {NEEDS_PARAMS}")
+    q = safe_sqrt(b2)
+    d = jnp.where(count == 1, estim_lr0, slots.distance)
+    rate = d * learning_rate
+    if correct_bias:
+        rate *= safe_sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
+    mu, nu, grad_sum, updates, gains, sizes = map_leaves(
+        _gather, 6, (grads, slots.mu, slots.nu, slots.grad_sum, params),
+        rate, b1, b2, q, eps, weight_decay,
+    )  # fmt: skip
+    numerator = q * slots.numerator + (1 - q) * rate * total(gains)
+    size = (1 - q) * total(sizes)  # (1 - q) |s|_1, 0 as long as all gradients are
+    estimate = numerator / jnp.where(size > 0, size, 1)
+    distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
+    return updates, DAdaptSlots(mu, nu, grad_sum, distance, numerator)
+
+
+def _zeros(params) -> DAdaptSlots:
+    zeros = zeros_like(params), real_zeros_like(params), zeros_like(params)
+    return DAdaptSlots(*zeros, zero(), zero())
+
+
+@checked(estim_lr0=POSITIVE)
+def dadapt_adamw(
+    learning_rate: Any = 1.0,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: Any = 1e-8,
+    estim_lr0: Any = 1e-6,
+    weight_decay: Any = 0.0,
+    *,
+    correct_bias: bool = True,
+) -> Optimizer:
+    """Run AdamW with a step size that is estimated as training goes; `prodigy` grows it faster.
+
+    With d the estimate, k_t = sqrt(1 - b2^t) / (1 - b1^t), l = d * learning_rate * k_t and
+    q = sqrt(b2):  gain = <g, s / (sqrt(nu) + eps)>;  mu = b1 mu + (1 - b1) l g;
+    nu = b2 nu + (1 - b2) |g|^2;  s = q s + (1 - q) l g;  numerator = q numerator + (1 - q) l gain;
+    d_new = max(d, numerator / ((1 - q) |s|_1));
+    update = -mu / (sqrt(nu) + eps) - l * weight_decay * param
+
+    As long as every gradient is zero the estimate stays as it is; optax's becomes NaN.
+
+    Args:
+      learning_rate: see `prodigy`, like all arguments that are not named here.
+      betas: see `prodigy`.
+      eps: added to the root, >= 0, in units of the gradient.
+      estim_lr0: see `prodigy`.
+      weight_decay: see `prodigy`.
+      correct_bias: whether k_t is used, as optax does always; dadaptation's default is k_t = 1.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 12 bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.dadapt_adamw(estim_lr0=1e-3)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = opt.update(2 * params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(bool(jnp.abs(params).max() < 0.1))
+      True
+
+    References:
+      Defazio & Mishchenko (2023), "Learning-rate-free learning by D-Adaptation", Algorithm 5.
+    """
+    b1, b2 = betas
+    for b in betas:
+        check_range("dadapt_adamw(betas=...)", b, UNIT)
+    numbers = dict(
+        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, estim_lr0=estim_lr0,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+    return treewise(_dadapt_adamw, _zeros, numbers, correct_bias=correct_bias)

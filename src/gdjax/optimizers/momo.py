@@ -1,0 +1,225 @@
+"""MoMo: momentum with a Polyak step size from a model of the loss, capped by the learning rate.
+
+Schaipp, Ohana, Eickenberg, Defazio & Gower (2023), Algorithms 1 and 2 (`momo_adam`),
+https://arxiv.org/abs/2305.07583
+Paper -> here: d -> mu, v -> nu, f bar -> loss_mean, gamma -> slope_mean, alpha -> learning_rate,
+f_* -> lower_bound, lambda -> weight_decay.
+Deviations: none. (optax does not divide the step by 1 + learning_rate * weight_decay.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, UNIT, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.trees import inner, map_leaves, real_zeros_like, total, zero, zeros_like
+
+
+class MomoSlots(NamedTuple):
+    """What MoMo remembers."""
+
+    mu: Any  # d, running mean of the gradient, shaped like the parameters
+    loss_mean: Array  # f bar, running mean of the loss; a number, like the next two
+    slope_mean: Array  # gamma, running mean of <gradient, parameters>
+    lower_bound: Array  # f_*, estimate of the smallest loss, valid after the first update
+
+
+class MomoAdamSlots(NamedTuple):
+    """What MoMo-Adam remembers."""
+
+    mu: Any  # as above
+    nu: Any  # v, running mean of the squared gradient, real
+    loss_mean: Array
+    slope_mean: Array
+    lower_bound: Array
+
+
+def _means(grad, mu, param, b1):
+    mu = b1 * mu + (1 - b1) * grad
+    return mu, jnp.sum(abs_sq(mu)), inner(grad, param), inner(mu, param)
+
+
+def _means_adam(grad, mu, nu, param, b1, b2, bc2, eps):
+    mu = b1 * mu + (1 - b1) * grad
+    nu = b2 * nu + (1 - b2) * abs_sq(grad)
+    direction = mu / (safe_sqrt(nu / bc2) + eps)
+    return mu, nu, direction, inner(mu, direction), inner(grad, param), inner(mu, param)
+
+
+def _walk(direction, param, tau, decay):
+    return -(tau * direction + decay * param) / (1 + decay)
+
+
+def _polyak(bound, loss, slope, now, size, rate, shrink, lower_bound, bc1, adapt_lower_bound):
+    """Return the step size tau and the next lower bound.
+
+    `now` is <mean gradient, parameters>, `size` the squared norm of the mean gradient.
+    """
+    reach = shrink * (loss - slope) + now
+    if adapt_lower_bound:  # a bound above the model's value is too high
+        lower = jnp.maximum(reach / (2 * bc1 * shrink), lower_bound)
+        bound = jnp.where(reach < shrink * bc1 * bound, lower, bound)
+    polyak = jnp.maximum(reach - shrink * bc1 * bound, 0) / jnp.where(size > 0, size, 1)
+    tau = jnp.where(size > 0, jnp.minimum(rate / bc1, polyak), 0)
+    if adapt_lower_bound:
+        bound = jnp.maximum((loss + now - slope - tau * size / 2) / bc1, lower_bound)
+    return tau, bound
+
+
+def _momo(
+    grads, slots, params, count, *, learning_rate, beta, lower_bound, weight_decay,
+    adapt_lower_bound, value,
+):  # fmt: skip
+    if params is None or value is None:
+        raise ValueError(f"momo needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
+    b1 = jnp.where(count == 1, 0, beta)
+    bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
+    shrink = 1 + learning_rate * weight_decay
+    mu, sizes, slopes, nows = map_leaves(_means, 4, (grads, slots.mu, params), b1)
+    loss = b1 * slots.loss_mean + (1 - b1) * value
+    slope = b1 * slots.slope_mean + (1 - b1) * total(slopes)
+    tau, bound = _polyak(
+        bound, loss, slope, total(nows), total(sizes), learning_rate, shrink, lower_bound, 1,
+        adapt_lower_bound,
+    )  # fmt: skip
+    (updates,) = map_leaves(_walk, 1, (mu, params), tau, learning_rate * weight_decay)
+    return updates, MomoSlots(mu, loss, slope, bound)
+
+
+def _momo_adam(
+    grads, slots, params, count, *, learning_rate, b1, b2, eps, lower_bound, weight_decay,
+    adapt_lower_bound, value,
+):  # fmt: skip
+    if params is None or value is None:
+        raise ValueError(f"momo_adam needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
+    bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
+    shrink = 1 + learning_rate * weight_decay
+    bc1, bc2 = bias_correction(b1, count), bias_correction(b2, count)
+    mu, nu, directions, sizes, slopes, nows = map_leaves(
+        _means_adam, 6, (grads, slots.mu, slots.nu, params), b1, b2, bc2, eps
+    )
+    loss = b1 * slots.loss_mean + (1 - b1) * value
+    slope = b1 * slots.slope_mean + (1 - b1) * total(slopes)
+    tau, bound = _polyak(
+        bound, loss, slope, total(nows), total(sizes), learning_rate, shrink, lower_bound, bc1,
+        adapt_lower_bound,
+    )  # fmt: skip
+    (updates,) = map_leaves(_walk, 1, (directions, params), tau, learning_rate * weight_decay)
+    return updates, MomoAdamSlots(mu, nu, loss, slope, bound)
+
+
+def _zeros(params) -> MomoSlots:
+    return MomoSlots(zeros_like(params), zero(), zero(), zero())
+
+
+def _zeros_adam(params) -> MomoAdamSlots:
+    return MomoAdamSlots(zeros_like(params), real_zeros_like(params), zero(), zero(), zero())
+
+
+@checked(beta=UNIT, lower_bound=FINITE)
+def momo(
+    learning_rate: Any = 1.0,
+    beta: Any = 0.9,
+    lower_bound: Any = 0.0,
+    weight_decay: Any = 0.0,
+    adapt_lower_bound: bool = False,
+) -> Optimizer:
+    r"""Descend with momentum by a Polyak step: as far as the loss can fall, at most learning_rate.
+
+    mu, loss_mean, slope_mean: running means of g, the loss and <g, param>, at first their values;
+    tau = min(learning_rate, max(0, (1 + learning_rate * weight_decay)
+    * (loss_mean - lower_bound - slope_mean) + <mu, param>) / |mu|^2);
+    new_param = (param - tau * mu) / (1 + learning_rate * weight_decay)
+
+    The step is that of the paper and of momo-opt. optax's leaves the division out of `tau * mu` and
+    so differs if `weight_decay` is not 0.
+
+    Args:
+      learning_rate: largest step size >= 0: one number or schedule for the whole tree, like all
+        numbers here.
+      beta: decay of the means, in [0, 1).
+      lower_bound: a value that the loss does not fall below, the tighter the better.
+      weight_decay: strength >= 0 of the decay.
+      adapt_lower_bound: whether to estimate the bound, from `lower_bound` upwards.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them. State: 4
+      bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` lacks parameters or value.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum(x**2)
+      >>> opt = gdjax.momo()
+      >>> params = jnp.array([1.0, -2.0])
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = opt.update(grads, opt.init(params), params, value=value)
+      >>> print(updates)  # Polyak's step, loss / |g|^2 = 1/4
+      [-0.5  1. ]
+
+    References:
+      Schaipp et al. (2023), "MoMo: momentum models for adaptive learning rates", Algorithm 1.
+    """
+    numbers = dict(
+        learning_rate=learning_rate, beta=beta, lower_bound=lower_bound, weight_decay=weight_decay
+    )
+    return treewise(_momo, _zeros, numbers, adapt_lower_bound=adapt_lower_bound)
+
+
+@checked(lower_bound=FINITE)
+def momo_adam(
+    learning_rate: Any = 1e-2,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    lower_bound: Any = 0.0,
+    weight_decay: Any = 0.0,
+    adapt_lower_bound: bool = False,
+) -> Optimizer:
+    """Run Adam with a Polyak step: as far as the loss can fall, at most Adam's own step.
+
+    As `momo`, with lengths measured in Adam's metric sqrt(nu / (1 - b2^t)) + eps, means that start
+    at 0, and the cap learning_rate / (1 - b1^t).
+
+    Args:
+      learning_rate: see `momo`, like all arguments that are not named here.
+      b1: decay of the means of gradient, loss and <g, param>, in [0, 1).
+      b2: decay of the mean square, in [0, 1).
+      eps: added to the root, >= 0.
+      lower_bound: see `momo`.
+      weight_decay: see `momo`.
+      adapt_lower_bound: see `momo`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them. State: 8
+      bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` lacks parameters or value.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum(x**2)
+      >>> opt = gdjax.momo_adam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = opt.update(grads, opt.init(params), params, value=value)
+      >>> print(updates)
+      [-0.1  0.1]
+
+    References:
+      Schaipp et al. (2023), "MoMo: momentum models for adaptive learning rates", Algorithm 2.
+    """
+    numbers = dict(
+        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, lower_bound=lower_bound,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+    return treewise(_momo_adam, _zeros_adam, numbers, adapt_lower_bound=adapt_lower_bound)

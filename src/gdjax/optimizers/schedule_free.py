@@ -1,0 +1,308 @@
+"""Schedule-free gradient descent, AdamW and RAdam; `gdjax.schedule_free` wraps any other optimizer.
+
+Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky (2024), eqs. 3-5, Algorithm 1,
+https://arxiv.org/abs/2405.15682
+Paper -> here: y -> the parameters, z -> z, x -> `eval_params(state, params)`, beta -> b1, gamma ->
+learning_rate, c -> share of the newest z, r -> weight_count_power.
+Deviations: y is updated without dividing by b1, y += c (z - y) + (1 - b1 (1 - c)) u with the old z
+and the update u of z, which is the same and does not cancel.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, NONNEGATIVE, Range, checked
+from gdjax.core.evaluation import map_held
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, treewise
+from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.trees import copied, map_leaves, zero
+
+OPEN_UNIT = Range("in (0, 1]", lambda x: 0 < x <= 1)
+RANGES = dict(
+    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
+)
+
+
+class ScheduleFree(NamedTuple):
+    """What schedule-free learning remembers."""
+
+    z: Any  # what the inner optimizer moves, at first the parameters, shaped like them
+    weight_sum: Array  # sum of the weights of all z so far; a number
+    max_learning_rate: Array  # largest learning rate so far; a number
+    inner: Any  # state of the inner optimizer
+
+    def eval_params(self, params, count, hyperparams):
+        """Return x, the average of z."""
+        return extrapolated(self.z, params, hyperparams["b1"])
+
+
+class Rms(NamedTuple):
+    """The part of Adam that schedule-free Adam keeps of one parameter."""
+
+    nu: Array  # v, running mean of the squared gradient, real, shaped like the parameter
+
+
+def extrapolated(z, params, b1):
+    """Return x = (y - (1 - b1) z) / b1 for the parameters y."""
+    share = (1 - b1) / b1
+    return map_held(lambda z, y: y + share * (y - z), z, params)
+
+
+# --- the average ----------------------------------------------------------------------------------
+
+
+def weigh(slots, rate, count, weight_lr_power, weight_count_power):
+    """Return the share c of the newest z, the sum of weights and the largest learning rate."""
+    largest = jnp.maximum(slots.max_learning_rate, rate)
+    weight = count.astype(rate.dtype) ** weight_count_power * largest**weight_lr_power
+    total = slots.weight_sum + weight
+    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0), total, largest
+
+
+def move(param, z, update, c, b1):
+    """Return the updates of y, the parameter, and the next z."""
+    return c * (z - param) + (1 - b1 * (1 - c)) * update, z + update
+
+
+def _descend(param, z, direction, rate, c, b1):
+    return move(param, z, -rate * direction, c, b1)
+
+
+def _walk(slots, params, directions, state, rate, count, b1, powers):
+    c, weight_sum, largest = weigh(slots, rate, count, *powers)
+    updates, z = map_leaves(_descend, 2, (params, slots.z, directions), rate, c, b1)
+    return updates, ScheduleFree(z, weight_sum, largest, state)
+
+
+def _schedule_free_descent(
+    grads, slots, params, count, *, learning_rate, warmup_steps, b1, weight_lr_power,
+    weight_count_power, inner,
+):  # fmt: skip
+    if params is None:
+        raise ValueError(f"schedule-free learning needs {NEEDS_PARAMS}")
+    directions, state = inner(grads, slots.inner, params)
+    rate = learning_rate
+    if warmup_steps is not None:
+        rate *= jnp.minimum(count / jnp.maximum(warmup_steps, 1), 1)
+    powers = weight_lr_power, weight_count_power
+    return _walk(slots, params, directions, state, rate, count, b1, powers)
+
+
+def _schedule_free_radam(
+    grads, slots, params, count, *, learning_rate, b1, b2, weight_lr_power, weight_count_power,
+    silent, inner,
+):  # fmt: skip
+    if params is None:
+        raise ValueError(f"schedule-free learning needs {NEEDS_PARAMS}")
+    # Liu et al. (2019), Algorithm 2: how far the second moment is to be trusted after t steps.
+    decayed = b2**count
+    rho_inf = 2 / (1 - b2) - 1
+    rho = rho_inf - 2 * count * decayed / -jnp.expm1(count * jnp.log1p(b2 - 1))
+    trusted = rho > 4
+    rho, rho_inf = jnp.where(trusted, rho, 5), jnp.where(trusted, rho_inf, 5)
+    ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+    rate = learning_rate * jnp.where(trusted, safe_sqrt(ratio), 0 if silent else 1)
+    directions, state = inner(grads, slots.inner, params, b2=b2, trusted=trusted)
+    powers = weight_lr_power, weight_count_power
+    return _walk(slots, params, directions, state, rate, count, b1, powers)
+
+
+# --- what z walks along ---------------------------------------------------------------------------
+
+
+def _gradient(grad, slots, param, count, *, weight_decay):
+    return _decayed(grad, param, weight_decay), slots
+
+
+def _rms(grad, slots, param, count, *, b2, eps, weight_decay):
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    return _decayed(direction, param, weight_decay), Rms(nu)
+
+
+def _rectified(grad, slots, param, count, *, eps, weight_decay, b2, trusted):
+    b2 = b2.astype(slots.nu.dtype)
+    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    return _decayed(jnp.where(trusted, direction, grad), param, weight_decay), Rms(nu)
+
+
+def _decayed(direction, param, weight_decay):
+    return direction if weight_decay is None else direction + weight_decay * param
+
+
+def _zero_nu(param) -> Rms:
+    return Rms(jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param))))
+
+
+def fresh(init, state_dtype, params) -> ScheduleFree:
+    """Return the slots for parameters, given the `init` of the inner optimizer."""
+    return ScheduleFree(copied(params, state_dtype), zero(), zero(), init(params))
+
+
+# --- public ---------------------------------------------------------------------------------------
+
+
+@checked(
+    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
+)
+def schedule_free_sgd(
+    learning_rate: Any = 1.0,
+    warmup_steps: Any = None,
+    b1: Any = 0.9,
+    weight_decay: Any = None,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    weight_count_power: Any = 0.0,
+) -> Optimizer:
+    """Run schedule-free gradient descent; see `schedule_free`.
+
+    The learning rate of update t = 1, 2, ... is learning_rate * min(1, t / warmup_steps), as the
+    authors' schedulefree has it; optax's first update is 0.
+
+    Args:
+      learning_rate: step size >= 0: a number or schedule for the whole tree.
+      warmup_steps: length >= 0 of a linear warm-up; None is none.
+      b1: see `schedule_free`.
+      weight_decay: strength >= 0, of weight_decay * param added to the gradient: a number, schedule
+        or prefix tree; None is none.
+      weight_lr_power: see `schedule_free`.
+      state_dtype: see `schedule_free`.
+      weight_count_power: see `schedule_free`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.schedule_free_sgd(0.5, warmup_steps=5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> updates, state = opt.update(params, state, params)
+      >>> print(updates)
+      [-0.1  0.2]
+    """
+    numbers = dict(
+        learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1,
+        weight_lr_power=weight_lr_power, weight_count_power=weight_count_power,
+    )  # fmt: skip
+    base = leafwise(_gradient, None, dict(weight_decay=weight_decay))
+    slots = functools.partial(fresh, base.init, state_dtype)
+    return treewise(_schedule_free_descent, slots, numbers, inner=base.update)
+
+
+@checked(
+    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
+)
+def schedule_free_adamw(
+    learning_rate: Any = 0.0025,
+    warmup_steps: Any = None,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    weight_count_power: Any = 0.0,
+) -> Optimizer:
+    """Run schedule-free AdamW, which needs no first moment; see `schedule_free`.
+
+    z -= rate * (g / (sqrt(nu / (1 - b2^t)) + eps) + weight_decay * y)
+
+    Args:
+      learning_rate: see `schedule_free_sgd`, like all arguments that are not named here.
+      warmup_steps: see `schedule_free_sgd`.
+      b1: see `schedule_free`.
+      b2: decay of the mean square, in [0, 1).
+      eps: added to the root, >= 0.
+      weight_decay: strength >= 0 of the decoupled decay, at y: a number, schedule or prefix tree.
+      weight_lr_power: see `schedule_free`.
+      state_dtype: see `schedule_free`.
+      weight_count_power: see `schedule_free`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.schedule_free_adamw(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = opt.update(params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(bool(jnp.abs(gdjax.eval_params(state, params)).max() < 0.5))
+      True
+    """
+    numbers = dict(
+        learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1,
+        weight_lr_power=weight_lr_power, weight_count_power=weight_count_power,
+    )  # fmt: skip
+    base = leafwise(_rms, _zero_nu, dict(b2=b2, eps=eps, weight_decay=weight_decay))
+    slots = functools.partial(fresh, base.init, state_dtype)
+    return treewise(_schedule_free_descent, slots, numbers, inner=base.update)
+
+
+@checked(**RANGES)
+def schedule_free_radam(
+    learning_rate: Any = 0.0025,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    weight_count_power: Any = 0.0,
+    silent: bool = True,
+) -> Optimizer:
+    """Run schedule-free rectified Adam, which needs no warm-up; see `schedule_free_adamw`.
+
+    The learning rate is multiplied by how far the mean square can be trusted (Liu et al. 2019,
+    https://arxiv.org/abs/1908.03265): 0 for the first updates, then growing to 1.
+
+    Args:
+      learning_rate: see `schedule_free_sgd`, like all arguments that are not named here.
+      b1: see `schedule_free`.
+      b2: see `schedule_free_adamw`.
+      eps: see `schedule_free_adamw`.
+      weight_decay: see `schedule_free_adamw`.
+      weight_lr_power: see `schedule_free`.
+      state_dtype: see `schedule_free`.
+      weight_count_power: see `schedule_free`.
+      silent: whether the first updates, usually 4, are 0, or else plain gradient descent.
+
+    Returns:
+      As `schedule_free_adamw`.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.schedule_free_radam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> print(opt.update(params, opt.init(params), params)[0])
+      [0. 0.]
+    """
+    numbers = dict(
+        learning_rate=learning_rate, b1=b1, b2=b2, weight_lr_power=weight_lr_power,
+        weight_count_power=weight_count_power,
+    )  # fmt: skip
+    base = leafwise(_rectified, _zero_nu, dict(eps=eps, weight_decay=weight_decay))
+    slots = functools.partial(fresh, base.init, state_dtype)
+    return treewise(_schedule_free_radam, slots, numbers, inner=base.update, silent=silent)

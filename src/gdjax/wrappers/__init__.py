@@ -1,0 +1,1 @@
+"""Take an optimizer, give one."""

@@ -1,0 +1,109 @@
+"""Lookahead: k steps of a fast optimizer, then a step of slow weights towards where it got.
+
+Zhang, Lucas, Hinton & Ba (2019), Algorithm 1, https://arxiv.org/abs/1907.08610
+Paper -> here: phi -> slow, theta -> the parameters, k -> sync_period, alpha -> slow_step_size.
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import CLOSED_UNIT, Range, checked
+from gdjax.core.evaluation import map_held
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.trees import copied, map_leaves
+from gdjax.wrappers.reset import memory, reset
+
+PERIOD = Range("finite and >= 1", lambda x: 1 <= x < math.inf)
+
+
+class Lookahead(NamedTuple):
+    """What lookahead remembers."""
+
+    slow: Any  # phi, shaped like the parameters, at least float32
+    first: Any  # what the fast optimizer remembers at first; None unless it is reset
+    inner: Any  # state of the fast optimizer
+
+    def eval_params(self, params, count, hyperparams):
+        """Return the slow weights."""
+        return map_held(lambda slow, param: slow, self.slow, params)
+
+
+def _sync(slow, param, update, due, share):
+    synced = slow + share * (param + update - slow)
+    return jnp.where(due > 0, synced - param, update), jnp.where(due > 0, synced, slow)
+
+
+def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
+    if params is None:
+        raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    due = count % jnp.maximum(sync_period.astype(jnp.int32), 1) == 0
+    trees = slots.slow, params, updates
+    updates, slow = map_leaves(_sync, 2, trees, due, slow_step_size)
+    if slots.first is not None:
+        state = reset(due, state, slots.first)
+    return updates, Lookahead(slow, slots.first, state)
+
+
+def _fresh(init, reset_state, params) -> Lookahead:
+    first = memory(init(params)) if reset_state else None
+    return Lookahead(copied(params), first, init(params))
+
+
+@checked(sync_period=PERIOD, slow_step_size=CLOSED_UNIT)
+def lookahead(
+    fast_optimizer: Any,
+    sync_period: Any = 6,
+    slow_step_size: Any = 0.5,
+    reset_state: bool = False,
+) -> Optimizer:
+    """Every few updates, pull the parameters back towards slow weights that follow them.
+
+    At updates sync_period, 2 * sync_period, ...: slow += slow_step_size * (param - slow), param =
+    slow. Evaluate at the slow weights, `gdjax.eval_params(state, params)`.
+
+    The slow weights are part of the state, and the parameters a plain tree, the fast ones. optax
+    keeps both in `LookaheadParams`, which gdjax has no need of: pass `params` where optax code has
+    `LookaheadParams.init_synced(params)` or `params.fast`.
+
+    Args:
+      fast_optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper.
+      sync_period: number of updates >= 1 between synchronizations; fractions are cut off.
+      slow_step_size: share of the way that the slow weights follow, in [0, 1].
+      reset_state: whether the fast optimizer forgets (its counts and slots start again, its numbers
+        stay) at each synchronization. Costs the memory of a second state of it.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
+      that of `fast_optimizer`.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.lookahead(gdjax.sgd(1.0), sync_period=2)
+      >>> params = jnp.array([4.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.ones(1), state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      ...     print(params, gdjax.eval_params(state, params))
+      [3.] [4.]
+      [3.] [3.]
+
+    References:
+      Zhang et al. (2019), "Lookahead optimizer: k steps forward, 1 step back".
+    """
+    fast = with_extra_args_support(fast_optimizer)
+    slots = functools.partial(_fresh, fast.init, reset_state)
+    numbers = dict(sync_period=sync_period, slow_step_size=slow_step_size)
+    return treewise(_lookahead, slots, numbers, inner=fast.update)

@@ -1,0 +1,122 @@
+"""Mechanic: learn the scale of another optimizer's updates online, without a learning rate to tune.
+
+Cutkosky, Defazio & Mehta (2023), Algorithm 1, https://arxiv.org/abs/2306.00144
+Paper -> here: Delta -> displacement, x_ref -> start, s, r, m, v -> scales, rewards, largest,
+squares; lambda -> weight_decay, W -> wealth.
+Deviations: h is clipped by the largest |h| before it and negative rewards are kept, as in optax;
+mechanic-pytorch does neither. The displacement is kept too, where optax recovers it from the
+parameters, dividing by the scale + eps.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import safe_sqrt, scalar_dtype, sum_sq
+from gdjax.core.trees import copied, dot, map_leaves, zeros_like
+
+
+class Mechanic(NamedTuple):
+    """What Mechanic remembers; the vectors have one element for each decay rate."""
+
+    start: Any  # x_ref, the first parameters, shaped like them
+    displacement: Any  # Delta, sum of the base optimizer's updates
+    scales: Array  # s, whose sum multiplies the displacement; valid after the first update
+    rewards: Array  # r
+    largest: Array  # m, decaying maximum of |h|
+    squares: Array  # v, decaying sum of h^2
+    inner: Any  # state of the base optimizer
+
+
+def _place(start, displacement, param, update, scale):
+    displacement = displacement + update
+    return start + scale * displacement - param, displacement
+
+
+def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner, **extra):
+    if params is None:
+        raise ValueError(f"mechanize needs {NEEDS_PARAMS}")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    s = jnp.where(count == 1, s_init, slots.scales)
+    betas = 1 - 0.1 ** jnp.arange(1, s.size + 1, dtype=s.dtype)
+    # h = -<g + decay, Delta>: what a larger scale would have gained, to first order
+    ratio = safe_sqrt(sum_sq(grads)) / (safe_sqrt(sum_sq(params)) + eps)
+    decay = weight_decay * jnp.sum(s) * ratio
+    h = -dot(grads, slots.displacement) - decay * dot(params, slots.displacement)
+    rewards = betas * slots.rewards + jnp.clip(h, -slots.largest, slots.largest) * s
+    largest = jnp.maximum(betas * slots.largest, jnp.abs(h) + eps)
+    squares = betas**2 * slots.squares + h**2
+    wealth = s_init / s.size * largest + jnp.maximum(rewards, 0)
+    s = wealth / (safe_sqrt(squares) + eps)
+    trees = slots.start, slots.displacement, params, updates
+    updates, displacement = map_leaves(_place, 2, trees, jnp.sum(s))
+    return updates, Mechanic(slots.start, displacement, s, rewards, largest, squares, state)
+
+
+def _fresh(init, size, params) -> Mechanic:
+    s, r, m, v = (jnp.zeros(size, scalar_dtype()) for _ in range(4))
+    return Mechanic(copied(params), zeros_like(params), s, r, m, v, init(params))
+
+
+@checked(s_init=POSITIVE, eps=POSITIVE)
+def mechanize(
+    base_optimizer: Any,
+    weight_decay: Any = 1e-2,
+    eps: Any = 1e-8,
+    s_init: Any = 1e-6,
+    num_betas: int = 6,
+) -> Optimizer:
+    r"""Learn how far to go along the sum of another optimizer's updates.
+
+    param = start + sum(s) * displacement, displacement += base update. With D the displacement so
+    far, S = sum(s), g' = g + weight_decay * S * |g| / |param| * param and h = -<g', D>, for each
+    beta = 1 - 0.1^i:  r = beta r + clip(h, -m, m) s;  m = max(beta m, |h| + eps);
+    v = beta^2 v + h^2;  s = (s_init / num_betas * m + max(0, r)) / (sqrt(v) + eps)
+
+    optax divides by S + eps where the displacement is recovered, which matters as long as S is not
+    much larger than eps; otherwise the results agree.
+
+    Args:
+      base_optimizer: any `(init, update)` pair, run at the learning rate at which its updates have
+        a sensible size, for example 1; a schedule keeps its shape.
+      weight_decay: strength >= 0 of the decay that the scale sees: one number or schedule for the
+        whole tree, like all numbers here.
+      eps: stabilizes the divisions, > 0.
+      s_init: first scale > 0, too small rather than too large.
+      num_betas: number of decay rates 0.9, 0.99, ...; structure, not a leaf of the state.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element, besides
+      that of `base_optimizer`.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.mechanize(gdjax.sgd(1.0), s_init=1e-3)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(60):
+      ...     updates, state = opt.update(2 * params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(bool(jnp.abs(params).max() < 0.3))
+      True
+
+    References:
+      Cutkosky, Defazio & Mehta (2023), "Mechanic: a learning rate tuner".
+    """
+    if not isinstance(num_betas, int) or num_betas < 1:
+        raise ValueError(f"mechanize(num_betas=...) must be an integer >= 1, got {num_betas!r}.")
+    base = with_extra_args_support(base_optimizer)
+    slots = functools.partial(_fresh, base.init, num_betas)
+    numbers = dict(weight_decay=weight_decay, eps=eps, s_init=s_init)
+    return treewise(_mechanize, slots, numbers, inner=base.update)

@@ -1,0 +1,179 @@
+"""Averages that a base optimizer is led along: `schedule_free` and generalized primal averaging.
+
+Defazio et al. (2024), https://arxiv.org/abs/2405.15682; gpa: https://arxiv.org/abs/2512.17131
+Symbols and deviations are those of `gdjax.optimizers.schedule_free`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.evaluation import eval_params
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.trees import copied, map_leaves
+from gdjax.optimizers.schedule_free import (
+    OPEN_UNIT,
+    RANGES,
+    ScheduleFree,
+    extrapolated,
+    fresh,
+    move,
+    weigh,
+)
+
+
+class PrimalAverage(NamedTuple):
+    """What generalized primal averaging remembers."""
+
+    z: Any  # what the base optimizer moves, at first the parameters, shaped like them
+    inner: Any  # state of the base optimizer
+
+    def eval_params(self, params, count, hyperparams):
+        """Return x, the average of z."""
+        return extrapolated(self.z, params, hyperparams["mu_y"])
+
+
+def _schedule_free(
+    grads, slots, params, count, *, learning_rate, b1, weight_lr_power, weight_count_power, inner,
+    **extra,
+):  # fmt: skip
+    if params is None:
+        raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    powers = weight_lr_power, weight_count_power
+    c, weight_sum, largest = weigh(slots, learning_rate, count, *powers)
+    updates, z = map_leaves(move, 2, (params, slots.z, updates), c, b1)
+    return updates, ScheduleFree(z, weight_sum, largest, state)
+
+
+def _gpa(grads, slots, params, count, *, mu_x, mu_y, inner, **extra):
+    if params is None:
+        raise ValueError(f"gpa needs {NEEDS_PARAMS}")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    updates, z = map_leaves(move, 2, (params, slots.z, updates), 1 - mu_x, mu_y)
+    return updates, PrimalAverage(z, state)
+
+
+def _fresh_gpa(init, params) -> PrimalAverage:
+    return PrimalAverage(copied(params), init(params))
+
+
+@checked(**RANGES)
+def schedule_free(
+    base_optimizer: Any,
+    learning_rate: Any,
+    b1: Any = 0.9,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    weight_count_power: Any = 0.0,
+) -> Optimizer:
+    r"""Replace a base optimizer's learning rate schedule by an average of where it has been.
+
+    z += u;  w = t^weight_count_power * (largest learning_rate so far)^weight_lr_power;
+    c = w / (sum of all w);  x = (1 - c) x + c z;  the parameters are y = (1 - b1) z + b1 x.
+
+    Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms computed
+    anew at x. Gradients are taken at the parameters, as ever. The first update uses
+    `learning_rate(0)`; optax starts at `learning_rate(1)` here but at 0 in the base optimizer.
+
+    Args:
+      base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
+      learning_rate: the base optimizer's learning rate >= 0, which weighs the average: a number or
+        schedule.
+      b1: share of x in y, in (0, 1]. It must stay as it is during a run, as x is read back with it.
+      weight_lr_power: power of the largest learning rate in the weights.
+      state_dtype: dtype of z; None is float32, or float64 for float64 parameters.
+      weight_count_power: power of the step count in the weights, r in the paper.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
+      that of `base_optimizer`.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.schedule_free(gdjax.sgd(0.5), 0.5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = opt.update(params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(gdjax.schedule_free_eval_params(state, params).round(2))
+      [ 0.01 -0.01]
+
+    References:
+      Defazio et al. (2024), "The road less scheduled".
+    """
+    base = with_extra_args_support(base_optimizer)
+    numbers = dict(
+        learning_rate=learning_rate, b1=b1, weight_lr_power=weight_lr_power,
+        weight_count_power=weight_count_power,
+    )  # fmt: skip
+    slots = functools.partial(fresh, base.init, state_dtype)
+    return treewise(_schedule_free, slots, numbers, inner=base.update)
+
+
+@checked(mu_x=CLOSED_UNIT, mu_y=OPEN_UNIT)
+def gpa(base_optimizer: Any, mu_x: Any = 0.9967, mu_y: Any = 0.7) -> Optimizer:
+    r"""Smooth a base optimizer by an exponential average of where it has been.
+
+    Generalized primal averaging: z += u;  x = mu_x x + (1 - mu_x) z;  the parameters are
+    y = (1 - mu_y) z + mu_y x. `schedule_free` with a memory that does not grow, so it goes with a
+    schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, mu_y = 1 the heavy ball.
+
+    Args:
+      base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
+      mu_x: decay of the average, in [0, 1].
+      mu_y: share of the average in y, in (0, 1].
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
+      that of `base_optimizer`.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.gpa(gdjax.adamw(0.1, b1=0.0), mu_x=0.9)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, state = opt.update(params, opt.init(params), params)
+      >>> print(updates.round(3))  # (1 - 0.7 * 0.9) * 0.1
+      [-0.037  0.037]
+    """
+    base = with_extra_args_support(base_optimizer)
+    slots = functools.partial(_fresh_gpa, base.init)
+    return treewise(_gpa, slots, dict(mu_x=mu_x, mu_y=mu_y), inner=base.update)
+
+
+def schedule_free_eval_params(state: Any, params: Any) -> Any:
+    """Return the parameters x to evaluate with, as `eval_params` does, from any nesting.
+
+    Args:
+      state: a state that holds that of a schedule-free optimizer.
+      params: the parameters y that are trained.
+
+    Raises:
+      ValueError: if no part of the state is that of a schedule-free optimizer.
+    """
+    if not _holds(state):
+        raise ValueError(
+            "schedule_free_eval_params(state=...) must hold the state of a schedule-free "
+            f"optimizer, got {type(state).__name__}. gdjax.eval_params takes any state."
+        )
+    return eval_params(state, params)
+
+
+def _holds(state: Any) -> bool:
+    kinds = (ScheduleFree, PrimalAverage)
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, kinds) for node in nodes)
