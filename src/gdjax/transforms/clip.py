@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import clip_parts, safe_sqrt, sum_sq, times
+from gdjax.core.numerics import clip_parts, sum_sq, times
 
 
 def _clip(grad, slots, param, count, *, max_delta):
@@ -33,10 +34,10 @@ def clip(max_delta: Any) -> Optimizer:
 
 
 def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
-    norm = safe_sqrt(sum_sq(grads))
-    # max_norm/norm only where it is used, so that a zero norm stays finite. One factor, multiplied
-    # in, lets XLA fuse it into whatever comes next; dividing by the norm costs a pass of its own.
-    factor = jnp.where(norm > max_norm, max_norm / jnp.where(norm > max_norm, norm, 1), 1)
+    # One plain factor, multiplied in, fuses into whatever comes next; dividing by the norm costs a
+    # pass of its own, and a chain of `where`s around it is compiled again for every leaf.
+    tiny = jnp.finfo(max_norm.dtype).tiny  # a zero gradient stays zero, also for max_norm = 0
+    factor = jnp.minimum(1, max_norm * jax.lax.rsqrt(jnp.maximum(sum_sq(grads), tiny)))
     return times(grads, factor), slots
 
 
