@@ -21,3 +21,14 @@ def test_none_in_a_tree_switches_the_term_off_there():
 def test_none_for_a_number_that_must_be_given():
     with pytest.raises(TypeError, match=r"sgd\(learning_rate=...\) must be a number.*got None"):
         gdjax.sgd(None)
+
+
+def test_none_for_a_number_that_is_optional():
+    opt = gdjax.adamw(1.0, weight_decay=None)
+    updates, _ = opt.update(jnp.zeros(1), opt.init(jnp.ones(1)))  # and needs no parameters
+    np.testing.assert_array_equal(updates, [0.0])
+
+
+def test_a_mask_for_no_number():
+    with pytest.raises(ValueError, match="mask=... says which leaves weight_decay is for"):
+        gdjax.adamw(1.0, weight_decay=None, mask=True).init(jnp.ones(1))

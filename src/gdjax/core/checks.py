@@ -21,10 +21,11 @@ R = TypeVar("R")
 
 
 class Range(NamedTuple):
-    """The values that a number may have."""
+    """The values that a number may have; None only where that is the default, or if optional."""
 
     text: str
     holds: Callable[[float], bool]
+    optional: bool = False
 
 
 UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
@@ -36,7 +37,7 @@ FINITE = Range("finite", math.isfinite)
 # What the field's standard names may be; `checked(name=Range)` adds to it or overrides it.
 STANDARD = {
     "learning_rate": NONNEGATIVE,
-    "weight_decay": NONNEGATIVE,
+    "weight_decay": NONNEGATIVE._replace(optional=True),
     "eps": NONNEGATIVE,
     "eps_root": NONNEGATIVE,
     "b1": UNIT,
@@ -71,7 +72,8 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
             given = signature.bind(*args, **kwargs).arguments
             for name in known.keys() & given.keys():
-                if given[name] is None and signature.parameters[name].default is None:
+                may_be_none = known[name].optional or signature.parameters[name].default is None
+                if given[name] is None and may_be_none:
                     continue
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
             return factory(*args, **kwargs)

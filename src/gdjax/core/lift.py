@@ -133,6 +133,8 @@ def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> O
 
 def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
     state = init(params)
+    if name not in state.hyperparams:
+        raise ValueError(f"mask=... says which leaves {name} is for, but {name} is None.")
     masked = Masked(state.hyperparams[name], mask_leaves(mask, params))
     return state._replace(hyperparams={**state.hyperparams, name: masked})
 
@@ -172,7 +174,8 @@ def treewise(
     Args:
       rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
         `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
-        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra.
+        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
+        keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
       slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
       **static: booleans, strings and functions, also the `update` of other optimizers.
@@ -261,6 +264,8 @@ def _treewise_update(rule: Callable, static: Static) -> Callable:
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+        if "raw_params" in _keywords(rule)[0]:
+            extra = {**extra, "raw_params": params}
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
             params = treedef.unflatten(upcast(parts))

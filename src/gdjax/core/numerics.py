@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -76,6 +77,13 @@ def safe_sqrt(x: Array) -> Array:
 def root_mean_sq(x: Array) -> Array:
     """Return sqrt(mean(|x|**2)), real; 0 for an array without elements, with derivative 0 at 0."""
     return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
+
+
+def mean_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return the mean over the axes that `shape` keeps as 1 and x has longer; 0 of no elements."""
+    axes = tuple(i for i, (n, kept) in enumerate(zip(x.shape, shape, strict=True)) if n != kept)
+    size = max(math.prod(x.shape[i] for i in axes), 1)
+    return jnp.sum(x, axes, keepdims=True) / size if axes else x
 
 
 def clip_parts(x: Array, bound: Any) -> Array:
