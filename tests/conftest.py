@@ -11,3 +11,5 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+collect_ignore = ["golden"]  # scripts that need other libraries
