@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 from oracles import acprop as acprop_oracles
+from oracles import adabelief as adabelief_oracles
+from oracles import adadelta as adadelta_oracles
+from oracles import adafactor as adafactor_oracles
 from oracles import adagrad as adagrad_oracles
 from oracles import adam as adam_oracles
 from oracles import adamax as adamax_oracles
+from oracles import adan as adan_oracles
 from oracles import ademamix as ademamix_oracles
 from oracles import adopt as adopt_oracles
 from oracles import amsgrad as amsgrad_oracles
@@ -24,13 +28,22 @@ from oracles import madgrad as madgrad_oracles
 from oracles import mechanic as mechanic_oracles
 from oracles import momo as momo_oracles
 from oracles import nadam as nadam_oracles
+from oracles import novograd as novograd_oracles
+from oracles import optimistic as optimistic_oracles
+from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
 from oracles import qhadam as qhadam_oracles
+from oracles import radam as radam_oracles
 from oracles import rmsprop as rmsprop_oracles
+from oracles import rprop as rprop_oracles
 from oracles import sam as sam_oracles
 from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
+from oracles import sign as sign_oracles
+from oracles import sm3 as sm3_oracles
 from oracles import stable_adamw as stable_adamw_oracles
+from oracles import trust_ratio as trust_ratio_oracles
+from oracles import yogi as yogi_oracles
 
 import gdjax
 
@@ -97,6 +110,22 @@ def _begin(factory):
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
 RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
 LION = dict(learning_rate=0.02, b1=0.8, b2=0.95, weight_decay=0.1)
+RPROP = dict(
+    learning_rate=0.03, eta_minus=0.6, eta_plus=1.3, min_step_size=0.01, max_step_size=0.08
+)
+POLYAK = dict(max_learning_rate=10.0, scaling=0.6, f_min=0.5, eps=1e-3)
+LARS = dict(learning_rate=0.5, weight_decay=0.1, trust_coefficient=0.1, eps=1e-3, momentum=0.7)
+SM3 = dict(learning_rate=0.1, momentum=0.8, b2=0.9, eps=1e-3)
+ADAN = dict(learning_rate=0.02, b1=0.9, b2=0.7, b3=0.95, eps=1e-3, eps_root=1e-6, weight_decay=0.1)
+ADAFACTOR = dict(
+    learning_rate=0.05,
+    decay_rate=0.8,
+    decay_offset=0.0,
+    clipping_threshold=0.9,
+    eps=1e-3,
+    min_scale=0.4,
+    weight_decay_rate=0.02,
+)
 
 ADAM_PLAIN = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-4, weight_decay=0.1)
 ADAM_DECAY = ADAM_PLAIN | dict(eps_root=1e-9)
@@ -330,6 +359,99 @@ CASES = [
         lambda learning_rate, rho: gdjax.sam(gdjax.sgd(learning_rate), gdjax.sam_adversary(rho)),
         dict(learning_rate=0.05, rho=0.3),
         sam_oracles.sam_in_turns,
+    ),
+    Case(
+        "adadelta",
+        gdjax.adadelta,
+        dict(learning_rate=0.7, rho=0.8, eps=1e-2, weight_decay=0.1),
+        adadelta_oracles.adadelta,
+    ),
+    Case("rprop", gdjax.rprop, RPROP, rprop_oracles.rprop),
+    Case("sign_sgd", gdjax.sign_sgd, dict(learning_rate=0.02), sign_oracles.signum),
+    Case(
+        "signum",
+        gdjax.signum,
+        dict(learning_rate=0.02, beta=0.8),
+        sign_oracles.signum,
+        not_differentiable=("beta",),
+    ),
+    Case("noisy_sgd", gdjax.noisy_sgd, dict(learning_rate=0.05, eta=0.02, gamma=0.5)),
+    Case("polyak_sgd", gdjax.polyak_sgd, POLYAK, polyak_sgd_oracles.polyak, _value),
+    Case(
+        "polyak_sgd_bounded",
+        _with(gdjax.polyak_sgd, variant="sps+"),
+        POLYAK | dict(max_learning_rate=0.05, f_min=20.0),
+        _with(polyak_sgd_oracles.polyak, plus=True),
+        _value,
+    ),
+    Case(
+        "optimistic_gradient_descent",
+        gdjax.optimistic_gradient_descent,
+        dict(learning_rate=0.05, alpha=0.8, beta=0.6),
+        optimistic_oracles.optimistic,
+    ),
+    Case(
+        "optimistic_adam",
+        gdjax.optimistic_adam,
+        ADAM | dict(optimism=0.03),
+        _with(optimistic_oracles.optimistic_adam_v1, nesterov=True),
+    ),
+    Case(
+        "optimistic_adam_v2",
+        _with(gdjax.optimistic_adam_v2, nesterov=False),
+        ADAM | dict(alpha=0.8, beta=0.6),
+        optimistic_oracles.optimistic_adam,
+    ),
+    Case("lars", gdjax.lars, LARS, trust_ratio_oracles.lars),
+    Case(
+        "lars_nesterov",
+        _with(gdjax.lars, nesterov=True),
+        LARS,
+        _with(trust_ratio_oracles.lars, nesterov=True),
+    ),
+    Case("lamb", gdjax.lamb, ADAM | dict(weight_decay=0.1), trust_ratio_oracles.lamb),
+    Case(
+        "fromage",
+        gdjax.fromage,
+        dict(learning_rate=0.05, min_norm=0.5),
+        trust_ratio_oracles.fromage,
+    ),
+    Case("sm3", gdjax.sm3, SM3, sm3_oracles.sm3),
+    Case("sm3_sums", gdjax.sm3, SM3 | dict(b2=1.0), sm3_oracles.sm3, not_differentiable=("b2",)),
+    Case(
+        "novograd",
+        gdjax.novograd,
+        dict(learning_rate=0.05, b1=0.8, b2=0.7, eps=1e-3, eps_root=1e-3, weight_decay=0.1),
+        novograd_oracles.novograd,
+    ),
+    Case("yogi", gdjax.yogi, ADAM | dict(initial_accumulator_value=0.02), yogi_oracles.yogi),
+    Case("radam", gdjax.radam, ADAM | dict(threshold=4.5), radam_oracles.radam),
+    Case(
+        "radam_nesterov",
+        _with(gdjax.radam, nesterov=True),
+        ADAM | dict(threshold=5.0, b2=0.9),
+        _with(radam_oracles.radam, nesterov=True),
+    ),
+    Case("adabelief", gdjax.adabelief, ADAM | dict(eps_root=1e-3), adabelief_oracles.adabelief),
+    Case("adan", gdjax.adan, ADAN, adan_oracles.adan),
+    Case(
+        "adan_paper",
+        _with(gdjax.adan, proximal=True),
+        ADAN,
+        _with(adan_oracles.adan, proximal=True),
+    ),
+    Case(
+        "adafactor",
+        _with(gdjax.adafactor, min_dim_size_to_factor=3),
+        ADAFACTOR | dict(momentum=0.8),
+        _with(adafactor_oracles.adafactor, axes=adafactor_oracles.two_largest),
+        not_differentiable=("decay_offset",),
+    ),
+    Case(
+        "adafactor_full",
+        _with(gdjax.adafactor, factored=False),
+        ADAFACTOR | dict(decay_offset=-2.0),
+        adafactor_oracles.adafactor,
     ),
 ]
 

@@ -64,6 +64,12 @@ from gdjax.losses.smoothing import smooth_labels as smooth_labels
 # Optimizers
 from gdjax.optimizers.acprop import acprop as acprop
 from gdjax.optimizers.acprop import scale_by_acprop as scale_by_acprop
+from gdjax.optimizers.adabelief import adabelief as adabelief
+from gdjax.optimizers.adabelief import scale_by_belief as scale_by_belief
+from gdjax.optimizers.adadelta import adadelta as adadelta
+from gdjax.optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
+from gdjax.optimizers.adafactor import adafactor as adafactor
+from gdjax.optimizers.adafactor import scale_by_factored_rms as scale_by_factored_rms
 from gdjax.optimizers.adagrad import adagrad as adagrad
 from gdjax.optimizers.adagrad import scale_by_rss as scale_by_rss
 from gdjax.optimizers.adam import adam as adam
@@ -72,6 +78,8 @@ from gdjax.optimizers.adam import scale_by_adam as scale_by_adam
 from gdjax.optimizers.adamax import adamax as adamax
 from gdjax.optimizers.adamax import adamaxw as adamaxw
 from gdjax.optimizers.adamax import scale_by_adamax as scale_by_adamax
+from gdjax.optimizers.adan import adan as adan
+from gdjax.optimizers.adan import scale_by_adan as scale_by_adan
 from gdjax.optimizers.ademamix import ademamix as ademamix
 from gdjax.optimizers.ademamix import ademamix_schedules as ademamix_schedules
 from gdjax.optimizers.ademamix import scale_by_ademamix as scale_by_ademamix
@@ -90,6 +98,7 @@ from gdjax.optimizers.dog import l_dog as l_dog
 from gdjax.optimizers.dog import scale_by_dog as scale_by_dog
 from gdjax.optimizers.dog import scale_by_dowg as scale_by_dowg
 from gdjax.optimizers.dog import scale_by_l_dog as scale_by_l_dog
+from gdjax.optimizers.fromage import fromage as fromage
 from gdjax.optimizers.laprop import laprop as laprop
 from gdjax.optimizers.lion import lion as lion
 from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
@@ -100,17 +109,40 @@ from gdjax.optimizers.momo import momo_adam as momo_adam
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
+from gdjax.optimizers.noisy_sgd import noisy_sgd as noisy_sgd
+from gdjax.optimizers.novograd import novograd as novograd
+from gdjax.optimizers.novograd import scale_by_novograd as scale_by_novograd
+from gdjax.optimizers.optimistic import optimistic_adam as optimistic_adam
+from gdjax.optimizers.optimistic import optimistic_adam_v2 as optimistic_adam_v2
+from gdjax.optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
+from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
 from gdjax.optimizers.qhadam import qhadam as qhadam
+from gdjax.optimizers.radam import radam as radam
+from gdjax.optimizers.radam import scale_by_radam as scale_by_radam
 from gdjax.optimizers.rmsprop import rmsprop as rmsprop
 from gdjax.optimizers.rmsprop import scale_by_rms as scale_by_rms
 from gdjax.optimizers.rmsprop import scale_by_stddev as scale_by_stddev
+from gdjax.optimizers.rprop import rprop as rprop
+from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
+from gdjax.optimizers.sign import sign_sgd as sign_sgd
+from gdjax.optimizers.sign import signum as signum
+from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
+from gdjax.optimizers.sm3 import sm3 as sm3
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
+from gdjax.optimizers.trust_ratio import lamb as lamb
+from gdjax.optimizers.trust_ratio import lars as lars
+from gdjax.optimizers.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
+from gdjax.optimizers.yogi import scale_by_yogi as scale_by_yogi
+from gdjax.optimizers.yogi import yogi as yogi
 
 # Schedules
 from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
@@ -150,6 +182,7 @@ from gdjax.schedules.warmup_decay import (
 # Transforms
 from gdjax.transforms.clip import clip as clip
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule

@@ -37,8 +37,8 @@ RUNS = {
     "adagrad": (torch.optim.Adagrad, dict(lr=0.3, initial_accumulator_value=0.2, lr_decay=0.1)),
     "adadelta": (torch.optim.Adadelta, dict(lr=0.7, rho=0.8, eps=1e-3, weight_decay=0.1)),
     "rprop": (torch.optim.Rprop, dict(lr=0.03, etas=(0.6, 1.3), step_sizes=(0.01, 0.08))),
-    "radam": (torch.optim.RAdam, dict(lr=0.05, betas=(0.8, 0.9))),
-    "adafactor": (torch.optim.Adafactor, dict(lr=0.05, weight_decay=0.1)),
+    "radam": (torch.optim.RAdam, dict(lr=0.05, betas=(0.8, 0.9), eps=1e-30)),
+    "adafactor": (torch.optim.Adafactor, dict(lr=0.5)),
 }
 
 

@@ -30,13 +30,17 @@ class Moments(NamedTuple):
 def _adam(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    if nesterov:  # Dozat (2016) with a constant b1: the mean that the next step would see
-        mu_hat = b1 * mu / bias_correction(b1, count + 1)
-        mu_hat += (1 - b1) * grad / bias_correction(b1, count)
-    else:
-        mu_hat = mu / bias_correction(b1, count)
+    mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     nu_hat = nu / bias_correction(b2, count)
     return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), Moments(mu, nu)
+
+
+def corrected_mean(mu, grad, count, b1, nesterov) -> Array:
+    """Return the mean without its bias towards 0, with `nesterov` as the next step would see it."""
+    if not nesterov:
+        return mu / bias_correction(b1, count)
+    ahead = b1 * mu / bias_correction(b1, count + 1)  # Dozat (2016) with a constant b1
+    return ahead + (1 - b1) * grad / bias_correction(b1, count)
 
 
 def zero_moments(param, mu_dtype=None, nu_dtype=None) -> Moments:

@@ -38,7 +38,8 @@ def _lion(grad, slots, param, count, *, b1, b2, smooth_beta=1.0, mode):
     return direction, Mean(b2 * slots.mu + (1 - b2) * grad)
 
 
-def _zero_mean(param, mu_dtype=None) -> Mean:
+def zero_mean(param, mu_dtype=None) -> Mean:
+    """Return a zero mean for one parameter, at least float32 unless a dtype is asked for."""
     return Mean(zero_moments(param, mu_dtype).mu)
 
 
@@ -64,7 +65,7 @@ def scale_by_lion(
       >>> print(opt.update(jnp.array([4.0, -0.1, 0.0]), opt.init(jnp.zeros(3)))[0])
       [ 1. -1.  0.]
     """
-    slots = functools.partial(_zero_mean, mu_dtype=mu_dtype)
+    slots = functools.partial(zero_mean, mu_dtype=mu_dtype)
     return leafwise(_lion, slots, _numbers("scale_by_lion", b1, b2, mode, smooth_beta), mode=mode)
 
 
@@ -116,6 +117,6 @@ def lion(
     References:
       Chen et al. (2023), "Symbolic discovery of optimization algorithms", Algorithm 2.
     """
-    slots = functools.partial(_zero_mean, mu_dtype=mu_dtype)
+    slots = functools.partial(zero_mean, mu_dtype=mu_dtype)
     numbers = _numbers("lion", b1, b2, mode, smooth_beta)
     return descend(_lion, slots, numbers, learning_rate, weight_decay, mask, mode=mode)

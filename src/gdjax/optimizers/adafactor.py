@@ -1,0 +1,253 @@
+"""Adafactor: Adam without momentum, whose mean square of a matrix is kept as rows times columns.
+
+Shazeer & Stern (2018), Algorithms 4 and 5, https://arxiv.org/abs/1804.04235
+Paper -> here: R -> v_row, C -> v_col, V -> v, beta_2t -> the decay, epsilon_1 -> eps,
+epsilon_2 -> min_scale, d -> clipping_threshold, alpha -> the update, rho -> learning_rate.
+Deviations, as in optax: the two largest axes are factored, not the last two, and only if both have
+128 elements; the learning rate is 1 unless given, and multiplies neither momentum nor decay.
+torch.optim.Adafactor factors the last two axes of every array, bounds the learning rate by
+1 / sqrt(t), and decays first, by learning_rate * weight_decay.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class Factors(NamedTuple):
+    """What Adafactor remembers of one parameter; what it does not need is None."""
+
+    v_row: Array | None  # R, mean over the largest axis of the running mean of |g|^2
+    v_col: Array | None  # C, mean over the second largest axis
+    v: Array | None  # V, the running mean itself, where it is not factored
+    mu: Array | None  # running mean of the update, with momentum
+
+
+def _axes(shape, factored, min_dim_size_to_factor) -> tuple[int, int] | None:
+    """Return the second largest and the largest axis, or None if there is nothing to factor."""
+    if not factored or len(shape) < 2:
+        return None
+    *_, second, first = np.argsort(shape, kind="stable")
+    return (int(second), int(first)) if shape[second] >= min_dim_size_to_factor else None
+
+
+def _power(step, decay_rate):
+    """Return the decay of the mean square at 0-based step: 0 at first, then ever closer to 1."""
+    t = step + 1
+    return 1 - jnp.where(t < 1, 1, t) ** -decay_rate
+
+
+def _normed(grad, slots, count, decay_rate, offset, eps, factored, min_dim, decay_fn):
+    """Return the gradient over its factored root-mean-square, and the new slots."""
+    decay = (decay_fn or _power)(count - 1 - offset, decay_rate)
+    squared = abs_sq(grad) + eps
+    axes = _axes(grad.shape, factored, min_dim)
+    if axes is None:
+        v = decay * slots.v + (1 - decay) * squared
+        return grad / safe_sqrt(v), slots._replace(v=v)
+    second, first = axes
+    v_row = decay * slots.v_row + (1 - decay) * _mean(squared, first)
+    v_col = decay * slots.v_col + (1 - decay) * _mean(squared, second)
+    # two divisions: the product of both roots may be so small that its derivative overflows
+    normed = grad / safe_sqrt(v_row / _mean(v_row, second)) / safe_sqrt(v_col)
+    return normed, slots._replace(v_row=v_row, v_col=v_col)
+
+
+def _mean(x, axis):
+    return jnp.sum(x, axis, keepdims=True) / max(x.shape[axis], 1)
+
+
+def _factored_rms(
+    grad, slots, param, count, *,
+    decay_rate, step_offset, epsilon, factored, min_dim_size_to_factor, decay_rate_fn,
+):  # fmt: skip
+    return _normed(
+        grad, slots, count, decay_rate, step_offset, epsilon,
+        factored, min_dim_size_to_factor, decay_rate_fn,
+    )  # fmt: skip
+
+
+def _adafactor(
+    grad, slots, param, count, *, learning_rate=None, decay_rate, decay_offset, eps, min_scale=None,
+    clipping_threshold=None, momentum=None, weight_decay_rate=None, factored,
+    min_dim_size_to_factor,
+):  # fmt: skip
+    if param is None and (min_scale is not None or weight_decay_rate is not None):
+        raise ValueError(f"adafactor needs {NEEDS_PARAMS}")
+    x, slots = _normed(
+        grad, slots, count, decay_rate, decay_offset, eps, factored, min_dim_size_to_factor, None
+    )
+    if clipping_threshold is not None:
+        x = x / jnp.maximum(1, root_mean_sq(x) / clipping_threshold)
+    if learning_rate is not None:
+        x = learning_rate * x
+    if param is not None and min_scale is not None:
+        x = x * jnp.maximum(root_mean_sq(param), min_scale)
+    if momentum is not None:
+        x = momentum * slots.mu + (1 - momentum) * x
+        slots = slots._replace(mu=x)
+    if weight_decay_rate is not None:
+        x = x + weight_decay_rate * param
+    return -x, slots
+
+
+def _zero_factors(param, factored, min_dim, momentum=False, mu_dtype=None) -> Factors:
+    mu, v = zero_moments(param, mu_dtype)
+    axes = _axes(param.shape, factored, min_dim)
+    mu = mu if momentum else None
+    if axes is None:
+        return Factors(None, None, v, mu)
+    v_col, v_row = (jnp.sum(v, axis, keepdims=True) for axis in axes)
+    return Factors(v_row, v_col, None, mu)
+
+
+_RANGES = dict(
+    decay_rate=NONNEGATIVE,
+    decay_offset=FINITE,
+    step_offset=FINITE,
+    epsilon=NONNEGATIVE,
+    clipping_threshold=POSITIVE._replace(optional=True),
+    weight_decay_rate=NONNEGATIVE,
+    min_scale=NONNEGATIVE,
+)
+
+
+@checked(**_RANGES)
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: Any = 0.8,
+    step_offset: Any = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: Any = 1e-30,
+    decay_rate_fn: Callable | None = None,
+) -> Optimizer:
+    """Divide the gradient by its root-mean-square, kept as rows times columns where it is large.
+
+    Args:
+      factored: see `adafactor`.
+      decay_rate: see `adafactor`.
+      step_offset: see `decay_offset` of `adafactor`.
+      min_dim_size_to_factor: see `adafactor`.
+      epsilon: see `eps` of `adafactor`.
+      decay_rate_fn: `decay_rate_fn(step, decay_rate)` gives the decay for step 0, 1, ...; None is
+        1 - (step + 1)^-decay_rate.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_factored_rms(min_dim_size_to_factor=2)
+      >>> grad = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+      >>> print(opt.update(grad, opt.init(grad))[0])
+      [[1. 1.]
+       [1. 1.]]
+    """
+    return leafwise(
+        _factored_rms,
+        functools.partial(_zero_factors, factored=factored, min_dim=min_dim_size_to_factor),
+        dict(decay_rate=decay_rate, step_offset=step_offset, epsilon=epsilon),
+        factored=factored,
+        min_dim_size_to_factor=min_dim_size_to_factor,
+        decay_rate_fn=decay_rate_fn,
+    )
+
+
+@checked(**_RANGES)
+def adafactor(
+    learning_rate: Any = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: Any = 0.8,
+    decay_offset: Any = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Any = 1.0,
+    momentum: Any = None,
+    dtype_momentum: Any = None,
+    weight_decay_rate: Any = None,
+    eps: Any = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Any = None,
+    *,
+    min_scale: Any = 1e-3,
+) -> Optimizer:
+    """Descend by steps in proportion to the parameters, with very little memory.
+
+    v = decay_t v + (1 - decay_t) (|g|^2 + eps) with decay_t = 1 - t^-decay_rate, of which a matrix
+    keeps the means over rows and columns; x = g / sqrt(v);
+    x = x / max(1, rms(x) / clipping_threshold) * learning_rate * max(rms(param), min_scale);
+    x = the running mean of x, with momentum;  update = -(x + weight_decay_rate * param)
+
+    Args:
+      learning_rate: step size >= 0, relative to the parameters if multiplied by their scale; None
+        is 1: a number, schedule or prefix tree, like all numbers below.
+      min_dim_size_to_factor: both of the two largest axes must have so many elements.
+      decay_rate: how fast the decay goes to 1, >= 0; at 0 the mean forgets everything at once.
+      decay_offset: subtracted from t, which is kept at 1 or more; for a state that is used on.
+      multiply_by_parameter_scale: whether the step is multiplied by the root-mean-square of the
+        parameter.
+      clipping_threshold: the largest root-mean-square of a step before its factors, > 0, or None.
+      momentum: decay of the running mean of the steps, in [0, 1), without bias correction; None
+        keeps no mean.
+      dtype_momentum: dtype of that mean; None is float32, or float64 for float64 parameters.
+      weight_decay_rate: strength >= 0 of the decay, *not* multiplied by the learning rate; None is
+        off.
+      eps: added to |g|^2, >= 0.
+      factored: whether to factor at all.
+      weight_decay_mask: which leaves decay, see `adamw`.
+      min_scale: the smallest scale of a parameter, >= 0, so that zeros can leave 0.
+
+    Returns:
+      An `Optimizer`. State: of a matrix, 4 bytes for each row and column; of other arrays, 4 per
+      element; 4 more per element with momentum.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` lacks the parameters it needs.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> opt = gdjax.adafactor(0.1)
+      >>> params = {"w": jnp.ones((256, 512)), "b": jnp.ones(4)}
+      >>> state = opt.init(params)
+      >>> [x.shape for x in jax.tree.leaves(state.slots)]
+      [(256, 1), (1, 512), (4,)]
+      >>> print(opt.update(params, state, params)[0]["b"])
+      [-0.1 -0.1 -0.1 -0.1]
+
+    References:
+      Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost".
+    """
+    numbers = dict(decay_rate=decay_rate, decay_offset=decay_offset, eps=eps)
+    optional = dict(
+        learning_rate=learning_rate,
+        min_scale=min_scale if multiply_by_parameter_scale else None,
+        clipping_threshold=clipping_threshold,
+        momentum=momentum,
+        weight_decay_rate=weight_decay_rate,
+    )
+    numbers |= {k: v for k, v in optional.items() if v is not None}
+    slots = functools.partial(
+        _zero_factors,
+        factored=factored,
+        min_dim=min_dim_size_to_factor,
+        momentum=momentum is not None,
+        mu_dtype=dtype_momentum,
+    )
+    optimizer = leafwise(
+        _adafactor,
+        slots,
+        numbers,
+        factored=factored,
+        min_dim_size_to_factor=min_dim_size_to_factor,
+    )
+    if weight_decay_rate is None:
+        return optimizer
+    return mask_decay(optimizer, weight_decay_mask, "weight_decay_rate")

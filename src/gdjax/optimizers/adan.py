@@ -1,0 +1,134 @@
+"""Adan: Nesterov's look ahead, written with the differences of successive gradients.
+
+Xie et al. (2022), Algorithm 1, https://arxiv.org/abs/2208.06677
+Paper -> here: m -> mu, v -> delta, n -> nu, beta_i -> 1 - b_i, eta -> learning_rate, lambda ->
+weight_decay. Deviations: bias correction, as in the authors' code; weight decay as in `adamw`
+unless `proximal`. optax 0.2.8 weighs the difference by 1 - b2 = 0.08 where the paper has b2 = 0.92.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class Differences(NamedTuple):
+    """What Adan remembers of one parameter."""
+
+    mu: Array  # m, running mean of the gradient, shaped like the parameter
+    delta: Array  # v, running mean of its change, likewise
+    nu: Array  # n, running mean of the squared look ahead, real
+    previous: Array  # the last gradient
+
+
+def _scale_by_adan(grad, slots, param, count, *, b1, b2, b3, eps, eps_root):
+    change = jnp.where(count == 1, 0, grad - slots.previous)
+    mu = b1 * slots.mu + (1 - b1) * grad
+    delta = b2 * slots.delta + (1 - b2) * change
+    nu = b3 * slots.nu + (1 - b3) * abs_sq(grad + b2 * change)
+    ahead = mu / bias_correction(b1, count) + b2 * delta / bias_correction(b2, count)
+    root = safe_sqrt(nu / bias_correction(b3, count) + eps_root) + eps
+    return ahead / root, Differences(mu, delta, nu, grad)
+
+
+def _adan(
+    grad, slots, param, count, *,
+    learning_rate, b1, b2, b3, eps, eps_root, weight_decay=None, proximal,
+):  # fmt: skip
+    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
+    direction, slots = _scale_by_adan(grad, slots, param, count, **numbers)
+    if weight_decay is None:
+        return -learning_rate * direction, slots
+    if param is None:
+        raise ValueError(f"adan with weight_decay needs {NEEDS_PARAMS}")
+    update = -learning_rate * (direction + weight_decay * param)
+    return (update / (1 + learning_rate * weight_decay) if proximal else update), slots
+
+
+def _zero_differences(param) -> Differences:
+    mu, nu = zero_moments(param)
+    return Differences(mu, jnp.zeros_like(mu), nu, jnp.zeros_like(mu))
+
+
+@checked()
+def scale_by_adan(
+    b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-8, eps_root: Any = 0.0
+) -> Optimizer:
+    """Replace the gradient by Adan's direction; the arguments are those of `adan`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_adan()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 1. -1.]
+    """
+    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
+    return leafwise(_scale_by_adan, _zero_differences, numbers)
+
+
+@checked()
+def adan(
+    learning_rate: Any,
+    b1: Any = 0.98,
+    b2: Any = 0.92,
+    b3: Any = 0.99,
+    eps: Any = 1e-8,
+    eps_root: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    *,
+    proximal: bool = False,
+) -> Optimizer:
+    """Descend along a mean of the gradients plus a mean of their changes.
+
+    change = g - g_previous, 0 at first;  mu = b1 mu + (1 - b1) g;
+    delta = b2 delta + (1 - b2) change;  nu = b3 nu + (1 - b3) |g + b2 change|^2;
+    direction = (mu / (1 - b1^t) + b2 delta / (1 - b2^t))
+                / (sqrt(nu / (1 - b3^t) + eps_root) + eps);
+    update = -learning_rate * (direction + weight_decay * param)
+
+    Args:
+      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
+        like all numbers below.
+      b1: decay of the mean of the gradient, in [0, 1).
+      b2: decay of the mean of its change, in [0, 1), and the weight of the change.
+      b3: decay of the mean square, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0; the authors have 0.
+      weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
+      mask: which leaves decay, see `adamw`.
+      proximal: whether to divide the update by 1 + learning_rate * weight_decay, as the paper does.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State:
+      16 bytes per element (mu, delta, nu, the last gradient).
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.adan(0.1)
+      >>> params = jnp.zeros(1)
+      >>> state = opt.init(params)
+      >>> for grad in (1.0, 2.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state, params)
+      ...     print(updates)
+      [-0.1]
+      [-0.0907]
+
+    References:
+      Xie et al. (2022), "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep
+      models", Algorithm 1.
+    """
+    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
+    numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
+    return mask_decay(leafwise(_adan, _zero_differences, numbers, proximal=proximal), mask)

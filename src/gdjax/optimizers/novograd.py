@@ -1,0 +1,123 @@
+"""NovoGrad: Adam with one second moment for each array.
+
+Ginsburg et al. (2019), Algorithm 1, https://arxiv.org/abs/1905.11286
+Paper -> here: m -> mu, v -> nu, lambda -> learning_rate, d -> weight_decay.
+Deviations: the defaults b1, b2, eps are optax's; the paper's are 0.95, 0.98, 1e-8.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class LayerMoments(NamedTuple):
+    """What NovoGrad remembers of one parameter."""
+
+    mu: Array  # m, decaying sum of the normed gradients, shaped like the parameter
+    nu: Array  # v, running mean of |g|^2 over the array, a real scalar
+
+
+def _novograd(
+    grad, slots, param, count, *, b1, b2, eps, eps_root, weight_decay=None, learning_rate=None
+):
+    squared = jnp.sum(abs_sq(grad))
+    nu = jnp.where(count == 1, squared, b2 * slots.nu + (1 - b2) * squared)
+    direction = grad / (safe_sqrt(nu + eps_root) + eps)
+    if weight_decay is not None:
+        if param is None:
+            raise ValueError(f"novograd with weight_decay needs {NEEDS_PARAMS}")
+        direction = direction + weight_decay * param
+    mu = b1 * slots.mu + direction
+    return (mu if learning_rate is None else -learning_rate * mu), LayerMoments(mu, nu)
+
+
+def _zero_moments(param, mu_dtype=None) -> LayerMoments:
+    mu, nu = zero_moments(param, mu_dtype)
+    return LayerMoments(mu, jnp.zeros((), nu.dtype))
+
+
+@checked()
+def scale_by_novograd(
+    b1: Any = 0.9,
+    b2: Any = 0.25,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    weight_decay: Any = 0.0,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient by NovoGrad's direction; the arguments are those of `novograd`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_novograd()
+      >>> params = jnp.zeros(2)
+      >>> print(opt.update(jnp.array([3.0, 4.0]), opt.init(params), params)[0])
+      [0.6 0.8]
+    """
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    return leafwise(_novograd, functools.partial(_zero_moments, mu_dtype=mu_dtype), numbers)
+
+
+@checked()
+def novograd(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.25,
+    eps: Any = 1e-6,
+    eps_root: Any = 0.0,
+    weight_decay: Any = 0.0,
+    *,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Descend with momentum along gradients divided by a running norm of their array.
+
+    nu = b2 nu + (1 - b2) |g|^2, at first |g|^2;
+    mu = b1 mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param;
+    update = -learning_rate * mu
+
+    mu is a sum, not a mean: a steady gradient moves 1 / (1 - b1) learning rates.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      b1: decay of the sum, in [0, 1).
+      b2: decay of the squared norm, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      weight_decay: strength >= 0 of the decay, which the momentum gathers too.
+      mu_dtype: dtype of the sum; None is at least float32.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 4
+      bytes per element and 4 per array.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.novograd(0.1)
+      >>> params = jnp.zeros(2)
+      >>> state = opt.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.array([3.0, 4.0]), state, params)
+      ...     print(updates)
+      [-0.06 -0.08]
+      [-0.114 -0.152]
+
+    References:
+      Ginsburg et al. (2019), "Stochastic gradient methods with layer-wise adaptive moments for
+      training of deep networks", Algorithm 1.
+    """
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    slots = functools.partial(_zero_moments, mu_dtype=mu_dtype)
+    return leafwise(_novograd, slots, numbers | dict(learning_rate=learning_rate))

@@ -1,0 +1,146 @@
+"""Rprop: a step size for each weight that grows while its gradient keeps its sign.
+
+Riedmiller & Braun (1993), https://doi.org/10.1109/ICNN.1993.298623; without stepping back, as here,
+iRprop- of Igel & Hüsken (2003), https://doi.org/10.1016/S0925-2312(01)00700-7
+Paper -> here: Delta_ij -> step_sizes, eta+ -> eta_plus, eta- -> eta_minus, Delta_0 ->
+learning_rate. Deviations: none; equal to torch. optax 0.2.8 is one step late: its first update
+is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, checked
+from gdjax.core.lift import leafwise
+from gdjax.optimizers.adam import zero_moments
+
+
+class Steps(NamedTuple):
+    """What Rprop remembers of one parameter; of a complex one by real and imaginary parts."""
+
+    step_sizes: Array  # Delta, the length of the next step, shaped like the parameter
+    previous: Array  # the gradient of the last step, 0 where it had turned, likewise
+
+
+def _rprop(
+    grad, slots, param, count, *,
+    learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, flip_sign,
+):  # fmt: skip
+    def parts(grad, sizes, previous):
+        sizes = jnp.where(count == 1, learning_rate, sizes)
+        turn = jnp.sign(grad) * jnp.sign(previous)
+        factor = jnp.where(turn > 0, eta_plus, jnp.where(turn < 0, eta_minus, 1))
+        sizes = jnp.clip(sizes * factor, min_step_size, max_step_size)
+        grad = jnp.where(turn < 0, 0, grad)
+        step = sizes * jnp.sign(grad)
+        return -step if flip_sign else step, sizes, grad
+
+    if jnp.iscomplexobj(grad):
+        real = parts(grad.real, *(x.real for x in slots))
+        imag = parts(grad.imag, *(x.imag for x in slots))
+        step, *new = map(jax.lax.complex, real, imag)
+    else:
+        step, *new = parts(grad, *slots)
+    return step, Steps(*new)
+
+
+def _zero_steps(param) -> Steps:
+    return Steps(zero_moments(param).mu, zero_moments(param).mu)
+
+
+_RANGES = dict(
+    eta_minus=CLOSED_UNIT, eta_plus=POSITIVE, min_step_size=NONNEGATIVE, max_step_size=POSITIVE
+)
+
+
+@checked(**_RANGES)
+def scale_by_rprop(
+    learning_rate: Any,
+    eta_minus: Any = 0.5,
+    eta_plus: Any = 1.2,
+    min_step_size: Any = 1e-6,
+    max_step_size: Any = 50.0,
+) -> Optimizer:
+    """Replace the gradient by Rprop's step, uphill; the arguments are those of `rprop`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_rprop(0.1)
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 0.1 -0.1]
+    """
+    return leafwise(
+        _rprop,
+        _zero_steps,
+        dict(
+            learning_rate=learning_rate,
+            eta_minus=eta_minus,
+            eta_plus=eta_plus,
+            min_step_size=min_step_size,
+            max_step_size=max_step_size,
+        ),
+        flip_sign=False,
+    )
+
+
+@checked(**_RANGES)
+def rprop(
+    learning_rate: Any,
+    eta_minus: Any = 0.5,
+    eta_plus: Any = 1.2,
+    min_step_size: Any = 1e-6,
+    max_step_size: Any = 50.0,
+) -> Optimizer:
+    """Step against the sign of the gradient, each weight with a step size of its own.
+
+    The size is multiplied by eta_plus where the gradient has the sign of last time; where it has
+    turned, by eta_minus, and there the weight waits for one update. For full batches: with noise
+    the signs say little.
+
+    Args:
+      learning_rate: the first size of every step, >= 0: a number or prefix tree, read by the first
+        update only.
+      eta_minus: factor in [0, 1] after a turn.
+      eta_plus: factor, usually > 1, while the sign stays.
+      min_step_size: the smallest size, >= 0.
+      max_step_size: the largest size, > 0; it bounds the first one too.
+
+    Returns:
+      An `Optimizer`. State: 8 bytes per element (the size, the gradient).
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.rprop(0.1)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for grad in (3.0, 1.0, -2.0, -2.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state)
+      ...     print(updates)
+      [-0.1]
+      [-0.12]
+      [-0.]
+      [0.06]
+
+    References:
+      Igel & Hüsken (2003), "Empirical evaluation of the improved Rprop learning algorithms".
+    """
+    return leafwise(
+        _rprop,
+        _zero_steps,
+        dict(
+            learning_rate=learning_rate,
+            eta_minus=eta_minus,
+            eta_plus=eta_plus,
+            min_step_size=min_step_size,
+            max_step_size=max_step_size,
+        ),
+        flip_sign=True,
+    )

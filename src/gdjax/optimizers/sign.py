@@ -1,0 +1,95 @@
+"""signSGD and Signum: step by the sign of the gradient, or of its running mean.
+
+Bernstein et al. (2018), Algorithm 1 and the momentum form (Signum), https://arxiv.org/abs/1802.04434
+Paper -> here: m -> mu, beta -> beta, delta -> learning_rate. Deviations: none. The sign of a
+complex element is its phase, x / |x|.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import UNIT, checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.optimizers.lion import Mean, zero_mean
+
+
+def _sign(grad, slots, param, count):
+    return jnp.sign(grad), slots
+
+
+def _signum(grad, slots, param, count, *, beta):
+    mu = beta * slots.mu + (1 - beta) * grad
+    return jnp.sign(mu), Mean(mu)
+
+
+def scale_by_sign() -> Optimizer:
+    """Replace every element of the gradient by its sign.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_sign()
+      >>> print(opt.update(jnp.array([4.0, -0.1, 0.0]), opt.init(jnp.zeros(3)))[0])
+      [ 1. -1.  0.]
+    """
+    return leafwise(_sign)
+
+
+@checked()
+def sign_sgd(learning_rate: Any) -> Optimizer:
+    """Step against the sign of the gradient: update = -learning_rate * sign(g).
+
+    Args:
+      learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
+
+    Returns:
+      An `Optimizer` that remembers nothing of the parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.sign_sgd(0.1)
+      >>> print(opt.update(jnp.array([4.0, -0.1]), opt.init(jnp.zeros(2)))[0])
+      [-0.1  0.1]
+
+    References:
+      Bernstein et al. (2018), "signSGD: compressed optimisation for non-convex problems".
+    """
+    return descend(_sign, None, {}, learning_rate)
+
+
+@checked(beta=UNIT)
+def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -> Optimizer:
+    """Step against the sign of a running mean of the gradient.
+
+    mu = beta mu + (1 - beta) g;  update = -learning_rate * sign(mu)
+
+    `lion` differs in that the newest gradient weighs more in the sign than in the mean.
+
+    Args:
+      learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
+      beta: decay of the mean, in [0, 1).
+      accumulator_dtype: dtype of the mean; None is at least float32.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.signum(0.1)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for grad in (3.0, -1.0, -4.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state)
+      ...     print(updates)
+      [-0.1]
+      [-0.1]
+      [0.1]
+    """
+    slots = functools.partial(zero_mean, mu_dtype=accumulator_dtype)
+    return descend(_signum, slots, dict(beta=beta), learning_rate)

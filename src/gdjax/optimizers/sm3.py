@@ -1,0 +1,99 @@
+"""SM3: Adagrad with one number for each row, column, ... in place of one for each element.
+
+Anil et al. (2019), Algorithm SM3-II, https://arxiv.org/abs/1901.11150
+Paper -> here: mu(r) -> accumulators, nu -> the local `nu`, eta -> learning_rate.
+Deviations: a running mean of the direction and eps under the root, as in optax. Scalars and vectors
+keep one number per element.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class Covers(NamedTuple):
+    """What SM3 remembers of one parameter."""
+
+    mu: Array  # running mean of the direction, shaped like the parameter
+    accumulators: tuple[Array, ...]  # for each axis, real, of length 1 along all other axes
+
+
+def _other_axes(ndim) -> list[tuple[int, ...]]:
+    """Return, for each accumulator, the axes along which it has length 1."""
+    if ndim < 2:
+        return [()]
+    return [tuple(j for j in range(ndim) if j != i) for i in range(ndim)]
+
+
+def _sm3(grad, slots, param, count, *, b1, b2, eps):
+    nu = slots.accumulators[0]
+    for other in slots.accumulators[1:]:
+        nu = jnp.minimum(nu, other)
+    nu = b2 * nu + jnp.where(b2 < 1, 1 - b2, 1) * abs_sq(grad)
+    seen = nu > 0
+    direction = jnp.where(seen, grad / jnp.where(seen, safe_sqrt(nu + eps), 1), 0)
+    mu = b1 * slots.mu + (1 - b1) * direction
+    axes = _other_axes(grad.ndim)
+    return mu, Covers(mu, tuple(jnp.max(nu, axis, keepdims=True, initial=0) for axis in axes))
+
+
+def _zero_covers(param) -> Covers:
+    mu, nu = zero_moments(param)
+    return Covers(mu, tuple(jnp.sum(nu, axis, keepdims=True) for axis in _other_axes(nu.ndim)))
+
+
+@checked(b2=CLOSED_UNIT)
+def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
+    """Replace the gradient by SM3's direction; b1 is the `momentum` of `sm3`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_sm3(b1=0.0)
+      >>> grad = jnp.array([[3.0, 0.0], [0.0, 4.0]])
+      >>> _, state = opt.update(grad, opt.init(grad))
+      >>> print(opt.update(grad, state)[0])
+      [[0.7071 0.    ]
+       [0.     0.7071]]
+    """
+    return leafwise(_sm3, _zero_covers, dict(b1=b1, b2=b2, eps=eps))
+
+
+@checked(b2=CLOSED_UNIT)
+def sm3(learning_rate: Any, momentum: Any = 0.9, *, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
+    """Descend like Adagrad, with memory for rows and columns only.
+
+    nu_ij = min(row_i, column_j) + |g_ij|^2;  row_i = max_j nu_ij;  column_j = max_i nu_ij;
+    mu = momentum mu + (1 - momentum) g / sqrt(nu + eps);  update = -learning_rate * mu
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      momentum: decay of the mean of the direction, in [0, 1).
+      b2: decay of the accumulators, in [0, 1]; at 1 they sum up, below they are running means.
+      eps: added under the root, >= 0.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element for mu, and 4 for each row, column, ... of an
+      array; of a vector, 8 per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> state = gdjax.sm3(0.1).init(jnp.ones((1000, 300)))
+      >>> [a.shape for a in state.slots.accumulators]
+      [(1000, 1), (1, 300)]
+
+    References:
+      Anil et al. (2019), "Memory efficient adaptive optimization".
+    """
+    return descend(_sm3, _zero_covers, dict(b1=momentum, b2=b2, eps=eps), learning_rate)

@@ -1,0 +1,82 @@
+"""Add noise to the gradients."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, NONNEGATIVE, checked
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import safe_sqrt
+
+
+class Randomness(NamedTuple):
+    """Where the next noise comes from."""
+
+    key: Array  # a typed key of jax.random, a scalar
+
+
+def add_noise_to(grads, slots, count, eta, gamma):
+    """Return the gradients with noise of variance eta / count**gamma, and the next slots."""
+    deviation = safe_sqrt(eta / count**gamma)
+    key, sample = jax.random.split(slots.key)
+    leaves, treedef = jax.tree.flatten(grads)
+    keys = jax.random.split(sample, len(leaves)) if leaves else ()
+    noisy = [
+        g + deviation.astype(g.real.dtype) * jax.random.normal(k, g.shape, g.dtype)
+        for g, k in zip(leaves, keys, strict=True)
+    ]
+    return treedef.unflatten(noisy), Randomness(key)
+
+
+def _add_noise(grads, slots, params, count, *, eta, gamma):
+    return add_noise_to(grads, slots, count, eta, gamma)
+
+
+def fresh_randomness(params, key) -> Randomness:
+    """Return a copy of the key, so that a donated state does not take the user's own with it."""
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        if jnp.ndim(key):
+            raise TypeError(
+                "key must be an int or a key made by jax.random.key, got an array of shape "
+                f"{jnp.shape(key)}. Wrap an old-style key: jax.random.wrap_key_data(key)."
+            )
+        return Randomness(jax.random.key(key))
+    data = jnp.array(jax.random.key_data(key), copy=True)
+    return Randomness(jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)))
+
+
+@checked(eta=NONNEGATIVE, gamma=FINITE)
+def add_noise(eta: Any, gamma: Any, key: Any) -> Optimizer:
+    """Add Gaussian noise whose variance falls with the steps.
+
+    g + N(0, eta / t^gamma), independent in every element and step (Neelakantan et al. 2015,
+    https://arxiv.org/abs/1511.06807). Of a complex element, eta / t^gamma is the variance of both
+    parts together.
+
+    Args:
+      eta: variance of the first noise, >= 0: a number or a schedule.
+      gamma: how fast the variance falls; 0 keeps it.
+      key: an int or a `jax.random.key`. It lives in the state, so vmap over keys (or ints) gives
+        runs with different noise.
+
+    Returns:
+      An `Optimizer`. State: one key.
+
+    Raises:
+      TypeError: at `init`, if the key is neither an int nor a key.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.add_noise(0.01, 0.55, key=0)
+      >>> noisy, state = opt.update(jnp.ones(1000), opt.init(jnp.ones(1000)))
+      >>> print(round(float(noisy.mean()), 1), round(float(noisy.std()), 2))
+      1.0 0.1
+    """
+    slots = functools.partial(fresh_randomness, key=key)
+    return treewise(_add_noise, slots, dict(eta=eta, gamma=gamma))
