@@ -1,5 +1,6 @@
 """The registry: one row for each optimizer; the contract and oracle tests run over all of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,15 +13,20 @@ from oracles import adabelief as adabelief_oracles
 from oracles import adadelta as adadelta_oracles
 from oracles import adafactor as adafactor_oracles
 from oracles import adagrad as adagrad_oracles
+from oracles import adahessian as adahessian_oracles
 from oracles import adam as adam_oracles
+from oracles import adam_mini as adam_mini_oracles
 from oracles import adamax as adamax_oracles
 from oracles import adan as adan_oracles
 from oracles import ademamix as ademamix_oracles
 from oracles import adopt as adopt_oracles
 from oracles import amsgrad as amsgrad_oracles
+from oracles import apollo as apollo_oracles
+from oracles import came as came_oracles
 from oracles import cocob as cocob_oracles
 from oracles import dadapt as dadapt_oracles
 from oracles import dog as dog_oracles
+from oracles import galore as galore_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
@@ -30,6 +36,7 @@ from oracles import momo as momo_oracles
 from oracles import nadam as nadam_oracles
 from oracles import novograd as novograd_oracles
 from oracles import optimistic as optimistic_oracles
+from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
 from oracles import qhadam as qhadam_oracles
@@ -41,6 +48,7 @@ from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
 from oracles import sign as sign_oracles
 from oracles import sm3 as sm3_oracles
+from oracles import sophia as sophia_oracles
 from oracles import stable_adamw as stable_adamw_oracles
 from oracles import trust_ratio as trust_ratio_oracles
 from oracles import yogi as yogi_oracles
@@ -75,8 +83,7 @@ class Case(NamedTuple):
     lane_rtol: float = 1e-6
 
 
-def _with(factory, **static):
-    return lambda **numbers: factory(**numbers, **static)
+_with = functools.partial  # a factory with some of its structure set
 
 
 def _value(params, grads, t):
@@ -105,6 +112,27 @@ def _begin(factory):
 
     make.factory = factory
     return make
+
+
+def _around(wrapper, factory, own):
+    """Return a factory whose numbers named in `own` go to the wrapper, the others inside."""
+
+    def make(**numbers):
+        outer = {name: numbers.pop(name) for name in own}
+        return wrapper(factory(**numbers), **outer)
+
+    return make
+
+
+def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
+    rate = gdjax.exponential_decay(learning_rate, 1, 0.9)
+    return gdjax.with_weight_decay(
+        gdjax.sgd(rate, momentum),
+        weight_decay,
+        kind,
+        cautious=careful,
+        max_learning_rate=learning_rate,
+    )
 
 
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
@@ -138,6 +166,41 @@ DOG = dict(learning_rate=0.9, init_step=0.02, eps=1e-3)
 MOMO = dict(lower_bound=0.5, weight_decay=0.1)
 SCHEDULE_FREE = dict(learning_rate=0.05, b1=0.8, weight_lr_power=1.5, weight_count_power=0.5)
 SF_ADAM = SCHEDULE_FREE | dict(b2=0.95, eps=1e-3, weight_decay=0.1)
+
+
+def _curved(params):
+    """A function whose Hessian is diagonal, so that every estimate of the diagonal is exact."""
+    return sum(jnp.sum(0.35 * x**2 + 0.3 * jnp.sin(1.7 * x)) for x in jax.tree.leaves(params))
+
+
+def _curvature(theta):
+    return 0.7 - 0.3 * 1.7**2 * np.sin(1.7 * theta)
+
+
+def _curved_extras(params, grads, t):
+    return {"obj_fn": _curved}
+
+
+def _gaussian(gap, seed=0):
+    """Return the projections that `apollo` draws for the parameters of `problems`."""
+
+    def projection(name, t, r, side):
+        leaf = jax.random.fold_in(jax.random.key(seed), sorted(problems.SHAPES).index(name))
+        key = jax.random.fold_in(leaf, (t - 1) // gap)
+        return np.asarray(jax.random.normal(key, (r, side), jnp.float64)) / np.sqrt(r)
+
+    return projection
+
+
+REAL = (jnp.float32, jnp.bfloat16, jnp.float16)
+SOPHIA = dict(learning_rate=0.02, b1=0.85, b2=0.8, eps=1e-3, gamma=0.9, weight_decay=0.1)
+SOPHIA |= dict(clip_threshold=0.8)
+ADAHESSIAN = ADAM_PLAIN | dict(hessian_power=1.0)
+BLOCKS = {"vector": (0,), "tall": (0,), "wide": (1,), "kernel": (1, -1)}
+CAME = dict(learning_rate=0.002, b1=0.85, b2=0.95, b3=0.98, eps=1e-30, eps_res=1e-4)
+CAME |= dict(clipping_threshold=0.9, weight_decay=0.1)
+GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
+APOLLO = ADAM_PLAIN | dict(scale=2.0)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -452,6 +515,134 @@ CASES = [
         _with(gdjax.adafactor, factored=False),
         ADAFACTOR | dict(decay_offset=-2.0),
         adafactor_oracles.adafactor,
+    ),
+    # With estimates of the curvature
+    Case(
+        "sophia",
+        _with(gdjax.sophia, update_interval=3),
+        SOPHIA,
+        _with(sophia_oracles.sophia, curvature=_curvature, k=3),
+        extras=_curved_extras,
+        dtypes=REAL,
+    ),
+    Case(
+        "adahessian",
+        gdjax.adahessian,
+        ADAHESSIAN,
+        _with(adahessian_oracles.adahessian, curvature=_curvature),
+        extras=_curved_extras,
+        dtypes=REAL,
+    ),
+    Case(
+        "adahessian_averaged",
+        _with(
+            gdjax.adahessian,
+            update_interval=3,
+            average_axes=gdjax.by_path({"kernel": (0, 1), "wide": 1, ".*": None}),
+        ),
+        ADAHESSIAN | dict(hessian_power=0.8),
+        _with(
+            adahessian_oracles.adahessian,
+            curvature=_curvature,
+            average={"kernel": (0, 1), "wide": 1},
+            k=3,
+        ),
+        extras=_curved_extras,
+        dtypes=REAL,
+    ),
+    # With little memory
+    Case(
+        "adam_mini",
+        gdjax.adam_mini,
+        ADAM_DECAY,
+        _with(adam_mini_oracles.adam_mini, axes=lambda shape: (-1,) if len(shape) > 1 else ()),
+    ),
+    Case(
+        "adam_mini_blocks",
+        _with(gdjax.adam_mini, block_axes=gdjax.by_path(BLOCKS | {".*": None})),
+        ADAM_DECAY,
+        _with(adam_mini_oracles.adam_mini, axes=BLOCKS),
+    ),
+    Case("came", gdjax.came, CAME, came_oracles.came),
+    Case(
+        "galore",
+        _with(gdjax.galore, rank=2, update_proj_gap=6),
+        GALORE,
+        _with(galore_oracles.galore, rank=2, gap=6),
+    ),
+    Case(
+        "galore_batched",
+        _with(
+            gdjax.galore,
+            rank=2,
+            update_proj_gap=6,
+            side="larger",
+            weight_dimension_numbers=gdjax.by_path(
+                {
+                    "kernel": gdjax.GaLoreDimensionNumbers((1, 2), -1),
+                    "tall|wide|w": gdjax.GaLoreDimensionNumbers(),
+                    ".*": None,
+                }
+            ),
+        ),
+        GALORE,
+        _with(
+            galore_oracles.galore,
+            rank=2,
+            gap=6,
+            larger=True,
+            specs={"kernel": ((1, 2), (3,)), "tall": ((0,), (1,)), "wide": ((0,), (1,))},
+        ),
+    ),
+    Case(
+        "apollo",
+        _with(gdjax.apollo, rank=2, update_proj_gap=6, growth_limit=None),
+        APOLLO,
+        _with(apollo_oracles.apollo, rank=2, projection=_gaussian(6)),
+    ),
+    Case(
+        "apollo_limited",
+        _with(gdjax.apollo, rank=2, update_proj_gap=6, key=5),
+        APOLLO | dict(growth_limit=1.05),
+        _with(apollo_oracles.apollo, rank=2, projection=_gaussian(6, 5)),
+    ),
+    Case(
+        "apollo_mini",
+        _with(gdjax.apollo_mini, update_proj_gap=6),
+        APOLLO | dict(growth_limit=1.2),
+        _with(apollo_oracles.apollo, rank=1, projection=_gaussian(6), tensor=True),
+    ),
+    *(
+        Case(
+            f"decay_{kind}{'_cautious' if careful else ''}",
+            functools.partial(_decayed_momentum, kind, careful),
+            dict(learning_rate=0.05, momentum=0.8, weight_decay=0.3),
+            options_oracles.decayed_momentum(kind, careful),
+        )
+        for kind, careful in [
+            ("l2", False),
+            ("decoupled", False),
+            ("independent", True),
+            ("corrected", False),
+        ]
+    ),
+    Case(
+        "cautious_adam",
+        _around(gdjax.cautious, gdjax.adam, ("min_share",)),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, min_share=0.4),
+        options_oracles.cautious_adam,
+    ),
+    Case(
+        "mars_adamw",
+        lambda gamma, b1, **rest: gdjax.mars(gdjax.adamw(b1=b1, **rest), gamma, b1),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, weight_decay=0.1, gamma=0.2),
+        options_oracles.mars_adamw,
+    ),
+    Case(
+        "mars_lion",
+        lambda gamma, b1, **rest: gdjax.mars(gdjax.lion(b1=b1, **rest), gamma, b1),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, weight_decay=0.1, gamma=0.2),
+        options_oracles.mars_lion,
     ),
 ]
 

@@ -41,7 +41,7 @@ def avals(x):
     typeof = (
         getattr(jax, "typeof", None) or jax.core.get_aval
     )  # the lowest supported jax has no typeof
-    return jax.tree.map(lambda a: (a.shape, str(a.dtype), typeof(a).weak_type), x)
+    return [(a.shape, str(a.dtype), typeof(a).weak_type) for a in jax.tree.leaves(x)]
 
 
 def is_finite(x):
@@ -129,9 +129,9 @@ def test_jit_eval_shape_scan_and_donation(case):
     state = opt.init(params)
     assert avals(jax.jit(opt.init)(params)) == avals(state)
     shapes = jax.eval_shape(opt.init, params)
-    assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes) == jax.tree.map(
-        lambda s: (s.shape, s.dtype), state
-    )
+    assert [(s.shape, s.dtype) for s in jax.tree.leaves(shapes)] == [
+        (s.shape, s.dtype) for s in jax.tree.leaves(state)
+    ]
     more = extras(case, params, params)
 
     def step(carry, _):

@@ -72,9 +72,11 @@ from gdjax.optimizers.adafactor import adafactor as adafactor
 from gdjax.optimizers.adafactor import scale_by_factored_rms as scale_by_factored_rms
 from gdjax.optimizers.adagrad import adagrad as adagrad
 from gdjax.optimizers.adagrad import scale_by_rss as scale_by_rss
+from gdjax.optimizers.adahessian import adahessian as adahessian
 from gdjax.optimizers.adam import adam as adam
 from gdjax.optimizers.adam import adamw as adamw
 from gdjax.optimizers.adam import scale_by_adam as scale_by_adam
+from gdjax.optimizers.adam_mini import adam_mini as adam_mini
 from gdjax.optimizers.adamax import adamax as adamax
 from gdjax.optimizers.adamax import adamaxw as adamaxw
 from gdjax.optimizers.adamax import scale_by_adamax as scale_by_adamax
@@ -89,8 +91,17 @@ from gdjax.optimizers.adopt import adopt as adopt
 from gdjax.optimizers.adopt import scale_by_adopt as scale_by_adopt
 from gdjax.optimizers.amsgrad import amsgrad as amsgrad
 from gdjax.optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gdjax.optimizers.apollo import apollo as apollo
+from gdjax.optimizers.apollo import apollo_mini as apollo_mini
+from gdjax.optimizers.came import came as came
 from gdjax.optimizers.cocob import cocob as cocob
 from gdjax.optimizers.cocob import scale_by_cocob as scale_by_cocob
+from gdjax.optimizers.curvature import (
+    gauss_newton_bartlett_diag_hessian as gauss_newton_bartlett_diag_hessian,
+)
+from gdjax.optimizers.curvature import (
+    hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
+)
 from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
 from gdjax.optimizers.dog import dog as dog
 from gdjax.optimizers.dog import dowg as dowg
@@ -99,6 +110,9 @@ from gdjax.optimizers.dog import scale_by_dog as scale_by_dog
 from gdjax.optimizers.dog import scale_by_dowg as scale_by_dowg
 from gdjax.optimizers.dog import scale_by_l_dog as scale_by_l_dog
 from gdjax.optimizers.fromage import fromage as fromage
+from gdjax.optimizers.galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
+from gdjax.optimizers.galore import galore as galore
+from gdjax.optimizers.galore import scale_by_galore as scale_by_galore
 from gdjax.optimizers.laprop import laprop as laprop
 from gdjax.optimizers.lion import lion as lion
 from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
@@ -137,6 +151,8 @@ from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum
 from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
+from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
+from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
 from gdjax.optimizers.trust_ratio import lamb as lamb
 from gdjax.optimizers.trust_ratio import lars as lars
@@ -187,6 +203,8 @@ from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.trace import trace as trace
+from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
+from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
 
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
@@ -211,5 +229,8 @@ from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.cautious import cautious as cautious
+from gdjax.wrappers.mars import mars as mars
+from gdjax.wrappers.weight_decay import with_weight_decay as with_weight_decay
 
 __version__ = "0.1.0"

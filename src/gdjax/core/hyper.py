@@ -339,6 +339,17 @@ def hyperparams(state: Any) -> dict[str, Any]:
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
 
 
+def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
+    """Return the one hyperparameter of that name in a state, and the count that it goes by."""
+    found = [(n.hyperparams[name], n.count) for _, n in _states(state) if name in n.hyperparams]
+    if len(found) != 1:
+        raise ValueError(
+            f"{what} needs an optimizer with exactly one {name}, got {len(found)} among "
+            f"{', '.join(hyperparams(state)) or 'no hyperparameters'}. Wrap the parts one by one."
+        )
+    return found[0]
+
+
 def with_hyperparams(state: Any, **values: Any) -> Any:
     """Return a new state in which some hyperparameters have new values.
 

@@ -1,0 +1,53 @@
+"""Weight decay as a transform, and the masks that say which leaves decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+
+
+def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
+    if weight_decay is None:
+        return grad, slots
+    if param is None:
+        raise ValueError(f"add_decayed_weights needs {NEEDS_PARAMS}")
+    return grad + weight_decay * param, slots
+
+
+@checked()
+def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Optimizer:
+    """Add `weight_decay * param`: before an optimizer this is L2 regularization.
+
+    Args:
+      weight_decay: strength >= 0: a number, schedule or prefix tree.
+      mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
+        gives one, such as `mask_by_ndim()`. None is all.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.add_decayed_weights(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> print(opt.update(jnp.zeros(2), opt.init(params), params)[0])
+      [ 0.1 -0.2]
+    """
+    return mask_decay(
+        leafwise(_add_decayed_weights, hyperparams=dict(weight_decay=weight_decay)), mask
+    )
+
+
+def mask_by_ndim(at_least: int = 2) -> Callable[[Any], Any]:
+    """Return a mask that holds for leaves of at least that many axes: matrices, not biases.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> gdjax.mask_by_ndim()({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})
+      {'bias': False, 'kernel': True}
+    """
+    return lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= at_least, params)

@@ -1,0 +1,66 @@
+"""Cautious updates: drop the elements of an update that disagree with the gradient in sign.
+
+Liang, Chen, Liu & Liu (2024), Algorithm 1, https://arxiv.org/abs/2411.16085
+Paper -> here: phi -> kept, u -> the wrapped optimizer's update, with the sign turned.
+Deviations: kept elements are divided by max(mean(kept), min_share), as the authors' code does now;
+its first version divided by (sum(kept) + 1) / size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import Range, checked
+from gdjax.core.lift import treewise
+from gdjax.core.trees import map_leaves, product
+
+SHARE = Range("in (0, 1]", lambda x: 0 < x <= 1)
+
+
+class Cautious(NamedTuple):
+    """What the wrapper remembers."""
+
+    inner: Any  # state of the optimizer
+
+
+def _keep(update, grad, min_share):
+    kept = (product(update, grad) < 0).astype(grad.real.dtype)
+    share = jnp.sum(kept) / max(kept.size, 1)
+    return update * kept / jnp.maximum(share, min_share)
+
+
+def _cautious(grads, slots, params, count, *, min_share, inner, **extra):
+    updates, state = inner(grads, slots.inner, params, **extra)
+    return map_leaves(_keep, 1, (updates, grads), min_share)[0], Cautious(state)
+
+
+@checked(min_share=SHARE)
+def cautious(optimizer: Any, min_share: Any = 1e-3) -> Optimizer:
+    """Apply only those elements of an optimizer's updates that go against the gradient.
+
+    The rest of each leaf is scaled up by the inverse of the share that is kept.
+
+    Args:
+      optimizer: any `(init, update)` pair.
+      min_share: smallest share, in (0, 1], to divide by.
+
+    Returns:
+      An `Optimizer`. It adds no state per parameter.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.cautious(gdjax.sgd(0.1, momentum=0.9))
+      >>> state = opt.init(jnp.zeros(2))
+      >>> _, state = opt.update(jnp.array([1.0, 1.0]), state)
+      >>> print(opt.update(jnp.array([1.0, -0.5]), state)[0])
+      [-0.38  0.  ]
+
+    References:
+      Liang et al. (2024), "Cautious optimizers: improving training with one line of code".
+    """
+    init, update = with_extra_args_support(optimizer)
+    return treewise(_cautious, lambda p: Cautious(init(p)), dict(min_share=min_share), inner=update)

@@ -1,0 +1,70 @@
+"""MARS: give an optimizer gradients whose variance is reduced by the gradient before.
+
+Yuan, Liu, Wu, Zhou & Gu (2024), Algorithm 1, https://arxiv.org/abs/2411.10438
+Paper -> here: c -> corrected, gamma -> gamma, beta_1 -> b1, x -> the parameters.
+Deviations: the approximate form: the gradient before is that of the batch before, which costs no
+second gradient; it is 0 at the first step, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.trees import map_leaves, zeros_like
+
+
+class Mars(NamedTuple):
+    """What MARS remembers."""
+
+    previous: Any  # the gradient of the step before, shaped like the parameters
+    inner: Any  # state of the optimizer
+
+
+def _correct(grad, previous, gamma, b1):
+    corrected = grad + gamma * b1 / (1 - b1) * (grad - previous)
+    return corrected / jnp.maximum(safe_sqrt(jnp.sum(abs_sq(corrected))), 1), grad
+
+
+def _mars(grads, slots, params, count, *, gamma, b1, inner, **extra):
+    corrected, previous = map_leaves(_correct, 2, (grads, slots.previous), gamma, b1)
+    updates, state = inner(corrected, slots.inner, params, **extra)
+    return updates, Mars(previous, state)
+
+
+@checked(gamma=NONNEGATIVE)
+def mars(optimizer: Any, gamma: Any = 0.025, b1: Any = 0.95) -> Optimizer:
+    """Run an optimizer on variance-reduced gradients, each leaf clipped to norm 1.
+
+    corrected = g + gamma b1 / (1 - b1) (g - previous g); corrected /= max(1, |corrected|)
+
+    The paper's MARS-AdamW is `mars(adamw(3e-3, b1=0.95, b2=0.99))`, MARS-Lion `mars(lion(...))`.
+
+    Args:
+      optimizer: any `(init, update)` pair.
+      gamma: strength >= 0 of the correction; 0 leaves only the clipping.
+      b1: the optimizer's decay of its mean, in [0, 1); larger ones correct more.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element besides the optimizer's.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.mars(gdjax.sgd(1.0), gamma=0.1, b1=0.5)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> _, state = opt.update(jnp.array([0.5]), state)
+      >>> print(opt.update(jnp.array([0.7]), state)[0])
+      [-0.72]
+
+    References:
+      Yuan et al. (2024), "MARS: unleashing the power of variance reduction".
+    """
+    init, update = with_extra_args_support(optimizer)
+    slots = lambda params: Mars(zeros_like(params), init(params))  # noqa: E731
+    return treewise(_mars, slots, dict(gamma=gamma, b1=b1), inner=update)

@@ -1,0 +1,127 @@
+"""Weight decay of every kind, around any optimizer.
+
+With g the gradient, eta the learning rate in force, eta_max its largest value, lambda the decay:
+  l2           g += lambda theta, before the optimizer (Tikhonov's ridge penalty)
+  decoupled    theta -= eta lambda theta (Loshchilov & Hutter 2017,
+               https://arxiv.org/abs/1711.05101, as torch and optax have it)
+  independent  theta -= (eta / eta_max) lambda theta (the paper's own form: eta_t there is the
+               schedule's multiplier)
+  corrected    theta -= eta (eta / eta_max) lambda theta (AdamC; Defazio 2025,
+               https://arxiv.org/abs/2506.02285)
+  cautious     any but l2, only where the optimizer moves the weight towards zero, too (Chen et al.
+               2025, https://arxiv.org/abs/2510.12402)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.chain import chain, with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.hyper import is_schedule, the_only
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
+from gdjax.core.numerics import safe_increment
+from gdjax.core.trees import product
+from gdjax.transforms.decay import add_decayed_weights
+
+KINDS = ("decoupled", "l2", "independent", "corrected")
+
+
+class Decay(NamedTuple):
+    """What the wrapper remembers."""
+
+    decay: State  # weight_decay, and max_learning_rate for the kinds that need it
+    inner: Any  # state of the optimizer
+
+
+def _shrink(update, slots, param, count, *, weight_decay, learning_rate, max_learning_rate=None,
+            kind, cautious):  # fmt: skip
+    if weight_decay is None or learning_rate is None:
+        return update, slots
+    rate = learning_rate
+    if max_learning_rate is not None:
+        share = learning_rate / jnp.where(max_learning_rate > 0, max_learning_rate, 1)
+        rate = share if kind == "independent" else rate * share
+    shrunk = rate * weight_decay * param
+    if cautious:
+        shrunk = jnp.where(product(update, param) <= 0, shrunk, 0)
+    return update - shrunk, slots
+
+
+def _with_weight_decay(grads, slots, params, count, *, inner, shrink, **extra):
+    if params is None:
+        raise ValueError(f"with_weight_decay needs {NEEDS_PARAMS}")
+    learning_rate, rate_count = the_only("with_weight_decay", slots.inner, "learning_rate")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    # The decay reads the rate that the optimizer used; it borrows it, so that it is stored once.
+    numbers = {**slots.decay.hyperparams, "learning_rate": learning_rate}
+    updates, _ = shrink(updates, State(rate_count, numbers, ()), params)
+    return updates, Decay(slots.decay._replace(count=safe_increment(slots.decay.count)), state)
+
+
+def _init(init, weight_decay, mask, max_learning_rate, kind, params) -> Decay:
+    state = init(params)
+    numbers = dict(weight_decay=weight_decay)
+    if kind in ("independent", "corrected"):
+        rate, _ = the_only("with_weight_decay", state, "learning_rate")
+        leaves = jax.tree.leaves(rate, is_leaf=is_schedule)
+        if max_learning_rate is None and any(map(is_schedule, leaves)):
+            raise ValueError(
+                f"with_weight_decay(kind={kind!r}) of an optimizer whose learning rate is a "
+                "schedule needs max_learning_rate=..., the largest value of the schedule."
+            )
+        numbers["max_learning_rate"] = rate if max_learning_rate is None else max_learning_rate
+    decay = mask_decay(leafwise(_shrink, hyperparams=numbers), mask)
+    return Decay(decay.init(params), state)
+
+
+@checked(max_learning_rate=NONNEGATIVE)
+def with_weight_decay(
+    optimizer: Any,
+    weight_decay: Any,
+    kind: str = "decoupled",
+    *,
+    mask: Any = None,
+    cautious: bool = False,
+    max_learning_rate: Any = None,
+) -> Optimizer:
+    """Give any optimizer weight decay of any kind.
+
+    Args:
+      optimizer: an `(init, update)` pair whose state has one `learning_rate`, as all of gdjax's do;
+        for "l2" any pair at all.
+      weight_decay: strength lambda >= 0: a number, schedule or prefix tree.
+      kind: "decoupled", "l2", "independent" or "corrected"; see the formulas in this module.
+      mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
+        gives one, such as `mask_by_ndim()`. None is all.
+      cautious: whether to decay an element only where the update does not move it away from zero.
+      max_learning_rate: eta_max, for "independent" and "corrected". None is the learning rate that
+        the optimizer was built with, if that is a number and no schedule.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. It adds no state but its numbers.
+
+    Raises:
+      ValueError: for an unknown kind, a cautious l2, or a schedule without `max_learning_rate`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.with_weight_decay(gdjax.sgd(0.1), 0.5, kind="independent")
+      >>> params = jnp.array([1.0, -2.0])
+      >>> print(opt.update(jnp.zeros(2), opt.init(params), params)[0])
+      [-0.5  1. ]
+    """
+    check_choice("with_weight_decay(kind=...)", kind, KINDS)
+    if kind == "l2":
+        if cautious:
+            raise ValueError("with_weight_decay(cautious=True) goes with a kind that is not 'l2'.")
+        return chain(add_decayed_weights(weight_decay, mask), optimizer)
+    init, update = with_extra_args_support(optimizer)
+    slots = functools.partial(_init, init, weight_decay, mask, max_learning_rate, kind)
+    shrink = leafwise(_shrink, kind=kind, cautious=cautious).update
+    return treewise(_with_weight_decay, slots, inner=update, shrink=shrink)
