@@ -1,0 +1,154 @@
+"""AdaHessian: Adam whose mean square is of the Hessian's diagonal, not of the gradient.
+
+Yao et al. (2020), Algorithm 1, https://arxiv.org/abs/2006.00719
+Paper -> here: m -> mu, v -> nu, k -> hessian_power, eta -> learning_rate, b -> average_axes.
+Deviations: the diagonal is averaged by its magnitude, as in the authors' code; nothing is averaged
+unless asked for. With an interval, the bias of nu is corrected by the number of its refreshes.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import chain, with_extra_args_support
+from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.lift import descend, treewise
+from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype
+from gdjax.core.trees import map_leaves
+from gdjax.optimizers.adam_mini import axes_per_leaf
+from gdjax.optimizers.curvature import hutchinson_estimator_diag_hessian
+from gdjax.optimizers.sgd import _gradient
+
+
+class CurvatureMoments(NamedTuple):
+    """What AdaHessian remembers."""
+
+    mu: Any  # m, running mean of the gradients, a tree like the parameters
+    nu: Any  # v, running mean of the squared diagonals; averaged axes have length 1
+    refreshes: Array  # how many diagonals nu has seen, int32
+    hessian_fn_state: Any  # the state of the estimate
+
+
+def _adahessian(
+    grads, slots, params, count, *,
+    b1, b2, eps, hessian_power, update_interval, estimate, raw_params, **extra,
+):  # fmt: skip
+    def refresh(state, nu, refreshes):
+        diagonal, state = estimate(grads, state, raw_params, **extra)
+        return state, map_leaves(_mean_sq, 1, (nu, diagonal), b2)[0], refreshes + 1
+
+    due = is_due(count, update_interval)
+    state, nu, seen = when_due(due, refresh, slots.hessian_fn_state, slots.nu, slots.refreshes)
+    (mu,) = map_leaves(_mean, 1, (slots.mu, grads), b1)
+    corrections = bias_correction(b1, count), bias_correction(b2, seen)
+    (direction,) = map_leaves(_divided, 1, (mu, nu), *corrections, eps, hessian_power)
+    return direction, CurvatureMoments(mu, nu, seen, state)
+
+
+def _mean(mean, x, decay):
+    return decay * mean + (1 - decay) * x
+
+
+def _mean_sq(nu, diagonal, decay):
+    return _mean(nu, mean_to(jnp.abs(diagonal), nu.shape) ** 2, decay)
+
+
+def _divided(mu, nu, mu_weight, nu_weight, eps, power):
+    positive = nu > 0  # the derivative of the root at 0 is infinite
+    root = jnp.where(positive, jnp.where(positive, nu / nu_weight, 1) ** (power / 2), 0)
+    return mu / mu_weight / (root + eps)
+
+
+def _start(params, estimate_init, average_axes, mu_dtype) -> CurvatureMoments:
+    leaves, treedef = jax.tree.flatten(params)
+    axes = axes_per_leaf("adahessian(average_axes=...)", average_axes, params)
+    shapes = [
+        tuple(1 if i in over else n for i, n in enumerate(x.shape))
+        for x, over in zip(leaves, axes, strict=True)
+    ]
+    mu = [jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)) for x in leaves]
+    nu = [jnp.zeros(s, real_dtype(compute_dtype(x))) for x, s in zip(leaves, shapes, strict=True)]
+    mu, nu = treedef.unflatten(mu), treedef.unflatten(nu)
+    return CurvatureMoments(mu, nu, jnp.zeros((), jnp.int32), estimate_init(params))
+
+
+@checked(hessian_power=CLOSED_UNIT, update_interval=INTERVAL)
+def adahessian(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-4,
+    hessian_power: Any = 1.0,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    *,
+    average_axes: Any = None,
+    update_interval: Any = 1,
+    hessian_diagonal_fn: Any = None,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
+
+    mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) estimate^2;
+    direction = mu / (1 - b1^t) / ((nu / (1 - b2^t))^(hessian_power / 2) + eps);
+    update = -learning_rate * (direction + weight_decay * param)
+
+    What the estimate needs goes through `update`: for the default
+    `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree. The step is a Newton step
+        times this: the paper's is 0.15.
+      b1: decay of the mean gradient, in [0, 1): a number or a schedule, like all numbers below.
+      b2: decay of the mean square of the curvature, in [0, 1).
+      eps: added to the root, >= 0.
+      hessian_power: 1 divides by the curvature, 0 not at all; in [0, 1].
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+      average_axes: the axis or axes over which the magnitude of the diagonal is averaged, as the
+        paper does over the window of a convolution: (0, 1) for kernels of shape (height, width,
+        inputs, outputs), by name `by_path({".*Conv.*kernel": (0, 1), ".*": None})`. None is none.
+      update_interval: estimate the curvature every so many steps, a whole number >= 1.
+      hessian_diagonal_fn: the estimate, an `(init, update)` pair; None is
+        `hutchinson_estimator_diag_hessian()`.
+      mu_dtype: dtype of the mean gradient; None is at least float32.
+
+    Returns:
+      An `Optimizer` for real parameters whose `update` needs the parameters and what the estimate
+      asks for. State: 8 bytes per element (mu, nu) and a key.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+      TypeError: if `update` is called without what the estimate needs.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)  # badly conditioned
+      >>> opt = gdjax.adahessian(0.5)
+      >>> params = jnp.array([0.5, 0.5])
+      >>> state = opt.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = opt.update(jax.grad(loss)(params), state, params, obj_fn=loss)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(params.round(3))
+      [-0.063 -0.063]
+
+    References:
+      Yao et al. (2020), "ADAHESSIAN: an adaptive second order optimizer for machine learning",
+      Algorithm 1.
+    """
+    estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
+    slots = functools.partial(
+        _start, estimate_init=estimate.init, average_axes=average_axes, mu_dtype=mu_dtype
+    )
+    numbers = dict(b1=b1, b2=b2, eps=eps, hessian_power=hessian_power)
+    numbers["update_interval"] = update_interval
+    direction = treewise(_adahessian, slots, numbers, estimate=estimate.update)
+    return chain(direction, descend(_gradient, None, {}, learning_rate, weight_decay, mask))

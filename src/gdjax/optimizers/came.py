@@ -1,0 +1,134 @@
+"""CAME: Adafactor with momentum, which trusts the momentum less where it is off the newest update.
+
+Luo et al. (2023), Algorithm 2, https://arxiv.org/abs/2307.02047
+Paper -> here: r, c -> v_row, v_col, m -> mu, R, C -> res_row, res_col, U -> residual, S -> res,
+epsilon_1, epsilon_2 -> eps, eps_res, d -> clipping_threshold, eta -> learning_rate.
+Deviations: none. As in the authors' code the last two axes are factored, whatever their size, and
+the axes before them are a batch, but for the clipping; an array of fewer axes keeps its mean square
+and is not weighed by its residual.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.lift import descend
+from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.optimizers.adam import zero_moments
+
+
+class Confidence(NamedTuple):
+    """What CAME remembers of one parameter; what it does not need is None."""
+
+    mu: Array  # m, running mean of the normed gradient, shaped like the parameter
+    v: Array | None  # running mean of |g|^2, where it is not factored
+    v_row: Array | None  # its mean over the last axis
+    v_col: Array | None  # its mean over the last axis but one
+    res_row: Array | None  # running mean of the squared residual, over the last axis
+    res_col: Array | None  # over the last axis but one
+
+
+def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clipping_threshold):
+    square = abs_sq(grad) + eps
+    if slots.v is not None:
+        v = b2 * slots.v + (1 - b2) * square
+        x, slots = grad / safe_sqrt(v), slots._replace(v=v)
+    else:
+        v_row, v_col = _factors(square, slots.v_row, slots.v_col, b2)
+        x, slots = _divide(grad, v_row, v_col), slots._replace(v_row=v_row, v_col=v_col)
+    x = x / jnp.maximum(1, root_mean_sq(x) / clipping_threshold)
+    mu = b1 * slots.mu + (1 - b1) * x
+    if slots.v is not None:
+        return mu, slots._replace(mu=mu)
+    residual = abs_sq(x - mu) + eps_res
+    res_row, res_col = _factors(residual, slots.res_row, slots.res_col, b3)
+    return _divide(mu, res_row, res_col), slots._replace(mu=mu, res_row=res_row, res_col=res_col)
+
+
+def _factors(square, row, col, decay):
+    return (
+        decay * row + (1 - decay) * jnp.mean(square, -1, keepdims=True),
+        decay * col + (1 - decay) * jnp.mean(square, -2, keepdims=True),
+    )
+
+
+def _divide(x, row, col):
+    """Return x over the root of row col / mean(row).
+
+    One root at a time: of all three the product may be so small that its derivative overflows.
+    """
+    weight = safe_sqrt(jnp.mean(row, -2, keepdims=True))
+    return x * weight / safe_sqrt(row) / safe_sqrt(col)
+
+
+def _zeros(param, mu_dtype=None) -> Confidence:
+    mu, v = zero_moments(param, mu_dtype)
+    if v.ndim < 2 or not v.size:
+        return Confidence(mu, v, None, None, None, None)
+    row, col = v.shape[:-1] + (1,), v.shape[:-2] + (1,) + v.shape[-1:]
+    return Confidence(mu, None, *(jnp.zeros(s, v.dtype) for s in (row, col, row, col)))
+
+
+@checked(eps_res=POSITIVE, clipping_threshold=POSITIVE)
+def came(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    b3: Any = 0.9999,
+    eps: Any = 1e-30,
+    eps_res: Any = 1e-16,
+    clipping_threshold: Any = 1.0,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Run Adafactor with momentum, over the factored root-mean-square of momentum's own error.
+
+    With the mean squares kept as rows times columns:
+    v = b2 v + (1 - b2) (|g|^2 + eps);  x = g / sqrt(v);  x = x / max(1, rms(x) / threshold);
+    mu = b1 mu + (1 - b1) x;  res = b3 res + (1 - b3) (|x - mu|^2 + eps_res);
+    update = -learning_rate * (mu / sqrt(res) + weight_decay * param)
+
+    There is no bias correction: the first updates are about 10^2 times longer than later ones where
+    b3 is 0.9999. Warm the learning rate up.
+
+    Args:
+      learning_rate: as in `adam`, like all arguments that are not named here; the paper's is 2e-4.
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the mean square, in [0, 1).
+      b3: decay of the mean squared residual, in [0, 1).
+      eps: added to each squared gradient, > 0.
+      eps_res: added to each squared residual, > 0.
+      clipping_threshold: largest root-mean-square of a normed gradient, > 0.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+      mu_dtype: dtype of the momentum; None is at least float32.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 4 bytes
+      per element (mu) and 8 for each row and column; 8 per element of a vector.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> opt = gdjax.came(1e-3)
+      >>> state = jax.eval_shape(opt.init, jnp.zeros((100, 200)))
+      >>> sum(x.size for x in jax.tree.leaves(state.slots))
+      20600
+
+    References:
+      Luo et al. (2023), "CAME: confidence-guided adaptive memory efficient optimization",
+      Algorithm 2.
+    """
+    slots = functools.partial(_zeros, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_res=eps_res)
+    numbers["clipping_threshold"] = clipping_threshold
+    return descend(_came, slots, numbers, learning_rate, weight_decay, mask)

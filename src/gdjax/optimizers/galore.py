@@ -1,0 +1,293 @@
+"""GaLore: run an optimizer on gradients of low rank, in a basis renewed now and then.
+
+Zhao et al. (2024), Algorithm 2, https://arxiv.org/abs/2403.03507
+Paper -> here: P, Q -> projector, R -> the projected gradient, T -> update_proj_gap, alpha -> scale,
+r -> rank. Deviations: the signs of the singular vectors, which an SVD leaves open, are fixed (the
+largest element of each is positive), so that all devices give the same run. The basis is a
+constant for differentiation. optax projects the larger side, see `side`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import chain, with_extra_args_support
+from gdjax.core.checks import FINITE, check_choice, checked
+from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.hyper import PerLeaf, path_name
+from gdjax.core.lift import descend, treewise
+from gdjax.core.numerics import compute_dtype
+from gdjax.optimizers.adam import scale_by_adam
+from gdjax.optimizers.sgd import _gradient
+
+
+class GaLoreDimensionNumbers(NamedTuple):
+    """Which axes of a parameter are the two sides of a matrix; those not named are a batch.
+
+    Attributes:
+      reduction_axis: the axis or axes of the inputs.
+      output_axis: the axis or axes of the outputs.
+    """
+
+    reduction_axis: int | tuple[int, ...] = 0
+    output_axis: int | tuple[int, ...] = 1
+
+
+class Axes(NamedTuple):
+    """The axes of a matrix, made nonnegative; they know how to view an array as matrices."""
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        """Return the shape (*batch, m, n) of x as matrices."""
+        sides = (math.prod(x.shape[i] for i in axes) for axes in (self.rows, self.columns))
+        return (*(x.shape[i] for i in self.batch), *sides)
+
+    def matrices(self, x: Array) -> Array:
+        """Return x as matrices."""
+        return x.transpose(self.batch + self.rows + self.columns).reshape(self.shape(x))
+
+    def array(self, matrices: Array, like: Array) -> Array:
+        """Return matrices in the shape of `like`: the inverse of `matrices`."""
+        order = self.batch + self.rows + self.columns
+        back = sorted(range(like.ndim), key=order.__getitem__)
+        return matrices.reshape([like.shape[i] for i in order]).transpose(back)
+
+
+def matrix_axes(what: str, spec: Any, params: Any) -> list[Axes | None]:
+    """Return for each leaf the axes of its matrices, or None if it is not to be seen as one.
+
+    Args:
+      what: the argument's name, for errors.
+      spec: `GaLoreDimensionNumbers` for all leaves of two and more dimensions, `by_path` or a
+        prefix tree of them and None, or a function of the parameters that gives one. None takes
+        the leaves of two dimensions.
+      params: the parameters. Leaves without elements are never matrices.
+    """
+    named = jax.tree_util.tree_flatten_with_path(params)[0]
+    if callable(spec):
+        spec = spec(params)
+    if spec is None:
+        specs = [GaLoreDimensionNumbers() if x.ndim == 2 else None for _, x in named]
+    elif isinstance(spec, GaLoreDimensionNumbers):
+        specs = [spec if x.ndim > 1 else None for _, x in named]
+    elif isinstance(spec, PerLeaf):
+        specs = spec.per_leaf(tuple(path_name(path) for path, _ in named))
+    else:
+        specs = []
+        jax.tree.map(
+            lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
+            spec,
+            params,
+            is_leaf=lambda s: s is None or isinstance(s, GaLoreDimensionNumbers),
+        )
+    return [
+        _axes(f"{what} for {path_name(path)!r}", one, x)
+        for (path, x), one in zip(named, specs, strict=True)
+    ]
+
+
+def _axes(what: str, spec: Any, x: Any) -> Axes | None:
+    if spec is None or not math.prod(x.shape):
+        return None
+    sides = [side if isinstance(side, tuple) else (side,) for side in spec]
+    named = sides[0] + sides[1]
+    if not all(isinstance(i, int) and -x.ndim <= i < x.ndim for i in named) or len(
+        {i % x.ndim for i in named}
+    ) < len(named):
+        raise ValueError(f"{what} must name distinct axes of the shape {x.shape}, got {spec}.")
+    rows, columns = (tuple(i % x.ndim for i in side) for side in sides)
+    return Axes(tuple(i for i in range(x.ndim) if i not in rows + columns), rows, columns)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["basis"], meta_fields=["axes", "left"]
+)
+@dataclasses.dataclass(frozen=True)
+class Projector:
+    """The basis of one parameter, with how the parameter is seen as matrices."""
+
+    basis: Array  # orthonormal columns, (*batch, m, r) if left, else (*batch, n, r)
+    axes: Axes
+    left: bool  # whether it multiplies the matrices from the left
+
+    def down(self, x: Array) -> Array:
+        """Return the matrices of x in the basis: (*batch, r, n) if left, else (*batch, m, r)."""
+        matrices = self.axes.matrices(x)
+        if self.left:
+            return _matmul(self.basis.conj().mT, matrices)
+        return _matmul(matrices, self.basis)
+
+    def up(self, low: Array, like: Array) -> Array:
+        """Return an array in the shape of `like` from matrices in the basis."""
+        full = _matmul(self.basis, low) if self.left else _matmul(low, self.basis.conj().mT)
+        return self.axes.array(full, like)
+
+    def renewed(self, x: Array) -> Projector:
+        """Return the projector onto the first singular vectors of x."""
+        u, _, vh = jnp.linalg.svd(self.axes.matrices(jax.lax.stop_gradient(x)), full_matrices=False)
+        basis = (u if self.left else vh.conj().mT)[..., : self.basis.shape[-1]]
+        largest = jnp.argmax(jnp.abs(basis), -2, keepdims=True)
+        entry = jnp.take_along_axis(basis, largest, -2)
+        return dataclasses.replace(self, basis=basis * (entry.conj() / jnp.abs(entry)))
+
+
+_matmul = functools.partial(jnp.matmul, precision="highest")
+
+
+class LowRank(NamedTuple):
+    """What GaLore remembers."""
+
+    inner_state: Any  # the state of the inner optimizer, for projected gradients
+    projector: Any  # a tree of `Projector`, None where the gradient is not projected
+
+
+def _galore(grads, slots, params, count, *, scale, update_proj_gap, inner, **extra):
+    leaves, treedef = jax.tree.flatten(grads)
+
+    def renew(*projectors):
+        return tuple(
+            None if p is None else p.renewed(g) for p, g in zip(projectors, leaves, strict=True)
+        )
+
+    projectors = treedef.flatten_up_to(slots.projector)
+    projectors = when_due(is_due(count, update_proj_gap), renew, *projectors)
+    low = [g if p is None else p.down(g) for p, g in zip(projectors, leaves, strict=True)]
+    low, state = inner(treedef.unflatten(low), slots.inner_state, **extra)
+    updates = [
+        u if p is None else scale.astype(g.real.dtype) * p.up(u, g)
+        for p, u, g in zip(projectors, treedef.flatten_up_to(low), leaves, strict=True)
+    ]
+    return treedef.unflatten(updates), LowRank(state, treedef.unflatten(projectors))
+
+
+def _start(params, rank, inner_init, spec, side) -> LowRank:
+    leaves, treedef = jax.tree.flatten(params)
+    axes = matrix_axes("galore(weight_dimension_numbers=...)", spec, params)
+    pairs = [
+        (x, None) if a is None else _empty(x, a, rank, side)
+        for x, a in zip(leaves, axes, strict=True)
+    ]
+    low, projectors = (
+        (treedef.unflatten(column) for column in zip(*pairs)) if pairs else (params,) * 2
+    )
+    return LowRank(inner_init(low), projectors)
+
+
+def _empty(x, axes, rank, side):
+    *batch, m, n = axes.shape(x)
+    r, dtype = min(rank, m, n), compute_dtype(x)
+    left = m <= n if side == "smaller" else m >= n
+    low, basis = ((r, n), (m, r)) if left else ((m, r), (n, r))
+    projector = Projector(jnp.zeros((*batch, *basis), dtype), axes, left)
+    return jnp.zeros((*batch, *low), dtype), projector
+
+
+@checked(scale=FINITE, update_proj_gap=INTERVAL)
+def scale_by_galore(
+    rank: int = 128,
+    update_proj_gap: Any = 200,
+    scale: Any = 1.0,
+    base_optimizer: Any = None,
+    weight_dimension_numbers: Any = None,
+    *,
+    side: str = "smaller",
+) -> Optimizer:
+    """Replace the gradient by GaLore's direction; the arguments are those of `galore`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_galore(rank=1)
+      >>> grads = jnp.array([[4.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+      >>> print(opt.update(grads, opt.init(jnp.zeros((2, 3))))[0])
+      [[1. 0. 0.]
+       [0. 0. 0.]]
+    """
+    check_choice("galore(side=...)", side, ("smaller", "larger"))
+    check_rank("galore", rank)
+    inner = with_extra_args_support(base_optimizer or scale_by_adam())
+    slots = functools.partial(
+        _start, rank=rank, inner_init=inner.init, spec=weight_dimension_numbers, side=side
+    )
+    numbers = dict(scale=scale, update_proj_gap=update_proj_gap)
+    return treewise(_galore, slots, numbers, inner=inner.update)
+
+
+def check_rank(name: str, rank: Any) -> None:
+    """Raise unless the rank is a positive integer: it is a shape, so it cannot be traced."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"{name}(rank=...) must be an int >= 1, got {rank!r}.")
+
+
+@checked(scale=FINITE, update_proj_gap=INTERVAL)
+def galore(
+    learning_rate: Any,
+    rank: int = 128,
+    update_proj_gap: Any = 200,
+    scale: Any = 1.0,
+    base_optimizer: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    weight_dimension_numbers: Any = None,
+    *,
+    side: str = "smaller",
+) -> Optimizer:
+    """Run Adam on the gradients of matrices in the basis of their first singular vectors.
+
+    In steps 1, 1 + gap, 1 + 2 gap, ...: U S V^H = svd(g). For a matrix of m <= n:
+    low = U_r^H g;  direction = scale * U_r base(low);  else with V_r from the right. Then
+    update = -learning_rate * (direction + weight_decay * param)
+
+    Adam's moments stay as they are when the basis changes. Other parameters go to Adam as they are.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree.
+      rank: columns of the basis, an int >= 1; at most the smaller side.
+      update_proj_gap: steps from one basis to the next, a whole number >= 1. Each renewal costs an
+        SVD of every matrix; under `vmap` every step does.
+      scale: factor of the projected directions; the paper's alpha is 0.25.
+      base_optimizer: what runs in the basis, a transform that needs no parameters; None is
+        `scale_by_adam()`.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+      weight_dimension_numbers: which axes make matrices: a `GaLoreDimensionNumbers` for all
+        parameters of two and more dimensions, a prefix tree or `by_path` of them and None, or a
+        function of the parameters that gives one. Axes not named are a batch: (1, 2) for stacked
+        layers, ((0, 1, 2), 3) for convolutions. None takes the parameters of two dimensions.
+      side: "smaller" has the basis on the smaller side of the matrix, as in the paper; "larger" on
+        the larger one, as in optax, which leaves fewer moments.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State with
+      Adam, for an m x n matrix with m <= n: 4 r m + 8 r n bytes.
+
+    Raises:
+      ValueError: if a concrete number is out of range; at `init`, if a parameter lacks an axis.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"kernel": jnp.zeros((100, 400)), "bias": jnp.zeros(400)}
+      >>> opt = gdjax.galore(1e-3, rank=4, scale=0.25)
+      >>> state = jax.eval_shape(opt.init, params)  # Adam: 80800
+      >>> sum(x.size for x in jax.tree.leaves(state[0].slots.projector))
+      400
+      >>> sum(x.size for x in jax.tree.leaves(state[0].slots.inner_state.slots))
+      4000
+
+    References:
+      Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection".
+    """
+    direction = scale_by_galore(
+        rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side
+    )
+    return chain(direction, descend(_gradient, None, {}, learning_rate, weight_decay, mask))

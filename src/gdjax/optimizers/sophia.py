@@ -1,0 +1,165 @@
+"""Sophia: divide the mean gradient by an estimate of the Hessian's diagonal, and clip.
+
+Liu et al. (2023), Algorithm 3, https://arxiv.org/abs/2305.14342
+Paper -> here: m -> mu, h -> nu, k -> update_interval, rho (also gamma) -> gamma, lambda ->
+weight_decay, eta -> learning_rate. Deviations: none. optax corrects the bias of mu and refreshes nu
+only after the step, so its first step is +-learning_rate everywhere and each estimate acts a step
+late.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import chain, with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
+from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.lift import descend, treewise
+from gdjax.core.numerics import clip_parts, compute_dtype
+from gdjax.core.trees import map_leaves, zeros_like
+from gdjax.optimizers.curvature import hutchinson_estimator_diag_hessian
+from gdjax.optimizers.sgd import _gradient
+
+OPTIONAL = NONNEGATIVE._replace(optional=True)
+
+
+class Curvature(NamedTuple):
+    """What Sophia remembers."""
+
+    mu: Any  # m, running mean of the gradients, a tree like the parameters
+    nu: Any  # h, running mean of the estimated Hessian diagonals, likewise
+    hessian_fn_state: Any  # the state of the estimate
+
+
+def _sophia(
+    grads, slots, params, count, *,
+    b1, b2, eps, gamma, clip_threshold, update_interval, estimate, raw_params, **extra,
+):  # fmt: skip
+    def refresh(state, nu):
+        diagonal, state = estimate(grads, state, raw_params, **extra)
+        return state, map_leaves(_mean, 1, (nu, diagonal), b2)[0]
+
+    due = is_due(count, update_interval)
+    state, nu = when_due(due, refresh, slots.hessian_fn_state, slots.nu)
+    (mu,) = map_leaves(_mean, 1, (slots.mu, grads), b1)
+    (direction,) = map_leaves(_clipped, 1, (mu, nu), gamma, eps, clip_threshold)
+    return direction, Curvature(mu, nu, state)
+
+
+def _mean(mean, x, decay):
+    return decay * mean + (1 - decay) * x
+
+
+def _clipped(mu, nu, gamma, eps, clip_threshold):
+    direction = mu / jnp.maximum(gamma * nu, eps)  # where the curvature is negative, over eps
+    return direction if clip_threshold is None else clip_parts(direction, clip_threshold)
+
+
+def _start(params, estimate_init, mu_dtype) -> Curvature:
+    mu = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)), params)
+    return Curvature(mu, zeros_like(params), estimate_init(params))
+
+
+@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=INTERVAL)
+def scale_by_sophia(
+    b1: Any = 0.965,
+    b2: Any = 0.99,
+    eps: Any = 1e-8,
+    gamma: Any = 0.01,
+    clip_threshold: Any = 1.0,
+    update_interval: Any = 10,
+    hessian_diagonal_fn: Any = None,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient by Sophia's direction; the arguments are those of `sophia`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_sophia(b1=0.0, b2=0.0, gamma=1.0)
+      >>> params = jnp.array([1.0, 2.0])
+      >>> loss = lambda x: jnp.sum(jnp.array([3.0, -5.0]) * x**2)
+      >>> state = opt.init(params)
+      >>> print(opt.update(jnp.array([1.2, 0.1]), state, params, obj_fn=loss)[0])
+      [0.2 1. ]
+    """
+    estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
+    slots = functools.partial(_start, estimate_init=estimate.init, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, eps=eps, gamma=gamma, clip_threshold=clip_threshold)
+    numbers["update_interval"] = update_interval
+    return treewise(_sophia, slots, numbers, estimate=estimate.update)
+
+
+@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=INTERVAL)
+def sophia(
+    learning_rate: Any,
+    b1: Any = 0.965,
+    b2: Any = 0.99,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-4,
+    weight_decay_mask: Any = None,
+    gamma: Any = 0.01,
+    clip_threshold: Any = 1.0,
+    update_interval: Any = 10,
+    hessian_diagonal_fn: Any = None,
+    mu_dtype: Any = None,
+) -> Optimizer:
+    """Descend along a mean gradient over an estimated curvature, no element further than the rate.
+
+    mu = b1 mu + (1 - b1) g;  in steps 1, 1 + k, 1 + 2k, ...: nu = b2 nu + (1 - b2) estimate;
+    direction = clip(mu / max(gamma nu, eps), clip_threshold);
+    update = -learning_rate * (direction + weight_decay * param)
+
+    Sophia-H is the default; Sophia-G is `hessian_diagonal_fn=gauss_newton_bartlett_diag_hessian()`
+    with gamma 0.04. What the estimate needs goes through `update`: for the default
+    `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
+    The authors tune gamma so that a tenth to a half of the elements are not clipped.
+
+    Args:
+      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree.
+      b1: decay of the mean gradient, in [0, 1): a number or a schedule, like all numbers below.
+      b2: decay of the mean curvature, in [0, 1).
+      eps: smallest divisor >= 0; where the curvature is negative, the step is that of the sign.
+      weight_decay: strength of decoupled decay, see `adamw`; 0.1 in the paper.
+      weight_decay_mask: which leaves decay, see `adamw`.
+      gamma: factor > 0 of the curvature.
+      clip_threshold: largest magnitude of an element of the direction; None for no bound.
+      update_interval: estimate the curvature every so many steps, a whole number >= 1.
+      hessian_diagonal_fn: the estimate, an `(init, update)` pair; None is
+        `hutchinson_estimator_diag_hessian()`.
+      mu_dtype: dtype of the mean gradient; None is at least float32.
+
+    Returns:
+      An `Optimizer` for real parameters whose `update` needs the parameters and what the estimate
+      asks for. State: 8 bytes per element (mu, nu) and a key.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+      TypeError: if `update` is called without what the estimate needs.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)  # badly conditioned
+      >>> opt = gdjax.sophia(0.1, b1=0.0, b2=0.0, gamma=1.0, weight_decay=0.0)
+      >>> params = jnp.array([0.5, 0.5])
+      >>> state = opt.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = opt.update(jax.grad(loss)(params), state, params, obj_fn=loss)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(params.round(3))
+      [0.364 0.364]
+
+    References:
+      Liu et al. (2023), "Sophia: a scalable stochastic second-order optimizer for language model
+      pre-training", Algorithm 3.
+    """
+    direction = scale_by_sophia(
+        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype
+    )
+    return chain(
+        direction, descend(_gradient, None, {}, learning_rate, weight_decay, weight_decay_mask)
+    )

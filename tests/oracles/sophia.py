@@ -1,0 +1,20 @@
+"""Liu et al. (2023), Algorithm 3, for a loss whose Hessian is the diagonal `curvature(theta)`."""
+
+import numpy as np
+
+
+def sophia(learning_rate, b1, b2, eps, gamma, clip_threshold, weight_decay, curvature, k):
+    m, h = {}, {}
+
+    def step(theta, g, t, obj_fn=None):
+        new = {}
+        for i in theta:
+            m[i] = b1 * m.get(i, 0.0) + (1 - b1) * g[i]
+            if t % k == 1 % k:
+                h[i] = b2 * h.get(i, 0.0) + (1 - b2) * curvature(theta[i])
+            decayed = theta[i] - learning_rate * weight_decay * theta[i]
+            ratio = m[i] / np.maximum(gamma * h[i], eps)
+            new[i] = decayed - learning_rate * np.clip(ratio, -clip_threshold, clip_threshold)
+        return new
+
+    return step
