@@ -261,7 +261,7 @@ def unit_simplex(x: Array, scale: Any = 1) -> Array:
     support = fixed >= jnp.take_along_axis(ordered, count - 1, axis=-1)
     number = jnp.sum(support, axis=-1, keepdims=True).astype(x.dtype)
     tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - scale) / number
-    return jnp.where(support, jnp.maximum(x - tau, 0), 0)
+    return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
 
 
 def _read(call: str, tree: Any, complex_too: bool = False) -> Any:

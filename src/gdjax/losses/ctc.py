@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.losses.inputs import as_array, number, read
+from gdjax.losses.inputs import as_array, masked, number, read
 
 
 def ctc_loss(
@@ -102,7 +102,7 @@ def ctc_loss_with_forward_probs(
         raise ValueError(f"{call}(blank_id=...) is {blank_id}, but there are {classes} classes.")
     zero = number(log_epsilon, x)
 
-    log_p = jax.nn.log_softmax(x, axis=-1)
+    log_p = jax.nn.log_softmax(masked(x, ~frame_pads[..., None]), axis=-1)
     known = (labels >= 0) & (labels < classes)
     index = jnp.where(known, labels, 0)[:, None, :]
     log_emit = jnp.take_along_axis(log_p, jnp.broadcast_to(index, (*x.shape[:2], length)), axis=-1)
