@@ -215,7 +215,9 @@ from gdjax.training.sweep import SweepResult as SweepResult
 from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
+from gdjax import losses as losses
 from gdjax import models as models
+from gdjax import projections as projections
 
 # Wrappers
 from gdjax.wrappers.average import average as average
