@@ -128,9 +128,9 @@ def test_a_donated_state_does_not_take_the_users_key_with_it():
     assert jax.random.normal(key) == jax.random.normal(jax.random.key(3))
 
 
-def test_an_old_style_key_is_refused_with_a_remedy():
-    with pytest.raises(TypeError, match="wrap_key_data"):
-        gdjax.noisy_sgd(0.1, key=jax.random.PRNGKey(0)).init(jnp.ones(2))
+def test_an_array_is_no_key():
+    with pytest.raises(TypeError, match="expected an int or a jax.random.key"):
+        gdjax.noisy_sgd(0.1, key=jnp.arange(3)).init(jnp.ones(2))
 
 
 # --- single steps ---------------------------------------------------------------------------------

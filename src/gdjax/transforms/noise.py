@@ -6,11 +6,12 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
+from gdjax.core.keys import fresh_key
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt
 
@@ -26,12 +27,16 @@ def add_noise_to(grads, slots, count, eta, gamma):
     deviation = safe_sqrt(eta / count**gamma)
     key, sample = jax.random.split(slots.key)
     leaves, treedef = jax.tree.flatten(grads)
-    keys = jax.random.split(sample, len(leaves)) if leaves else ()
-    noisy = [
-        g + deviation.astype(g.real.dtype) * jax.random.normal(k, g.shape, g.dtype)
-        for g, k in zip(leaves, keys, strict=True)
-    ]
+    rows = list(zip(leaves, jax.random.split(sample, len(leaves)), strict=True)) if leaves else []
+    kinds = [(g.shape, g.dtype) for g in leaves]
+    noisy = map_blocks(_noisy, rows, kinds, [(deviation,)] * len(leaves))
     return treedef.unflatten(noisy), Randomness(key)
+
+
+@jax.jit
+def _noisy(row, deviation):
+    grad, key = row
+    return grad + deviation.astype(grad.real.dtype) * jax.random.normal(key, grad.shape, grad.dtype)
 
 
 def _add_noise(grads, slots, params, count, *, eta, gamma):
@@ -40,15 +45,7 @@ def _add_noise(grads, slots, params, count, *, eta, gamma):
 
 def fresh_randomness(params, key) -> Randomness:
     """Return a copy of the key, so that a donated state does not take the user's own with it."""
-    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        if jnp.ndim(key):
-            raise TypeError(
-                "key must be an int or a key made by jax.random.key, got an array of shape "
-                f"{jnp.shape(key)}. Wrap an old-style key: jax.random.wrap_key_data(key)."
-            )
-        return Randomness(jax.random.key(key))
-    data = jnp.array(jax.random.key_data(key), copy=True)
-    return Randomness(jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)))
+    return Randomness(fresh_key(key))
 
 
 @checked(eta=NONNEGATIVE, gamma=FINITE)
@@ -69,7 +66,7 @@ def add_noise(eta: Any, gamma: Any, key: Any) -> Optimizer:
       An `Optimizer`. State: one key.
 
     Raises:
-      TypeError: at `init`, if the key is neither an int nor a key.
+      TypeError: at `init`, if the key is an array of keys or of numbers.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
