@@ -198,13 +198,15 @@ from gdjax.schedules.warmup_decay import (
 # Transforms
 from gdjax.transforms.clip import clip as clip
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
+from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
 from gdjax.transforms.noise import add_noise as add_noise
+from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
+from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.trace import trace as trace
-from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
-from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
 
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult

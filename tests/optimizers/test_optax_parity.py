@@ -79,6 +79,8 @@ SAME = {
         dict(learning_rate=falling, b1=0.7, eps=1e-3, eps_root=1e-3, nesterov=True),
     ],
     "scale_by_belief": [dict(b1=0.5, b2=0.9)],
+    "scale_by_param_block_norm": [dict(), dict(min_scale=2.0)],
+    "scale_by_param_block_rms": [dict(), dict(min_scale=0.7)],
     "adafactor": [
         dict(),
         dict(learning_rate=falling, min_dim_size_to_factor=3, momentum=0.8),

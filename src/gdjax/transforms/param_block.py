@@ -1,0 +1,53 @@
+"""Multiply the updates of each array by the size of its parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+
+
+def _scale_by_param_block(grad, slots, param, count, *, min_scale, mean):
+    if param is None:
+        raise ValueError(f"scale_by_param_block needs {NEEDS_PARAMS}")
+    size = root_mean_sq(param) if mean else safe_sqrt(jnp.sum(abs_sq(param)))
+    return jnp.maximum(size, min_scale) * grad, slots
+
+
+@checked(min_scale=NONNEGATIVE)
+def scale_by_param_block_norm(min_scale: Any = 1e-3) -> Optimizer:
+    """Multiply each array of updates by the norm of its parameters.
+
+    Args:
+      min_scale: the smallest factor, >= 0: a number, schedule or prefix tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_param_block_norm()
+      >>> params = jnp.array([3.0, 4.0])
+      >>> print(opt.update(jnp.array([1.0, 0.1]), opt.init(params), params)[0])
+      [5.  0.5]
+    """
+    return leafwise(_scale_by_param_block, None, dict(min_scale=min_scale), mean=False)
+
+
+@checked(min_scale=NONNEGATIVE)
+def scale_by_param_block_rms(min_scale: Any = 1e-3) -> Optimizer:
+    """Multiply each array of updates by the root-mean-square of its parameters.
+
+    Args:
+      min_scale: the smallest factor, >= 0: a number, schedule or prefix tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_param_block_rms()
+      >>> params = jnp.array([2.0, -2.0])
+      >>> print(opt.update(jnp.array([1.0, 0.1]), opt.init(params), params)[0])
+      [2.  0.2]
+    """
+    return leafwise(_scale_by_param_block, None, dict(min_scale=min_scale), mean=True)
