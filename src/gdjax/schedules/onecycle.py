@@ -57,7 +57,7 @@ class CosineOneCycle(Schedule):
 def _whole(share: Any, steps: Array) -> Array:
     """Return `share * steps` rounded down to a whole step; its derivative ignores the rounding."""
     x = real(share) * steps
-    # 0.29 * 100 is 28.999998 in float32, and means 29.
+    # 0.53 * 100 is 52.999996 in float32 and means 53; in float64 (optax) 0.29 * 100 is 28.99...
     whole = jnp.floor(x * (1 + 2 * jnp.finfo(x.dtype).eps))
     return x + jax.lax.stop_gradient(whole - x)
 

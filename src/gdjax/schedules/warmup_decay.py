@@ -2,7 +2,7 @@
 
 In all of them the count runs on: `decay_steps` is the length of the whole schedule, warm-up
 included. No warm-up (0 steps) starts at the peak; a warm-up as long as the whole is only that, and
-gives `end_value` when it is over (optax refuses such a schedule, or stays at `init_value`).
+gives `end_value` when it is over (optax refuses it).
 """
 
 from __future__ import annotations
