@@ -14,8 +14,8 @@ import test_oracles
 from oracles import dog as dog_oracles
 from oracles import momo as momo_oracles
 from oracles import schedule_free as schedule_free_oracles
+from parity import MASK, assert_same, falling
 from registry import BY_NAME, Case
-from test_optax_parity import MASK, assert_same, falling
 from x64 import enable_x64
 
 import gdjax
@@ -149,7 +149,7 @@ SAME = {
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [(n, k) for n, rows in SAME.items() for k in rows],
-    ids=lambda x: str(x)[:40],
+    ids=lambda x: x if isinstance(x, str) else ",".join(x),
 )
 def test_same_as_optax(name, kwargs):
     theirs = getattr(optax.contrib, name)(**kwargs)

@@ -8,6 +8,8 @@ inner optimizer, it calls `eval_params(inner_state, ...)` itself; the search end
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import is_state
 from gdjax.core.hyper import in_force
+from gdjax.core.numerics import compute_dtype
 
 
 def eval_params(state: Any, params: Any) -> Any:
@@ -51,13 +54,20 @@ def eval_params(state: Any, params: Any) -> Any:
     return params
 
 
-def map_held(function: Any, held: Any, params: Any) -> Any:
-    """Return `function(held, param)` for each leaf, in the parameter's dtype.
+def map_held(leaf: Callable, held: Any, params: Any, *numbers: Any) -> Any:
+    """Return `leaf(held, param, *numbers)` for each parameter, in its dtype.
 
-    Where `held` has None, because that parameter belongs to another group, the parameter stays.
+    `leaf` is a function of a module. Where `held` has None, because that parameter belongs to
+    another group, the parameter stays.
     """
 
-    def leaf(x, param):
-        return param if x is None else function(x, param).astype(param.dtype)
+    def one(x, param):
+        return param if x is None else _cast_back(leaf, x, param, *numbers)
 
-    return jax.tree.map(leaf, held, params, is_leaf=lambda x: x is None)
+    return jax.tree.map(one, held, params, is_leaf=lambda x: x is None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cast_back(leaf, x, param, *numbers):
+    dtype = compute_dtype(x, param)
+    return leaf(x.astype(dtype), param.astype(dtype), *numbers).astype(param.dtype)

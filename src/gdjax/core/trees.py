@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.blocks import map_blocks
-from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt, scalar_dtype, upcast
+from gdjax.core.numerics import (
+    abs_sq,
+    cast,
+    compute_dtype,
+    real_dtype,
+    safe_sqrt,
+    scalar_dtype,
+    upcast,
+)
 
 
 def map_leaves(leaf: Callable, outputs: int, trees: Sequence[Any], *shared: Any) -> tuple:
@@ -55,7 +62,9 @@ def _lifted(leaf: Callable) -> Callable:
 
 def total(tree: Any) -> Array:
     """Return the sum of the leaves of a tree of numbers; 0 for an empty tree."""
-    return functools.reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), jnp.float32))
+    numbers = jax.tree.leaves(tree)
+    dtype = compute_dtype(*numbers)  # lax.add, which traces faster than jnp.add, wants one dtype
+    return functools.reduce(jax.lax.add, [cast(x, dtype) for x in numbers] or [zero()])
 
 
 def inner_product(a: Array, b: Array) -> Array:

@@ -17,8 +17,8 @@ from gdjax.core.chain import chain
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import compute_dtype, real_dtype
-from gdjax.core.trees import copied, magnitude
-from gdjax.optimizers.dog import l2_decay
+from gdjax.core.trees import copied, magnitude, product
+from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 
 
@@ -36,10 +36,9 @@ def _cocob(grad, slots, param, count, *, alpha, eps):
     if param is None:
         raise ValueError(f"cocob needs {NEEDS_PARAMS}")
     size, moved = magnitude(grad), param - slots.start
-    gain = -(grad.real * moved.real + grad.imag * moved.imag)
     scale = jnp.maximum(jnp.maximum(slots.scale, eps), size)
     abs_sum = slots.abs_sum + size
-    reward = jnp.maximum(slots.reward + gain, 0)
+    reward = jnp.maximum(slots.reward - product(grad, moved), 0)
     bets = slots.bets - grad
     share = bets / (scale * jnp.maximum(abs_sum + scale, alpha * scale))
     update = share * (scale + reward) - moved
@@ -111,4 +110,4 @@ def cocob(
       betting".
     """
     scale = scale_by_learning_rate(learning_rate, flip_sign=False)
-    return chain(l2_decay(weight_decay, mask), scale, scale_by_cocob(alpha, eps))
+    return chain(add_decayed_weights(weight_decay, mask), scale, scale_by_cocob(alpha, eps))

@@ -14,10 +14,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, UNIT, check_range, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
-from gdjax.core.trees import inner, magnitude, map_leaves, real_zeros_like, total, zero, zeros_like
+from gdjax.core.trees import (
+    inner_product,
+    magnitude,
+    map_leaves,
+    real_zeros_like,
+    total,
+    zero,
+    zeros_like,
+)
 
 
 class DAdaptSlots(NamedTuple):
@@ -31,7 +39,7 @@ class DAdaptSlots(NamedTuple):
 
 
 def _gather(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
-    gain = inner(grad, grad_sum / (safe_sqrt(nu) + eps))
+    gain = inner_product(grad, grad_sum / (safe_sqrt(nu) + eps))
     mu = b1 * mu + (1 - b1) * rate * grad
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
     grad_sum = q * grad_sum + (1 - q) * rate * grad
@@ -66,7 +74,7 @@ def _zeros(params) -> DAdaptSlots:
     return DAdaptSlots(*zeros, zero(), zero())
 
 
-@checked(estim_lr0=POSITIVE)
+@checked(estim_lr0=POSITIVE, weight_decay=NONNEGATIVE)
 def dadapt_adamw(
     learning_rate: Any = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),

@@ -16,9 +16,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain
 from gdjax.core.checks import POSITIVE, check_choice, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, treewise
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt, sum_sq, times
 from gdjax.core.trees import copied, map_leaves, total, zero
+from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 
 INIT_STEPS = ("distance", "heuristic", "learning_rate")
@@ -115,23 +116,10 @@ def _parts(what, init_step):
     return kind, value
 
 
-def _decay(grad, slots, param, count, *, weight_decay):
-    if weight_decay is None:  # masked out
-        return grad, slots
-    if param is None:
-        raise ValueError(f"weight_decay needs {NEEDS_PARAMS}")
-    return grad + weight_decay * param, slots
-
-
-def l2_decay(weight_decay: Any, mask: Any) -> Optimizer:
-    """Add weight_decay * param to the gradient of the leaves that the mask lets through."""
-    return mask_decay(leafwise(_decay, None, dict(weight_decay=weight_decay)), mask)
-
-
 def _descend(scaling, learning_rate, weight_decay, mask) -> Optimizer:
     parts = [scaling, scale_by_learning_rate(learning_rate)]
     if weight_decay is not None:
-        parts.insert(0, l2_decay(weight_decay, mask))
+        parts.insert(0, add_decayed_weights(weight_decay, mask))
     return chain(*parts)
 
 

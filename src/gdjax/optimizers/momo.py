@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import FINITE, UNIT, checked
+from gdjax.core.checks import FINITE, NONNEGATIVE, UNIT, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
-from gdjax.core.trees import inner, map_leaves, real_zeros_like, total, zero, zeros_like
+from gdjax.core.trees import inner_product, map_leaves, real_zeros_like, total, zero, zeros_like
 
 
 class MomoSlots(NamedTuple):
@@ -42,14 +42,15 @@ class MomoAdamSlots(NamedTuple):
 
 def _means(grad, mu, param, b1):
     mu = b1 * mu + (1 - b1) * grad
-    return mu, jnp.sum(abs_sq(mu)), inner(grad, param), inner(mu, param)
+    return mu, jnp.sum(abs_sq(mu)), inner_product(grad, param), inner_product(mu, param)
 
 
 def _means_adam(grad, mu, nu, param, b1, b2, bc2, eps):
     mu = b1 * mu + (1 - b1) * grad
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
     direction = mu / (safe_sqrt(nu / bc2) + eps)
-    return mu, nu, direction, inner(mu, direction), inner(grad, param), inner(mu, param)
+    slopes = inner_product(grad, param), inner_product(mu, param)
+    return mu, nu, direction, inner_product(mu, direction), *slopes
 
 
 def _walk(direction, param, tau, decay):
@@ -122,7 +123,7 @@ def _zeros_adam(params) -> MomoAdamSlots:
     return MomoAdamSlots(zeros_like(params), real_zeros_like(params), zero(), zero(), zero())
 
 
-@checked(beta=UNIT, lower_bound=FINITE)
+@checked(beta=UNIT, lower_bound=FINITE, weight_decay=NONNEGATIVE)
 def momo(
     learning_rate: Any = 1.0,
     beta: Any = 0.9,
@@ -174,7 +175,7 @@ def momo(
     return treewise(_momo, _zeros, numbers, adapt_lower_bound=adapt_lower_bound)
 
 
-@checked(lower_bound=FINITE)
+@checked(lower_bound=FINITE, weight_decay=NONNEGATIVE)
 def momo_adam(
     learning_rate: Any = 1e-2,
     b1: Any = 0.9,

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, UNIT, check_range, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.trees import (
     copied,
-    inner,
+    inner_product,
     magnitude,
     map_leaves,
     real_zeros_like,
@@ -45,7 +45,7 @@ def _gather(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
     mu = b1 * mu + (1 - b1) * d * grad
     nu = b2 * nu + (1 - b2) * abs_sq(d * grad)
     grad_sum = b3 * grad_sum + weight * grad
-    return mu, nu, grad_sum, inner(grad, start - param), jnp.sum(magnitude(grad_sum))
+    return mu, nu, grad_sum, inner_product(grad, start - param), jnp.sum(magnitude(grad_sum))
 
 
 def _step(mu, nu, param, rate, eps, weight_decay):
@@ -81,7 +81,7 @@ def _zeros(params) -> ProdigySlots:
     return ProdigySlots(*zeros, copied(params), zero(), zero())
 
 
-@checked(beta3=UNIT, estim_lr0=POSITIVE, estim_lr_coef=POSITIVE)
+@checked(beta3=UNIT, estim_lr0=POSITIVE, estim_lr_coef=POSITIVE, weight_decay=NONNEGATIVE)
 def prodigy(
     learning_rate: Any = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),

@@ -34,7 +34,7 @@ def _phi(x):
     return jnp.where(small, series, 1 / large - 1 / jnp.expm1(large))
 
 
-def _rho(b2, t):
+def samples(b2, t):
     """Return the number of gradients that nu amounts to after t steps."""
     s = -jnp.log1p(b2 - 1)
     return 1 + 2 * t * _phi(t * s) - 2 * _phi(s)
@@ -45,7 +45,7 @@ def _radam(grad, slots, param, count, *, b1, b2, eps, eps_root, threshold, neste
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     nu_hat = nu / bias_correction(b2, count)
-    end, rho = 2 / (1 - b2) - 1, _rho(b2, count)
+    end, rho = 2 / (1 - b2) - 1, samples(b2, count)
     trusted = (rho >= threshold) & (rho > 4)  # the factor has no root below 4
     rho, end = (jnp.where(trusted, x, 5) for x in (rho, end))
     factor = safe_sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))

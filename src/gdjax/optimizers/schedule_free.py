@@ -22,6 +22,7 @@ from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import copied, map_leaves, zero
+from gdjax.optimizers.radam import samples
 
 OPEN_UNIT = Range("in (0, 1]", lambda x: 0 < x <= 1)
 RANGES = dict(
@@ -50,8 +51,11 @@ class Rms(NamedTuple):
 
 def extrapolated(z, params, b1):
     """Return x = (y - (1 - b1) z) / b1 for the parameters y."""
-    share = (1 - b1) / b1
-    return map_held(lambda z, y: y + share * (y - z), z, params)
+    return map_held(_extrapolate, z, params, b1)
+
+
+def _extrapolate(z, y, b1):
+    return y + (1 - b1) / b1 * (y - z)
 
 
 # --- the average ----------------------------------------------------------------------------------
@@ -101,9 +105,7 @@ def _schedule_free_radam(
     if params is None:
         raise ValueError(f"schedule-free learning needs {NEEDS_PARAMS}")
     # Liu et al. (2019), Algorithm 2: how far the second moment is to be trusted after t steps.
-    decayed = b2**count
-    rho_inf = 2 / (1 - b2) - 1
-    rho = rho_inf - 2 * count * decayed / -jnp.expm1(count * jnp.log1p(b2 - 1))
+    rho_inf, rho = 2 / (1 - b2) - 1, samples(b2, count)
     trusted = rho > 4
     rho, rho_inf = jnp.where(trusted, rho, 5), jnp.where(trusted, rho_inf, 5)
     ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
@@ -149,9 +151,7 @@ def fresh(init, state_dtype, params) -> ScheduleFree:
 # --- public ---------------------------------------------------------------------------------------
 
 
-@checked(
-    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
-)
+@checked(**RANGES)
 def schedule_free_sgd(
     learning_rate: Any = 1.0,
     warmup_steps: Any = None,
@@ -201,9 +201,7 @@ def schedule_free_sgd(
     return treewise(_schedule_free_descent, slots, numbers, inner=base.update)
 
 
-@checked(
-    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
-)
+@checked(**RANGES)
 def schedule_free_adamw(
     learning_rate: Any = 0.0025,
     warmup_steps: Any = None,

@@ -29,8 +29,11 @@ class Average(NamedTuple):
 
     def eval_params(self, params, count, hyperparams):
         """Return the average, mixed with the parameters if `share` is below 1."""
-        share = hyperparams["share"]
-        return map_held(lambda mean, param: param + share * (mean - param), self.mean, params)
+        return map_held(_mix, self.mean, params, hyperparams["share"])
+
+
+def _mix(mean, param, share):
+    return param + share * (mean - param)
 
 
 def _follow(mean, param, update, c):
@@ -59,7 +62,7 @@ def _polynomial_average(grads, slots, params, count, *, gamma, share, inner, **e
 
 
 def _tail_average(grads, slots, params, count, *, start, share, inner, **extra):
-    c = 1 / jnp.maximum(count - start.astype(jnp.int32), 1)
+    c = 1 / jnp.maximum(count - start.astype(jnp.int32), 1).astype(start.dtype)
     return _averaged(grads, slots, params, inner, extra, c, slots.weight)
 
 

@@ -33,7 +33,11 @@ class Lookahead(NamedTuple):
 
     def eval_params(self, params, count, hyperparams):
         """Return the slow weights."""
-        return map_held(lambda slow, param: slow, self.slow, params)
+        return map_held(_slow, self.slow, params)
+
+
+def _slow(slow, param):
+    return slow
 
 
 def _sync(slow, param, update, due, share):

@@ -18,10 +18,10 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import safe_sqrt, scalar_dtype, sum_sq
-from gdjax.core.trees import copied, dot, map_leaves, zeros_like
+from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
+from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
 
 
 class Mechanic(NamedTuple):
@@ -36,6 +36,12 @@ class Mechanic(NamedTuple):
     inner: Any  # state of the base optimizer
 
 
+def _measure(grad, param, displacement):
+    """Return |g|^2, |param|^2, <g, Delta>, <param, Delta>."""
+    squares = jnp.sum(abs_sq(grad)), jnp.sum(abs_sq(param))
+    return *squares, inner_product(grad, displacement), inner_product(param, displacement)
+
+
 def _place(start, displacement, param, update, scale):
     displacement = displacement + update
     return start + scale * displacement - param, displacement
@@ -48,9 +54,10 @@ def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner,
     s = jnp.where(count == 1, s_init, slots.scales)
     betas = 1 - 0.1 ** jnp.arange(1, s.size + 1, dtype=s.dtype)
     # h = -<g + decay, Delta>: what a larger scale would have gained, to first order
-    ratio = safe_sqrt(sum_sq(grads)) / (safe_sqrt(sum_sq(params)) + eps)
-    decay = weight_decay * jnp.sum(s) * ratio
-    h = -dot(grads, slots.displacement) - decay * dot(params, slots.displacement)
+    sums = map(total, map_leaves(_measure, 4, (grads, params, slots.displacement)))
+    grad_sq, param_sq, grad_gain, param_gain = sums
+    ratio = safe_sqrt(grad_sq) / (safe_sqrt(param_sq) + eps)
+    h = -grad_gain - weight_decay * jnp.sum(s) * ratio * param_gain
     rewards = betas * slots.rewards + jnp.clip(h, -slots.largest, slots.largest) * s
     largest = jnp.maximum(betas * slots.largest, jnp.abs(h) + eps)
     squares = betas**2 * slots.squares + h**2
@@ -66,7 +73,7 @@ def _fresh(init, size, params) -> Mechanic:
     return Mechanic(copied(params), zeros_like(params), s, r, m, v, init(params))
 
 
-@checked(s_init=POSITIVE, eps=POSITIVE)
+@checked(s_init=POSITIVE, eps=POSITIVE, weight_decay=NONNEGATIVE)
 def mechanize(
     base_optimizer: Any,
     weight_decay: Any = 1e-2,

@@ -37,8 +37,16 @@ class Sam(NamedTuple):
     def eval_params(self, params, count, hyperparams):
         """Return the parameters between two climbs."""
         if self.center is not None:
-            params = map_held(lambda c, p: jnp.where(self.phase == 0, p, c), self.center, params)
+            params = map_held(_grounded, self.center, params, self.phase)
         return eval_params(self.inner, params)
+
+
+def _grounded(center, param, climbed):
+    return jnp.where(climbed == 0, param, center)
+
+
+def _return(center, param, update):
+    return center - param + update
 
 
 # --- the climb --------------------------------------------------------------------------------
@@ -94,11 +102,11 @@ def _sam_in_turns(grads, slots, params, count, *, sync_period, inner, adversary,
     if params is None:
         raise ValueError(f"sam needs {NEEDS_PARAMS}")
     starting, due = slots.phase == 0, slots.phase == sync_period - 1
-    center = jax.tree.map(lambda p, c: jnp.where(starting, p, c), params, slots.center)
+    (center,) = map_leaves(_grounded, 1, (slots.center, params), ~starting)
 
     def descend():
         updates, state = inner(grads, slots.inner, center, **extra)
-        updates = jax.tree.map(lambda c, p, u: c - p + u, center, params, updates)
+        (updates,) = map_leaves(_return, 1, (center, params, updates))
         return updates, slots.adversary, cast_like(state, slots.inner)
 
     def climb():

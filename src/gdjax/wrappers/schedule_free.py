@@ -40,14 +40,14 @@ class PrimalAverage(NamedTuple):
 
 
 def _schedule_free(
-    grads, slots, params, count, *, learning_rate, b1, weight_lr_power, weight_count_power, inner,
-    **extra,
+    grads, slots, params, count, *, weight_learning_rate, b1, weight_lr_power, weight_count_power,
+    inner, **extra,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
     powers = weight_lr_power, weight_count_power
-    c, weight_sum, largest = weigh(slots, learning_rate, count, *powers)
+    c, weight_sum, largest = weigh(slots, weight_learning_rate, count, *powers)
     updates, z = map_leaves(move, 2, (params, slots.z, updates), c, b1)
     return updates, ScheduleFree(z, weight_sum, largest, state)
 
@@ -85,8 +85,8 @@ def schedule_free(
 
     Args:
       base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
-      learning_rate: the base optimizer's learning rate >= 0, which weighs the average: a number or
-        schedule.
+      learning_rate: the base optimizer's learning rate >= 0, here to weigh the average: a number or
+        schedule. In the state it is `weight_learning_rate`, so `learning_rate` is the base's own.
       b1: share of x in y, in (0, 1]. It must stay as it is during a run, as x is read back with it.
       weight_lr_power: power of the largest learning rate in the weights.
       state_dtype: dtype of z; None is float32, or float64 for float64 parameters.
@@ -115,7 +115,7 @@ def schedule_free(
     """
     base = with_extra_args_support(base_optimizer)
     numbers = dict(
-        learning_rate=learning_rate, b1=b1, weight_lr_power=weight_lr_power,
+        weight_learning_rate=learning_rate, b1=b1, weight_lr_power=weight_lr_power,
         weight_count_power=weight_count_power,
     )  # fmt: skip
     slots = functools.partial(fresh, base.init, state_dtype)
