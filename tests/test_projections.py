@@ -195,7 +195,7 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
         (
             lambda: P.projection_box({"a": jnp.ones(2)}, {"b": 0.0}, 1.0),
             ValueError,
-            r"projection_box\(lower=...\) does not fit the tree",
+            r"projection_box\(lower=...\) is a tree that is no prefix",
         ),
     ],
 )

@@ -220,6 +220,7 @@ from gdjax.training.sweep import sweep as sweep
 from gdjax import losses as losses
 from gdjax import models as models
 from gdjax import projections as projections
+from gdjax import proximal as proximal
 
 # Wrappers
 from gdjax.wrappers.average import average as average

@@ -9,7 +9,6 @@ constraint. Values and gradients are finite there too. The half-space and hyperp
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_like, checked
+from gdjax.core.hyper import leaf_values
 from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, upcast
 
 
@@ -40,7 +40,7 @@ def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
 
     Args:
       tree: tree of float arrays.
-      lower: a number or array, or a prefix tree of those, of None where there is no bound.
+      lower: a number, an array, or a prefix tree or `by_path` of those; None is no bound.
       upper: likewise. Where it is below `lower`, it wins.
 
     Example:
@@ -59,7 +59,7 @@ def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
 
     Args:
       tree: tree of float arrays.
-      scale: a number or array, or a prefix tree of those.
+      scale: see `projection_box`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -285,16 +285,12 @@ def _keep(function: Any, tree: Any, *others: Any) -> Any:
 
 
 def _bound(name: str, limit: Any, tree: Any, bound: Any) -> Any:
-    def below(bound, part):
-        return part if bound is None else jax.tree.map(functools.partial(one, bound), part)
-
-    def one(bound, x):
-        return limit(x, jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape))
-
-    try:
-        return jax.tree.map(below, bound, tree, is_leaf=lambda b: b is None)
-    except ValueError as error:
-        raise ValueError(f"projection_box({name}=...) does not fit the tree: {error}") from error
+    leaves, treedef = jax.tree.flatten(tree)
+    bounds = leaf_values(f"projection_box({name}=...)", bound, tree)
+    for i, (x, b) in enumerate(zip(leaves, bounds, strict=True)):
+        if b is not None:
+            leaves[i] = limit(x, jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape))
+    return treedef.unflatten(leaves)
 
 
 def _l1(tree: Any, scale: Any, ball: bool) -> Any:
