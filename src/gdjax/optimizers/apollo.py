@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, Range, check_choice, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_choice, checked
 from gdjax.core.every import INTERVAL, as_interval
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
@@ -121,10 +121,7 @@ def _init_sketches(init, key, rank, tensor, spec, params) -> State:
     return state._replace(slots=Scaled(*map(treedef.unflatten, zip(*rows, strict=True))))
 
 
-ABOVE_ONE = Range("> 1", lambda x: x > 1, optional=True)
-
-
-@checked(scale=NONNEGATIVE, update_proj_gap=INTERVAL, growth_limit=ABOVE_ONE)
+@checked(scale=NONNEGATIVE, update_proj_gap=INTERVAL, growth_limit=POSITIVE._replace(optional=True))
 def apollo(
     learning_rate: Any,
     rank: int = 128,
@@ -166,7 +163,8 @@ def apollo(
       mask: which leaves decay, see `adamw`.
       weight_dimension_numbers: which axes make matrices, see `galore`.
       scale_type: "channel" for a scale for each channel, "tensor" for one for a matrix.
-      growth_limit: largest growth > 1 of the norm of a scaled gradient in one step; None for none.
+      growth_limit: how many times longer than the last one a scaled gradient may be, > 0; None for
+        any.
       key: where the projections come from, an int or a `jax.random.key`. It lives in the state.
 
     Returns:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -38,7 +39,7 @@ def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clipping_thres
     square = abs_sq(grad) + eps
     if slots.v is not None:
         v = b2 * slots.v + (1 - b2) * square
-        x, slots = grad / safe_sqrt(v), slots._replace(v=v)
+        x, slots = _over(grad, v), slots._replace(v=v)
     else:
         v_row, v_col = _factors(square, slots.v_row, slots.v_col, b2)
         x, slots = _divide(grad, v_row, v_col), slots._replace(v_row=v_row, v_col=v_col)
@@ -59,12 +60,16 @@ def _factors(square, row, col, decay):
 
 
 def _divide(x, row, col):
-    """Return x over the root of row col / mean(row).
+    """Return x over the root of row col / mean(row)."""
+    share = _over(safe_sqrt(jnp.mean(row, -2, keepdims=True)), row)
+    return _over(x, col) * share
 
-    One root at a time: of all three the product may be so small that its derivative overflows.
-    """
-    weight = safe_sqrt(jnp.mean(row, -2, keepdims=True))
-    return x * weight / safe_sqrt(row) / safe_sqrt(col)
+
+def _over(x, square):
+    """Return x over a root, a constant for differentiation where that would overflow float32."""
+    root = safe_sqrt(square)
+    small = root < 1e-12  # only `eps` is left of the gradients
+    return jnp.where(small, jax.lax.stop_gradient(x / root), x / jnp.where(small, 1, root))
 
 
 def _zeros(param, mu_dtype=None) -> Confidence:
