@@ -103,6 +103,8 @@ def sum_sq(tree: Any) -> Array:
     """
     leaves = jax.tree.leaves(tree)
     parts = map_blocks(_sum_sq, leaves, [(x.shape, x.dtype) for x in leaves])
+    dtype = compute_dtype(*parts)  # float32 and float64 leaves may be mixed
+    parts = [cast(x, dtype) for x in parts]
     return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), scalar_dtype())
 
 
