@@ -219,6 +219,7 @@ from gdjax.training.sweep import sweep as sweep
 # Rooms with names of their own
 from gdjax import losses as losses
 from gdjax import models as models
+from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
 
