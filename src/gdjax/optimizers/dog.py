@@ -181,7 +181,7 @@ def dog(
     weight_decay: Any = None,
     mask: Any = None,
 ) -> Optimizer:
-    """Descend by the largest distance from the start so far over the root of the summed |g|^2.
+    """Descend by the largest distance from the start over the root of the summed squared norms.
 
     r = max(r, |param - start|);  G += |g|^2;  update = -learning_rate * r / sqrt(G + eps) * g
 
