@@ -71,3 +71,13 @@ def test_lion_keeps_the_phase_of_complex_elements():
         opt = gdjax.scale_by_lion(mode=mode)
         direction, _ = opt.update(grad, opt.init(grad))
         np.testing.assert_allclose(direction, length * np.array([0.6 + 0.8j]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "decay", [gdjax.by_path({"a": 0.1, ".*": 0.2}), {"a": 0.1, "b": 0.2, "c": 0.2}]
+)
+def test_a_mask_over_a_decay_that_differs_by_leaf(decay):
+    params = {"a": jnp.ones(1), "b": jnp.ones(1), "c": jnp.ones(1)}
+    opt = gdjax.adamw(1.0, weight_decay=decay, mask={"a": True, "b": False, "c": True})
+    updates, _ = opt.update(jax.tree.map(jnp.zeros_like, params), opt.init(params), params)
+    np.testing.assert_allclose([updates[k][0] for k in "abc"], [-0.1, 0.0, -0.2], rtol=1e-6)

@@ -130,11 +130,11 @@ class Masked(PerLeaf):
         """Rebuild from structure and child."""
         return cls(children[0], mask)
 
-    def per_leaf(self, names: tuple[str, ...]) -> list[Any]:
-        """Return the value or None for each leaf."""
-        if len(names) != len(self.mask):
-            raise ValueError(f"the mask has {len(self.mask)} leaves, the tree {len(names)}")
-        return [self.value if on else None for on in self.mask]
+    def choose(self, values: list[Any]) -> list[Any]:
+        """Return the value or None for each leaf, given the values without the mask."""
+        if len(values) != len(self.mask):
+            raise ValueError(f"the mask has {len(self.mask)} leaves, the tree {len(values)}")
+        return [value if on else None for value, on in zip(values, self.mask, strict=True)]
 
 
 def by_path(rules: Mapping[str, Any]) -> ByPath:
@@ -255,6 +255,8 @@ def leaf_values(what: str, value: Any, tree: Any) -> list[Any]:
     """Return the number for each leaf of `tree`; None where off."""
     if value is None or jax.tree_util.all_leaves([value]) or is_schedule(value):
         return [value] * len(jax.tree.leaves(tree))
+    if isinstance(value, Masked):  # over a number, a schedule, or again one number per leaf
+        return value.choose(leaf_values(what, value.value, tree))
     if isinstance(value, PerLeaf):
         paths = jax.tree_util.tree_flatten_with_path(tree)[0]
         return value.per_leaf(tuple(path_name(path) for path, _ in paths))
