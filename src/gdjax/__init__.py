@@ -217,6 +217,7 @@ from gdjax.training.sweep import SweepResult as SweepResult
 from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
+from gdjax import assignment as assignment
 from gdjax import losses as losses
 from gdjax import models as models
 from gdjax import perturbations as perturbations
