@@ -223,6 +223,7 @@ from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
+from gdjax import second_order as second_order
 
 # Wrappers
 from gdjax.wrappers.average import average as average
