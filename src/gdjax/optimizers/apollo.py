@@ -97,7 +97,8 @@ def _norm(x, axes):
 
 
 def _later(param) -> Scaled:
-    return Scaled(*[jnp.zeros(())] * 4)  # see _init_sketches  # type: ignore
+    zero = jnp.zeros(())  # _init_sketches puts the real ones here
+    return Scaled(zero, zero, None, None)
 
 
 def _init_sketches(init, key, rank, tensor, spec, params) -> State:

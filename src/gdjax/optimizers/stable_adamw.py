@@ -2,7 +2,8 @@
 
 Wortsman et al. (2023), Algorithm 2, https://arxiv.org/abs/2304.13013
 Paper -> here: v -> mu, u -> nu (both bias-corrected), alpha -> learning_rate, lambda ->
-weight_decay. Deviations: none; its debiased decays are written as Adam's bias correction, which is equal.
+weight_decay. Deviations: none; its debiased decays are written as Adam's bias correction, which is
+equal.
 """
 
 from __future__ import annotations
