@@ -47,9 +47,9 @@ def factory_of(case):
 
 def row(factory, cases):
     """Return one line of the table."""
-    required = [
-        p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty
-    ]
+    arguments = inspect.signature(factory).parameters.values()
+    named = [p for p in arguments if p.kind is not p.VAR_KEYWORD]
+    required = [p.name for p in named if p.default is p.empty]
     plain = factory(**{name: cases[0].numbers[name] for name in required})
     variants = [plain, *(case.make(**case.numbers) for case in cases)]
     state = sorted({state_bytes(opt) for opt in variants})

@@ -82,7 +82,7 @@ class Case(NamedTuple):
     not_differentiable: tuple[str, ...] = ()
     dtypes: tuple[Any, ...] = (jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64)
     lane_rtol: float = 1e-6
-    valley: float = 1.0
+    valley: float = 2.5
 
 
 _with = functools.partial  # a factory with some of its structure set
@@ -327,7 +327,13 @@ CASES = [
     ),
     Case("dadapt_adamw", _betas(gdjax.dadapt_adamw), PRODIGY, dadapt_oracles.dadapt_adamw),
     Case("dog", _begin(gdjax.dog), DOG | dict(weight_decay=0.1), dog_oracles.dog),
-    Case("l_dog", _begin(gdjax.l_dog), DOG | dict(weight_decay=0.1), dog_oracles.l_dog),
+    Case(
+        "l_dog",
+        _begin(gdjax.l_dog),
+        DOG | dict(weight_decay=0.1),
+        dog_oracles.l_dog,
+        valley=3.5,
+    ),
     Case(
         "dowg",
         gdjax.dowg,
@@ -339,6 +345,7 @@ CASES = [
         gdjax.cocob,
         dict(learning_rate=0.9, alpha=20.0, eps=1e-3, weight_decay=0.1),
         cocob_oracles.cocob,
+        valley=3.5,
     ),
     Case("momo", gdjax.momo, MOMO | dict(learning_rate=0.4, beta=0.8), momo_oracles.momo, _value),
     Case(
@@ -433,7 +440,13 @@ CASES = [
         adadelta_oracles.adadelta,
     ),
     Case("rprop", gdjax.rprop, RPROP, rprop_oracles.rprop),
-    Case("sign_sgd", gdjax.sign_sgd, dict(learning_rate=0.02), sign_oracles.signum),
+    Case(
+        "sign_sgd",
+        gdjax.sign_sgd,
+        dict(learning_rate=0.02),
+        sign_oracles.signum,
+        valley=3.5,
+    ),
     Case(
         "signum",
         gdjax.signum,
@@ -449,6 +462,7 @@ CASES = [
         POLYAK | dict(max_learning_rate=0.05, f_min=20.0),
         _with(polyak_sgd_oracles.polyak, plus=True),
         _value,
+        valley=14.0,  # it stops at its lower bound of the loss
     ),
     Case(
         "optimistic_gradient_descent",
