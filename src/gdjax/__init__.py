@@ -21,6 +21,11 @@ from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
 
+# Linear algebra
+from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
+from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.power_iteration import power_iteration as power_iteration
+
 # Losses
 from gdjax.losses.chunked import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy
 from gdjax.losses.cross_entropy import poly_loss_cross_entropy as poly_loss_cross_entropy

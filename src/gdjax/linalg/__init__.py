@@ -1,0 +1,5 @@
+"""Numerics of matrices, shared by optimizers and useful by themselves."""
+
+from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
+from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.power_iteration import power_iteration as power_iteration

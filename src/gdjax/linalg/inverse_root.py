@@ -1,0 +1,115 @@
+"""The inverse p-th root of a positive definite matrix, by products alone.
+
+Coupled Newton iteration: Guo & Higham (2006), "A Schur-Newton method for the matrix p-th root and
+its inverse"; Higham (2008), "Functions of matrices", equation 7.18.
+Paper -> here: X_k -> root, M_k -> rest (root^p times the matrix, which goes to 1).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import Precision
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.numerics import cast, upcast
+from gdjax.linalg.power_iteration import power_iteration
+
+
+@checked(num_iters=NONNEGATIVE, ridge_epsilon=NONNEGATIVE, error_tolerance=NONNEGATIVE)
+def matrix_inverse_pth_root(
+    matrix: ArrayLike,
+    p: Any,
+    num_iters: ArrayLike = 100,
+    ridge_epsilon: ArrayLike = 1e-6,
+    error_tolerance: ArrayLike = 1e-6,
+    precision: Precision = Precision.HIGHEST,
+) -> tuple[Array, Array]:
+    """Return (matrix + ridge)**(-1/p) and how far its p-th power times the matrix is from 1.
+
+    The matrix is divided by its largest eigenvalue first, so that it may have any scale. The
+    result cannot be differentiated in reverse mode. For several matrices use `jax.vmap`.
+
+    Args:
+      matrix: real float array [n, n], symmetric and positive semidefinite.
+      p: an integer >= 1, any (optax takes it for the nearest power of two up to 8).
+      num_iters: how many steps at most.
+      ridge_epsilon: >= 0; times the largest eigenvalue, it is added to the diagonal.
+      error_tolerance: stop when the error, below, is less than this.
+      precision: of the matrix products.
+
+    Returns:
+      The root, in the dtype of the matrix (computed in float32 at least, in float64 where the
+      matrix is); and the largest element of |root^p (matrix + ridge) - 1|. The iteration stops
+      where this starts to grow, and the last root before is returned.
+
+    Raises:
+      ValueError: if the matrix is not square or a number is out of range.
+      TypeError: if the matrix is not real and float, or `p` no integer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> root, error = matrix_inverse_pth_root(jnp.diag(jnp.array([16.0, 1.0])), 4)
+      >>> print(root.round(3), error < 1e-5)
+      [[0.5 0. ]
+       [0.  1. ]] True
+    """
+    call = "matrix_inverse_pth_root"
+    try:
+        p = operator.index(p)
+    except TypeError as error:
+        raise TypeError(f"{call}(p=...) must be a Python integer, got {p!r}.") from error
+    if p < 1:
+        raise ValueError(f"{call}(p=...) must be >= 1, got {p}.")
+    ((given,), _) = as_float_leaves(f"{call}(matrix=...)", matrix)
+    a = upcast(jnp.asarray(given))
+    if jnp.iscomplexobj(a):
+        raise TypeError(f"{call}(matrix=...) must be real, got dtype {a.dtype}.")
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise ValueError(f"{call}(matrix=...) must be square, got {list(a.shape)}.")
+    if a.shape[0] == 0:
+        return jnp.asarray(given), jnp.zeros((), a.dtype)
+
+    top = jnp.maximum(power_iteration(a, precision=precision)[0], 1e-16)
+    ridge = jnp.asarray(ridge_epsilon, a.dtype)
+    one = jnp.eye(a.shape[0], dtype=a.dtype)
+    a = a / top + ridge * one
+
+    def times(x, y):
+        return jnp.matmul(x, y, precision=precision)
+
+    def off(rest):
+        return jnp.max(jnp.abs(rest - one))
+
+    def step(carry):
+        root, rest, _, error, count, _ = carry
+        factor = ((p + 1) * one - rest) / p
+        new = times(_power(factor, p, times), rest)
+        # the error may rise a little before it falls
+        return times(root, factor), new, root, off(new), count + 1, off(new) < 1.2 * error
+
+    def unfinished(carry):
+        *_, error, count, improved = carry
+        return (count < num_iters) & (error > error_tolerance) & improved
+
+    scale = (1 + p) / (2 * jnp.linalg.norm(a))
+    rest = scale * a
+    root = scale ** (1 / p) * one
+    begin = root, rest, root, off(rest), jnp.zeros((), jnp.int32), jnp.array(True)
+    root, rest, before, error, _, improved = jax.lax.while_loop(unfinished, step, begin)
+    root = jnp.where(improved, root, before)
+    return cast(top ** (-1 / p) * root, given.dtype), error
+
+
+def _power(x: Array, p: int, times: Any) -> Array:
+    """Return x**p with about log2(p) products."""
+    if p == 1:
+        return x
+    half = _power(x, p // 2, times)
+    square = times(half, half)
+    return times(square, x) if p % 2 else square

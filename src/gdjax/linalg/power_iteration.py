@@ -1,0 +1,112 @@
+"""The largest eigenvalue in magnitude, by multiplying again and again (von Mises 1929)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import Precision
+from jax.typing import ArrayLike
+
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.numerics import real_dtype, safe_sqrt, sum_sq, upcast
+
+
+@checked(num_iters=NONNEGATIVE, error_tolerance=NONNEGATIVE)
+def power_iteration(
+    matrix: ArrayLike | Callable[[Any], Any],
+    *,
+    v0: Any = None,
+    num_iters: ArrayLike = 100,
+    error_tolerance: ArrayLike = 1e-6,
+    precision: Precision = Precision.HIGHEST,
+    key: Array | None = None,
+) -> tuple[Array, Any]:
+    """Return the eigenvalue of largest magnitude, and its eigenvector.
+
+    The error falls with the ratio of the two largest magnitudes at each product; if they are equal
+    and the signs differ it does not fall. A zero matrix has eigenvalue 0 (optax: NaN).
+
+    Args:
+      matrix: float array [n, n] with a real eigenvalue of largest magnitude (symmetric or Hermitian
+        will do), or a linear function of a tree.
+      v0: where to start: a vector [n], or a tree that the function takes. None is uniform in
+        [-1, 1], for an array only.
+      num_iters: how many products at most.
+      error_tolerance: stop when |A v - eigenvalue v| is less than this times the eigenvalue.
+      precision: of the products with an array.
+      key: for the random start; None is `jax.random.PRNGKey(0)`.
+
+    Returns:
+      The eigenvalue, in at least float32, and the eigenvector, of norm 1, in the dtype of the
+      computation.
+
+    Raises:
+      ValueError: if the matrix is not square, or is a function without `v0`.
+      TypeError: if it is not float or complex.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> value, vector = power_iteration(jnp.array([[2.0, 0.0], [0.0, -3.0]]))
+      >>> print(value.round(4), abs(vector.round(4)))
+      -3.0 [0. 1.]
+    """
+    if callable(matrix):
+        if v0 is None:
+            raise ValueError(
+                "power_iteration(v0=...) must be given where the matrix is a function."
+            )
+        product = matrix
+    else:
+        ((array,), _) = as_float_leaves("power_iteration(matrix=...)", matrix)
+        if array.ndim != 2 or array.shape[0] != array.shape[1]:
+            raise ValueError(
+                f"power_iteration(matrix=...) must be square, got {list(array.shape)}."
+            )
+        array = upcast(jnp.asarray(array))
+        if v0 is None:
+            key = jax.random.PRNGKey(0) if key is None else key
+            v0 = jax.random.uniform(key, array.shape[:1], real_dtype(array.dtype), -1.0, 1.0)
+            v0 = v0.astype(array.dtype)
+        elif jnp.shape(v0) != array.shape[:1]:
+            raise ValueError(
+                f"power_iteration(v0=...) must have shape {list(array.shape[:1])}, got "
+                f"{list(jnp.shape(v0))}."
+            )
+
+        product = functools.partial(jnp.matmul, array, precision=precision)
+
+    leaves, treedef = as_float_leaves("power_iteration(v0=...)", v0)
+    start = _unit(upcast(treedef.unflatten([jnp.asarray(x) for x in leaves])))
+
+    def unfinished(carry):
+        v, image, value, count = carry
+        residual = jax.tree.map(lambda a, b: a - value.astype(b.dtype) * b, image, v)
+        error = safe_sqrt(sum_sq(residual))
+        return (count < num_iters) & ((count == 0) | (error > error_tolerance * jnp.abs(value)))
+
+    def step(carry):
+        _, image, _, count = carry
+        v = _unit(image)
+        image = upcast(product(v))
+        return v, image, _dot(v, image), count + 1
+
+    image = upcast(product(start))
+    begin = start, image, jnp.zeros_like(_dot(start, image)), jnp.zeros((), jnp.int32)
+    _, image, value, _ = jax.lax.while_loop(unfinished, step, begin)
+    return value, _unit(image)
+
+
+def _dot(x: Any, y: Any) -> Array:
+    parts = jax.tree.map(lambda x, y: jnp.vdot(x, y).real, x, y)
+    return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
+
+
+def _unit(x: Any) -> Any:
+    norm = safe_sqrt(sum_sq(x))
+    norm = jnp.where(norm > 0, norm, 1)
+    return jax.tree.map(lambda leaf: leaf / norm.astype(leaf.real.dtype), x)
