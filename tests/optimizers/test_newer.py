@@ -37,7 +37,7 @@ SAME = {
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [(n, k) for n, rows in SAME.items() for k in rows],
-    ids=lambda x: str(x)[:50],
+    ids=lambda x: x if isinstance(x, str) else ",".join(x),
 )
 def test_same_as_optax(name, kwargs):
     # optax rounds 1 - b2 and 1 - b2**t apart: steps of length 1 differ by 1e-5 where b2 is 0.999
