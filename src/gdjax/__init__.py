@@ -1,249 +1,36 @@
 """Optimizers for JAX in which every number is a leaf of the state.
 
 An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimizer`.
+
+The public names are listed in `__init__.pyi`, as type checkers read them. Each is imported when it
+is first used, so that `import gdjax` costs next to nothing.
 """
 
-# The contract
-from gdjax.core.base import Optimizer as Optimizer
-from gdjax.core.base import State as State
-from gdjax.core.chain import apply_updates as apply_updates
-from gdjax.core.chain import chain as chain
-from gdjax.core.chain import identity as identity
-from gdjax.core.chain import named_chain as named_chain
-from gdjax.core.chain import with_extra_args_support as with_extra_args_support
-from gdjax.core.evaluation import eval_params as eval_params
-from gdjax.core.hyper import Schedule as Schedule
-from gdjax.core.hyper import by_path as by_path
-from gdjax.core.hyper import hyperparams as hyperparams
-from gdjax.core.hyper import schedule as schedule
-from gdjax.core.hyper import with_hyperparams as with_hyperparams
-from gdjax.core.lift import descend as descend
-from gdjax.core.lift import leafwise as leafwise
-from gdjax.core.lift import treewise as treewise
-
-# Linear algebra
-from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
-from gdjax.linalg.nnls import nnls as nnls
-from gdjax.linalg.power_iteration import power_iteration as power_iteration
-
-# Losses
-from gdjax.losses.chunked import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy
-from gdjax.losses.cross_entropy import poly_loss_cross_entropy as poly_loss_cross_entropy
-from gdjax.losses.cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
-from gdjax.losses.cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
-from gdjax.losses.cross_entropy import sigmoid_focal_loss as sigmoid_focal_loss
-from gdjax.losses.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
-from gdjax.losses.cross_entropy import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
-)
-from gdjax.losses.ctc import ctc_loss as ctc_loss
-from gdjax.losses.ctc import ctc_loss_with_forward_probs as ctc_loss_with_forward_probs
-from gdjax.losses.divergence import generalized_kl_divergence as generalized_kl_divergence
-from gdjax.losses.divergence import js_divergence as js_divergence
-from gdjax.losses.divergence import kl_divergence as kl_divergence
-from gdjax.losses.divergence import kl_divergence_with_log_targets as kl_divergence_with_log_targets
-from gdjax.losses.embedding import ntxent as ntxent
-from gdjax.losses.embedding import triplet_margin_loss as triplet_margin_loss
-from gdjax.losses.fenchel_young import make_fenchel_young_loss as make_fenchel_young_loss
-from gdjax.losses.margin import hinge_loss as hinge_loss
-from gdjax.losses.margin import multiclass_hinge_loss as multiclass_hinge_loss
-from gdjax.losses.margin import multiclass_perceptron_loss as multiclass_perceptron_loss
-from gdjax.losses.margin import multiclass_sparsemax_loss as multiclass_sparsemax_loss
-from gdjax.losses.margin import perceptron_loss as perceptron_loss
-from gdjax.losses.margin import sparsemax_loss as sparsemax_loss
-from gdjax.losses.ranking import ranking_softmax_loss as ranking_softmax_loss
-from gdjax.losses.regression import cosine_distance as cosine_distance
-from gdjax.losses.regression import cosine_similarity as cosine_similarity
-from gdjax.losses.regression import huber_loss as huber_loss
-from gdjax.losses.regression import l2_loss as l2_loss
-from gdjax.losses.regression import log_cosh as log_cosh
-from gdjax.losses.regression import mean_squared_error as mean_squared_error
-from gdjax.losses.regression import squared_error as squared_error
-from gdjax.losses.segmentation import binary_dice_loss as binary_dice_loss
-from gdjax.losses.segmentation import dice_loss as dice_loss
-from gdjax.losses.segmentation import (
-    multiclass_generalized_dice_loss as multiclass_generalized_dice_loss,
-)
-from gdjax.losses.smoothing import smooth_labels as smooth_labels
-
-# Optimizers
-from gdjax.optimizers.acprop import acprop as acprop
-from gdjax.optimizers.acprop import scale_by_acprop as scale_by_acprop
-from gdjax.optimizers.adabelief import adabelief as adabelief
-from gdjax.optimizers.adabelief import scale_by_belief as scale_by_belief
-from gdjax.optimizers.adadelta import adadelta as adadelta
-from gdjax.optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
-from gdjax.optimizers.adafactor import adafactor as adafactor
-from gdjax.optimizers.adafactor import scale_by_factored_rms as scale_by_factored_rms
-from gdjax.optimizers.adagrad import adagrad as adagrad
-from gdjax.optimizers.adagrad import scale_by_rss as scale_by_rss
-from gdjax.optimizers.adahessian import adahessian as adahessian
-from gdjax.optimizers.adam import adam as adam
-from gdjax.optimizers.adam import adamw as adamw
-from gdjax.optimizers.adam import scale_by_adam as scale_by_adam
-from gdjax.optimizers.adam_mini import adam_mini as adam_mini
-from gdjax.optimizers.adamax import adamax as adamax
-from gdjax.optimizers.adamax import adamaxw as adamaxw
-from gdjax.optimizers.adamax import scale_by_adamax as scale_by_adamax
-from gdjax.optimizers.adan import adan as adan
-from gdjax.optimizers.adan import scale_by_adan as scale_by_adan
-from gdjax.optimizers.ademamix import ademamix as ademamix
-from gdjax.optimizers.ademamix import ademamix_schedules as ademamix_schedules
-from gdjax.optimizers.ademamix import scale_by_ademamix as scale_by_ademamix
-from gdjax.optimizers.ademamix import scale_by_simplified_ademamix as scale_by_simplified_ademamix
-from gdjax.optimizers.ademamix import simplified_ademamix as simplified_ademamix
-from gdjax.optimizers.adopt import adopt as adopt
-from gdjax.optimizers.adopt import scale_by_adopt as scale_by_adopt
-from gdjax.optimizers.amsgrad import amsgrad as amsgrad
-from gdjax.optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
-from gdjax.optimizers.apollo import apollo as apollo
-from gdjax.optimizers.apollo import apollo_mini as apollo_mini
-from gdjax.optimizers.came import came as came
-from gdjax.optimizers.cocob import cocob as cocob
-from gdjax.optimizers.cocob import scale_by_cocob as scale_by_cocob
-from gdjax.optimizers.curvature import (
-    gauss_newton_bartlett_diag_hessian as gauss_newton_bartlett_diag_hessian,
-)
-from gdjax.optimizers.curvature import (
-    hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
-)
-from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
-from gdjax.optimizers.dog import dog as dog
-from gdjax.optimizers.dog import dowg as dowg
-from gdjax.optimizers.dog import l_dog as l_dog
-from gdjax.optimizers.dog import scale_by_dog as scale_by_dog
-from gdjax.optimizers.dog import scale_by_dowg as scale_by_dowg
-from gdjax.optimizers.dog import scale_by_l_dog as scale_by_l_dog
-from gdjax.optimizers.fromage import fromage as fromage
-from gdjax.optimizers.galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
-from gdjax.optimizers.galore import galore as galore
-from gdjax.optimizers.galore import scale_by_galore as scale_by_galore
-from gdjax.optimizers.laprop import laprop as laprop
-from gdjax.optimizers.lion import lion as lion
-from gdjax.optimizers.lion import scale_by_lion as scale_by_lion
-from gdjax.optimizers.madgrad import madgrad as madgrad
-from gdjax.optimizers.madgrad import scale_by_madgrad as scale_by_madgrad
-from gdjax.optimizers.momo import momo as momo
-from gdjax.optimizers.momo import momo_adam as momo_adam
-from gdjax.optimizers.nadam import nadam as nadam
-from gdjax.optimizers.nadam import nadamw as nadamw
-from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
-from gdjax.optimizers.noisy_sgd import noisy_sgd as noisy_sgd
-from gdjax.optimizers.novograd import novograd as novograd
-from gdjax.optimizers.novograd import scale_by_novograd as scale_by_novograd
-from gdjax.optimizers.optimistic import optimistic_adam as optimistic_adam
-from gdjax.optimizers.optimistic import optimistic_adam_v2 as optimistic_adam_v2
-from gdjax.optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
-from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
-from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
-from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
-from gdjax.optimizers.prodigy import prodigy as prodigy
-from gdjax.optimizers.qhadam import qhadam as qhadam
-from gdjax.optimizers.radam import radam as radam
-from gdjax.optimizers.radam import scale_by_radam as scale_by_radam
-from gdjax.optimizers.rmsprop import rmsprop as rmsprop
-from gdjax.optimizers.rmsprop import scale_by_rms as scale_by_rms
-from gdjax.optimizers.rmsprop import scale_by_stddev as scale_by_stddev
-from gdjax.optimizers.rprop import rprop as rprop
-from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
-from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
-from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
-from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
-from gdjax.optimizers.sgd import gradient_descent as gradient_descent
-from gdjax.optimizers.sgd import sgd as sgd
-from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
-from gdjax.optimizers.sign import sign_sgd as sign_sgd
-from gdjax.optimizers.sign import signum as signum
-from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
-from gdjax.optimizers.sm3 import sm3 as sm3
-from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
-from gdjax.optimizers.sophia import sophia as sophia
-from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
-from gdjax.optimizers.trust_ratio import lamb as lamb
-from gdjax.optimizers.trust_ratio import lars as lars
-from gdjax.optimizers.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
-from gdjax.optimizers.yogi import scale_by_yogi as scale_by_yogi
-from gdjax.optimizers.yogi import yogi as yogi
-
-# Schedules
-from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
-from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
-from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
-from gdjax.schedules.decay import exponential_decay as exponential_decay
-from gdjax.schedules.join import join_schedules as join_schedules
-from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
-from gdjax.schedules.longrun import wsd_schedule as wsd_schedule
-from gdjax.schedules.onecycle import cosine_onecycle_schedule as cosine_onecycle_schedule
-from gdjax.schedules.onecycle import linear_onecycle_schedule as linear_onecycle_schedule
-from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
-from gdjax.schedules.piecewise import (
-    piecewise_interpolate_schedule as piecewise_interpolate_schedule,
-)
-from gdjax.schedules.stateful import StatefulSchedule as StatefulSchedule
-from gdjax.schedules.stateful import WrappedSchedule as WrappedSchedule
-from gdjax.schedules.transition import constant_schedule as constant_schedule
-from gdjax.schedules.transition import linear_schedule as linear_schedule
-from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
-from gdjax.schedules.transition import polynomial_schedule as polynomial_schedule
-from gdjax.schedules.transition import rex_schedule as rex_schedule
-from gdjax.schedules.warmup import warmup_constant_schedule as warmup_constant_schedule
-from gdjax.schedules.warmup_decay import (
-    warmup_cosine_decay_schedule as warmup_cosine_decay_schedule,
-)
-from gdjax.schedules.warmup_decay import (
-    warmup_exponential_decay_schedule as warmup_exponential_decay_schedule,
-)
-from gdjax.schedules.warmup_decay import (
-    warmup_linear_decay_schedule as warmup_linear_decay_schedule,
-)
-from gdjax.schedules.warmup_decay import (
-    warmup_polynomial_decay_schedule as warmup_polynomial_decay_schedule,
-)
-
-# Transforms
-from gdjax.transforms.clip import clip as clip
-from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
-from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
-from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
-from gdjax.transforms.noise import add_noise as add_noise
-from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
-from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
-from gdjax.transforms.scale import scale as scale
-from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
-from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
-from gdjax.transforms.trace import trace as trace
-
-# Whole runs
-from gdjax.training.fit import FitResult as FitResult
-from gdjax.training.fit import NonfiniteError as NonfiniteError
-from gdjax.training.fit import Report as Report
-from gdjax.training.fit import fit as fit
-from gdjax.training.sweep import SweepResult as SweepResult
-from gdjax.training.sweep import sweep as sweep
-
-# Rooms with names of their own
-from gdjax import assignment as assignment
-from gdjax import losses as losses
-from gdjax import models as models
-from gdjax import perturbations as perturbations
-from gdjax import projections as projections
-from gdjax import proximal as proximal
-from gdjax import second_order as second_order
-
-# Wrappers
-from gdjax.wrappers.average import average as average
-from gdjax.wrappers.average import polynomial_average as polynomial_average
-from gdjax.wrappers.average import tail_average as tail_average
-from gdjax.wrappers.lookahead import lookahead as lookahead
-from gdjax.wrappers.mechanize import mechanize as mechanize
-from gdjax.wrappers.sam import normalize as normalize
-from gdjax.wrappers.sam import sam as sam
-from gdjax.wrappers.sam import sam_adversary as sam_adversary
-from gdjax.wrappers.schedule_free import gpa as gpa
-from gdjax.wrappers.schedule_free import schedule_free as schedule_free
-from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
-from gdjax.wrappers.cautious import cautious as cautious
-from gdjax.wrappers.mars import mars as mars
-from gdjax.wrappers.weight_decay import with_weight_decay as with_weight_decay
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    alias.name: statement.module or ""
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+    if isinstance(statement, ast.ImportFrom)
+    for alias in statement.names
+}
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gdjax' has no attribute {name!r}")
+    home = _HOME[name]
+    if home == __name__:  # a room of its own, as gdjax.models
+        return importlib.import_module(f"{home}.{name}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

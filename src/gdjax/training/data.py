@@ -50,8 +50,11 @@ def check_arrays(caller: str, data: Any, batch_size: int | None) -> tuple[Any, i
         )
     arrays = [jnp.asarray(x) for x in leaves]
     for i, x in enumerate(arrays):
-        if jnp.issubdtype(x.dtype, jnp.inexact) and not bool(jnp.isfinite(x).all()):
-            first = tuple(int(k) for k in np.argwhere(~np.isfinite(np.asarray(x)))[0])
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            continue
+        bad = ~np.isfinite(np.asarray(x))  # on the host: no program to compile
+        if bad.any():
+            first = tuple(int(k) for k in np.argwhere(bad)[0])
             raise ValueError(
                 f"{caller}(data=...) must be finite, got {x[first]} at index {first} of "
                 f"{leaf_name(data, i)!r}. Drop or fill such examples first."

@@ -202,7 +202,7 @@ def sweep(
       {'learning_rate': 0.1, 'momentum': 0.0} 2
     """
     points = as_points(space)
-    states, update = _states(params, optimizer, points)
+    (copies, states, diverged_at), update = _start(params, optimizer, points)
     plan = make_plan(
         "sweep",
         Run(loss_fn, update, has_aux, needs_key, batch_size, lanes=True),
@@ -217,8 +217,6 @@ def sweep(
         reports=progress,
     )
     started = time.perf_counter()
-    lanes = len(next(iter(points.values())))
-    copies = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], lanes, axis=0), params)
     with Bar(plan.total, progress) as bar:
 
         def on_report(done, carry, losses, metrics):
@@ -227,7 +225,7 @@ def sweep(
                 best = np.min(np.asarray(losses[-1]), where=alive, initial=np.inf)
                 bar.show(done, lanes=int(alive.sum()), best_loss=float(best))
 
-        outcome = execute(plan, copies, states, jnp.full(lanes, -1, jnp.int32), on_report)
+        outcome = execute(plan, copies, states, diverged_at, on_report)
     losses, aux = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), (outcome.loss, outcome.aux))
     history = {k: v if k == "step" else np.moveaxis(v, 0, 1) for k, v in outcome.reports.items()}
     history = {"loss": losses, **history} | ({"aux": aux} if has_aux else {})
@@ -266,13 +264,12 @@ def as_points(space: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[st
     return {name: np.asarray(column) for name, column in zip(names, zip(*rows), strict=True)}
 
 
-def _states(params: Any, optimizer: Any, points: dict[str, np.ndarray]) -> tuple[Any, Callable]:
-    """Return the lanes' states and the one update function."""
-    columns = {k: jnp.asarray(v) for k, v in points.items()}
+def _start(params: Any, optimizer: Any, points: dict[str, np.ndarray]) -> tuple[tuple, Callable]:
+    """Return the lanes' (params, state, diverged_at), and the one update function."""
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
         init, update = with_extra_args_support(optimizer)
         state = init(params)
-        return jax.vmap(lambda point: with_hyperparams(state, **point))(columns), update
+        return _lanes(lambda p, point: with_hyperparams(state, **point), params, points), update
     try:
         arguments = inspect.signature(optimizer).parameters
     except (TypeError, ValueError):
@@ -290,4 +287,11 @@ def _states(params: Any, optimizer: Any, points: dict[str, np.ndarray]) -> tuple
     built = [optimizer(**{k: v.item() for k, v in zip(points, row, strict=True)}) for row in rows]
     _, update = with_extra_args_support(built[0])
     factory: Any = optimizer
-    return jax.vmap(lambda point: factory(**point).init(params))(columns), update
+    return _lanes(lambda p, point: factory(**point).init(p), params, points), update
+
+
+def _lanes(init: Callable, params: Any, points: dict[str, np.ndarray]) -> tuple:
+    def lane(point, params):
+        return params, init(params, point), jnp.asarray(-1, jnp.int32)
+
+    return jax.jit(jax.vmap(lane, in_axes=(0, None)))(points, params)  # one program, not dozens
