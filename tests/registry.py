@@ -462,7 +462,6 @@ CASES = [
         POLYAK | dict(max_learning_rate=0.05, f_min=20.0),
         _with(polyak_sgd_oracles.polyak, plus=True),
         _value,
-        valley=14.0,  # it stops at its lower bound of the loss
     ),
     Case(
         "optimistic_gradient_descent",
