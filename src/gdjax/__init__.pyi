@@ -6,6 +6,18 @@ An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimi
 # The contract
 from gdjax.core.base import Optimizer as Optimizer
 from gdjax.core.base import State as State
+
+# The same, and types to annotate with, as users of optax call them
+from gdjax.core.base import GradientTransformation as GradientTransformation
+from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gdjax.core.base import MaskOrFn as MaskOrFn
+from gdjax.core.base import OptState as OptState
+from gdjax.core.base import Params as Params
+from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
+from gdjax.core.base import TransformInitFn as TransformInitFn
+from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
+from gdjax.core.base import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -20,10 +32,13 @@ from gdjax.core.hyper import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
+from gdjax.core.numerics import safe_increment as safe_increment
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.norms import safe_norm as safe_norm
+from gdjax.linalg.norms import safe_root_mean_squares as safe_root_mean_squares
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 # Losses
@@ -237,6 +252,9 @@ from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
+# Distributions
+from gdjax.distributions import multi_normal as multi_normal
+
 # Slow copies of parameters
 from gdjax.targets import incremental_update as incremental_update
 from gdjax.targets import periodic_update as periodic_update
@@ -256,7 +274,9 @@ from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
+from gdjax import schedules as schedules
 from gdjax import second_order as second_order
+from gdjax import transforms as transforms
 from gdjax import tree as tree
 
 # Wrappers
