@@ -237,6 +237,8 @@ from gdjax.transforms.distance import (
 )
 from gdjax.transforms.ema import ema as ema
 from gdjax.transforms.flatten import flatten as flatten
+from gdjax.transforms.measure import measure_with_ema as measure_with_ema
+from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
@@ -285,6 +287,8 @@ from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.monitor import metrics as metrics
+from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary

@@ -21,6 +21,8 @@ from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.ema import ema as ema
 from gdjax.transforms.flatten import flatten as flatten
+from gdjax.transforms.measure import measure_with_ema as measure_with_ema
+from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.per_example import (
