@@ -254,6 +254,9 @@ from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
+# Batches in parts
+from gdjax.microbatching.loop import microbatch as microbatch
+
 # Distributions
 from gdjax.distributions import multi_normal as multi_normal
 
@@ -272,6 +275,7 @@ from gdjax.training.sweep import sweep as sweep
 # Rooms with names of their own
 from gdjax import assignment as assignment
 from gdjax import losses as losses
+from gdjax import microbatching as microbatching
 from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
