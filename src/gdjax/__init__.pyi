@@ -6,6 +6,18 @@ An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimi
 # The contract
 from gdjax.core.base import Optimizer as Optimizer
 from gdjax.core.base import State as State
+
+# The same, and types to annotate with, as users of optax call them
+from gdjax.core.base import GradientTransformation as GradientTransformation
+from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gdjax.core.base import MaskOrFn as MaskOrFn
+from gdjax.core.base import OptState as OptState
+from gdjax.core.base import Params as Params
+from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
+from gdjax.core.base import TransformInitFn as TransformInitFn
+from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
+from gdjax.core.base import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -20,10 +32,13 @@ from gdjax.core.hyper import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
+from gdjax.core.numerics import safe_increment as safe_increment
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.norms import safe_norm as safe_norm
+from gdjax.linalg.norms import safe_root_mean_squares as safe_root_mean_squares
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 # Losses
@@ -201,17 +216,53 @@ from gdjax.schedules.warmup_decay import (
 )
 
 # Transforms
+from gdjax.transforms.adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
+from gdjax.transforms.apply_every import apply_every as apply_every
+from gdjax.transforms.centralize import centralize as centralize
 from gdjax.transforms.clip import clip as clip
+from gdjax.transforms.clip import clip_by_block_rms as clip_by_block_rms
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from gdjax.transforms.per_example import (
+    per_example_global_norm_clip as per_example_global_norm_clip,
+)
+from gdjax.transforms.per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gdjax.transforms.conditional import conditionally_mask as conditionally_mask
+from gdjax.transforms.conditional import conditionally_transform as conditionally_transform
+from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_nonnegative
+from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
+from gdjax.transforms.distance import (
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
+from gdjax.transforms.ema import ema as ema
+from gdjax.transforms.flatten import flatten as flatten
+from gdjax.transforms.measure import measure_with_ema as measure_with_ema
+from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
+from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
 from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
+from gdjax.transforms.scale import scale_gradient as scale_gradient
+from gdjax.transforms.stateless import EmptyState as EmptyState
+from gdjax.transforms.stateless import init_empty_state as init_empty_state
+from gdjax.transforms.stateless import set_to_zero as set_to_zero
+from gdjax.transforms.stateless import stateless as stateless
+from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
+
+# Batches in parts
+from gdjax.microbatching.loop import microbatch as microbatch
+
+# Distributions
+from gdjax.distributions import multi_normal as multi_normal
+
+# Slow copies of parameters
+from gdjax.targets import incremental_update as incremental_update
+from gdjax.targets import periodic_update as periodic_update
 
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
@@ -224,11 +275,15 @@ from gdjax.training.sweep import sweep as sweep
 # Rooms with names of their own
 from gdjax import assignment as assignment
 from gdjax import losses as losses
+from gdjax import microbatching as microbatching
 from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
+from gdjax import schedules as schedules
 from gdjax import second_order as second_order
+from gdjax import transforms as transforms
+from gdjax import tree as tree
 
 # Wrappers
 from gdjax.wrappers.average import average as average
@@ -236,6 +291,8 @@ from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.monitor import metrics as metrics
+from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
