@@ -27,6 +27,7 @@ from oracles import cocob as cocob_oracles
 from oracles import dadapt as dadapt_oracles
 from oracles import dog as dog_oracles
 from oracles import galore as galore_oracles
+from oracles import groups as groups_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
@@ -124,6 +125,16 @@ def _around(wrapper, factory, own):
         return wrapper(factory(**numbers), **outer)
 
     return make
+
+
+def _groups(rate, momentum, **numbers):
+    matrices, rest = gdjax.adam(**numbers), gdjax.sgd(rate, momentum)
+    return gdjax.groups({r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest})
+
+
+def _groups_oracle(rate, momentum, **numbers):
+    matrices, rest = adam_oracles.adam(**numbers), sgd_oracles.sgd(rate, momentum)
+    return groups_oracles.groups({matrices: ("tall", "wide"), rest: ("scalar", "kernel", "still")})
 
 
 def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
@@ -642,6 +653,8 @@ CASES = [
             ("corrected", False),
         ]
     ),
+    # Around other optimizers
+    Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(
         "cautious_adam",
         _around(gdjax.cautious, gdjax.adam, ("min_share",)),

@@ -234,7 +234,13 @@ from gdjax import second_order as second_order
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.groups import groups as groups
+from gdjax.wrappers.groups import multi_transform as multi_transform
+from gdjax.wrappers.groups import partition as partition
 from gdjax.wrappers.lookahead import lookahead as lookahead
+from gdjax.wrappers.masked import freeze as freeze
+from gdjax.wrappers.masked import masked as masked
+from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam

@@ -106,7 +106,7 @@ class ByPath(PerLeaf):
                 return i
         raise ValueError(
             f"by_path: no pattern of {list(self.patterns)} matches the parameter {name!r}. "
-            f'Add a last rule for the rest, for example r".*": 0.0.'
+            'Add a last rule, with the pattern r".*", for the rest.'
         )
 
     def __repr__(self) -> str:
