@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import problems
+from oracles import accumulate as accumulate_oracles
 from oracles import acprop as acprop_oracles
 from oracles import adabelief as adabelief_oracles
 from oracles import adadelta as adadelta_oracles
@@ -654,6 +655,20 @@ CASES = [
         ]
     ),
     # Around other optimizers
+    Case(
+        "accumulate",
+        lambda **numbers: gdjax.accumulate(gdjax.sgd(**numbers), every_k=3),
+        dict(learning_rate=0.05, momentum=0.8),
+        _with(accumulate_oracles.accumulate, every_k=3),
+    ),
+    Case(
+        "skip_spikes",
+        lambda learning_rate, momentum, **limits: gdjax.skip_spikes(
+            gdjax.sgd(learning_rate, momentum), window=5, **limits
+        ),
+        dict(learning_rate=0.05, momentum=0.8, threshold=1e3, min_history=2.0, min_spread=0.1),
+        not_differentiable=("threshold", "min_history", "min_spread"),
+    ),
     Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(
         "cautious_adam",

@@ -231,9 +231,16 @@ from gdjax import proximal as proximal
 from gdjax import second_order as second_order
 
 # Wrappers
+from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
+from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
+from gdjax.wrappers.guard import guard as guard
+from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
+from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
+from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import multi_transform as multi_transform
 from gdjax.wrappers.groups import partition as partition
@@ -248,6 +255,7 @@ from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.spikes import skip_spikes as skip_spikes
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
 from gdjax.wrappers.weight_decay import with_weight_decay as with_weight_decay

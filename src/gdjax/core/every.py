@@ -33,3 +33,13 @@ def when_due(due: Array, function: Callable, *operands: Any) -> Any:
     if isinstance(due, jax.core.Tracer):
         return jax.lax.cond(due, function, lambda *kept: kept, *operands)
     return function(*operands) if due else operands
+
+
+def either(condition: Array, yes: Callable, no: Callable) -> Any:
+    """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
+
+    `lax.cond` under jit, as in `when_due`.
+    """
+    if isinstance(condition, jax.core.Tracer):
+        return jax.lax.cond(condition, yes, no)
+    return yes() if condition else no()

@@ -280,11 +280,12 @@ def _is_index(key: Any) -> bool:
     return isinstance(key, sequence)
 
 
-def _states(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+    """Yield the path and the state of every optimizer in a tree, the outer before the inner."""
     for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
         if is_state(node):
             yield path + where, node
-            yield from _states(node.slots, path + where)
+            yield from states_in(node.slots, path + where)
 
 
 def _is_entry(node: Any) -> bool:
@@ -294,7 +295,7 @@ def _is_entry(node: Any) -> bool:
 def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
     """Return (path, depth of its shortest name, value, count) for every number or schedule."""
     entries = []
-    for where, node in _states(state):
+    for where, node in states_in(state):
         for name, value in sorted(node.hyperparams.items()):
             path = (*where, jax.tree_util.DictKey(name))
             for sub, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_entry)[0]:
@@ -343,7 +344,7 @@ def hyperparams(state: Any) -> dict[str, Any]:
 
 def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
     """Return the one hyperparameter of that name in a state, and the count that it goes by."""
-    found = [(n.hyperparams[name], n.count) for _, n in _states(state) if name in n.hyperparams]
+    found = [(n.hyperparams[name], n.count) for _, n in states_in(state) if name in n.hyperparams]
     if len(found) != 1:
         raise ValueError(
             f"{what} needs an optimizer with exactly one {name}, got {len(found)} among "
@@ -415,7 +416,7 @@ def _places(state: Any) -> list[tuple]:
 
     return [
         place
-        for where, node in _states(state)
+        for where, node in states_in(state)
         for name, value in node.hyperparams.items()
         for place in below(value, (*where, jax.tree_util.DictKey(name)))
     ]
