@@ -201,17 +201,45 @@ from gdjax.schedules.warmup_decay import (
 )
 
 # Transforms
+from gdjax.transforms.adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
+from gdjax.transforms.apply_every import apply_every as apply_every
+from gdjax.transforms.centralize import centralize as centralize
 from gdjax.transforms.clip import clip as clip
+from gdjax.transforms.clip import clip_by_block_rms as clip_by_block_rms
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from gdjax.transforms.per_example import (
+    per_example_global_norm_clip as per_example_global_norm_clip,
+)
+from gdjax.transforms.per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gdjax.transforms.conditional import conditionally_mask as conditionally_mask
+from gdjax.transforms.conditional import conditionally_transform as conditionally_transform
+from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_nonnegative
+from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
+from gdjax.transforms.distance import (
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
+from gdjax.transforms.ema import ema as ema
+from gdjax.transforms.flatten import flatten as flatten
 from gdjax.transforms.noise import add_noise as add_noise
+from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
 from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
+from gdjax.transforms.scale import scale_gradient as scale_gradient
+from gdjax.transforms.stateless import EmptyState as EmptyState
+from gdjax.transforms.stateless import init_empty_state as init_empty_state
+from gdjax.transforms.stateless import set_to_zero as set_to_zero
+from gdjax.transforms.stateless import stateless as stateless
+from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
+
+# Slow copies of parameters
+from gdjax.targets import incremental_update as incremental_update
+from gdjax.targets import periodic_update as periodic_update
 
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
@@ -229,6 +257,7 @@ from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
 from gdjax import second_order as second_order
+from gdjax import tree as tree
 
 # Wrappers
 from gdjax.wrappers.accumulate import MultiSteps as MultiSteps

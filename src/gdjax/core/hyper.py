@@ -223,8 +223,24 @@ def as_hyper(what: str, value: Any, params: Any = None) -> Any:
     return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=is_value)
 
 
+@jax.tree_util.register_pytree_node_class
+class Placeholder:
+    """Stands for a whole tree of parameters: `init` of one says where in a state such trees are."""
+
+    def tree_flatten(self):
+        """Return no children: what maps over leaves keeps the node."""
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        """Rebuild from nothing."""
+        return cls()
+
+
 def spread(what: str, value: Any, tree: Any) -> list[Any]:
     """Return the value of a prefix tree for each leaf of `tree`."""
+    if isinstance(tree, Placeholder):
+        return []
     values: list[Any] = []
     try:
         jax.tree.map(
@@ -386,7 +402,10 @@ def with_hyperparams(state: Any, **values: Any) -> Any:
       >>> print(gdjax.hyperparams(state)["learning_rate"])
       0.0003
     """
-    targets = {_resolve(state, name): (name, value) for name, value in values.items()}
+    targets = {
+        _resolve(state, name): (f"with_hyperparams({name}=...)", value)
+        for name, value in values.items()
+    }
 
     def edit_states(tree, path):
         def edit(where, node):
@@ -403,7 +422,7 @@ def with_hyperparams(state: Any, **values: Any) -> Any:
 
     def edit_value(old, path):
         if path in targets:
-            return _replacement(*targets[path], old)
+            return replacement(*targets[path], old)
         if not any(target[: len(path)] == path for target in targets):
             return old
         children, treedef = _one_level(old)
@@ -451,13 +470,13 @@ def _resolve(state: Any, name: str) -> tuple:
     raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names)}.")
 
 
-def _replacement(name: str, value: Any, old: Any) -> Any:
-    what = f"with_hyperparams({name}=...)"
+def replacement(what: str, value: Any, old: Any) -> Any:
+    """Return the form in which a new value takes the place of an old one in the state."""
     if _is_box(old):
         ((_, inside),), treedef = _one_level(old)
-        return treedef.unflatten([_replacement(name, value, inside)])
+        return treedef.unflatten([replacement(what, value, inside)])
     if isinstance(old, Masked) and not isinstance(value, PerLeaf):
-        return Masked(_replacement(name, value, old.value), old.mask)
+        return Masked(replacement(what, value, old.value), old.mask)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree
