@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import problems
+from oracles import accumulate as accumulate_oracles
 from oracles import acprop as acprop_oracles
 from oracles import adabelief as adabelief_oracles
 from oracles import adadelta as adadelta_oracles
@@ -27,6 +28,7 @@ from oracles import cocob as cocob_oracles
 from oracles import dadapt as dadapt_oracles
 from oracles import dog as dog_oracles
 from oracles import galore as galore_oracles
+from oracles import groups as groups_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
@@ -124,6 +126,16 @@ def _around(wrapper, factory, own):
         return wrapper(factory(**numbers), **outer)
 
     return make
+
+
+def _groups(rate, momentum, **numbers):
+    matrices, rest = gdjax.adam(**numbers), gdjax.sgd(rate, momentum)
+    return gdjax.groups({r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest})
+
+
+def _groups_oracle(rate, momentum, **numbers):
+    matrices, rest = adam_oracles.adam(**numbers), sgd_oracles.sgd(rate, momentum)
+    return groups_oracles.groups({matrices: ("tall", "wide"), rest: ("scalar", "kernel", "still")})
 
 
 def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
@@ -642,6 +654,22 @@ CASES = [
             ("corrected", False),
         ]
     ),
+    # Around other optimizers
+    Case(
+        "accumulate",
+        lambda **numbers: gdjax.accumulate(gdjax.sgd(**numbers), every_k=3),
+        dict(learning_rate=0.05, momentum=0.8),
+        _with(accumulate_oracles.accumulate, every_k=3),
+    ),
+    Case(
+        "skip_spikes",
+        lambda learning_rate, momentum, **limits: gdjax.skip_spikes(
+            gdjax.sgd(learning_rate, momentum), window=5, **limits
+        ),
+        dict(learning_rate=0.05, momentum=0.8, threshold=1e3, min_history=2.0, min_spread=0.1),
+        not_differentiable=("threshold", "min_history", "min_spread"),
+    ),
+    Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(
         "cautious_adam",
         _around(gdjax.cautious, gdjax.adam, ("min_share",)),

@@ -286,10 +286,23 @@ from gdjax import transforms as transforms
 from gdjax import tree as tree
 
 # Wrappers
+from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
+from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
+from gdjax.wrappers.guard import guard as guard
+from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
+from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
+from gdjax.wrappers.guard import skipped_steps as skipped_steps
+from gdjax.wrappers.groups import groups as groups
+from gdjax.wrappers.groups import multi_transform as multi_transform
+from gdjax.wrappers.groups import partition as partition
 from gdjax.wrappers.lookahead import lookahead as lookahead
+from gdjax.wrappers.masked import freeze as freeze
+from gdjax.wrappers.masked import masked as masked
+from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
@@ -299,6 +312,7 @@ from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.spikes import skip_spikes as skip_spikes
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
 from gdjax.wrappers.slot_dtypes import with_slot_dtypes as with_slot_dtypes

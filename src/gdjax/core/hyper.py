@@ -101,12 +101,13 @@ class ByPath(PerLeaf):
         return [self.values[self._match(name)] for name in names]
 
     def _match(self, name: str) -> int:
+        bare = name.removesuffix("/value")  # Flax NNX has each parameter in a box of that name
         for i, pattern in enumerate(self.patterns):
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare):
                 return i
         raise ValueError(
             f"by_path: no pattern of {list(self.patterns)} matches the parameter {name!r}. "
-            f'Add a last rule for the rest, for example r".*": 0.0.'
+            'Add a last rule, with the pattern r".*", for the rest.'
         )
 
     def __repr__(self) -> str:
@@ -143,7 +144,7 @@ def by_path(rules: Mapping[str, Any]) -> ByPath:
     Args:
       rules: pattern -> number or schedule, or None to switch the term off there. A parameter's path
         joins its keys with "/": `params["layers"][0]["bias"]` is "layers/0/bias". The first pattern
-        that matches the whole path wins.
+        that matches the whole path wins. A last "/value", as in Flax NNX, may be left out.
 
     Returns:
       A value for any hyperparameter of any optimizer; the numbers in it are leaves of the state.
@@ -304,6 +305,15 @@ def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
             yield from states_in(node.slots, path + where)
 
 
+BOXED = jax.tree_util.GetAttrKey("value")  # in Flax, each array may be in a box of its own
+
+
+def _is_box(node: Any) -> bool:
+    if node is None or isinstance(node, (Schedule, PerLeaf)) or jax.tree_util.all_leaves([node]):
+        return False
+    return [key for key, _ in _one_level(node)[0]] == [(BOXED,)]
+
+
 def _is_entry(node: Any) -> bool:
     return is_schedule(node) or isinstance(node, Masked)
 
@@ -315,6 +325,7 @@ def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
         for name, value in sorted(node.hyperparams.items()):
             path = (*where, jax.tree_util.DictKey(name))
             for sub, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_entry)[0]:
+                sub = sub[:-1] if sub and sub[-1] == BOXED else sub
                 entries.append((path + sub, 1 + len(sub), leaf, node.count))
     return entries
 
@@ -461,6 +472,9 @@ def _resolve(state: Any, name: str) -> tuple:
 
 def replacement(what: str, value: Any, old: Any) -> Any:
     """Return the form in which a new value takes the place of an old one in the state."""
+    if _is_box(old):
+        ((_, inside),), treedef = _one_level(old)
+        return treedef.unflatten([replacement(what, value, inside)])
     if isinstance(old, Masked) and not isinstance(value, PerLeaf):
         return Masked(replacement(what, value, old.value), old.mask)
     if callable(value) or not jax.tree_util.all_leaves([value]):
