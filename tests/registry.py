@@ -48,6 +48,7 @@ from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
 from oracles import sign as sign_oracles
 from oracles import sm3 as sm3_oracles
+from oracles import soap as soap_oracles
 from oracles import sophia as sophia_oracles
 from oracles import stable_adamw as stable_adamw_oracles
 from oracles import trust_ratio as trust_ratio_oracles
@@ -204,6 +205,7 @@ CAME = dict(learning_rate=0.002, b1=0.85, b2=0.95, b3=0.98, eps=1e-30, eps_res=1
 CAME |= dict(clipping_threshold=0.9, weight_decay=0.1)
 GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
 APOLLO = ADAM_PLAIN | dict(scale=2.0)
+SOAP = dict(learning_rate=0.02, b1=0.85, b2=0.95, shampoo_beta=0.9, eps=1e-4, weight_decay=0.1)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -627,6 +629,25 @@ CASES = [
         _with(gdjax.apollo_mini, update_proj_gap=6),
         APOLLO | dict(growth_limit=1.2),
         _with(apollo_oracles.apollo, rank=1, projection=_gaussian(6), tensor=True),
+    ),
+    # With a matrix for each axis. A first gradient of n x m with n > m + 1 leaves eigenvectors to
+    # rounding noise, which no oracle can follow, so long axes are not rotated here. Bases are
+    # constants for differentiation, so they are not renewed within the steps of the contract.
+    Case(
+        "soap",
+        _with(gdjax.soap, max_precond_dim=4, precondition_frequency=4),
+        SOAP,
+        _with(soap_oracles.soap, limit=4, precondition_frequency=4),
+        not_differentiable=("shampoo_beta",),
+    ),
+    Case(
+        "soap_one_sided",
+        _with(
+            gdjax.soap, max_precond_dim=6, precondition_frequency=3, merge_dims=True, one_sided=True
+        ),
+        SOAP,
+        _with(soap_oracles.soap, limit=6, precondition_frequency=3, merged=True, one_sided=True),
+        not_differentiable=("shampoo_beta",),
     ),
     *(
         Case(

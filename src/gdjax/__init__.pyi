@@ -156,6 +156,8 @@ from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum
 from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
+from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
+from gdjax.optimizers.soap import soap as soap
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
