@@ -46,6 +46,7 @@ from oracles import rprop as rprop_oracles
 from oracles import sam as sam_oracles
 from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
+from oracles import shampoo as shampoo_oracles
 from oracles import sign as sign_oracles
 from oracles import sm3 as sm3_oracles
 from oracles import soap as soap_oracles
@@ -206,6 +207,8 @@ CAME |= dict(clipping_threshold=0.9, weight_decay=0.1)
 GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
 APOLLO = ADAM_PLAIN | dict(scale=2.0)
 SOAP = dict(learning_rate=0.02, b1=0.85, b2=0.95, shampoo_beta=0.9, eps=1e-4, weight_decay=0.1)
+SHAMPOO = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-3, weight_decay=0.1)
+SHAMPOO |= dict(graft_b2=0.9, graft_eps=1e-4)
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -648,6 +651,20 @@ CASES = [
         SOAP,
         _with(soap_oracles.soap, limit=6, precondition_frequency=3, merged=True, one_sided=True),
         not_differentiable=("shampoo_beta",),
+    ),
+    Case(
+        "shampoo",
+        _with(gdjax.shampoo, precondition_frequency=4, start_preconditioning_step=1, block_size=4),
+        SHAMPOO | dict(b3=0.8),
+        _with(shampoo_oracles.shampoo, frequency=4, start=1, limit=4, graft="adam"),
+        not_differentiable=("eps",),
+    ),
+    Case(
+        "shampoo_sums",
+        _with(gdjax.shampoo, precondition_frequency=5, graft="adagrad", merge_dims=False),
+        dict(learning_rate=0.1, b1=0.85, b2=1.0, eps=1e-2, exponent=0.4, graft_eps=1e-4),
+        _with(shampoo_oracles.shampoo, frequency=5, graft="adagrad", merged=False),
+        not_differentiable=("b2", "eps", "exponent"),
     ),
     *(
         Case(

@@ -151,6 +151,8 @@ from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.shampoo import scale_by_shampoo as scale_by_shampoo
+from gdjax.optimizers.shampoo import shampoo as shampoo
 from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
 from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +43,17 @@ def when_due(due: Array, function: Callable, *operands: Any) -> Any:
     if isinstance(due, jax.core.Tracer):
         return jax.lax.cond(due, function, lambda *kept: kept, *operands)
     return function(*operands) if due else operands
+
+
+def phases(costs: Sequence[float]) -> list[float]:
+    """Return a phase in [0, 1] for each piece of work: the share of the work before it.
+
+    Example:
+      >>> phases([1.0, 2.0, 1.0])
+      [0.0, 0.25, 0.75]
+    """
+    whole = max(sum(costs), 1)
+    return [before / whole for before in itertools.accumulate(costs[:-1], initial=0)]
 
 
 def renew_when(due: Array, function: Callable, kept: Any, *given: Any) -> Any:

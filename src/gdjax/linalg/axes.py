@@ -71,5 +71,5 @@ def scaled(x: Array, weights: Sequence[Array | None], skip: int | None = None) -
     """Return x times a vector for each axis that has one."""
     for axis, weight in enumerate(weights):
         if weight is not None and axis != skip:
-            x = x * weight.reshape((-1,) + (1,) * (x.ndim - axis - 1))
+            x = x * weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     return x

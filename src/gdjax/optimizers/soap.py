@@ -20,7 +20,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import UNIT, checked
-from gdjax.core.every import INTERVAL, is_due, renew_when, when_due
+from gdjax.core.every import INTERVAL, is_due, phases, renew_when, when_due
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.stacks import map_stacks, map_stacks_in_turn
@@ -136,9 +136,8 @@ def init_phases(init, params) -> State:
         return state
     factors = treedef.flatten_up_to(state.slots.factors)
     costs = [sum(f.size * f.shape[-1] for f in jax.tree.leaves(row)) for row in factors]
-    whole = max(sum(costs), 1)
-    phases = [jnp.asarray(sum(costs[:i]) / whole, jnp.float32) for i in range(len(costs))]
-    return state._replace(slots=state.slots._replace(phase=treedef.unflatten(phases)))
+    when = treedef.unflatten([jnp.asarray(x, jnp.float32) for x in phases(costs)])
+    return state._replace(slots=state.slots._replace(phase=when))
 
 
 @checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=INTERVAL)
