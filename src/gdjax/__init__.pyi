@@ -248,6 +248,7 @@ from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
+from gdjax.wrappers.slot_dtypes import with_slot_dtypes as with_slot_dtypes
 from gdjax.wrappers.weight_decay import with_weight_decay as with_weight_decay
 
 __version__: str
