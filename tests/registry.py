@@ -39,6 +39,7 @@ from oracles import optimistic as optimistic_oracles
 from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
+from oracles import psgd_kron as psgd_kron_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import radam as radam_oracles
 from oracles import rmsprop as rmsprop_oracles
@@ -209,6 +210,19 @@ APOLLO = ADAM_PLAIN | dict(scale=2.0)
 SOAP = dict(learning_rate=0.02, b1=0.85, b2=0.95, shampoo_beta=0.9, eps=1e-4, weight_decay=0.1)
 SHAMPOO = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-3, weight_decay=0.1)
 SHAMPOO |= dict(graft_b2=0.9, graft_eps=1e-4)
+PSGD = dict(learning_rate=0.02, b1=0.8, weight_decay=0.1, preconditioner_lr=0.3)
+PSGD |= dict(preconditioner_init_scale=0.7, clip_update_rms=0.9)
+
+
+def _probe(seed=0):
+    """Return the random probes that `psgd_kron` draws for the parameters of `problems`."""
+
+    def probe(name, t, shape):
+        leaf = jax.random.fold_in(jax.random.key(seed), sorted(problems.SHAPES).index(name))
+        return np.asarray(jax.random.normal(jax.random.fold_in(leaf, t), shape, jnp.float64))
+
+    return probe
+
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -665,6 +679,18 @@ CASES = [
         dict(learning_rate=0.1, b1=0.85, b2=1.0, eps=1e-2, exponent=0.4, graft_eps=1e-4),
         _with(shampoo_oracles.shampoo, frequency=5, graft="adagrad", merged=False),
         not_differentiable=("b2", "eps", "exponent"),
+    ),
+    Case(
+        "psgd_kron",
+        _with(gdjax.psgd_kron, preconditioner_update_probability=0.3, balance_interval=2),
+        PSGD,
+        _with(
+            psgd_kron_oracles.psgd_kron,
+            probability=lambda t: 0.3,
+            probe=_probe(),
+            balance_after=(2, 4),
+        ),
+        not_differentiable=("preconditioner_lr", "preconditioner_init_scale"),
     ),
     *(
         Case(

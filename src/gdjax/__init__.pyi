@@ -138,6 +138,11 @@ from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
+from gdjax.optimizers.psgd_kron import (
+    precond_update_prob_schedule as precond_update_prob_schedule,
+)
+from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
+from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
 from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.radam import radam as radam
 from gdjax.optimizers.radam import scale_by_radam as scale_by_radam

@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,6 +33,23 @@ def along(x: Array, matrix: Array, axis: int) -> Array:
         return matmul(matrix.T, x.reshape(n, -1)).reshape(m, *after)
     x = x.reshape(math.prod(before), n, math.prod(after))
     return matmul(matrix.T, x).reshape(*before, m, *after)
+
+
+def along_inverse(x: Array, upper: Array, axis: int) -> Array:
+    """Return what `along` takes to x: y with `along(y, upper, axis)` = x, by a triangular solve.
+
+    Example:
+      >>> m = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+      >>> print(along_inverse(along(jnp.ones((2, 3)), m, 0), m, 0))
+      [[1. 1. 1.]
+       [1. 1. 1.]]
+    """
+    n = x.shape[axis]
+    moved = jnp.moveaxis(x, axis, 0)
+    solved = jax.lax.linalg.triangular_solve(
+        upper, moved.reshape(n, -1), left_side=True, lower=False, transpose_a=True
+    )
+    return jnp.moveaxis(solved.reshape(moved.shape), 0, axis)
 
 
 def rotated(x: Array, bases: Sequence[Array | None], skip: int | None = None) -> Array:

@@ -226,6 +226,8 @@ def shampoo(
 ) -> Optimizer:
     """Multiply a running mean of the gradient by inverse roots of its second moments, axis by axis.
 
+    Good for: large networks; long runs with tuned schedules, as in AlgoPerf.
+
     For a block g of a matrix:
     L = b2 L + (1 - b2) g g^H;  R = b2 R + (1 - b2) g^H g  (b2 = 1: sums);
     when due, P_L = (L / (1 - b2^t) + eps)^(-1/4), P_R likewise;
