@@ -153,6 +153,11 @@ from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
+from gdjax.optimizers.psgd_kron import (
+    precond_update_prob_schedule as precond_update_prob_schedule,
+)
+from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
+from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
 from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.radam import radam as radam
 from gdjax.optimizers.radam import scale_by_radam as scale_by_radam
@@ -166,11 +171,15 @@ from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.shampoo import scale_by_shampoo as scale_by_shampoo
+from gdjax.optimizers.shampoo import shampoo as shampoo
 from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
 from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum
 from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
+from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
+from gdjax.optimizers.soap import soap as soap
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
