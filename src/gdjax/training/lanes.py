@@ -119,7 +119,7 @@ def make_groups(
         size = _group_size(plan, where, len(lanes), lanes_per_program, begin)
         for at in range(0, len(lanes), size):
             place, carry = begin(at, size)
-            own = where.put(_keys(plan.key, table, at, size) if run.own_keys else plan.key)
+            own = _keys(plan.key, table, where, at, size) if run.own_keys else plan.key
             inside = plan._replace(key=own)
             groups.append(Group(lanes[at : at + size], kind, inside, place.compile(), carry))
     return groups, where
@@ -252,11 +252,12 @@ def _jitted(start: Callable, sharding: Any) -> Callable:
     return jax.jit(start, out_shardings=sharding)
 
 
-def _keys(key: Any, table: dict, at: int, size: int) -> Any:
+def _keys(key: Any, table: dict, where: Places, at: int, size: int) -> Any:
     seeds = table.get("batch_seed", table.get("seed"))
     assert seeds is not None
     seeds = jnp.asarray(seeds[_rows(seeds, at, size)])
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), seeds)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), seeds)
+    return keys if where.sharding is None else jax.device_put(keys, where.sharding)
 
 
 # --- how many share a program ---------------------------------------------------------------------
@@ -285,7 +286,8 @@ def _group_size(
         start, carry = begin(0, size)
         keys = plan.key
         if plan.run.own_keys:
-            keys = jax.ShapeDtypeStruct((size,), jax.eval_shape(as_key, plan.key).dtype)
+            dtype = jax.eval_shape(as_key, plan.key).dtype
+            keys = jax.ShapeDtypeStruct((size,), dtype, sharding=where.sharding)
         chunk = lower_chunk(plan._replace(key=keys), carry, length)
         both = run_together([chunk.compile, start.lowered.compile], 2)  # it is needed next
         return memory_of(both[0])
