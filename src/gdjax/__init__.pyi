@@ -278,7 +278,12 @@ from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.fit import Report as Report
 from gdjax.training.fit import fit as fit
-from gdjax.training.sweep import SweepResult as SweepResult
+from gdjax.training.result import SweepResult as SweepResult
+from gdjax.training.space import choice as choice
+from gdjax.training.space import grid as grid
+from gdjax.training.space import log_uniform as log_uniform
+from gdjax.training.space import sample as sample
+from gdjax.training.space import uniform as uniform
 from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
