@@ -41,6 +41,7 @@ from oracles import optimistic as optimistic_oracles
 from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
+from oracles import prox as prox_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import radam as radam_oracles
 from oracles import rmsprop as rmsprop_oracles
@@ -699,6 +700,14 @@ CASES = [
         gdjax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
         dict(learning_rate=0.025, mass=0.8),
         lambda learning_rate, mass: sgd_oracles.sgd(2 * learning_rate, mass),
+    ),
+    Case(
+        "with_prox",
+        lambda l1reg, **numbers: gdjax.with_prox(
+            gdjax.adam(**numbers), gdjax.proximal.prox_lasso, l1reg
+        ),
+        ADAM | dict(l1reg=0.02),
+        prox_oracles.lasso_adam,
     ),
     Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(

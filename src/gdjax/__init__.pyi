@@ -284,6 +284,7 @@ from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
 from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
