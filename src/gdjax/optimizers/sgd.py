@@ -32,9 +32,9 @@ class MomentumTrace(Trace):
 
     uniform = True  # one number for the whole array
 
-    def diagonal(self, count, *, momentum=None, decay=None, **_):
+    def diagonal(self, count, **numbers):
         """Return 1 - momentum: of a gradient that stays, the sum is g / (1 - momentum)."""
-        return 1 - (decay if momentum is None else momentum)
+        return 1 - (numbers["momentum"] if "momentum" in numbers else numbers["decay"])
 
 
 def _gradient(grad, slots, param, count):

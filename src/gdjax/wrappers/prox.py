@@ -124,7 +124,8 @@ def with_prox(
     up the gradients, 1 - momentum.
 
     So exact zeros appear with `prox_lasso`, where adding the penalty to the loss gives small
-    numbers. The gradients are those of the loss alone.
+    numbers. The gradients are those of the loss alone. The operator moves all parameters, also what
+    `groups` inside of it freezes: to leave some out, wrap the optimizers of the other groups.
 
     Args:
       optimizer: an `(init, update)` pair with one `learning_rate` in its state: gradient descent
