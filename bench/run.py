@@ -20,12 +20,13 @@ import optax
 import programs
 import steps
 import sweeps
+import wrapped
 from harness import copy_bandwidth, median
 from tabulate import tabulate
 
 import gdjax
 
-WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
+WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS | wrapped.WORKLOADS
 RESULTS = Path(__file__).parent / "results"
 SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB")}
 HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]

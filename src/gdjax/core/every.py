@@ -38,7 +38,9 @@ def when_due(due: Array, function: Callable, *operands: Any) -> Any:
 def either(condition: Array, yes: Callable, no: Callable) -> Any:
     """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
 
-    `lax.cond` under jit, as in `when_due`.
+    `lax.cond` under jit, as in `when_due`. What leaves things as they are should be `no`, which
+    XLA has as its first branch: then it need not copy what passes through (measured on a CPU: a
+    guarded step of AdamW takes a third less time than with the branches the other way round).
     """
     if isinstance(condition, jax.core.Tracer):
         return jax.lax.cond(condition, yes, no)
