@@ -6,6 +6,18 @@ An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimi
 # The contract
 from gdjax.core.base import Optimizer as Optimizer
 from gdjax.core.base import State as State
+
+# The same, and types to annotate with, as users of optax call them
+from gdjax.core.base import GradientTransformation as GradientTransformation
+from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gdjax.core.base import MaskOrFn as MaskOrFn
+from gdjax.core.base import OptState as OptState
+from gdjax.core.base import Params as Params
+from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
+from gdjax.core.base import TransformInitFn as TransformInitFn
+from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
+from gdjax.core.base import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -20,10 +32,13 @@ from gdjax.core.hyper import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
+from gdjax.core.numerics import safe_increment as safe_increment
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.norms import safe_norm as safe_norm
+from gdjax.linalg.norms import safe_root_mean_squares as safe_root_mean_squares
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 # Losses
@@ -138,6 +153,11 @@ from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
+from gdjax.optimizers.psgd_kron import (
+    precond_update_prob_schedule as precond_update_prob_schedule,
+)
+from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
+from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
 from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.radam import radam as radam
 from gdjax.optimizers.radam import scale_by_radam as scale_by_radam
@@ -151,11 +171,15 @@ from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.shampoo import scale_by_shampoo as scale_by_shampoo
+from gdjax.optimizers.shampoo import shampoo as shampoo
 from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
 from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum
 from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
+from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
+from gdjax.optimizers.soap import soap as soap
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
@@ -222,6 +246,8 @@ from gdjax.transforms.distance import (
 )
 from gdjax.transforms.ema import ema as ema
 from gdjax.transforms.flatten import flatten as flatten
+from gdjax.transforms.measure import measure_with_ema as measure_with_ema
+from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
@@ -242,6 +268,12 @@ from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
+# Batches in parts
+from gdjax.microbatching.loop import microbatch as microbatch
+
+# Distributions
+from gdjax.distributions import multi_normal as multi_normal
+
 # Slow copies of parameters
 from gdjax.targets import incremental_update as incremental_update
 from gdjax.targets import periodic_update as periodic_update
@@ -251,17 +283,25 @@ from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.fit import Report as Report
 from gdjax.training.fit import fit as fit
-from gdjax.training.sweep import SweepResult as SweepResult
+from gdjax.training.result import SweepResult as SweepResult
+from gdjax.training.space import choice as choice
+from gdjax.training.space import grid as grid
+from gdjax.training.space import log_uniform as log_uniform
+from gdjax.training.space import sample as sample
+from gdjax.training.space import uniform as uniform
 from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
 from gdjax import assignment as assignment
 from gdjax import losses as losses
+from gdjax import microbatching as microbatching
 from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
+from gdjax import schedules as schedules
 from gdjax import second_order as second_order
+from gdjax import transforms as transforms
 from gdjax import tree as tree
 
 # Wrappers
@@ -284,6 +324,8 @@ from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
 from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.monitor import metrics as metrics
+from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam

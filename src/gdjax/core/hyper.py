@@ -330,7 +330,7 @@ def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
     return entries
 
 
-def _shortest(paths: list[tuple[tuple, int]]) -> list[str]:
+def shortest_names(paths: list[tuple[tuple, int]]) -> list[str]:
     """Return, for each path, its shortest tail of at least the given length that no other has."""
     plain = [tuple(_key(k) for k in p if not _is_index(k)) for p, _ in paths]
     twice = {p for p in plain if plain.count(p) > 1}  # only the position tells them apart
@@ -364,7 +364,7 @@ def hyperparams(state: Any) -> dict[str, Any]:
       {'max_norm': 1.0, 'learning_rate': 0.1, 'momentum': 0.9}
     """
     entries = _entries(state)
-    names = _shortest([(path, size) for path, size, _, _ in entries])
+    names = shortest_names([(path, size) for path, size, _, _ in entries])
     values = [in_force(value, count) for _, _, value, count in entries]
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
 
@@ -463,7 +463,7 @@ def _resolve(state: Any, name: str) -> tuple:
     if len(found) == 1:
         return found[0]
     entries = [(path, size) for path, size, _, _ in _entries(state)]
-    names = _shortest(entries)
+    names = shortest_names(entries)
     if name in names:
         return entries[names.index(name)][0]
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
