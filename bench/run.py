@@ -21,11 +21,12 @@ import programs
 import report
 import steps
 import sweeps
+import wrapped
 from harness import copy_bandwidth, median
 
 import gdjax
 
-WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
+WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS | wrapped.WORKLOADS
 
 
 def machine():

@@ -252,6 +252,11 @@ from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
 from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
+from gdjax.transforms.plateau import reduce_on_plateau as reduce_on_plateau
+from gdjax.transforms.privacy import (
+    differentially_private_aggregate as differentially_private_aggregate,
+)
+from gdjax.transforms.privacy import dpsgd as dpsgd
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
@@ -313,6 +318,7 @@ from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import multi_transform as multi_transform
 from gdjax.wrappers.groups import partition as partition
+from gdjax.wrappers.inject import inject_hyperparams as inject_hyperparams
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
@@ -320,6 +326,7 @@ from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
+from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
@@ -327,6 +334,7 @@ from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from gdjax.wrappers.spikes import skip_spikes as skip_spikes
+from gdjax.wrappers.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
 from gdjax.wrappers.slot_dtypes import with_slot_dtypes as with_slot_dtypes
