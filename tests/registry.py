@@ -33,6 +33,7 @@ from oracles import lookahead as lookahead_oracles
 from oracles import madgrad as madgrad_oracles
 from oracles import mechanic as mechanic_oracles
 from oracles import momo as momo_oracles
+from oracles import muon as muon_oracles
 from oracles import nadam as nadam_oracles
 from oracles import novograd as novograd_oracles
 from oracles import optimistic as optimistic_oracles
@@ -136,6 +137,26 @@ def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
         max_learning_rate=learning_rate,
     )
 
+
+MUON = dict(
+    learning_rate=0.02,
+    beta=0.85,
+    eps=1e-6,
+    weight_decay=0.1,
+    adam_learning_rate=0.01,
+    adam_b1=0.8,
+    adam_b2=0.9,
+    adam_eps_root=1e-9,
+    adam_weight_decay=0.05,
+)
+MATRIX = gdjax.MuonDimensionNumbers
+VIEWS = {  # by path of the problem of the oracles and of the tree of the contract
+    "kernel": MATRIX((0, 1, 2), 3),
+    "tall": MATRIX(splits=3),
+    "wide|w": MATRIX(),
+    ".*": None,
+}
+MUON_VIEWS = {"kernel": "conv", "tall": ("split", 3), "wide": "2d"}
 
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
 RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
@@ -627,6 +648,25 @@ CASES = [
         _with(gdjax.apollo_mini, update_proj_gap=6),
         APOLLO | dict(growth_limit=1.2),
         _with(apollo_oracles.apollo, rank=1, projection=_gaussian(6), tensor=True),
+    ),
+    # Matrices
+    Case(
+        "muon",
+        gdjax.muon,
+        MUON,
+        _with(muon_oracles.muon, views={"tall": "2d", "wide": "2d"}),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "muon_views",
+        _with(
+            gdjax.muon,
+            nesterov=False,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS),
+        ),
+        MUON | dict(consistent_rms=0.3),
+        _with(muon_oracles.muon, nesterov=False, views=MUON_VIEWS),
+        lane_rtol=1e-5,
     ),
     *(
         Case(

@@ -24,6 +24,7 @@ from gdjax.core.lift import treewise as treewise
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.polar import polar as polar
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 # Losses
@@ -125,6 +126,9 @@ from gdjax.optimizers.madgrad import madgrad as madgrad
 from gdjax.optimizers.madgrad import scale_by_madgrad as scale_by_madgrad
 from gdjax.optimizers.momo import momo as momo
 from gdjax.optimizers.momo import momo_adam as momo_adam
+from gdjax.optimizers.muon import MuonDimensionNumbers as MuonDimensionNumbers
+from gdjax.optimizers.muon import muon as muon
+from gdjax.optimizers.muon import scale_by_muon as scale_by_muon
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam

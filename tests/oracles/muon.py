@@ -1,0 +1,124 @@
+"""Muon (Jordan et al., 2024) and its relatives in NumPy, as published; matrices by hand."""
+
+import numpy as np
+
+KELLER = ((3.4445, -4.7750, 2.0315),) * 5
+
+
+def newton_schulz(x, table=KELLER, eps=1e-8):
+    """Return the quintic iteration of one matrix, on its smaller side."""
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(x.T, table, eps).T
+    y = x / (np.linalg.norm(x) + eps)
+    for a, b, c in table:
+        g = y @ y.T
+        y = a * y + b * (g @ y) + c * (g @ (g @ y))
+    return y
+
+
+def rms_scale(c):
+    return lambda fan_in, fan_out: c * np.sqrt(max(fan_in, fan_out))
+
+
+def width(fan_in, fan_out):
+    return np.sqrt(max(1.0, fan_out / fan_in))
+
+
+def spectral(fan_in, fan_out):
+    return np.sqrt(fan_out / fan_in)
+
+
+def by_matrix(view, function, *arrays):
+    """Apply a function of matrices (fan_in, fan_out), `view` saying how an array holds them.
+
+    view: "2d"; "conv", all but the last axis flattened; "stack", the first axes are a batch;
+    ("split", k), columns in k parts.
+    """
+    if view == "2d":
+        return function(*arrays)
+    if view == "conv":
+        shape = arrays[0].shape
+        return function(*(x.reshape(-1, shape[-1]) for x in arrays)).reshape(shape)
+    if view == "stack":
+        return np.stack(
+            [
+                by_matrix("2d" if arrays[0].ndim == 3 else "stack", function, *rows)
+                for rows in zip(*arrays, strict=True)
+            ]
+        )
+    return np.concatenate(
+        [function(*part) for part in zip(*(np.split(x, view[1], 1) for x in arrays), strict=True)],
+        1,
+    )
+
+
+class Adam:
+    def __init__(self, lr, b1, b2, eps, eps_root, nesterov):
+        self.numbers, self.nesterov = (lr, b1, b2, eps, eps_root), nesterov
+        self.m = self.v = 0.0
+
+    def step(self, g, t):
+        lr, b1, b2, eps, eps_root = self.numbers
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g * g
+        m = self.m / (1 - b1**t)
+        if self.nesterov:
+            m = b1 * self.m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        return -lr * m / (np.sqrt(self.v / (1 - b2**t) + eps_root) + eps)
+
+
+def muon(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay=0.0,
+    consistent_rms=None,
+    adam_learning_rate=None,
+    adam_b1=0.9,
+    adam_b2=0.999,
+    adam_eps_root=0.0,
+    adam_weight_decay=0.0,
+    *,
+    views,
+    nesterov=True,
+    scale=width,
+    table=KELLER,
+    method=None,
+    adaptive=False,
+):
+    """views: name -> how the array holds matrices; names not in it go to Adam.
+
+    method: `method(name, o, t, by) -> o` is what a relative makes of the polar factors.
+    """
+    adam_lr = learning_rate if adam_learning_rate is None else adam_learning_rate
+    adams, moments = {}, {}
+    if consistent_rms is not None:
+        scale = rms_scale(consistent_rms)
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            g = grads[name]
+            if name not in views:
+                adam = adams.setdefault(
+                    name, Adam(adam_lr, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
+                )
+                out[name] = theta + adam.step(g, t) - adam_lr * adam_weight_decay * theta
+                continue
+            m = moments[name] = beta * moments.get(name, 0.0) + (1 - beta) * g
+            x = beta * m + (1 - beta) * g if nesterov else m / (1 - beta**t)
+            if nesterov == "corrected":
+                x = beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
+
+            def polar(x):
+                o = newton_schulz(x, table, eps)
+                return np.sum(x * o) * o if adaptive else o
+
+            o = by_matrix(views[name], polar, x)
+            if method is not None:
+                o = method(name, o, t, views[name])
+            o = by_matrix(views[name], lambda o: scale(*o.shape) * o, o)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step
