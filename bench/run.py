@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import jax
+import matrix
 import optax
 import programs
 import steps
@@ -25,7 +26,7 @@ from tabulate import tabulate
 
 import gdjax
 
-WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
+WORKLOADS = matrix.WORKLOADS | programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
 RESULTS = Path(__file__).parent / "results"
 SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB")}
 HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]

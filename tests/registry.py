@@ -668,6 +668,38 @@ CASES = [
         _with(muon_oracles.muon, nesterov=False, views=MUON_VIEWS),
         lane_rtol=1e-5,
     ),
+    Case(
+        "normuon",
+        _with(gdjax.normuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        _with(muon_oracles.normuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "normuon_dion",
+        _with(gdjax.normuon, nesterov=False, consistent_rms=None, scale="spectral"),
+        MUON | dict(b2=0.9),
+        _with(
+            muon_oracles.normuon,
+            nesterov=False,
+            views={"tall": "2d", "wide": "2d"},
+            scale=muon_oracles.spectral,
+        ),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "adamuon",
+        _with(gdjax.adamuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        _with(muon_oracles.adamuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "hyperball_sgd",
+        lambda angle, **rest: gdjax.hyperball(gdjax.sgd(**rest), angle),
+        dict(learning_rate=0.02, momentum=0.8, angle=0.05),
+        lambda angle, **rest: muon_oracles.hyperball(sgd_oracles.sgd(**rest), angle),
+    ),
     *(
         Case(
             f"decay_{kind}{'_cautious' if careful else ''}",

@@ -133,6 +133,8 @@ from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
 from gdjax.optimizers.noisy_sgd import noisy_sgd as noisy_sgd
+from gdjax.optimizers.normuon import adamuon as adamuon
+from gdjax.optimizers.normuon import normuon as normuon
 from gdjax.optimizers.novograd import novograd as novograd
 from gdjax.optimizers.novograd import scale_by_novograd as scale_by_novograd
 from gdjax.optimizers.optimistic import optimistic_adam as optimistic_adam
@@ -238,6 +240,7 @@ from gdjax import second_order as second_order
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.hyperball import hyperball as hyperball
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.sam import normalize as normalize

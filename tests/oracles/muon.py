@@ -122,3 +122,57 @@ def muon(
         return out
 
     return step
+
+
+def normuon(b2, eps, consistent_rms=None, *, views, **rest):
+    """NorMuon (Li et al., 2025): even columns, then 0.2 sqrt(m n) or the old norm (dion)."""
+    w, scale = {}, rest.pop("scale", width)
+
+    def method(name, o, t, view):
+        square = np.mean(o.reshape(-1, o.shape[-1]) ** 2, 0)
+        w[name] = b2 * w.get(name, 0.0) + (1 - b2) * square
+        even = o / (np.sqrt(w[name]) + eps)
+
+        def rescale(new, old):
+            norm = np.linalg.norm(old)
+            if consistent_rms is not None:
+                norm = consistent_rms * np.sqrt(old.size)
+            return new * norm / np.linalg.norm(new)
+
+        return by_matrix(view, rescale, even, o)
+
+    scale = scale if consistent_rms is None else lambda fan_in, fan_out: 1.0
+    return muon(eps=eps, views=views, method=method, scale=scale, **rest)
+
+
+def adamuon(b2, eps, consistent_rms, *, views, **rest):
+    """AdaMuon (Si et al., 2025): Adam's second moment on the polar factor."""
+    v = {}
+
+    def method(name, o, t, view):
+        v[name] = b2 * v.get(name, 0.0) + (1 - b2) * o * o
+        even = o / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+
+        def rescale(x):
+            return consistent_rms * np.sqrt(x.size) * x / np.linalg.norm(x)
+
+        return by_matrix(view, rescale, even)
+
+    return muon(eps=eps, views=views, method=method, scale=lambda i, o: 1.0, **rest)
+
+
+def hyperball(inner, learning_rate):
+    """Hyperball (Wen et al., 2026) over an oracle."""
+    radius = {}
+
+    def step(thetas, grads, t):
+        out = inner(thetas, grads, t)
+        for name, theta in thetas.items():
+            if theta.ndim > 1:
+                r = radius.setdefault(name, np.linalg.norm(theta))
+                u = out[name] - theta
+                w = theta + learning_rate * r * u / np.linalg.norm(u)
+                out[name] = r * w / np.linalg.norm(w)
+        return out
+
+    return step

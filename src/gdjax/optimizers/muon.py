@@ -27,7 +27,7 @@ RANGES = dict(
     adam_eps_root=NONNEGATIVE,
     adam_learning_rate=NONNEGATIVE,
     adam_weight_decay=NONNEGATIVE._replace(optional=True),
-    consistent_rms=POSITIVE,
+    consistent_rms=POSITIVE._replace(optional=True),
 )
 
 
