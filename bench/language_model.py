@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 import gdjax
 
-WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 64, 4, 2, 64, 16
+WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 64, 4, 2, 64, 8
 RATES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # times the one in the middle
 HIDDEN = {r"layers.*": gdjax.MuonDimensionNumbers(1, 2), r".*": None}
 
@@ -111,7 +111,7 @@ def candidates(steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="which optimizers; AdamW always, as the target")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--json", help="write the table to this file")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     options = parser.parse_args()

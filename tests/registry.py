@@ -101,6 +101,11 @@ def _grad_fn(params, grads, t):
     return dict(grad_fn=_slope)
 
 
+def _first_basis(name, shape):
+    index = sorted(problems.SHAPES).index(name)  # dicts are sorted by JAX
+    return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), index), shape, float))
+
+
 def _betas(factory):  # `make.factory` is what docs/make_table.py names
     def make(b1, b2, **numbers):
         return factory(betas=(b1, b2), **numbers)
@@ -156,6 +161,7 @@ VIEWS = {  # by path of the problem of the oracles and of the tree of the contra
     "wide|w": MATRIX(),
     ".*": None,
 }
+SCION = {k: v for k, v in VIEWS.items() if "wide" not in k} | {"w": MATRIX(), ".*": None}
 MUON_VIEWS = {"kernel": "conv", "tall": ("split", 3), "wide": "2d"}
 
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
@@ -693,6 +699,48 @@ CASES = [
         MUON | dict(b2=0.9, consistent_rms=0.3),
         _with(muon_oracles.adamuon, views=MUON_VIEWS),
         lane_rtol=1e-5,
+    ),
+    Case(
+        "dion",
+        _with(
+            gdjax.dion,
+            rank_fraction=0.5,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS | {"tall": MATRIX()}),
+        ),
+        MUON,
+        _with(
+            muon_oracles.dion,
+            rank_fraction=0.5,
+            views={"kernel": "conv", "tall": "2d", "wide": "2d"},
+            basis=_first_basis,
+        ),
+        x_tol=1e-10,  # two ways to an orthonormal basis, and the basis feeds back
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "dion2",
+        _with(gdjax.dion2, fraction=0.4, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON,
+        _with(muon_oracles.dion2, fraction=0.4, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    *(
+        Case(
+            "scion" if constrained else "scion_unconstrained",
+            _with(
+                gdjax.scion,
+                constrained=constrained,
+                weight_dimension_numbers=gdjax.by_path(SCION),
+            ),
+            dict(learning_rate=0.02, radius=2.0, beta=0.85, eps=1e-6),
+            _with(
+                muon_oracles.scion,
+                constrained=constrained,
+                views={"kernel": "conv", "tall": ("split", 3)},
+            ),
+            lane_rtol=1e-5,
+        )
+        for constrained in (True, False)
     ),
     Case(
         "hyperball_sgd",

@@ -109,6 +109,8 @@ from gdjax.optimizers.curvature import (
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
 )
 from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
+from gdjax.optimizers.dion import dion as dion
+from gdjax.optimizers.dion2 import dion2 as dion2
 from gdjax.optimizers.dog import dog as dog
 from gdjax.optimizers.dog import dowg as dowg
 from gdjax.optimizers.dog import l_dog as l_dog
@@ -155,6 +157,7 @@ from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gdjax.optimizers.scion import scion as scion
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
 from gdjax.optimizers.sign import scale_by_sign as scale_by_sign

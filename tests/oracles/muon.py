@@ -176,3 +176,122 @@ def hyperball(inner, learning_rate):
         return out
 
     return step
+
+
+YOU = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+
+
+def dion2(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay,
+    adam_learning_rate,
+    adam_weight_decay,
+    *,
+    views,
+    fraction,
+    **adam,
+):
+    """Dion2 (Ahn et al., 2025): the largest rows along the shorter side."""
+    moments, adams = {}, {}
+    numbers = [adam[k] for k in ("adam_b1", "adam_b2")] + [eps, adam["adam_eps_root"]]
+
+    def one(m):
+        if m.shape[0] > m.shape[1]:
+            return np.stack([x.T for x in one(m.T)])
+        k = int(np.ceil(fraction * len(m)))
+        rows = np.argsort(-np.abs(m).sum(1))[:k]
+        o, kept = np.zeros_like(m), m.copy()
+        o[rows] = newton_schulz(m[rows], YOU, eps)
+        kept[rows] *= beta
+        return np.stack([o, kept])
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            if name not in views:
+                opt = adams.setdefault(name, Adam(adam_learning_rate, *numbers, False))
+                decay = adam_learning_rate * adam_weight_decay * theta
+                out[name] = theta + opt.step(grads[name], t) - decay
+                continue
+            m = moments.get(name, 0.0) + grads[name]
+            o = by_matrix(views[name], lambda m: spectral(*m.shape) * one(m)[0], m)
+            moments[name] = by_matrix(views[name], lambda m: one(m)[1], m)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step
+
+
+def scion(learning_rate, radius, beta, eps, *, views, constrained=True):
+    """Scion (Pethick et al., 2025), Algorithms 1 and 2."""
+    d = {}
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            d[name] = beta * d.get(name, 0.0) + (1 - beta) * grads[name]
+            if name in views:
+                lmo = by_matrix(
+                    views[name], lambda x: -spectral(*x.shape) * newton_schulz(x, eps=eps), d[name]
+                )
+            elif theta.ndim > 1:
+                lmo = -np.sign(d[name]) / theta.shape[-2]
+            else:
+                rms = np.sqrt(np.mean(d[name] ** 2))
+                lmo = -d[name] / rms if rms > 0 else 0 * d[name]
+            shrink = 1 - learning_rate if constrained else 1.0
+            out[name] = shrink * theta + learning_rate * radius * lmo
+        return out
+
+    return step
+
+
+def dion(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay,
+    adam_learning_rate,
+    adam_weight_decay,
+    *,
+    views,
+    rank_fraction,
+    basis,
+    **adam,
+):
+    """Dion (Ahn et al., 2025), Algorithm 1; `basis(name, shape)` is the first Q."""
+    state, adams = {}, {}
+    numbers = [adam[k] for k in ("adam_b1", "adam_b2")] + [eps, adam["adam_eps_root"]]
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            if name not in views:
+                opt = adams.setdefault(name, Adam(adam_learning_rate, *numbers, False))
+                decay = adam_learning_rate * adam_weight_decay * theta
+                out[name] = theta + opt.step(grads[name], t) - decay
+                continue
+            g = grads[name].reshape(-1, theta.shape[-1])
+            if name not in state:
+                rank = int(np.ceil(rank_fraction * min(g.shape)))
+                state[name] = np.zeros(g.shape), basis(name, (g.shape[1], rank))
+            m, q = state[name]
+            b = m + g
+            p = np.linalg.qr(b @ q)[0]
+            r = b.T @ p
+            m = b - (1 - beta) * p @ r.T
+            q = r / (np.linalg.norm(r, axis=0) + eps)
+            state[name] = m, q
+            o = spectral(*g.shape) * (p @ q.T).reshape(theta.shape)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step

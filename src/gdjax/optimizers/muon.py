@@ -13,8 +13,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax.numpy as jnp
+
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, checked
+from gdjax.core.trees import product
 from gdjax.linalg.matrices import DimensionNumbers
 from gdjax.optimizers.orthogonal import only_momentum, or_adam, orthogonalized, scaled
 
@@ -37,6 +40,15 @@ def _muon(o, slots, count, *, consistent_rms, scale):
 
 def _scale_by_muon(o, slots, param, count, **rest):
     return o, slots
+
+
+@functools.lru_cache(maxsize=64)
+def _times_nuclear_norm(kernel):
+    def times(x, table, eps):
+        o = kernel(x, table, eps)
+        return jnp.sum(product(x, o)) * o
+
+    return times
 
 
 @checked(**RANGES)
@@ -76,7 +88,7 @@ def scale_by_muon(
         ns_dtype=ns_dtype,
         dimension_numbers=weight_dimension_numbers,
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype),
-        adaptive=adaptive,
+        around=_times_nuclear_norm if adaptive else None,
         nesterov=nesterov,
     )
 
@@ -193,7 +205,7 @@ def muon(
         dimension_numbers=muon_weight_dimension_numbers,
         mask=weight_decay_mask,
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype, adam=True),
-        adaptive=adaptive,
+        around=_times_nuclear_norm if adaptive else None,
         nesterov=nesterov,
         scale=scale,
     )

@@ -62,8 +62,8 @@ def _adamuon(o, slots, count, *, b2, eps, consistent_rms):
     return _with_rms(even, slots.axes, consistent_rms), slots._replace(nu=nu)
 
 
-def _slots(param, axes, mu_dtype, neurons):
-    slots = only_momentum(param, axes, mu_dtype, adam=True)
+def _slots(param, axes, index, mu_dtype, neurons):
+    slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
         return slots
     shape = axes.shape(param)

@@ -21,7 +21,6 @@ from gdjax.core.checks import check_choice
 from gdjax.core.hyper import Schedule, in_force, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, leafwise, mask_decay
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
-from gdjax.core.trees import product
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes, matrix_axes
 from gdjax.linalg.polar import PRECONDITIONINGS, ns_table, polar_kernel
@@ -90,9 +89,9 @@ def orthogonalized(
     ns_dtype: Any,
     dimension_numbers: Any,
     mask: Any = None,
-    slots: Callable | None = None,
+    slots: Callable,
     first: Callable = momentum,
-    adaptive: bool = False,
+    around: Callable | None = None,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a method of this family to an optimizer of trees.
@@ -109,9 +108,9 @@ def orthogonalized(
       ns_dtype: see `polar`.
       dimension_numbers: which leaves are matrices, see `muon`.
       mask: which leaves decay.
-      slots: `slots(param, axes)` returns an `Orthogonal`.
+      slots: `slots(param, axes, index)` returns an `Orthogonal`.
       first: what is orthogonalized, a rule like `direction`.
-      adaptive: whether the polar factor is multiplied by the nuclear norm of the matrix.
+      around: kernel -> kernel, remembered: what else to do with one matrix [m, n], m <= n.
       **static: the structure of both rules.
     """
     check_choice(f"{name}(preconditioning=...)", preconditioning, PRECONDITIONINGS)
@@ -121,15 +120,14 @@ def orthogonalized(
         check_choice(f"{name}(scale=...)", static["scale"], SCALES)
     table = Table(ns_table(name, ns_coeffs, ns_steps))
     given = leafwise(_named(name), None, {**numbers, "ns_coeffs": table})
-    init = functools.partial(_init, given.init, slots or only_momentum, dimension_numbers, name)
     kernel = polar_kernel(preconditioning, None, ns_dtype)
-    if adaptive:
-        kernel = _times_nuclear_norm(kernel)
+    kernel = around(kernel) if around else kernel
     passes = [leafwise(rule, None, None, **static).update for rule in (first, direction)]
-    return mask_decay(Optimizer(init, _update(name, *passes, kernel)), mask)
+    lifted = Optimizer(given.init, _update(name, *passes, kernel))
+    return mask_decay(with_slots(lifted, slots, dimension_numbers, name, splits=True), mask)
 
 
-def only_momentum(param, axes, mu_dtype=None, adam: bool = False) -> Orthogonal:
+def only_momentum(param, axes, index=0, mu_dtype=None, adam: bool = False) -> Orthogonal:
     """Return the slots of a method that remembers a momentum of matrices; with Adam's of others."""
     dtype = compute_dtype(param)
     used = adam or axes is not None
@@ -138,10 +136,27 @@ def only_momentum(param, axes, mu_dtype=None, adam: bool = False) -> Orthogonal:
     return Orthogonal(mu, jnp.zeros_like(param, dtype=real_dtype(dtype)) if adams else None, axes)
 
 
-def _init(init, slots, spec, name, params) -> State:
+def with_slots(
+    optimizer: Optimizer, slots: Callable, dimension_numbers: Any, name: str, splits: bool = False
+) -> Optimizer:
+    """Return a leafwise optimizer whose slots also know which axes make matrices.
+
+    Args:
+      optimizer: a leafwise optimizer without slots.
+      slots: `slots(param, axes, index)` returns an `Orthogonal`.
+      dimension_numbers: see `muon`.
+      name: the factory's name, for errors.
+      splits: whether cut matrices are allowed.
+    """
+    init = functools.partial(_init, optimizer.init, slots, dimension_numbers, name, splits)
+    return Optimizer(init, optimizer.update)
+
+
+def _init(init, slots, spec, name, splits, params) -> State:
     leaves, treedef = jax.tree.flatten(params)
-    axes = matrix_axes(f"{name}(...weight_dimension_numbers=...)", spec, params, splits=True)
-    rows = [slots(x, a) for x, a in zip(map(jnp.asarray, leaves), axes, strict=True)]
+    axes = matrix_axes(f"{name}(...weight_dimension_numbers=...)", spec, params, splits)
+    pairs = zip(map(jnp.asarray, leaves), axes, strict=True)
+    rows = [slots(x, a, i) for i, (x, a) in enumerate(pairs)]
     columns = [treedef.unflatten([row[i] for row in rows]) for i in range(3)]
     return init(params)._replace(slots=Orthogonal(*columns))
 
@@ -153,15 +168,6 @@ def _named(name: str) -> Callable:
 
     rule.__name__ = name
     return rule
-
-
-@functools.lru_cache(maxsize=64)
-def _times_nuclear_norm(kernel: Callable) -> Callable:
-    def times(x, table, eps):
-        o = kernel(x, table, eps)
-        return jnp.sum(product(x, o)) * o
-
-    return times
 
 
 @functools.lru_cache(maxsize=1024)
