@@ -19,37 +19,14 @@ import jax
 import matrix
 import optax
 import programs
+import report
 import steps
 import sweeps
 from harness import copy_bandwidth, median
-from tabulate import tabulate
 
 import gdjax
 
 WORKLOADS = matrix.WORKLOADS | programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
-RESULTS = Path(__file__).parent / "results"
-SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB")}
-HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]
-
-
-def table(rows):
-    """Return the rows, as they are in the JSON file, as a table in Markdown."""
-    lines = []
-    for row in rows:
-        scale, unit = SCALES[row["unit"]]
-        lines.append(
-            [
-                row["workload"],
-                f"{row['ours'] * scale:.3g} {unit}",
-                "" if row["spread"] is None else f"{row['spread']:.0%}",
-                row["peer"],
-                f"{row['theirs'] * scale:.3g} {unit}",
-                f"{row['ratio']:.2f}",
-                f"{row['target']:.2f}",
-                "" if row["limit"] is None else f"{row['limit'] / row['ours']:.0%}",
-            ]
-        )
-    return tabulate(lines, HEADER, tablefmt="github", disable_numparse=True)
 
 
 def machine():
@@ -58,7 +35,7 @@ def machine():
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
-        cwd=RESULTS.parent,
+        cwd=report.RESULTS.parent,
     )
     return {
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
@@ -76,7 +53,9 @@ def main():
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--device", help="cpu, gpu or tpu; the default is JAX's")
     parser.add_argument("--json", help="write the rows and what they ran on to this file")
-    parser.add_argument("--save", action="store_true", help="the same to bench/results/")
+    parser.add_argument(
+        "--save", action="store_true", help="the same to bench/results/, and refresh the tables"
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     options = parser.parse_args()
@@ -88,15 +67,18 @@ def main():
         for row in WORKLOADS[name](options):
             medians = {"ours": median(row.ours), "theirs": median(row.theirs)}
             rows.append({**row._asdict(), **medians, "ratio": row.ratio, "spread": row.spread})
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            print(report.table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     found = {**machine(), "rows": rows}
-    print("\n" + ", ".join(f"{k} {v}" for k, v in found.items() if k != "rows") + "\n")
-    print(table(rows))
+    print(f"\n{report.machine(found)}\n")
+    print(report.table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1))
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{jax.default_backend()}.json").write_text(json.dumps(found, indent=1))
+        report.RESULTS.mkdir(exist_ok=True)
+        (report.RESULTS / f"{jax.default_backend()}.json").write_text(
+            json.dumps(found, indent=1) + "\n"
+        )
+        report.refresh()
 
 
 if __name__ == "__main__":

@@ -40,11 +40,10 @@ def _orthonormal(x: Array) -> Array:
     too little to matter for others.
     """
     size = safe_sqrt(jnp.sum(abs_sq(x), (-2, -1), keepdims=True))
-    nudge = jnp.finfo(x.dtype).eps * jnp.eye(*x.shape[-2:], dtype=x.dtype)
+    one = jnp.eye(x.shape[-2], x.shape[-1], dtype=x.dtype)
     some = size > 0
-    q = jnp.linalg.qr(
-        jnp.where(some, x / jnp.where(some, size, 1) + nudge, jnp.eye(*x.shape[-2:]))
-    )[0]
+    unit = x / jnp.where(some, size, 1) + jnp.finfo(x.dtype).eps * one
+    q = jnp.linalg.qr(jnp.where(some, unit, one))[0]
     return jnp.where(some, q, 0)
 
 
