@@ -230,6 +230,11 @@ from gdjax import projections as projections
 from gdjax import proximal as proximal
 from gdjax import second_order as second_order
 
+# Solvers: run to convergence
+from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
+from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from gdjax.solvers.newton_cg import newton_cg as newton_cg
+
 # Wrappers
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
