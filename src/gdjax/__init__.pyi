@@ -233,7 +233,11 @@ from gdjax import second_order as second_order
 # Solvers: run to convergence
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
 from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.proximal_gradient import fista as fista
+from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
+from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
 
 # Wrappers
 from gdjax.wrappers.average import average as average
