@@ -315,11 +315,10 @@ def minimize(
         show = progress if callable(progress) else functools.partial(_show, bar)
     limit = jnp.asarray(max_steps, jnp.int32)
     tol = jnp.asarray(tol, scalar_dtype())
-    static = (fun, opt, has_aux, int(max_steps) if trace else 0, show)
-    inside = any(
-        isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, args, tol, limit))
-    )
-    result = (_solve if inside else _compiled)(*static, params, args, tol, limit)
+    static = (fun, opt.update, has_aux, int(max_steps) if trace else 0, show)
+    given = (params, opt.init(params), args, tol, limit)
+    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
+    result = (_solve if inside else _compiled)(*static, *given)
     if bar is not None:
         jax.block_until_ready(result)
         jax.effects_barrier()
