@@ -96,9 +96,7 @@ def powell_singular(x):  # (13)
 def wood(x):  # (14)
     a, b, c, d = x
     r, s = 90**0.5, 10**0.5
-    return jnp.array(
-        [10 * (b - a**2), 1 - a, r * (d - c**2), 1 - c, s * (b + d - 2), (b - d) / s]
-    )
+    return jnp.array([10 * (b - a**2), 1 - a, r * (d - c**2), 1 - c, s * (b + d - 2), (b - d) / s])
 
 
 KOWALIK_Y = [0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246]

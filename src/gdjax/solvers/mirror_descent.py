@@ -34,9 +34,7 @@ class Mirror:
 
     def optimality(self, params, grads, hyperparams):
         """Return x - to_primal(to_dual(x) - grads)."""
-        return jax.tree.map(
-            lambda x, g: x - self.to_primal(self.to_dual(x) - g), params, grads
-        )
+        return jax.tree.map(lambda x, g: x - self.to_primal(self.to_dual(x) - g), params, grads)
 
 
 def _mirror_descent(grads, slots, params, count, *, learning_rate):

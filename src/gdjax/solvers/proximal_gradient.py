@@ -310,5 +310,3 @@ def _as_prox(projection: Callable) -> Callable:
         return projection(x, *numbers) if isinstance(numbers, tuple) else projection(x, numbers)
 
     return prox
-
-
