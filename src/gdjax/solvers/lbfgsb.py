@@ -109,7 +109,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     dtype = slots.s.dtype
     lower, upper = as_vector(slots.lower), as_vector(slots.upper)
     x, g, lower, upper = (z.astype(dtype) for z in (x, g, lower, upper))
-    value = jnp.asarray(value).astype(dtype)
+    x, value = jnp.clip(x, lower, upper), jnp.asarray(value).astype(dtype)
     model = compact(slots.s, slots.y, slots.used)
     cauchy = cauchy_point(model, x, g, lower, upper)
     target = subspace_minimum(model, x, g, cauchy, lower, upper)
@@ -165,8 +165,9 @@ def lbfgsb(
     """Minimize a smooth function of variables with bounds, by limited-memory BFGS.
 
     Each update minimizes a quadratic model over the box and searches the line to that minimum. No
-    point outside of [lower, upper] is evaluated, in the line search either, and if the parameters
-    start in the box (`gdjax.minimize` puts them there) none is returned.
+    point outside of [lower, upper] is evaluated, in the line search either. A sum params + updates
+    is rounded and may miss a bound by one digit: `gdjax.minimize` clips it, and so should a loop of
+    your own, before it evaluates there.
 
     Args:
       lower: bound of every element: a number, an array, or a prefix tree or `by_path` of those;
