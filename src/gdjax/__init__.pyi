@@ -213,6 +213,16 @@ from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_r
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.trace import trace as trace
 
+# Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
+from gdjax.solvers.lbfgs import lbfgs as lbfgs
+from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
+from gdjax.solvers.minimize import MinimizeError as MinimizeError
+from gdjax.solvers.minimize import Result as Result
+from gdjax.solvers.minimize import Status as Status
+from gdjax.solvers.minimize import minimize as minimize
+from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
