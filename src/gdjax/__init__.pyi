@@ -254,6 +254,7 @@ from gdjax import second_order as second_order
 
 # Solvers: run to convergence
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
+from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
 from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
 from gdjax.solvers.newton_cg import newton_cg as newton_cg

@@ -96,9 +96,7 @@ def powell_singular(x):  # (13)
 def wood(x):  # (14)
     a, b, c, d = x
     r, s = 90**0.5, 10**0.5
-    return jnp.array(
-        [10 * (b - a**2), 1 - a, r * (d - c**2), 1 - c, s * (b + d - 2), (b - d) / s]
-    )
+    return jnp.array([10 * (b - a**2), 1 - a, r * (d - c**2), 1 - c, s * (b + d - 2), (b - d) / s])
 
 
 KOWALIK_Y = [0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246]
@@ -124,9 +122,13 @@ def biggs_exp6(x):  # (18), m = 13
 
 def watson(x):  # (20), n = 6
     t = jnp.arange(1.0, 30.0, dtype=x.dtype)[:, None] / 29
-    j = jnp.arange(x.size, dtype=x.dtype)
-    above = jnp.sum(j[1:] * x[1:] * t ** (j[1:] - 1), axis=1) - jnp.sum(x * t**j, axis=1) ** 2 - 1
-    return jnp.concatenate([above, jnp.array([x[0], x[1] - x[0] ** 2 - 1])])
+    j, x = jnp.arange(x.size, dtype=x.dtype)[None], x[None]
+    above = (
+        jnp.sum(j[:, 1:] * x[:, 1:] * t ** (j[:, 1:] - 1), axis=1)
+        - jnp.sum(x * t**j, axis=1) ** 2
+        - 1
+    )
+    return jnp.concatenate([above, jnp.array([x[0, 0], x[0, 1] - x[0, 0] ** 2 - 1])])
 
 
 def linear_rank_1(x):  # (33), n = 5, m = 10
@@ -148,7 +150,12 @@ PROBLEMS = [
     Problem("box_3d", box_3d, [0.0, 10.0, 20.0], (0.0,)),
     Problem("powell_singular", powell_singular, [3.0, -1.0, 0.0, 1.0], (0.0,)),
     Problem("wood", wood, [-3.0, -1.0, -3.0, -1.0], (0.0,)),
-    Problem("kowalik_osborne", kowalik_osborne, [0.25, 0.39, 0.415, 0.39], (3.07505e-4 / 2, 1.02734e-3 / 2)),
+    Problem(
+        "kowalik_osborne",
+        kowalik_osborne,
+        [0.25, 0.39, 0.415, 0.39],
+        (3.07505e-4 / 2, 1.02734e-3 / 2),
+    ),
     Problem("brown_dennis", brown_dennis, [25.0, 5.0, -5.0, -1.0], (85822.2 / 2,)),
     Problem("biggs_exp6", biggs_exp6, [1.0, 2.0, 1.0, 1.0, 1.0, 1.0], (0.0, 5.65565e-3 / 2)),
     Problem("watson", watson, list(np.zeros(6)), (2.28767e-3 / 2,)),

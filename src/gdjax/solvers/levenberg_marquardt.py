@@ -3,9 +3,9 @@
 Marquardt (1963), https://doi.org/10.1137/0111030; damping by the gain: Madsen, Nielsen & Tingleff
 (2004), "Methods for non-linear least squares problems", Algorithm 3.16; scaling: More (1978).
 Paper -> here: mu -> damping, nu -> growth, tau -> init_damping, h -> d, rho -> gain.
-Deviations: an update tries until it makes progress, so that no update is spent on damping alone;
-the gain is that of sums rounded to the dtype (Conn, Gould & Toint 2000, section 17.4.2), without
-which float32 refuses good steps near the minimum.
+Deviations: an update tries until it makes progress, so that no update is spent on damping alone; a
+step whose gain is all rounding error is taken and changes no damping (cf. Conn, Gould & Toint 2000,
+section 17.4.2), else float32 would refuse good steps near the minimum.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Trial(NamedTuple):
     stuck: Array
 
 
-def gain_ratio(before: Array, decrease: Array, predicted: Array) -> Array:
-    """Return decrease / predicted, or 1 where both are below the rounding error of the value."""
-    slack = 10 * jnp.finfo(before.dtype).eps * jnp.abs(before)
-    below = predicted + slack
-    return jnp.where(below > 0, (decrease + slack) / jnp.where(below > 0, below, 1), 0)
+def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
+    """Return decrease / predicted, or 1/2, which changes no damping, where both are noise."""
+    blind = (jnp.abs(decrease) <= noise) & (predicted <= noise)
+    ratio = decrease / jnp.where(predicted > 0, predicted, 1)
+    return jnp.where(blind, 0.5, jnp.where(predicted > 0, ratio, 0))
 
 
 def _levenberg_marquardt(
@@ -89,7 +89,7 @@ def _levenberg_marquardt(
         r_new = at.residual(x + d)
         decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)  # more digits than a difference of sums
         predicted = 0.5 * jnp.vdot(d, t.damping * scale**2 * d - g)
-        gain = gain_ratio(value, decrease, predicted)
+        gain = gain_ratio(decrease, predicted, jnp.finfo(x.dtype).eps * value)
         accepted = jnp.isfinite(decrease) & jnp.isfinite(predicted) & (gain > 0)
         less = jnp.maximum(1 / 3, 1 - (2 * gain - 1) ** 3)
         damping = t.damping * jnp.where(accepted, less, t.growth)

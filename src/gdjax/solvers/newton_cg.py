@@ -2,8 +2,8 @@
 
 Steihaug (1983), https://doi.org/10.1137/0720042, and Toint (1981); Nocedal & Wright (2006),
 Algorithms 4.1 and 7.2. Paper -> here: Delta -> radius, rho -> gain, z -> d, eps_k -> tolerance.
-Deviations: an update shrinks the region until it makes progress; the gain is that of rounded values
-(Conn, Gould & Toint 2000, section 17.4.2).
+Deviations: an update shrinks the region until it makes progress; a step whose gain is all rounding
+error is taken and leaves the region as it is.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _newton_cg(
     def attempt(t: Trial) -> Trial:
         d, fall = steihaug(hvp, g, t.radius, rtol, cg_steps)
         decrease = before - fun(x + d)
-        gain = gain_ratio(before, decrease, -fall)
+        gain = gain_ratio(decrease, -fall, 4 * jnp.finfo(x.dtype).eps * jnp.abs(before))
         length = jnp.sqrt(jnp.vdot(d, d))
         fine = jnp.isfinite(decrease) & jnp.isfinite(length)
         accepted = fine & (gain > eta)
