@@ -19,7 +19,7 @@ from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import fresh, line, remember
+from gdjax.solvers.line import fresh, is_finite, line, remember
 from gdjax.solvers.vector import as_tree
 
 GROWTH = Range(">= 1", lambda x: x >= 1)
@@ -74,14 +74,14 @@ def _backtracking_linesearch(
     no = jnp.zeros((), bool)
     begin = first, jnp.zeros((), jnp.int32), ~found.descends, no
     t, tries, enough, nonfinite = jax.lax.while_loop(unfinished, attempt, begin)
-    failed = ~enough | ~found.descends
+    failed = ~enough | ~found.descends | ~found.moves(t)
     if hasattr(slots, "grad"):
         end = found.at(t)
         step, slots = remember(slots, found, end, tries + 1, failed, nonfinite)
     else:
         step = jnp.where(failed, 0, t * found.direction)
         rate = jnp.where(failed, slots.learning_rate, t)
-        slots = Backtracking(rate, tries, failed, nonfinite)
+        slots = Backtracking(rate, tries, failed, nonfinite | ~is_finite(start))
     return as_tree(step, updates), slots
 
 

@@ -23,6 +23,7 @@ from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.line import fresh, is_finite, line, pick, remember
 from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.zoom import rounding
 
 KINDS = ("adaptive", "alternate", "long", "short")
 SHORTEST, LONGEST = 1e-10, 1e10  # Raydan's safeguard of a rate
@@ -77,7 +78,8 @@ def _barzilai_borwein(
     found = line("barzilai_borwein", as_tree(-rate * g, grads), raw_params, extra)
     dtype, start = found.direction.dtype, found.start
     recent = jnp.roll(slots.recent, 1).at[0].set(start.value.astype(slots.recent.dtype))
-    ceiling = jnp.max(recent).astype(dtype) + 10 * jnp.finfo(dtype).eps * jnp.abs(start.value)
+    slack = 10 * jnp.finfo(dtype).eps * jnp.abs(start.value)
+    ceiling = jnp.max(recent).astype(dtype) + rounding(found, jnp.ones((), dtype), slack)
 
     c1 = slope_rtol.astype(dtype)
 

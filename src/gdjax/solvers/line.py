@@ -48,6 +48,7 @@ class Line(NamedTuple):
 
     at: Callable[[Array], Point]  # evaluates value and gradient
     value_at: Callable[[Array], Array]  # evaluates the value alone
+    moves: Callable[[Array], Array]  # whether x + t d is not x, rounded
     start: Point  # t = 0
     direction: Array  # d
     descends: Array  # whether d is finite and leads downhill
@@ -93,9 +94,10 @@ def line(name: str, updates: Any, raw_params: Any, extra: dict) -> Line:
     return Line(
         at,
         lambda t: fun(x + t * d),
+        lambda t: jnp.any(x + t * d != x),
         start,
         d,
-        jnp.isfinite(slope) & (slope < 0) & jnp.isfinite(value),
+        is_finite(start) & (slope < 0),
     )
 
 
@@ -126,6 +128,8 @@ def remember(
     slots: LineSearch, line: Line, end: Point, evals: Array, failed: Array, nonfinite: Array
 ) -> tuple[Any, LineSearch]:
     """Return the step to the end point, as a vector, and the memory of it; no step if it failed."""
+    nonfinite = nonfinite | ~is_finite(line.start)  # its slope may overflow
+    failed = failed | ~line.moves(end.t)
     end = pick(failed, line.start, end)
     step = jnp.where(failed, 0, end.t * line.direction)
     rate = jnp.where(failed, slots.learning_rate, end.t)

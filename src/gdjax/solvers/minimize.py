@@ -134,13 +134,17 @@ def reported(state: Any, name: str) -> Array:
 def uphill(value_fn: Callable) -> Callable:
     """Return `value_and_grad` of a real function, at least float32, its gradient uphill."""
 
-    def value_and_grad(params):
-        value, grad = jax.value_and_grad(value_fn)(params)
+    def number(params):
+        value = jnp.asarray(value_fn(params))
         if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(
                 f"minimize(fun=...) must return one real number, got {value.dtype}"
                 f"{list(value.shape)}. With has_aux=True it returns (value, aux)."
             )
+        return value
+
+    def value_and_grad(params):
+        value, grad = jax.value_and_grad(number)(params)
         grad = jax.tree.map(lambda g: jnp.conj(g).astype(compute_dtype(g)), grad)
         return value.astype(compute_dtype(value)), grad
 
@@ -195,7 +199,7 @@ def converge(
         grad = jax.tree.map(lambda g, old: g.astype(old.dtype), grad, c.grad)
         norm, status = look(params, state, value, grad)
         failures = jnp.where(reported(state, "failed") > 0, c.failures + 1, 0)
-        met = reported(state, "nonfinite") > 0
+        met = (reported(state, "nonfinite") > 0) | ~jnp.isfinite(norm * norm)
         verdict = jnp.where(met, Status.NONFINITE, Status.LINE_SEARCH_FAILED)
         failed = (status < 0) & (failures >= 2)  # after the first, a solver may start afresh
         status = jnp.where(failed, verdict, status).astype(jnp.int32)

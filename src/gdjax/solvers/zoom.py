@@ -56,18 +56,31 @@ def between(low: Point, high: Point) -> Array:
     return jnp.where(is_finite(high), t, near)
 
 
+def rounding(line: Line, guess: Array, slack: Array) -> Array:
+    """Return the increase that counts as rounding: none where a decrease would have to show.
+
+    Without this a wrong gradient would let the search climb by a rounding error an update.
+    """
+    return jnp.where(-line.start.slope * guess <= 100 * slack, slack, 0)
+
+
 def wolfe_search(
     line: Line, guess: Array, longest: Array, c1: Array, c2: Array, slack: Array, grow: Array,
     max_tries: Array,
 ) -> tuple[Bracket, Array]:  # fmt: skip
     """Return the last bracket, whose low end is the result, and whether it is no better than 0."""
     start = line.start
+    slack = rounding(line, guess, slack)
 
     def attempt(b: Bracket) -> Bracket:
         new = line.at(b.t)
         fine = is_finite(new)
         armijo = new.value <= start.value + c1 * b.t * start.slope
-        blind = (new.value <= start.value + slack) & (new.slope <= (2 * c1 - 1) * start.slope)
+        blind = (
+            (slack > 0)
+            & (new.value <= start.value + slack)
+            & (new.slope <= (2 * c1 - 1) * start.slope)
+        )
         lower = fine & ((armijo & (new.value < b.low.value)) | blind)
         flat = jnp.abs(new.slope) <= -c2 * start.slope
         done = lower & (flat | (b.t >= longest) & (new.slope < 0))
