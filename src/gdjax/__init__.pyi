@@ -243,9 +243,12 @@ from gdjax import second_order as second_order
 # Solvers: run to convergence
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
 from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.least_squares import least_squares as least_squares
+from gdjax.solvers.least_squares import root as root
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
 from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
 from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.projected import projected as projected
 from gdjax.solvers.proximal_gradient import fista as fista
 from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
 from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient

@@ -44,13 +44,16 @@ class Bounded(NamedTuple):
 
     def optimality(self, params, grads, hyperparams):
         """Return x - clip(x - grads, lower, upper), the projected gradient."""
-        return jax.tree.map(
-            lambda x, g, a, b: x - jnp.clip(x - g, a.astype(x.dtype), b.astype(x.dtype)),
-            params,
-            grads,
-            self.lower,
-            self.upper,
-        )
+        ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
+        return jax.tree.map(lambda x, y: x - y, params, ahead)
+
+    def feasible(self, params):
+        """Return the parameters, clipped to the box."""
+
+        def clip(x, lower, upper):
+            return jnp.clip(x, lower.astype(x.dtype), upper.astype(x.dtype))
+
+        return jax.tree.map(clip, params, self.lower, self.upper)
 
 
 class Point(NamedTuple):
@@ -192,7 +195,7 @@ def lbfgsb(
       >>> opt = gdjax.lbfgsb(upper=jnp.array([0.5, jnp.inf]))
       >>> x = jnp.array([-1.2, 1.0])
       >>> state = opt.init(x)
-      >>> for _ in range(20):
+      >>> for _ in range(22):
       ...     value, grad = jax.value_and_grad(fun)(x)
       ...     updates, state = opt.update(grad, state, x, value=value, value_fn=fun)
       ...     x = gdjax.apply_updates(x, updates)
