@@ -214,6 +214,15 @@ from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.trace import trace as trace
 
 # Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
+from gdjax.solvers.backtracking import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
+from gdjax.solvers.barzilai_borwein import barzilai_borwein as barzilai_borwein
+from gdjax.solvers.bfgs import bfgs as bfgs
+from gdjax.solvers.bfgs import scale_by_bfgs as scale_by_bfgs
+from gdjax.solvers.hager_zhang import (
+    scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch,
+)
 from gdjax.solvers.lbfgs import lbfgs as lbfgs
 from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
 from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
@@ -221,6 +230,9 @@ from gdjax.solvers.minimize import MinimizeError as MinimizeError
 from gdjax.solvers.minimize import Result as Result
 from gdjax.solvers.minimize import Status as Status
 from gdjax.solvers.minimize import minimize as minimize
+from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
+from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
 from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
 # Whole runs

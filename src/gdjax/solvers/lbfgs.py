@@ -18,12 +18,11 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from gdjax.core.base import Optimizer
-from gdjax.core.chain import chain
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
+from gdjax.solvers.line import searched
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.solvers.zoom import scale_by_zoom_linesearch
-from gdjax.transforms.scale import scale_by_learning_rate
 
 
 class History(NamedTuple):
@@ -180,6 +179,4 @@ def lbfgs(
       >>> print(result.params.round(3))
       [1. 1.]
     """
-    rate = 1.0 if learning_rate is None else learning_rate
-    members = [scale_by_lbfgs(memory_size, scale_init_precond), scale_by_learning_rate(rate)]
-    return chain(*members, *([] if linesearch is None else [linesearch]))
+    return searched(scale_by_lbfgs(memory_size, scale_init_precond), learning_rate, linesearch)

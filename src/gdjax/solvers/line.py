@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import State, is_state
+from gdjax.core.base import Optimizer, State, is_state
+from gdjax.core.chain import chain
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.transforms.scale import scale_by_learning_rate
 
 
 class Point(NamedTuple):
@@ -44,7 +46,8 @@ class LineSearch(NamedTuple):
 class Line(NamedTuple):
     """The line of one update."""
 
-    at: Callable[[Array], Point]  # evaluates
+    at: Callable[[Array], Point]  # evaluates value and gradient
+    value_at: Callable[[Array], Array]  # evaluates the value alone
     start: Point  # t = 0
     direction: Array  # d
     descends: Array  # whether d is finite and leads downhill
@@ -87,7 +90,13 @@ def line(name: str, updates: Any, raw_params: Any, extra: dict) -> Line:
     value = jnp.asarray(extra["value"]).astype(dtype).reshape(())
     slope = jnp.vdot(g, d)
     start = Point(jnp.zeros((), dtype), value, slope, g)
-    return Line(at, start, d, jnp.isfinite(slope) & (slope < 0) & jnp.isfinite(value))
+    return Line(
+        at,
+        lambda t: fun(x + t * d),
+        start,
+        d,
+        jnp.isfinite(slope) & (slope < 0) & jnp.isfinite(value),
+    )
 
 
 def accepted(function: Callable, extra: dict) -> dict:
@@ -123,6 +132,13 @@ def remember(
     return step, LineSearch(
         rate, end.value, as_tree(end.grad, slots.grad), evals, failed, nonfinite
     )
+
+
+def searched(direction: Optimizer, learning_rate: Any, linesearch: Any) -> Optimizer:
+    """Return the chain of an uphill direction, a rate (None is 1), and a line search or None."""
+    rate = 1.0 if learning_rate is None else learning_rate
+    members = [direction, scale_by_learning_rate(rate)]
+    return chain(*members, *([] if linesearch is None else [linesearch]))
 
 
 def found_in(state: Any) -> list[Any]:
