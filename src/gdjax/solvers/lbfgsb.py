@@ -195,9 +195,12 @@ def lbfgsb(
       >>> opt = gdjax.lbfgsb(upper=jnp.array([0.5, jnp.inf]))
       >>> x = jnp.array([-1.2, 1.0])
       >>> state = opt.init(x)
-      >>> for _ in range(22):
+      >>> def step(x, state):
       ...     value, grad = jax.value_and_grad(fun)(x)
-      ...     updates, state = opt.update(grad, state, x, value=value, value_fn=fun)
+      ...     return opt.update(grad, state, x, value=value, value_fn=fun)
+      >>> step = jax.jit(step)
+      >>> for _ in range(22):
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(x.round(3))
       [0.5  0.25]

@@ -48,11 +48,8 @@ def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
     end = converge(look, update, params, state, tol, limit, extra)
     status = end.status
     if rooted:  # a minimum of |F| where it is not 0
-        status = jnp.where(
-            (status == Status.CONVERGED) & ~(end.grad_norm <= tol),
-            Status.LINE_SEARCH_FAILED,
-            status,
-        )
+        stuck = (status == Status.CONVERGED) & ~(end.grad_norm <= tol)
+        status = jnp.where(stuck, Status.LINE_SEARCH_FAILED, status)
     return Result(
         end.params, end.value, end.grad_norm, end.steps, end.evaluations, status, end.state, None,
         None,

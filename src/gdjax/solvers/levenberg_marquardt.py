@@ -169,8 +169,9 @@ def levenberg_marquardt(
       >>> opt = gdjax.levenberg_marquardt()
       >>> x = jnp.array([-1.2, 1.0])
       >>> state = opt.init(x)
+      >>> step = jax.jit(lambda x, state: opt.update(x, state, x, residual_fn=residual_fn))
       >>> for _ in range(20):
-      ...     updates, state = opt.update(x, state, x, residual_fn=residual_fn)
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(x.round(3))
       [1. 1.]

@@ -64,9 +64,9 @@ def projected(optimizer: Any, projection: Callable, *numbers: Any) -> Optimizer:
 
     new = projection(params + updates, *numbers)
 
-    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop by x - projection(x - grad), and
-    project what `params + updates` rounds. For a bound problem without batches `gdjax.lbfgsb` is
-    much faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`.
+    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop by x - projection(x - grad),
+    and project what `params + updates` rounds. For bounds without batches `gdjax.lbfgsb` is much
+    faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`.
 
     Args:
       optimizer: any `(init, update)` pair.
