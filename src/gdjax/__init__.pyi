@@ -253,6 +253,8 @@ from gdjax import proximal as proximal
 from gdjax import second_order as second_order
 
 # Solvers: run to convergence
+from gdjax.solvers.fixed_point import anderson as anderson
+from gdjax.solvers.fixed_point import fixed_point as fixed_point
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
 from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
 from gdjax.solvers.least_squares import least_squares as least_squares

@@ -99,6 +99,41 @@ def test_root_and_its_derivatives():
     assert status(nowhere) == "LINE_SEARCH_FAILED"
 
 
+def test_fixed_points_and_their_derivatives():
+    """A contraction of a mixed tree; Anderson's method needs far fewer steps, also in plain CG's
+    home: on a linear map it is GMRES (Walker & Ni 2011, theorem 2.2)."""
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(6, 6))
+    m = 0.95 * m / np.linalg.norm(m, 2)
+    b = rng.normal(size=6)
+    with enable_x64():
+        a = jnp.asarray(m)
+
+        def affine(x, b):
+            return {
+                "u": (a @ jnp.concatenate([x["u"], x["v"]]) + b)[:2],
+                "v": (a @ jnp.concatenate([x["u"], x["v"]]) + b)[2:],
+            }
+
+        start = {"u": jnp.zeros(2), "v": jnp.zeros(4)}
+        want = np.linalg.solve(np.eye(6) - m, b)
+        steps = []
+        for opt in (gdjax.anderson(6, ridge=1e-14), gdjax.gradient_descent(1.0)):
+            result = gdjax.fixed_point(affine, start, opt, args=(jnp.asarray(b),), tol=1e-10)
+            assert status(result) == "CONVERGED"
+            np.testing.assert_allclose(
+                np.concatenate(list(result.params.values())), want, atol=1e-7
+            )
+            steps.append(int(result.steps))
+        assert steps[0] <= 15 and steps[1] > 2 * steps[0]
+
+        def first(b):
+            return gdjax.fixed_point(affine, start, args=(b,), tol=1e-12).params["u"][0]
+
+        slopes = np.linalg.inv(np.eye(6) - m)[0]
+        np.testing.assert_allclose(jax.jit(jax.grad(first))(jnp.asarray(b)), slopes, atol=1e-8)
+
+
 # --- bounds and sets -----------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from gdjax.solvers.vector import as_tree, as_vector
 
-LinearSolve = Callable[[Callable[[Array], Array], Array], Array]
+LinearSolve = Callable[[Callable[[Array], Array], Array], Any]
 
 
 def with_implicit_derivative(
@@ -81,7 +81,7 @@ def choose_solve(asked: Any, symmetric: bool, size: int) -> LinearSolve:
     return solve_cg if symmetric else solve_gmres
 
 
-def solve_cg(times: Callable[[Array], Array], right: Array) -> Array:
+def solve_cg(times: Callable[[Array], Array], right: Array) -> Any:
     """Solve a symmetric positive definite system by conjugate gradients: a Hessian's."""
 
     def solve(times, right):
@@ -90,17 +90,17 @@ def solve_cg(times: Callable[[Array], Array], right: Array) -> Array:
     return jax.lax.custom_linear_solve(times, right, solve, symmetric=True)
 
 
-def solve_gmres(times: Callable[[Array], Array], right: Array) -> Array:
+def solve_gmres(times: Callable[[Array], Array], right: Array) -> Any:
     """Solve any regular system by GMRES, restarted after 50 products."""
-    options = dict(restart=max(min(right.size, 50), 1), maxiter=20, tol=_tolerance(right.dtype))
+    restart, tol = max(min(right.size, 50), 1), _tolerance(right.dtype)
 
     def solve(times, right):
-        return jax.scipy.sparse.linalg.gmres(times, right, **options)[0]
+        return jax.scipy.sparse.linalg.gmres(times, right, tol=tol, restart=restart, maxiter=20)[0]
 
     return jax.lax.custom_linear_solve(times, right, solve, transpose_solve=solve)
 
 
-def solve_dense(times: Callable[[Array], Array], right: Array) -> Array:
+def solve_dense(times: Callable[[Array], Array], right: Array) -> Any:
     """Return the least-squares solution of least norm of any system, for up to a few 100 unknowns.
 
     The matrix is formed; it may be singular, as where a minimum is not isolated.

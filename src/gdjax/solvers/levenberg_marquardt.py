@@ -59,8 +59,8 @@ def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
 
 
 def _levenberg_marquardt(
-    grads, slots, params, count, *, init_damping, max_tries, cg_rtol=None, cg_steps=None, solver,
-    scaled, residual_fn, raw_params,
+    grads, slots, params, count, *, init_damping, max_tries, cg_rtol: Any = None,
+    cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
 ):  # fmt: skip
     if params is None:
         raise ValueError("levenberg_marquardt needs the parameters: update(grads, state, params).")
