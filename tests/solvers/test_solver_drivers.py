@@ -100,8 +100,9 @@ def test_root_and_its_derivatives():
 
 
 def test_fixed_points_and_their_derivatives():
-    """A contraction of a mixed tree; Anderson's method needs far fewer steps, also in plain CG's
-    home: on a linear map it is GMRES (Walker & Ni 2011, theorem 2.2)."""
+    """A contraction of a tree. On a linear map Anderson's method is GMRES (Walker & Ni 2011), which
+    needs about as many steps as there are unknowns, here 6.
+    """
     rng = np.random.default_rng(0)
     m = rng.normal(size=(6, 6))
     m = 0.95 * m / np.linalg.norm(m, 2)
