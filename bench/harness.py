@@ -1,27 +1,44 @@
 """Time two sides in one run, compare their outputs, and keep what came out as a row."""
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
 class Row(NamedTuple):
-    """One comparison; times in seconds."""
+    """One comparison; seconds, or whatever `unit` says. Times may be one number or all samples."""
 
     workload: str
-    ours: float
+    ours: float | Sequence[float]
     peer: str
-    theirs: float
+    theirs: float | Sequence[float]
     target: float  # smallest ratio theirs / ours that is good enough
+    limit: float | None = None  # the least that this machine could take
+    unit: str = "s"
 
     @property
     def ratio(self):
-        """How many times faster gdjax is."""
-        return self.theirs / self.ours
+        """How many times better gdjax is."""
+        return median(self.theirs) / median(self.ours)
+
+    @property
+    def spread(self):
+        """Half of the distance between the quartiles of our samples, over their median."""
+        if isinstance(self.ours, float | int) or len(self.ours) < 4:
+            return None
+        low, _, high = statistics.quantiles(self.ours, n=4)
+        return (high - low) / 2 / median(self.ours)
+
+
+def median(samples: float | Sequence[float]) -> float:
+    """Return the median of samples, or the number itself."""
+    return samples if isinstance(samples, float | int) else statistics.median(samples)
 
 
 def seconds(function: Callable) -> tuple[float, object]:
@@ -31,18 +48,43 @@ def seconds(function: Callable) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def interleaved(sides: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Return the median time of each side, in turns A B A B, after one call each to warm up."""
+def interleaved(sides: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Return the times of each side, in turns A B A B, after one call each to warm up."""
     times = {name: [] for name in sides}
     for function in sides.values():
-        function()
+        jax.block_until_ready(function())
     for _ in range(repeats):
         for name, function in sides.items():
             times[name].append(seconds(function)[0])
-    return {name: statistics.median(t) for name, t in times.items()}
+    return times
 
 
 def must_agree(a, b, rtol=1e-4, atol=1e-5):
     """Fail unless two trees are close: a fast wrong answer is no answer."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+# --- what the machine can do ----------------------------------------------------------------------
+
+
+@functools.cache
+def copy_bandwidth() -> float:
+    """Return the bytes read and written in a second by copies in place of 128 arrays of 4 MiB."""
+    copy = jax.jit(lambda arrays: [x + 1 for x in arrays], donate_argnums=0)
+    arrays = [jnp.zeros(2**20, jnp.float32) for _ in range(128)]  # many, so that all cores work
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        arrays = jax.block_until_ready(copy(arrays))
+        times.append(time.perf_counter() - start)
+    return 2 * sum(x.nbytes for x in arrays) / statistics.median(times[2:])
+
+
+@functools.cache
+def matmul_rate(dtype: str = "float32", size: int = 2048) -> float:
+    """Return the operations in a second of a square matrix product."""
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    times = [seconds(lambda: product(a, a))[0] for _ in range(8)]
+    return 2 * size**3 / statistics.median(times[2:])

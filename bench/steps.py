@@ -1,70 +1,30 @@
-"""One step of an optimizer: outside of jit, traced, compiled, run; and the import."""
+"""One compiled, donated step of an optimizer: large and many small leaves, and outside of jit."""
 
-import statistics
-import subprocess
-import sys
-import time
+import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from harness import Row, interleaved, must_agree
+from harness import Row, copy_bandwidth, interleaved, must_agree
 
 import gdjax
-
-
-def eager(options):
-    """An update outside of jit, 96 leaves of 64 elements."""
-    params = {f"{i}": jnp.full((8, 8), 0.1 * i) for i in range(96)}
-    sides = {}
-    for lib in (gdjax, optax):
-        opt = lib.adamw(1e-3)
-        state = opt.init(params)
-        sides[lib.__name__] = lambda opt=opt, state=state: opt.update(params, state, params)
-    must_agree(sides["gdjax"]()[0], sides["optax"]()[0])
-    times = interleaved(sides, options.repeats)
-    yield Row("update outside of jit, 96 leaves", times["gdjax"], "optax", times["optax"], 15.0)
 
 
 def clipped_adamw(lib):
     return lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3))
 
 
-def trace(options):
-    """Trace and lower clip + AdamW on many leaves."""
-    leaves = 200 if options.quick else 1000
-    params = [jnp.ones((8, 8)) for _ in range(leaves)]
-    times = {"gdjax": [], "optax": []}
-    for _ in range(5):
-        for lib in (gdjax, optax):
-            opt = clipped_adamw(lib)
-            state = opt.init(params)
-            jax.clear_caches()
-            start = time.perf_counter()
-            jax.jit(lambda g, s, p, opt=opt: opt.update(g, s, p)).lower(params, state, params)
-            times[lib.__name__].append(time.perf_counter() - start)
-    medians = {k: statistics.median(v) for k, v in times.items()}
-    name = f"trace + lower of clip + AdamW, {leaves} leaves"
-    yield Row(name, medians["gdjax"], "optax", medians["optax"], 4.0)
-
-
-def compile_time(options):
-    """Compile clip + AdamW on many leaves."""
-    leaves = 50 if options.quick else 200
-    params = [jnp.ones((8, 8)) for _ in range(leaves)]
-    times = {}
-    for lib in (gdjax, optax):
-        opt = clipped_adamw(lib)
-        state = opt.init(params)
-        step = jax.jit(lambda g, s, p, opt=opt: opt.update(g, s, p))
-        lowered = step.lower(params, state, params)
-        start = time.perf_counter()
-        lowered.compile()
-        times[lib.__name__] = time.perf_counter() - start
-    yield Row(
-        f"compile of clip + AdamW, {leaves} leaves", times["gdjax"], "optax", times["optax"], 1.0
-    )
+# name -> (optimizer of a library, bytes per float32 parameter that must move: each of gradient and
+# state read, parameter and state read and written)
+OPTIMIZERS = {
+    "clip + AdamW": (clipped_adamw, 28),
+    "Adafactor": (lambda lib: lib.adafactor(1e-3), 12),
+    "Lion": (lambda lib: lib.lion(1e-4), 20),
+    "SGD with momentum": (lambda lib: lib.sgd(1e-2, momentum=0.9), 20),
+}
+SIZES = {"1 M": (5, 128), "38 M": (12, 512), "151 M": (12, 1024)}  # blocks, width
 
 
 def transformer(blocks, width, seed=0):
@@ -86,43 +46,103 @@ def transformer(blocks, width, seed=0):
     }
 
 
-def fused(options):
-    """One jitted, donated step of clip + AdamW on a transformer's parameters."""
-    blocks, width = (2, 128) if options.quick else (12, 512)
-    params, grads = transformer(blocks, width), transformer(blocks, width, seed=1)
-    size = sum(x.size for x in jax.tree.leaves(params))
+def donated_step(lib, opt):
+    """Return the compiled `step(params, state, grads)` of one library."""
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads):
+        updates, state = opt.update(grads, state, params)
+        return lib.apply_updates(params, updates), state
+
+    return step
+
+
+def race(make, params, grads, repeats):
+    """Return the times of one step in each library, after checking that both arrive together."""
     carries, sides = {}, {}
     for lib in (gdjax, optax):
-        opt = clipped_adamw(lib)
-
-        def step(params, state, grads, opt=opt, lib=lib):
-            updates, state = opt.update(grads, state, params)
-            return lib.apply_updates(params, updates), state
-
-        step = jax.jit(step, donate_argnums=(0, 1))
+        opt = make(lib)
         carries[lib.__name__] = jax.tree.map(jnp.copy, (params, opt.init(params)))
+        step = donated_step(lib, opt)
 
         def run(name=lib.__name__, step=step):
             carries[name] = step(*carries[name], grads)
             return carries[name]
 
         sides[lib.__name__] = run
-    times = interleaved(sides, options.repeats)
+    times = interleaved(sides, repeats)
     must_agree(carries["gdjax"][0], carries["optax"][0])
-    name = f"step of clip + AdamW, {size / 1e6:.0f} M parameters"
-    yield Row(name, times["gdjax"], "optax", times["optax"], 1.3)
+    return times
 
 
-def imports(options):
-    """What `import gdjax` adds to `import jax`."""
-    code = "import time; import jax, jax.numpy; t = time.perf_counter(); import {}; "
-    code += "print(time.perf_counter() - t)"
-    times = {}
-    for name in ("gdjax", "optax"):
-        command = [sys.executable, "-c", code.format(name)]
-        runs = [float(subprocess.check_output(command, text=True)) for _ in range(5)]
-        times[name] = statistics.median(runs)
-    yield Row("import, on top of jax", times["gdjax"], "optax", times["optax"], 1.0)
+def fused(options):
+    """One step on a transformer's parameters, against optax and the copies it cannot avoid."""
+    sizes = {"0.1 M": (2, 64)} if options.quick else SIZES
+    for size, shape in sizes.items():
+        params, grads = transformer(*shape), transformer(*shape, seed=1)
+        count = sum(x.size for x in jax.tree.leaves(params))
+        for name, (make, moved) in OPTIMIZERS.items():
+            times = race(make, params, grads, options.repeats)
+            limit = moved * count / copy_bandwidth()
+            target = 1.5 if name == "clip + AdamW" else 1.0
+            title = f"step of {name}, {size} parameters"
+            yield Row(title, times["gdjax"], "optax", times["optax"], target, limit)
 
 
-WORKLOADS = {f.__name__: f for f in (imports, eager, trace, compile_time, fused)}
+def torch_step(options):
+    """One step of clip + AdamW against torch's fused AdamW on the same arrays."""
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(os.cpu_count() or 1)
+    shape = (2, 64) if options.quick else SIZES["38 M"]
+    params, grads = transformer(*shape), transformer(*shape, seed=1)
+    opt = clipped_adamw(gdjax)
+    carry, step = jax.tree.map(jnp.copy, (params, opt.init(params))), donated_step(gdjax, opt)
+    tensors = [torch.nn.Parameter(torch.tensor(np.array(x))) for x in jax.tree.leaves(params)]
+    theirs = torch.optim.AdamW(tensors, lr=1e-3, weight_decay=1e-4, fused=True)
+
+    def ours():
+        nonlocal carry
+        carry = step(*carry, grads)
+        return carry
+
+    gradients = [torch.tensor(np.array(g)) for g in jax.tree.leaves(grads)]
+
+    def peer():
+        for p, g in zip(tensors, gradients, strict=True):
+            p.grad = g.clone()  # clipping works in place
+        torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+        theirs.step()
+
+    times = interleaved({"gdjax": ours, "torch": peer}, options.repeats)
+    must_agree(jax.tree.leaves(carry[0]), [t.detach().numpy() for t in tensors])
+    name = f"step of clip + AdamW, {sum(t.numel() for t in tensors) / 1e6:.0f} M parameters"
+    yield Row(name, times["gdjax"], "torch, fused", times["torch"], 1.0)
+
+
+def small_leaves(options):
+    """One step of clip + AdamW on many leaves of 64 elements."""
+    for leaves in (100,) if options.quick else (1000, 2000):
+        rng = np.random.default_rng(0)
+        params = [jnp.asarray(rng.normal(size=(8, 8)), jnp.float32) for _ in range(leaves)]
+        times = race(clipped_adamw, params, params, options.repeats)
+        title = f"step of clip + AdamW, {leaves} leaves of 64"
+        yield Row(title, times["gdjax"], "optax", times["optax"], 2.5)
+
+
+def eager(options):
+    """An update outside of jit, 96 leaves of 64 elements."""
+    params = {f"{i}": jnp.full((8, 8), 0.1 * i) for i in range(96)}
+    sides = {}
+    for lib in (gdjax, optax):
+        opt = lib.adamw(1e-3)
+        state = opt.init(params)
+        sides[lib.__name__] = lambda opt=opt, state=state: opt.update(params, state, params)
+    must_agree(sides["gdjax"]()[0], sides["optax"]()[0])
+    times = interleaved(sides, options.repeats)
+    yield Row("update outside of jit, 96 leaves", times["gdjax"], "optax", times["optax"], 20.0)
+
+
+WORKLOADS = {f.__name__: f for f in (eager, fused, torch_step, small_leaves)}

@@ -22,8 +22,8 @@ import gdjax  # noqa: E402
 
 BEGIN, END = "<!-- table: made by `make table` -->", "<!-- end of table -->"
 HEADER = """\
-| optimizer | paper | state, bytes per float32 parameter | `update` also needs | in one sentence |
-| --- | --- | --- | --- | --- |"""
+| optimizer | paper | state bytes per weight | `update` also needs | good for | in a sentence |
+| --- | --- | --- | --- | --- | --- |"""
 
 
 def table():
@@ -58,6 +58,7 @@ def row(factory, cases):
         f"[paper]({paper(factory)})",
         " to ".join(f"{x:g}" for x in dict.fromkeys([state[0], state[-1]])),
         ", ".join(f"`{key}`" for key in needed(plain, cases[0].extras)),
+        good_for(factory),
         inspect.getdoc(factory).splitlines()[0],
     ]
     return f"| {' | '.join(cells)} |"
@@ -71,6 +72,14 @@ def paper(factory):
         raise ValueError(f"the docstring of {factory.__module__} has no link to a paper.")
     named = [x for x in lines if re.search(rf"\b{factory.__name__}\b", x, re.IGNORECASE)]
     return re.search(r"https://\S+", (named or lines)[0])[0].rstrip(").,;:")
+
+
+def good_for(factory):
+    """Return what follows "Good for:" in the factory's docstring."""
+    found = re.search(r"^Good for: (.*?)\.$", inspect.getdoc(factory), re.MULTILINE)
+    if not found:
+        raise ValueError(f"{factory.__name__}'s docstring has no line 'Good for: ....'.")
+    return found[1]
 
 
 def state_bytes(opt):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import problems
+from oracles import accumulate as accumulate_oracles
 from oracles import acprop as acprop_oracles
 from oracles import adabelief as adabelief_oracles
 from oracles import adadelta as adadelta_oracles
@@ -27,6 +28,7 @@ from oracles import cocob as cocob_oracles
 from oracles import dadapt as dadapt_oracles
 from oracles import dog as dog_oracles
 from oracles import galore as galore_oracles
+from oracles import groups as groups_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
@@ -39,6 +41,7 @@ from oracles import optimistic as optimistic_oracles
 from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
+from oracles import psgd_kron as psgd_kron_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import radam as radam_oracles
 from oracles import rmsprop as rmsprop_oracles
@@ -46,8 +49,10 @@ from oracles import rprop as rprop_oracles
 from oracles import sam as sam_oracles
 from oracles import schedule_free as schedule_free_oracles
 from oracles import sgd as sgd_oracles
+from oracles import shampoo as shampoo_oracles
 from oracles import sign as sign_oracles
 from oracles import sm3 as sm3_oracles
+from oracles import soap as soap_oracles
 from oracles import sophia as sophia_oracles
 from oracles import stable_adamw as stable_adamw_oracles
 from oracles import trust_ratio as trust_ratio_oracles
@@ -124,6 +129,16 @@ def _around(wrapper, factory, own):
         return wrapper(factory(**numbers), **outer)
 
     return make
+
+
+def _groups(rate, momentum, **numbers):
+    matrices, rest = gdjax.adam(**numbers), gdjax.sgd(rate, momentum)
+    return gdjax.groups({r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest})
+
+
+def _groups_oracle(rate, momentum, **numbers):
+    matrices, rest = adam_oracles.adam(**numbers), sgd_oracles.sgd(rate, momentum)
+    return groups_oracles.groups({matrices: ("tall", "wide"), rest: ("scalar", "kernel", "still")})
 
 
 def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
@@ -204,6 +219,22 @@ CAME = dict(learning_rate=0.002, b1=0.85, b2=0.95, b3=0.98, eps=1e-30, eps_res=1
 CAME |= dict(clipping_threshold=0.9, weight_decay=0.1)
 GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
 APOLLO = ADAM_PLAIN | dict(scale=2.0)
+SOAP = dict(learning_rate=0.02, b1=0.85, b2=0.95, shampoo_beta=0.9, eps=1e-4, weight_decay=0.1)
+SHAMPOO = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-3, weight_decay=0.1)
+SHAMPOO |= dict(graft_b2=0.9, graft_eps=1e-4)
+PSGD = dict(learning_rate=0.02, b1=0.8, weight_decay=0.1, preconditioner_lr=0.3)
+PSGD |= dict(preconditioner_init_scale=0.7, clip_update_rms=0.9)
+
+
+def _probe(seed=0):
+    """Return the random probes that `psgd_kron` draws for the parameters of `problems`."""
+
+    def probe(name, t, shape):
+        leaf = jax.random.fold_in(jax.random.key(seed), sorted(problems.SHAPES).index(name))
+        return np.asarray(jax.random.normal(jax.random.fold_in(leaf, t), shape, jnp.float64))
+
+    return probe
+
 
 CASES = [
     Case("gradient_descent", gdjax.gradient_descent, dict(learning_rate=0.05), sgd_oracles.sgd),
@@ -628,6 +659,51 @@ CASES = [
         APOLLO | dict(growth_limit=1.2),
         _with(apollo_oracles.apollo, rank=1, projection=_gaussian(6), tensor=True),
     ),
+    # With a matrix for each axis. A first gradient of n x m with n > m + 1 leaves eigenvectors to
+    # rounding noise, which no oracle can follow, so long axes are not rotated here. Bases are
+    # constants for differentiation, so they are not renewed within the steps of the contract.
+    Case(
+        "soap",
+        _with(gdjax.soap, max_precond_dim=4, precondition_frequency=4),
+        SOAP,
+        _with(soap_oracles.soap, limit=4, precondition_frequency=4),
+        not_differentiable=("shampoo_beta",),
+    ),
+    Case(
+        "soap_one_sided",
+        _with(
+            gdjax.soap, max_precond_dim=6, precondition_frequency=3, merge_dims=True, one_sided=True
+        ),
+        SOAP,
+        _with(soap_oracles.soap, limit=6, precondition_frequency=3, merged=True, one_sided=True),
+        not_differentiable=("shampoo_beta",),
+    ),
+    Case(
+        "shampoo",
+        _with(gdjax.shampoo, precondition_frequency=4, start_preconditioning_step=1, block_size=4),
+        SHAMPOO | dict(b3=0.8),
+        _with(shampoo_oracles.shampoo, frequency=4, start=1, limit=4, graft="adam"),
+        not_differentiable=("eps",),
+    ),
+    Case(
+        "shampoo_sums",
+        _with(gdjax.shampoo, precondition_frequency=5, graft="adagrad", merge_dims=False),
+        dict(learning_rate=0.1, b1=0.85, b2=1.0, eps=1e-2, exponent=0.4, graft_eps=1e-4),
+        _with(shampoo_oracles.shampoo, frequency=5, graft="adagrad", merged=False),
+        not_differentiable=("b2", "eps", "exponent"),
+    ),
+    Case(
+        "psgd_kron",
+        _with(gdjax.psgd_kron, preconditioner_update_probability=0.3, balance_interval=2),
+        PSGD,
+        _with(
+            psgd_kron_oracles.psgd_kron,
+            probability=lambda t: 0.3,
+            probe=_probe(),
+            balance_after=(2, 4),
+        ),
+        not_differentiable=("preconditioner_lr", "preconditioner_init_scale"),
+    ),
     *(
         Case(
             f"decay_{kind}{'_cautious' if careful else ''}",
@@ -642,6 +718,22 @@ CASES = [
             ("corrected", False),
         ]
     ),
+    # Around other optimizers
+    Case(
+        "accumulate",
+        lambda **numbers: gdjax.accumulate(gdjax.sgd(**numbers), every_k=3),
+        dict(learning_rate=0.05, momentum=0.8),
+        _with(accumulate_oracles.accumulate, every_k=3),
+    ),
+    Case(
+        "skip_spikes",
+        lambda learning_rate, momentum, **limits: gdjax.skip_spikes(
+            gdjax.sgd(learning_rate, momentum), window=5, **limits
+        ),
+        dict(learning_rate=0.05, momentum=0.8, threshold=1e3, min_history=2.0, min_spread=0.1),
+        not_differentiable=("threshold", "min_history", "min_spread"),
+    ),
+    Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(
         "cautious_adam",
         _around(gdjax.cautious, gdjax.adam, ("min_share",)),

@@ -24,7 +24,9 @@ __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'gdjax' has no attribute {name!r}")
+        from gdjax.migrating import hint
+
+        raise AttributeError(f"module 'gdjax' has no attribute {name!r}{hint(name)}")
     home = _HOME[name]
     if home == __name__:  # a room of its own, as gdjax.models
         return importlib.import_module(f"{home}.{name}")

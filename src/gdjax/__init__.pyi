@@ -6,6 +6,18 @@ An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimi
 # The contract
 from gdjax.core.base import Optimizer as Optimizer
 from gdjax.core.base import State as State
+
+# The same, and types to annotate with, as users of optax call them
+from gdjax.core.base import GradientTransformation as GradientTransformation
+from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gdjax.core.base import MaskOrFn as MaskOrFn
+from gdjax.core.base import OptState as OptState
+from gdjax.core.base import Params as Params
+from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
+from gdjax.core.base import TransformInitFn as TransformInitFn
+from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
+from gdjax.core.base import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -20,10 +32,13 @@ from gdjax.core.hyper import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
+from gdjax.core.numerics import safe_increment as safe_increment
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.norms import safe_norm as safe_norm
+from gdjax.linalg.norms import safe_root_mean_squares as safe_root_mean_squares
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 # Losses
@@ -138,6 +153,11 @@ from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
+from gdjax.optimizers.psgd_kron import (
+    precond_update_prob_schedule as precond_update_prob_schedule,
+)
+from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
+from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
 from gdjax.optimizers.qhadam import qhadam as qhadam
 from gdjax.optimizers.radam import radam as radam
 from gdjax.optimizers.radam import scale_by_radam as scale_by_radam
@@ -151,11 +171,15 @@ from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
+from gdjax.optimizers.shampoo import scale_by_shampoo as scale_by_shampoo
+from gdjax.optimizers.shampoo import shampoo as shampoo
 from gdjax.optimizers.sign import scale_by_sign as scale_by_sign
 from gdjax.optimizers.sign import sign_sgd as sign_sgd
 from gdjax.optimizers.sign import signum as signum
 from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
+from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
+from gdjax.optimizers.soap import soap as soap
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
@@ -201,16 +225,42 @@ from gdjax.schedules.warmup_decay import (
 )
 
 # Transforms
+from gdjax.transforms.adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
+from gdjax.transforms.apply_every import apply_every as apply_every
+from gdjax.transforms.centralize import centralize as centralize
 from gdjax.transforms.clip import clip as clip
+from gdjax.transforms.clip import clip_by_block_rms as clip_by_block_rms
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from gdjax.transforms.per_example import (
+    per_example_global_norm_clip as per_example_global_norm_clip,
+)
+from gdjax.transforms.per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gdjax.transforms.conditional import conditionally_mask as conditionally_mask
+from gdjax.transforms.conditional import conditionally_transform as conditionally_transform
+from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_nonnegative
+from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
+from gdjax.transforms.distance import (
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
+from gdjax.transforms.ema import ema as ema
+from gdjax.transforms.flatten import flatten as flatten
+from gdjax.transforms.measure import measure_with_ema as measure_with_ema
+from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
+from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
 from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
+from gdjax.transforms.scale import scale_gradient as scale_gradient
+from gdjax.transforms.stateless import EmptyState as EmptyState
+from gdjax.transforms.stateless import init_empty_state as init_empty_state
+from gdjax.transforms.stateless import set_to_zero as set_to_zero
+from gdjax.transforms.stateless import stateless as stateless
+from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
 # Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
@@ -235,47 +285,88 @@ from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonline
 from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
 from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
+# Batches in parts
+from gdjax.microbatching.loop import microbatch as microbatch
+
+# Distributions
+from gdjax.distributions import multi_normal as multi_normal
+
+# Slow copies of parameters
+from gdjax.targets import incremental_update as incremental_update
+from gdjax.targets import periodic_update as periodic_update
+
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.fit import Report as Report
 from gdjax.training.fit import fit as fit
-from gdjax.training.sweep import SweepResult as SweepResult
+from gdjax.training.result import SweepResult as SweepResult
+from gdjax.training.space import choice as choice
+from gdjax.training.space import grid as grid
+from gdjax.training.space import log_uniform as log_uniform
+from gdjax.training.space import sample as sample
+from gdjax.training.space import uniform as uniform
 from gdjax.training.sweep import sweep as sweep
 
 # Rooms with names of their own
 from gdjax import assignment as assignment
 from gdjax import losses as losses
+from gdjax import microbatching as microbatching
 from gdjax import models as models
 from gdjax import perturbations as perturbations
 from gdjax import projections as projections
 from gdjax import proximal as proximal
+from gdjax import schedules as schedules
 from gdjax import second_order as second_order
+from gdjax import transforms as transforms
+from gdjax import tree as tree
 
 # Solvers: run to convergence
+from gdjax.solvers.fixed_point import anderson as anderson
+from gdjax.solvers.fixed_point import fixed_point as fixed_point
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
 from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.least_squares import least_squares as least_squares
+from gdjax.solvers.least_squares import root as root
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
 from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
 from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.projected import projected as projected
 from gdjax.solvers.proximal_gradient import fista as fista
 from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
 from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
 
 # Wrappers
+from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
+from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
+from gdjax.wrappers.guard import guard as guard
+from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
+from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
+from gdjax.wrappers.guard import skipped_steps as skipped_steps
+from gdjax.wrappers.groups import groups as groups
+from gdjax.wrappers.groups import multi_transform as multi_transform
+from gdjax.wrappers.groups import partition as partition
 from gdjax.wrappers.lookahead import lookahead as lookahead
+from gdjax.wrappers.masked import freeze as freeze
+from gdjax.wrappers.masked import masked as masked
+from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
+from gdjax.wrappers.monitor import metrics as metrics
+from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.spikes import skip_spikes as skip_spikes
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
+from gdjax.wrappers.slot_dtypes import with_slot_dtypes as with_slot_dtypes
 from gdjax.wrappers.weight_decay import with_weight_decay as with_weight_decay
 
 __version__: str

@@ -1,5 +1,7 @@
 """Numbers are data: into the state, out of it, changed, scheduled, per leaf."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -211,6 +213,34 @@ def test_writing_into_and_over_a_schedule():
     np.testing.assert_allclose(opt.update(PARAMS, over, PARAMS)[0]["head"], -0.125)
     back = gdjax.with_hyperparams(over, learning_rate=Inverse(2.0))
     assert float(gdjax.hyperparams(back)["learning_rate"]) == 2.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Box:
+    """An array in a box of its own, as Flax has them."""
+
+    value: jax.Array
+
+
+def test_arrays_in_boxes_are_read_and_written_under_the_same_names():
+    box = lambda tree: jax.tree.map(Box, tree)  # noqa: E731
+    rate = gdjax.by_path({"head": lambda count: 1.0, r".*": 0.1})
+    params = {"head": jnp.ones(2), "body": jnp.ones(2)}
+    opt = gdjax.sgd(rate, momentum=0.9)
+    plain = opt.init(params)
+    boxed = box(plain)._replace(count=plain.count)
+    assert gdjax.hyperparams(boxed).keys() == gdjax.hyperparams(plain).keys()
+    for values in ({"momentum": 0.5}, {"learning_rate..*": 0.2}):
+        new = gdjax.with_hyperparams(boxed, **values)
+        assert jax.tree.structure(new) == jax.tree.structure(boxed)
+        leaves = jax.tree.leaves(gdjax.with_hyperparams(plain, **values))
+        for x, y in zip(jax.tree.leaves(new), leaves, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert gdjax.by_path({r"head": 1.0, r".*": 2.0}).per_leaf(("head/value", "body/value")) == [
+        1,
+        2,
+    ]
 
 
 def test_with_hyperparams_keeps_the_avals_of_a_vmapped_state():

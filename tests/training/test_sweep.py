@@ -144,7 +144,7 @@ def test_a_stream_feeds_all_lanes():
         (gdjax.adam, {"lr": [0.1]}, "adam has no argument 'lr'; it has learning_rate, b1"),
         (gdjax.adam, {"learning_rate": [0.1, -0.1]}, r"adam\(learning_rate=\.\.\.\).*got -0.1"),
         (gdjax.adam, {"learning_rate": 0.1}, "1-d array of numbers"),
-        (gdjax.adam, {"nesterov": [True, False]}, "run one sweep for each"),
+        (gdjax.adam(0.1), {"nesterov": [True, False]}, "'nesterov' is no number.*gdjax.adam"),
         (gdjax.adam, [{"learning_rate": 0.1}, {"b1": 0.1}], "same names.*index 1"),
         (gdjax.adam(0.1), {"lr": [0.1]}, "'lr' is not a hyperparameter"),
     ],

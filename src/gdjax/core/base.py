@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jax import Array
 
 if TYPE_CHECKING:  # for type checkers only: importing chex costs as much as the rest of gdjax
     from chex import ArrayTree
+else:
+    ArrayTree = Any
 
-    Params = ArrayTree
-    Updates = ArrayTree
+# What users of optax annotate with.
+Params = ArrayTree
+Updates = ArrayTree
+OptState = ArrayTree
+ScalarOrSchedule = float | Array | Callable[[Any], Any]
+MaskOrFn = Any | Callable[[Any], Any] | None
 
 
 class InitFn(Protocol):
@@ -64,3 +71,12 @@ class State(NamedTuple):
 def is_state(node: Any) -> bool:
     """Return whether `node` is the state of one optimizer."""
     return isinstance(node, State)
+
+
+# Under optax's names: one type serves both, since every update here takes extra arguments, and
+# `chain` gives foreign ones the ability.
+GradientTransformation = Optimizer
+GradientTransformationExtraArgs = Optimizer
+TransformInitFn = InitFn
+TransformUpdateFn = UpdateFn
+TransformUpdateExtraArgsFn = UpdateFn

@@ -23,21 +23,29 @@ def map_blocks(
         once more) and must have the same `shared`.
       shared: for each row, further arguments, which enter a block only once; none if empty.
     """
+    out: list[Any] = [None] * len(rows)
+    for block in like_blocks(keys):
+        more = shared[block[0]] if shared else ()
+        if len(block) == 1:
+            out[block[0]] = leaf(rows[block[0]], *more)
+            continue
+        results = _blocked(leaf)([rows[i] for i in block], *more)
+        for i, result in zip(block, results, strict=True):
+            out[i] = result
+    return out
+
+
+def like_blocks(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the positions of equal keys, in blocks of at most `BLOCK`.
+
+    Example:
+      >>> like_blocks(["a", "b", "a"])
+      [[0, 2], [1]]
+    """
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
-    out: list[Any] = [None] * len(rows)
-    for members in groups.values():
-        more = shared[members[0]] if shared else ()
-        for start in range(0, len(members), BLOCK):
-            block = members[start : start + BLOCK]
-            if len(block) == 1:
-                out[block[0]] = leaf(rows[block[0]], *more)
-                continue
-            results = _blocked(leaf)([rows[i] for i in block], *more)
-            for i, result in zip(block, results, strict=True):
-                out[i] = result
-    return out
+    return [g[i : i + BLOCK] for g in groups.values() for i in range(0, len(g), BLOCK)]
 
 
 @functools.lru_cache(maxsize=1024)

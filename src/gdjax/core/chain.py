@@ -95,22 +95,22 @@ def _chain_update(members: tuple[Callable, ...], names: tuple[str, ...] | None =
     return compiled(chain, "chain")
 
 
-def with_extra_args_support(optimizer: Any) -> Optimizer:
+def with_extra_args_support(tx: Any) -> Optimizer:
     """Let the update of a foreign pair accept extra arguments, which it then ignores.
 
     Args:
-      optimizer: an `(init, update)` pair, of gdjax or of another library.
+      tx: an `(init, update)` pair, of gdjax or of another library.
 
     Returns:
       The same pair if its update accepts `**extra` already, else one that drops them.
     """
     try:
-        init, update = optimizer
+        init, update = tx
     except TypeError:
         init = update = None
     if not (callable(init) and callable(update)):
         raise TypeError(
-            f"expected an (init, update) pair, got {optimizer!r}. Did you forget to call a factory,"
+            f"expected an (init, update) pair, got {tx!r}. Did you forget to call a factory,"
             " as in gdjax.adam(1e-3)?"
         )
     return Optimizer(init, _accepting_extra(update))

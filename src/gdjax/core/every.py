@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,16 +22,83 @@ def as_interval(value: Array, count: Array) -> Array:
     return jnp.maximum(jnp.round(value).astype(count.dtype), 1)
 
 
-def is_due(count: Array, interval: Array) -> Array:
-    """Return whether step `count` = 1, 2, ... is one of 1, 1 + interval, 1 + 2 interval, ..."""
-    return (count - 1) % as_interval(interval, count) == 0
+def is_due(count: Array, interval: Array, phase: Array | None = None) -> Array:
+    """Return whether step `count` = 1, 2, ... is one of 1, 1 + interval, 1 + 2 interval, ...
+
+    A phase in [0, 1) makes all but step 1 that part of an interval later, so that what has
+    different phases is not due all at once.
+    """
+    interval = as_interval(interval, count)
+    if phase is None:
+        return (count - 1) % interval == 0
+    later = jnp.floor(phase * interval).astype(count.dtype)
+    return (count == 1) | ((count - 1 - later) % interval == 0)
+
+
+def either(condition: Array, yes: Callable, no: Callable) -> Any:
+    """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
+
+    `lax.cond` under jit. Outside of it the condition is known, and a `cond` would compile anew.
+    """
+    if isinstance(condition, jax.core.Tracer):
+        return jax.lax.cond(condition, yes, no)
+    return yes() if condition else no()
 
 
 def when_due(due: Array, function: Callable, *operands: Any) -> Any:
-    """Return `function(*operands)` if due, else the operands.
+    """Return `function(*operands)` if due, else the operands."""
+    return either(due, lambda: function(*operands), lambda: operands)
 
-    `lax.cond` under jit. Outside of it `due` is known, and a `cond` would compile anew each time.
+
+def phases(costs: Sequence[float]) -> list[float]:
+    """Return a phase in [0, 1] for each piece of work: the share of the work before it.
+
+    Example:
+      >>> phases([1.0, 2.0, 1.0])
+      [0.0, 0.25, 0.75]
     """
-    if isinstance(due, jax.core.Tracer):
-        return jax.lax.cond(due, function, lambda *kept: kept, *operands)
-    return function(*operands) if due else operands
+    whole = max(sum(costs), 1)
+    return [before / whole for before in itertools.accumulate(costs[:-1], initial=0)]
+
+
+def renew_when(due: Array, function: Callable, kept: Any, *given: Any) -> Any:
+    """Return `function(kept, *given)`, of the avals of `kept`, if due, else `kept`.
+
+    For what is rare and expensive. Under `vmap`, where a `lax.cond` would always run both branches,
+    nothing is run as long as no lane is due. The result is a constant for differentiation.
+
+    Args:
+      due: whether to run, a scalar.
+      function: a function of its arguments alone: it must close over no array.
+      kept: what to return otherwise.
+      *given: further arguments.
+    """
+    kept, given = jax.lax.stop_gradient((kept, given))
+    return _renewal(function)(due, kept, given)
+
+
+def _renewal(function: Callable) -> Callable:
+    @jax.custom_batching.custom_vmap
+    def renew(due, kept, given):
+        return jax.lax.cond(due, lambda: function(kept, *given), lambda: kept)
+
+    @renew.def_vmap
+    def renew_lanes(size, batched, due, kept, given):
+        _, kept_is, given_is = batched
+        kept = jax.tree.map(
+            lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)), kept, kept_is
+        )
+        axes = jax.tree.map(lambda b: 0 if b else None, given_is)
+
+        def in_lanes(kept, due, given):
+            lane = jax.vmap(lambda k, g: function(k, *g), (0, axes), axis_size=size)
+            return jax.tree.map(functools.partial(_where, due), lane(kept, given), kept)
+
+        lanes = jax.tree.map(lambda _: True, kept)
+        return _renewal(in_lanes)(jnp.any(due), kept, (due, given)), lanes
+
+    return renew
+
+
+def _where(due: Array, new: Array, kept: Array) -> Array:
+    return jnp.where(due.reshape(due.shape + (1,) * (new.ndim - due.ndim)), new, kept)

@@ -101,12 +101,13 @@ class ByPath(PerLeaf):
         return [self.values[self._match(name)] for name in names]
 
     def _match(self, name: str) -> int:
+        bare = name.removesuffix("/value")  # Flax NNX has each parameter in a box of that name
         for i, pattern in enumerate(self.patterns):
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare):
                 return i
         raise ValueError(
             f"by_path: no pattern of {list(self.patterns)} matches the parameter {name!r}. "
-            f'Add a last rule for the rest, for example r".*": 0.0.'
+            'Add a last rule, with the pattern r".*", for the rest.'
         )
 
     def __repr__(self) -> str:
@@ -143,7 +144,7 @@ def by_path(rules: Mapping[str, Any]) -> ByPath:
     Args:
       rules: pattern -> number or schedule, or None to switch the term off there. A parameter's path
         joins its keys with "/": `params["layers"][0]["bias"]` is "layers/0/bias". The first pattern
-        that matches the whole path wins.
+        that matches the whole path wins. A last "/value", as in Flax NNX, may be left out.
 
     Returns:
       A value for any hyperparameter of any optimizer; the numbers in it are leaves of the state.
@@ -222,8 +223,24 @@ def as_hyper(what: str, value: Any, params: Any = None) -> Any:
     return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=is_value)
 
 
+@jax.tree_util.register_pytree_node_class
+class Placeholder:
+    """Stands for a whole tree of parameters: `init` of one says where in a state such trees are."""
+
+    def tree_flatten(self):
+        """Return no children: what maps over leaves keeps the node."""
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        """Rebuild from nothing."""
+        return cls()
+
+
 def spread(what: str, value: Any, tree: Any) -> list[Any]:
     """Return the value of a prefix tree for each leaf of `tree`."""
+    if isinstance(tree, Placeholder):
+        return []
     values: list[Any] = []
     try:
         jax.tree.map(
@@ -280,11 +297,21 @@ def _is_index(key: Any) -> bool:
     return isinstance(key, sequence)
 
 
-def _states(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+    """Yield the path and the state of every optimizer in a tree, the outer before the inner."""
     for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
         if is_state(node):
             yield path + where, node
-            yield from _states(node.slots, path + where)
+            yield from states_in(node.slots, path + where)
+
+
+BOXED = jax.tree_util.GetAttrKey("value")  # in Flax, each array may be in a box of its own
+
+
+def _is_box(node: Any) -> bool:
+    if node is None or isinstance(node, (Schedule, PerLeaf)) or jax.tree_util.all_leaves([node]):
+        return False
+    return [key for key, _ in _one_level(node)[0]] == [(BOXED,)]
 
 
 def _is_entry(node: Any) -> bool:
@@ -294,15 +321,16 @@ def _is_entry(node: Any) -> bool:
 def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
     """Return (path, depth of its shortest name, value, count) for every number or schedule."""
     entries = []
-    for where, node in _states(state):
+    for where, node in states_in(state):
         for name, value in sorted(node.hyperparams.items()):
             path = (*where, jax.tree_util.DictKey(name))
             for sub, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_entry)[0]:
+                sub = sub[:-1] if sub and sub[-1] == BOXED else sub
                 entries.append((path + sub, 1 + len(sub), leaf, node.count))
     return entries
 
 
-def _shortest(paths: list[tuple[tuple, int]]) -> list[str]:
+def shortest_names(paths: list[tuple[tuple, int]]) -> list[str]:
     """Return, for each path, its shortest tail of at least the given length that no other has."""
     plain = [tuple(_key(k) for k in p if not _is_index(k)) for p, _ in paths]
     twice = {p for p in plain if plain.count(p) > 1}  # only the position tells them apart
@@ -336,14 +364,14 @@ def hyperparams(state: Any) -> dict[str, Any]:
       {'max_norm': 1.0, 'learning_rate': 0.1, 'momentum': 0.9}
     """
     entries = _entries(state)
-    names = _shortest([(path, size) for path, size, _, _ in entries])
+    names = shortest_names([(path, size) for path, size, _, _ in entries])
     values = [in_force(value, count) for _, _, value, count in entries]
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
 
 
 def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
     """Return the one hyperparameter of that name in a state, and the count that it goes by."""
-    found = [(n.hyperparams[name], n.count) for _, n in _states(state) if name in n.hyperparams]
+    found = [(n.hyperparams[name], n.count) for _, n in states_in(state) if name in n.hyperparams]
     if len(found) != 1:
         raise ValueError(
             f"{what} needs an optimizer with exactly one {name}, got {len(found)} among "
@@ -374,7 +402,10 @@ def with_hyperparams(state: Any, **values: Any) -> Any:
       >>> print(gdjax.hyperparams(state)["learning_rate"])
       0.0003
     """
-    targets = {_resolve(state, name): (name, value) for name, value in values.items()}
+    targets = {
+        _resolve(state, name): (f"with_hyperparams({name}=...)", value)
+        for name, value in values.items()
+    }
 
     def edit_states(tree, path):
         def edit(where, node):
@@ -391,7 +422,7 @@ def with_hyperparams(state: Any, **values: Any) -> Any:
 
     def edit_value(old, path):
         if path in targets:
-            return _replacement(*targets[path], old)
+            return replacement(*targets[path], old)
         if not any(target[: len(path)] == path for target in targets):
             return old
         children, treedef = _one_level(old)
@@ -415,7 +446,7 @@ def _places(state: Any) -> list[tuple]:
 
     return [
         place
-        for where, node in _states(state)
+        for where, node in states_in(state)
         for name, value in node.hyperparams.items()
         for place in below(value, (*where, jax.tree_util.DictKey(name)))
     ]
@@ -432,17 +463,20 @@ def _resolve(state: Any, name: str) -> tuple:
     if len(found) == 1:
         return found[0]
     entries = [(path, size) for path, size, _, _ in _entries(state)]
-    names = _shortest(entries)
+    names = shortest_names(entries)
     if name in names:
         return entries[names.index(name)][0]
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
     raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names)}.")
 
 
-def _replacement(name: str, value: Any, old: Any) -> Any:
-    what = f"with_hyperparams({name}=...)"
+def replacement(what: str, value: Any, old: Any) -> Any:
+    """Return the form in which a new value takes the place of an old one in the state."""
+    if _is_box(old):
+        ((_, inside),), treedef = _one_level(old)
+        return treedef.unflatten([replacement(what, value, inside)])
     if isinstance(old, Masked) and not isinstance(value, PerLeaf):
-        return Masked(_replacement(name, value, old.value), old.mask)
+        return Masked(replacement(what, value, old.value), old.mask)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree

@@ -43,6 +43,8 @@ def leafwise(
     rule: Callable,
     slots: Callable | None = None,
     hyperparams: dict | None = None,
+    *,
+    map_rows: Callable = map_blocks,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule for one array to an optimizer of trees.
@@ -54,6 +56,8 @@ def leafwise(
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
       slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
+      map_rows: how to go over the leaves: `map_blocks`, or one of `core.stacks` for a rule that
+        costs much to compile.
       **static: booleans, strings and functions: the structure of the rule.
 
     Returns:
@@ -85,7 +89,7 @@ def leafwise(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    return Optimizer(init, _leafwise_update(rule, _freeze(static)))
+    return Optimizer(init, _leafwise_update(rule, _freeze(static), map_rows))
 
 
 def descend(
@@ -95,6 +99,8 @@ def descend(
     learning_rate: Any,
     weight_decay: Any = None,
     mask: Any = None,
+    *,
+    map_rows: Callable = map_blocks,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule that gives a direction to an optimizer that walks against it.
@@ -112,12 +118,14 @@ def descend(
       weight_decay: decoupled weight decay (Loshchilov & Hutter 2017), or None for no such term.
       mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
         gives one. None decays all.
+      map_rows: as for `leafwise`.
       **static: as for `leafwise`.
     """
     numbers = {**hyperparams, "learning_rate": learning_rate}
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
-    return mask_decay(leafwise(_descent(rule), slots, numbers, **static), mask)
+    lifted = leafwise(_descent(rule), slots, numbers, map_rows=map_rows, **static)
+    return mask_decay(lifted, mask)
 
 
 def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> Optimizer:
@@ -213,7 +221,7 @@ def treewise(
 
 
 @functools.lru_cache(maxsize=1024)
-def _leafwise_update(rule: Callable, static: Static) -> Callable:
+def _leafwise_update(rule: Callable, static: Static, map_rows: Callable) -> Callable:
     name, fixed = _name(rule), dict(static)
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
@@ -247,7 +255,7 @@ def _leafwise_update(rule: Callable, static: Static) -> Callable:
         columns = list(hyper.values())
         keys = [(g.shape, g.dtype, *(id(c[i]) for c in columns)) for i, g in enumerate(leaves)]
         shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
-        out = map_blocks(leaf, list(zip(leaves, rows, parts, strict=True)), keys, shared)
+        out = map_rows(leaf, list(zip(leaves, rows, parts, strict=True)), keys, shared)
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.blocks import map_blocks
+from gdjax.core.blocks import like_blocks, map_blocks
 
 
 def compute_dtype(*arrays: Any) -> Any:
@@ -102,15 +102,22 @@ def sum_sq(tree: Any) -> Array:
       11.0
     """
     leaves = jax.tree.leaves(tree)
-    parts = map_blocks(_sum_sq, leaves, [(x.shape, x.dtype) for x in leaves])
+    blocks = like_blocks([(x.shape, x.dtype) for x in leaves])
+    parts = [part for block in blocks for part in _sums_sq([leaves[i] for i in block])]
     dtype = compute_dtype(*parts)  # float32 and float64 leaves may be mixed
     parts = [cast(x, dtype) for x in parts]
     return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), scalar_dtype())
 
 
+SMALL = 4096  # elements; like arrays of at most this size are added first, then summed once
+
+
 @jax.jit
-def _sum_sq(x: Array) -> Array:
-    return jnp.sum(abs_sq(_up(x)))
+def _sums_sq(arrays: list[Array]) -> list[Array]:
+    squares = [abs_sq(_up(x)) for x in arrays]
+    if arrays[0].size <= SMALL:  # measured on 1000 leaves of 64: 0.3 s to compile against 2.5 s
+        squares = [functools.reduce(jax.lax.add, squares)]
+    return [jnp.sum(x) for x in squares]
 
 
 def times(tree: Any, factor: Array) -> Any:

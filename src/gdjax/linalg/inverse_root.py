@@ -1,4 +1,4 @@
-"""The inverse p-th root of a positive definite matrix, by products alone.
+"""Inverse roots of positive definite matrices: by products alone, and by eigenvalues.
 
 Coupled Newton iteration: Guo & Higham (2006), "A Schur-Newton method for the matrix p-th root and
 its inverse"; Higham (2008), "Functions of matrices", equation 7.18.
@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
 from gdjax.core.numerics import cast, upcast
+from gdjax.linalg.axes import matmul
 from gdjax.linalg.power_iteration import power_iteration
 
 
@@ -104,6 +105,33 @@ def matrix_inverse_pth_root(
     root, rest, before, error, _, improved = jax.lax.while_loop(unfinished, step, begin)
     root = jnp.where(improved, root, before)
     return cast(top ** (-1 / p) * root, given.dtype), error
+
+
+def matrix_inverse_power(matrix: Array, power: ArrayLike, eps: ArrayLike) -> Array:
+    """Return (matrix + shift)**(-power) by an eigendecomposition, for any real power.
+
+    shift = eps - min(0, the smallest eigenvalue)
+
+    The result is a constant for differentiation, see `gdjax.linalg.eigenbasis`.
+
+    Args:
+      matrix: Hermitian positive semidefinite up to rounding, [n, n].
+      power: a number.
+      eps: added to the eigenvalues, > 0 where the matrix is singular.
+
+    Returns:
+      A matrix [n, n]; not finite if the decomposition failed or a singular matrix had no `eps`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(matrix_inverse_power(jnp.array([[5.0, 4.0], [4.0, 5.0]]), 0.5, 0.0).round(4))
+      [[ 0.6667 -0.3333]
+       [-0.3333  0.6667]]
+    """
+    matrix, power, eps = jax.lax.stop_gradient((matrix, power, eps))
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    values = values - jnp.minimum(jnp.min(values), 0) + eps
+    return matmul(vectors * values[None] ** -power, vectors.conj().T)
 
 
 def _power(x: Array, p: int, times: Any) -> Array:

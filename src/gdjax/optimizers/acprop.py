@@ -66,6 +66,8 @@ def acprop(
 ) -> Optimizer:
     """Descend along the gradient over the standard deviation of the gradients before it.
 
+    Good for: noisy gradients, where the newest one should not judge its own size.
+
     update = -learning_rate * (g / (sqrt(nu / (1 - b2^(t-1))) + eps) + weight_decay * param), where
     nu is that of the step before (at t = 1 the root is 1);  then mu = b1 mu + (1 - b1) g;
     nu = b2 nu + (1 - b2) |g - mu|^2 + eps_root

@@ -63,6 +63,8 @@ def adadelta(
 ) -> Optimizer:
     """Descend by steps as large as the steps of late were.
 
+    Good for: problems without a known scale of the learning rate.
+
     g = g + weight_decay * param;  e_g = rho e_g + (1 - rho) |g|^2;
     dx = sqrt(e_x + eps) / sqrt(e_g + eps) * g;  e_x = rho e_x + (1 - rho) |dx|^2;
     update = -learning_rate * dx

@@ -181,6 +181,8 @@ def adafactor(
 ) -> Optimizer:
     """Descend by steps in proportion to the parameters, with very little memory.
 
+    Good for: large matrices on little memory, T5-like language models.
+
     v = decay_t v + (1 - decay_t) (|g|^2 + eps) with decay_t = 1 - t^-decay_rate, of which a matrix
     keeps the means over rows and columns; x = g / sqrt(v);
     x = x / max(1, rms(x) / clipping_threshold) * learning_rate * max(rms(param), min_scale);

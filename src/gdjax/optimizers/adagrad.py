@@ -67,6 +67,8 @@ def adagrad(
 ) -> Optimizer:
     """Descend along the gradient over the root of the sum of its squares so far.
 
+    Good for: sparse gradients, convex problems.
+
     sum = sum + |g|^2;  update = -learning_rate * g / sqrt(sum + eps), and 0 where the sum is 0
 
     torch is `initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False`.

@@ -96,6 +96,8 @@ def adahessian(
 ) -> Optimizer:
     """Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
 
+    Good for: smooth losses where a Hessian-vector product per step is affordable.
+
     mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) estimate^2;
     direction = mu / (1 - b1^t) / ((nu / (1 - b2^t))^(hessian_power / 2) + eps);
     update = -learning_rate * (direction + weight_decay * param)

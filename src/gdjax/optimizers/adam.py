@@ -90,6 +90,8 @@ def adam(
 ) -> Optimizer:
     r"""Descend along a running mean of the gradient over its root-mean-square.
 
+    Good for: a first try on almost anything.
+
     mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) |g|^2;
     update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
 
@@ -147,6 +149,8 @@ def adamw(
     nu_dtype: Any = None,
 ) -> Optimizer:
     """Run Adam with decoupled weight decay.
+
+    Good for: neural networks, the baseline to beat.
 
     update = -learning_rate * (Adam's direction + weight_decay * param)
 

@@ -96,6 +96,8 @@ def adam_mini(
 ) -> Optimizer:
     """Run Adam with the mean square averaged over blocks of the parameter.
 
+    Good for: Adam's path with half its memory.
+
     mu as in `adam`;  nu = b2 nu + (1 - b2) mean over the block of |g|^2;
     update = -learning_rate * (mu / (1 - b1^t) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
     + weight_decay * param)

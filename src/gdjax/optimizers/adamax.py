@@ -41,6 +41,8 @@ def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Optimize
 def adamax(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Optimizer:
     """Descend along a running mean of the gradient over its decaying maximum.
 
+    Good for: embeddings and other sparse, heavy-tailed gradients.
+
     mu = b1 mu + (1 - b1) g;  nu = max(b2 nu, |g| + eps);
     update = -learning_rate * mu / (1 - b1^t) / nu
 
@@ -83,6 +85,8 @@ def adamaxw(
     mask: Any = None,
 ) -> Optimizer:
     """Run AdaMax with decoupled weight decay.
+
+    Good for: as `adamax`, with decay.
 
     Args:
       learning_rate: see `adamax`.

@@ -89,6 +89,8 @@ def adan(
 ) -> Optimizer:
     """Descend along a mean of the gradients plus a mean of their changes.
 
+    Good for: vision and language transformers with large batches.
+
     change = g - g_previous, 0 at first;  mu = b1 mu + (1 - b1) g;
     delta = b2 delta + (1 - b2) change;  nu = b3 nu + (1 - b3) |g + b2 change|^2;
     direction = (mu / (1 - b1^t) + b2 delta / (1 - b2^t))

@@ -146,6 +146,8 @@ def ademamix(
 ) -> Optimizer:
     """Run AdamW along a mix of a fast and a very slow mean of the gradients.
 
+    Good for: long runs of language models.
+
     m1 = b1 m1 + (1 - b1) g;  m2 = b3 m2 + (1 - b3) g;  nu = b2 nu + (1 - b2) |g|^2;
     direction = (m1 / (1 - b1^t) + alpha m2) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
     update = -learning_rate * (direction + weight_decay * param)
@@ -231,6 +233,8 @@ def simplified_ademamix(
     mask: Any = None,
 ) -> Optimizer:
     """Mix one slow sum of gradients with the newest gradient: AdEMAMix without its fast mean.
+
+    Good for: language models with small batches and little memory.
 
     mu = b1 mu + g;  nu = b2 nu + (1 - b2) |g|^2;
     direction = (mu + alpha g) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);

@@ -81,6 +81,8 @@ def adopt(
 ) -> Optimizer:
     """Descend along a running mean of gradients, each over the root-mean-square before it.
 
+    Good for: any b2, where Adam may fail to converge.
+
     x = clip(g / max(sqrt(nu), eps), (t - 1)^0.25);  mu = b1 mu + (1 - b1) x;
     nu = b2 nu + (1 - b2) |g|^2;  update = -learning_rate * (mu + weight_decay * param)
 

@@ -99,6 +99,8 @@ def amsgrad(
 ) -> Optimizer:
     """Descend along a running mean of the gradient over its largest root-mean-square so far.
 
+    Good for: Adam where it cycles, since step sizes never grow back.
+
     mu and nu as in `adam`;  nu_max = max(nu_max, nu);
     update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu_max / (1 - b2^t) + eps_root) + eps)
 

@@ -141,6 +141,8 @@ def apollo(
 ) -> Optimizer:
     """Descend along the gradient, its channels scaled as Adam scales them in a random projection.
 
+    Good for: pre-training of large models, with SGD-like memory.
+
     For a matrix of m <= n, with P of shape (r, m) and elements N(0, 1/r), drawn anew every
     `update_proj_gap` steps:
     low = P g;  mu, nu as in `adam`, of low;  adam = mu / (sqrt(nu) + eps);
@@ -199,6 +201,8 @@ def apollo_mini(
     learning_rate: Any, *, rank: int = 1, scale: Any = 128.0, **options: Any
 ) -> Optimizer:
     """Run `apollo` with one scale for each matrix, judged in a projection of rank 1.
+
+    Good for: as `apollo`, with almost no state at all.
 
     Args:
       learning_rate: see `apollo`.

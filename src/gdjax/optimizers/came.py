@@ -95,6 +95,8 @@ def came(
 ) -> Optimizer:
     """Run Adafactor with momentum, over the factored root-mean-square of momentum's own error.
 
+    Good for: large language models on Adafactor's memory with steadier steps.
+
     With the mean squares kept as rows times columns:
     v = b2 v + (1 - b2) (|g|^2 + eps);  x = g / sqrt(v);  x = x / max(1, rms(x) / threshold);
     mu = b1 mu + (1 - b1) x;  res = b3 res + (1 - b3) (|x - mu|^2 + eps_res);

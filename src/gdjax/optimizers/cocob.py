@@ -77,6 +77,8 @@ def cocob(
 ) -> Optimizer:
     r"""Descend by coin betting: no step size, only the gradients' own scale.
 
+    Good for: online and convex problems with no step size to tune.
+
     With g times learning_rate:  L = max(L, |g|);  G += |g|;  R = max(R - g (param - start), 0);
     bets -= g;  new_param = start + bets / (L max(G + L, alpha L)) * (L + R)
 

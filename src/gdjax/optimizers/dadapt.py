@@ -86,6 +86,8 @@ def dadapt_adamw(
 ) -> Optimizer:
     """Run AdamW with a step size that is estimated as training goes; `prodigy` grows it faster.
 
+    Good for: AdamW without a learning rate to tune.
+
     With d the estimate, k_t = sqrt(1 - b2^t) / (1 - b1^t), l = d * learning_rate * k_t and
     q = sqrt(b2):  gain = <g, s / (sqrt(nu) + eps)>;  mu = b1 mu + (1 - b1) l g;
     nu = b2 nu + (1 - b2) |g|^2;  s = q s + (1 - q) l g;  numerator = q numerator + (1 - q) l gain;

@@ -183,6 +183,8 @@ def dog(
 ) -> Optimizer:
     """Descend by the largest distance from the start over the root of the summed squared norms.
 
+    Good for: fine-tuning without a learning rate to tune.
+
     r = max(r, |param - start|);  G += |g|^2;  update = -learning_rate * r / sqrt(G + eps) * g
 
     The authors evaluate at an average of the parameters, and call it crucial:
@@ -227,6 +229,8 @@ def l_dog(
 ) -> Optimizer:
     """Descend as `dog` does, each parameter with distance, norms and step size of its own.
 
+    Good for: as `dog`, for networks whose layers move differently.
+
     Args:
       learning_rate: see `dog`, also a prefix tree, like all numbers here.
       init_step: see `dog`.
@@ -259,6 +263,8 @@ def dowg(
     mask: Any = None,
 ) -> Optimizer:
     """Descend as `dog` does, with gradients that weigh by the squared distance at their time.
+
+    Good for: as `dog`, where distances grow during training.
 
     R = max(R, |param - start|^2);  v += R |g|^2;
     update = -learning_rate * R / (sqrt(v) + eps) * g

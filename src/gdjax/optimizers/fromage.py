@@ -25,6 +25,8 @@ def _fromage(grad, slots, param, count, *, learning_rate, min_norm):
 def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Optimizer:
     """Step by a fraction of the norm of each array, then shrink the array by what it grew.
 
+    Good for: networks whose layers differ much in scale, one rate for all.
+
     param = (param - learning_rate * |param| / |g| * g) / sqrt(1 + learning_rate^2)
 
     Args:

@@ -244,6 +244,8 @@ def galore(
 ) -> Optimizer:
     """Run Adam on the gradients of matrices in the basis of their first singular vectors.
 
+    Good for: pre-training and fine-tuning of large matrices on one device.
+
     In steps 1, 1 + gap, 1 + 2 gap, ...: U S V^H = svd(g). For a matrix of m <= n:
     low = U_r^H g;  direction = scale * U_r base(low);  else with V_r from the right. Then
     update = -learning_rate * (direction + weight_decay * param)

@@ -37,6 +37,8 @@ def laprop(
 ) -> Optimizer:
     """Descend along a running mean of gradients, each over the root-mean-square of its own time.
 
+    Good for: high momentum on noisy gradients, reinforcement learning.
+
     nu = b2 nu + (1 - b2) |g|^2;  mu = b1 mu + (1 - b1) g / (sqrt(nu / (1 - b2^t)) + eps);
     update = -learning_rate * (mu / (1 - b1^t) + weight_decay * param)
 

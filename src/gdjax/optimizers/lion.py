@@ -83,6 +83,8 @@ def lion(
 ) -> Optimizer:
     """Step against the sign of a mean of the gradients, with decoupled weight decay.
 
+    Good for: large batches on little memory.
+
     c = b1 mu + (1 - b1) g;  update = -learning_rate * (sign(c) + weight_decay * param);
     then mu = b2 mu + (1 - b2) g
 

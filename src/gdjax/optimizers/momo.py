@@ -133,6 +133,8 @@ def momo(
 ) -> Optimizer:
     r"""Descend with momentum by a Polyak step: as far as the loss can fall, at most learning_rate.
 
+    Good for: SGD with momentum when the smallest loss is about known (0, say).
+
     mu, loss_mean, slope_mean: running means of g, the loss and <g, param>, at first their values;
     tau = min(learning_rate, max(0, (1 + learning_rate * weight_decay)
     * (loss_mean - lower_bound - slope_mean) + <mu, param>) / |mu|^2);
@@ -186,6 +188,8 @@ def momo_adam(
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
     """Run Adam with a Polyak step: as far as the loss can fall, at most Adam's own step.
+
+    Good for: Adam with a forgiving choice of the learning rate.
 
     As `momo`, with lengths measured in Adam's metric sqrt(nu / (1 - b2^t)) + eps, means that start
     at 0, and the cap learning_rate / (1 - b1^t).

@@ -140,6 +140,8 @@ def nadam(
 ) -> Optimizer:
     """Run Adam with Nesterov's look ahead.
 
+    Good for: Adam with faster response, at no cost.
+
     The formulas "optax", "torch" and "algoperf" are in the module's docstring. They differ most in
     the first steps: with the defaults the first one is 1.47, 1.06 or 1.9 learning rates long.
 
@@ -199,6 +201,8 @@ def nadamw(
     nu_dtype: Any = None,
 ) -> Optimizer:
     """Run NAdam with decoupled weight decay, as `adamw` does for Adam.
+
+    Good for: neural networks; the tuned baseline of AlgoPerf.
 
     The AlgoPerf baseline is `formula="algoperf"`, b1=0.9327, b2=0.9955, weight_decay=0.0812.
 

@@ -25,6 +25,8 @@ def _noisy_sgd(grads, slots, params, count, *, learning_rate, eta, gamma):
 def noisy_sgd(learning_rate: Any, eta: Any = 0.01, gamma: Any = 0.55, key: Any = 0) -> Optimizer:
     """Descend along the gradient plus Gaussian noise of variance eta / t^gamma.
 
+    Good for: very deep networks that are hard to start.
+
     Args:
       learning_rate: step size >= 0: a number or a schedule.
       eta: variance of the first noise, >= 0.

@@ -93,6 +93,8 @@ def scale_by_optimistic_gradient(alpha: Any = 1.0, beta: Any = 1.0) -> Optimizer
 def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0) -> Optimizer:
     """Descend along the gradient plus its change since the last step.
 
+    Good for: two-player games and saddle points.
+
     update = -learning_rate * (alpha g + beta (g - g_previous)), with g_previous = g at first
 
     On games, where descent of all players circles around the solution, this goes in.
@@ -141,6 +143,8 @@ def optimistic_adam(
     nesterov: bool = True,
 ) -> Optimizer:
     """Run Adam plus `optimism` times the change of Adam's direction.
+
+    Good for: games and GANs.
 
     update = -(learning_rate x + optimism (x - x_previous)), with x Adam's direction. The same as
     `optimistic_adam_v2` with alpha = 1 and beta = optimism / learning_rate.
@@ -192,6 +196,8 @@ def optimistic_adam_v2(
     nesterov: bool = True,
 ) -> Optimizer:
     """Run Adam plus the change of Adam's direction, all times the learning rate.
+
+    Good for: games and GANs.
 
     update = -learning_rate * (alpha x + beta (x - x_previous)), with x Adam's direction
 

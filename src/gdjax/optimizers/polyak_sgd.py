@@ -66,6 +66,8 @@ def polyak_sgd(
 ) -> Optimizer:
     """Descend by Polyak's step size, which needs the loss and a bound on its minimum.
 
+    Good for: losses whose smallest value is known, interpolation.
+
     update = -scaling * min((value - f_min) / (|g|^2 + eps), max_learning_rate) * g, where |g| is
     the norm over the whole tree; 0 for a zero gradient
 

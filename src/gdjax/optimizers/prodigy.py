@@ -96,6 +96,8 @@ def prodigy(
 ) -> Optimizer:
     r"""Run Adam with a step size that is estimated as training goes.
 
+    Good for: fine-tuning without a learning rate to tune, diffusion models.
+
     With d the estimate and k_t = sqrt(1 - b2^t) / (1 - b1^t), l = d * learning_rate * k_t:
     mu = b1 mu + (1 - b1) d g;  nu = b2 nu + (1 - b2) |d g|^2;
     numerator = beta3 numerator + (d / d_0) l <g, x_0 - x>;  s = beta3 s + (d / d_0) l g;

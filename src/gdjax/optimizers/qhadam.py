@@ -40,6 +40,8 @@ def qhadam(
 ) -> Optimizer:
     """Run Adam on quasi-hyperbolic moments: a long mean that still hears the newest gradient.
 
+    Good for: Adam where the newest gradient should keep a say.
+
     mean = (1 - q1) g + q1 mu / (1 - b1^t);  mean_sq = (1 - q2) |g|^2 + q2 nu / (1 - b2^t);
     update = -learning_rate * (mean / (sqrt(mean_sq + eps_root) + eps) + weight_decay * param)
 

@@ -88,6 +88,8 @@ def radam(
 ) -> Optimizer:
     """Run Adam with a warm-up that follows from b2: first momentum alone, then Adam, times r_t.
 
+    Good for: Adam without a warm-up to tune.
+
     rho_t = 2 / (1 - b2) - 1 - 2 t b2^t / (1 - b2^t), about t at first;
     r_t^2 = (rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t);
     update = -learning_rate * r_t * Adam's direction where rho_t >= threshold, else

@@ -132,6 +132,8 @@ def rmsprop(
 ) -> Optimizer:
     """Descend along the gradient over its running root-mean-square.
 
+    Good for: reinforcement learning, recurrent networks.
+
     nu = decay nu + (1 - decay) |g|^2;  update = -learning_rate * g / sqrt(nu + eps)
 
     With momentum the updates gather in `trace = momentum * trace + update`, which is then the

@@ -99,6 +99,8 @@ def rprop(
 ) -> Optimizer:
     """Step against the sign of the gradient, each weight with a step size of its own.
 
+    Good for: exact gradients (full batch) of very different sizes.
+
     The size is multiplied by eta_plus where the gradient has the sign of last time; where it has
     turned, by eta_minus, and there the weight waits for one update. For full batches: with noise
     the signs say little.

@@ -164,6 +164,8 @@ def schedule_free_sgd(
 ) -> Optimizer:
     """Run schedule-free gradient descent; see `schedule_free`.
 
+    Good for: images, convex problems, runs of unknown length.
+
     The learning rate of update t = 1, 2, ... is learning_rate * min(1, t / warmup_steps), as the
     authors' schedulefree has it; optax's first update is 0.
 
@@ -215,6 +217,8 @@ def schedule_free_adamw(
     weight_count_power: Any = 0.0,
 ) -> Optimizer:
     """Run schedule-free AdamW, which needs no first moment; see `schedule_free`.
+
+    Good for: runs of unknown length, no schedule to tune.
 
     z -= rate * (g / (sqrt(nu / (1 - b2^t)) + eps) + weight_decay * y)
 
@@ -269,6 +273,8 @@ def schedule_free_radam(
     silent: bool = True,
 ) -> Optimizer:
     """Run schedule-free rectified Adam, which needs no warm-up; see `schedule_free_adamw`.
+
+    Good for: as `schedule_free_adamw`, without a warm-up either.
 
     The learning rate is multiplied by how far the mean square can be trusted (Liu et al. 2019,
     https://arxiv.org/abs/1908.03265): 0 for the first updates, then growing to 1.

@@ -45,6 +45,8 @@ def zero_trace(param, accumulator_dtype=None) -> Trace:
 def gradient_descent(learning_rate: Any) -> Optimizer:
     """Descend along the negative gradient: update = -learning_rate * g.
 
+    Good for: convex problems, teaching, exact gradients.
+
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
 
@@ -68,6 +70,8 @@ def sgd(
     accumulator_dtype: Any = None,
 ) -> Optimizer:
     """Descend along the gradient or a decaying sum of the gradients so far.
+
+    Good for: images, small networks, long schedules.
 
     trace = momentum * trace + g;  update = -learning_rate * trace, or, with `nesterov`,
     -learning_rate * (g + momentum * trace)

@@ -43,6 +43,8 @@ def scale_by_sign() -> Optimizer:
 def sign_sgd(learning_rate: Any) -> Optimizer:
     """Step against the sign of the gradient: update = -learning_rate * sign(g).
 
+    Good for: distributed training by one bit for each parameter.
+
     Args:
       learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
 
@@ -64,6 +66,8 @@ def sign_sgd(learning_rate: Any) -> Optimizer:
 @checked(beta=UNIT)
 def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -> Optimizer:
     """Step against the sign of a running mean of the gradient.
+
+    Good for: large batches, distributed training by one bit.
 
     mu = beta mu + (1 - beta) g;  update = -learning_rate * sign(mu)
 

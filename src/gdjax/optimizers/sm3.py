@@ -71,6 +71,8 @@ def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
 def sm3(learning_rate: Any, momentum: Any = 0.9, *, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
     """Descend like Adagrad, with memory for rows and columns only.
 
+    Good for: large embeddings and sparse gradients on little memory.
+
     nu_ij = min(row_i, column_j) + |g_ij|^2;  row_i = max_j nu_ij;  column_j = max_i nu_ij;
     mu = momentum mu + (1 - momentum) g / sqrt(nu + eps);  update = -learning_rate * mu
 

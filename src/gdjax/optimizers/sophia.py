@@ -110,6 +110,8 @@ def sophia(
 ) -> Optimizer:
     """Descend along a mean gradient over an estimated curvature, no element further than the rate.
 
+    Good for: language models, with a curvature estimate every few steps.
+
     mu = b1 mu + (1 - b1) g;  in steps 1, 1 + k, 1 + 2k, ...: nu = b2 nu + (1 - b2) estimate;
     direction = clip(mu / max(gamma nu, eps), clip_threshold);
     update = -learning_rate * (direction + weight_decay * param)

@@ -47,6 +47,8 @@ def stable_adamw(
 ) -> Optimizer:
     """Run AdamW with Adafactor's update clipping, array by array.
 
+    Good for: large models whose loss has spikes.
+
     mu, nu as in `adam`, bias-corrected;  rms = sqrt(mean(|g|^2 / max(nu, eps^2)));
     update = -learning_rate / max(1, rms) * (mu / (sqrt(nu) + eps) + weight_decay * param)
 

@@ -105,6 +105,8 @@ def lars(
 ) -> Optimizer:
     """Descend with momentum, each array by a fraction of its own norm.
 
+    Good for: very large batches of images.
+
     g = g + weight_decay * param;  step = -learning_rate * trust_coefficient * |param| / |g| * g;
     update = trace = momentum * trace + step
 
@@ -163,6 +165,8 @@ def lamb(
     mask: Any = None,
 ) -> Optimizer:
     """Step along Adam's direction, each array by a fraction of its own norm.
+
+    Good for: very large batches with Adam's direction.
 
     d = Adam's direction + weight_decay * param;  update = -learning_rate * |param| / |d| * d
 

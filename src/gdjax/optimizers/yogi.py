@@ -61,6 +61,8 @@ def yogi(
 ) -> Optimizer:
     """Run Adam with a mean square that shrinks slowly.
 
+    Good for: sparse gradients whose scale changes abruptly.
+
     nu = nu - (1 - b2) sign(nu - |g|^2) |g|^2;  the rest as in `adam`
 
     Where gradients become small, Adam's nu falls by b2 each step and its steps grow fast; here nu

@@ -92,13 +92,14 @@ def gauss_newton(
       ValueError: if a number is out of range.
 
     Example:
-      >>> import gdjax, jax.numpy as jnp
+      >>> import gdjax, jax, jax.numpy as jnp
       >>> def residual_fn(x): return jnp.array([x[0] * x[1] - 2, x[0] - x[1] - 1])
       >>> opt = gdjax.gauss_newton()
       >>> x = jnp.array([3.0, 3.0])
       >>> state = opt.init(x)
+      >>> step = jax.jit(lambda x, state: opt.update(x, state, x, residual_fn=residual_fn))
       >>> for _ in range(5):
-      ...     updates, state = opt.update(x, state, x, residual_fn=residual_fn)
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(x.round(3))
       [2. 1.]

@@ -18,7 +18,7 @@ from jax import Array
 
 from gdjax.solvers.vector import as_tree, as_vector
 
-LinearSolve = Callable[[Callable[[Array], Array], Array], Array]
+LinearSolve = Callable[[Callable[[Array], Array], Array], Any]
 
 
 def with_implicit_derivative(
@@ -31,7 +31,8 @@ def with_implicit_derivative(
 
     Args:
       condition: a function of a tree like the solution, to one of the same shapes and dtypes.
-      solve: returns the solution and a tree of further arrays, which get no derivative.
+      solve: returns the solution and a tree of further arrays, float or int32, which get no
+        derivative.
       guess: a tree like the solution; it gets no derivative either.
       linear_solve: `solve_cg`, `solve_gmres`, `solve_dense`, or a function alike.
 
@@ -50,26 +51,56 @@ def with_implicit_derivative(
 
         return as_tree(linear_solve(times, as_vector(right)), right)
 
-    return jax.lax.custom_root(condition, guess, lambda _, x: solve(x), tangent_solve, has_aux=True)
+    def solution(_, x):
+        x, rest = solve(x)
+        return x, jax.tree.map(_as_float, rest)
+
+    found, rest = jax.lax.custom_root(condition, guess, solution, tangent_solve, has_aux=True)
+    whole = jax.tree.map(lambda x: x.dtype, jax.eval_shape(solve, guess)[1])
+    return found, jax.tree.map(_as_was, rest, whole)
+
+
+def _as_float(x: Array) -> Array:  # `custom_root` cannot differentiate what holds whole numbers
+    return jax.lax.bitcast_convert_type(x, jnp.float32) if x.dtype == jnp.int32 else x
+
+
+def _as_was(x: Array, dtype: Any) -> Array:
+    return jax.lax.bitcast_convert_type(x, dtype) if dtype == jnp.int32 else x
 
 
 def _tolerance(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.75  # 2e-12 in float64, 6e-6 in float32
 
 
-def solve_cg(times: Callable[[Array], Array], right: Array) -> Array:
+def choose_solve(asked: Any, symmetric: bool, size: int) -> LinearSolve:
+    """Return the linear solver that a user asked for; True is the fitting one of those below."""
+    if callable(asked):
+        return asked
+    if size <= 100:
+        return solve_dense
+    return solve_cg if symmetric else solve_gmres
+
+
+def solve_cg(times: Callable[[Array], Array], right: Array) -> Any:
     """Solve a symmetric positive definite system by conjugate gradients: a Hessian's."""
-    return jax.scipy.sparse.linalg.cg(times, right, tol=_tolerance(right.dtype))[0]
+
+    def solve(times, right):
+        return jax.scipy.sparse.linalg.cg(times, right, tol=_tolerance(right.dtype))[0]
+
+    return jax.lax.custom_linear_solve(times, right, solve, symmetric=True)
 
 
-def solve_gmres(times: Callable[[Array], Array], right: Array) -> Array:
+def solve_gmres(times: Callable[[Array], Array], right: Array) -> Any:
     """Solve any regular system by GMRES, restarted after 50 products."""
-    restart = max(min(right.size, 50), 1)
-    tol = _tolerance(right.dtype)
-    return jax.scipy.sparse.linalg.gmres(times, right, tol=tol, restart=restart, maxiter=20)[0]
+    restart, tol = max(min(right.size, 50), 1), _tolerance(right.dtype)
+
+    def solve(times, right):
+        return jax.scipy.sparse.linalg.gmres(times, right, tol=tol, restart=restart, maxiter=20)[0]
+
+    return jax.lax.custom_linear_solve(times, right, solve, transpose_solve=solve)
 
 
-def solve_dense(times: Callable[[Array], Array], right: Array) -> Array:
+def solve_dense(times: Callable[[Array], Array], right: Array) -> Any:
     """Return the least-squares solution of least norm of any system, for up to a few 100 unknowns.
 
     The matrix is formed; it may be singular, as where a minimum is not isolated.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array
 
@@ -44,13 +45,16 @@ class Bounded(NamedTuple):
 
     def optimality(self, params, grads, hyperparams):
         """Return x - clip(x - grads, lower, upper), the projected gradient."""
-        return jax.tree.map(
-            lambda x, g, a, b: x - jnp.clip(x - g, a.astype(x.dtype), b.astype(x.dtype)),
-            params,
-            grads,
-            self.lower,
-            self.upper,
-        )
+        ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
+        return jax.tree.map(lambda x, y: x - y, params, ahead)
+
+    def feasible(self, params):
+        """Return the parameters, clipped to the box."""
+
+        def clip(x, lower, upper):
+            return jnp.clip(x, lower.astype(x.dtype), upper.astype(x.dtype))
+
+        return jax.tree.map(clip, params, self.lower, self.upper)
 
 
 class Point(NamedTuple):
@@ -192,9 +196,12 @@ def lbfgsb(
       >>> opt = gdjax.lbfgsb(upper=jnp.array([0.5, jnp.inf]))
       >>> x = jnp.array([-1.2, 1.0])
       >>> state = opt.init(x)
-      >>> for _ in range(20):
+      >>> def step(x, state):
       ...     value, grad = jax.value_and_grad(fun)(x)
-      ...     updates, state = opt.update(grad, state, x, value=value, value_fn=fun)
+      ...     return opt.update(grad, state, x, value=value, value_fn=fun)
+      >>> step = jax.jit(step)
+      >>> for _ in range(22):
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(x.round(3))
       [0.5  0.25]

@@ -36,6 +36,7 @@ class Damping(NamedTuple):
     scale: Any  # D, the largest norm so far of each column of J, shaped like the parameters
     evals: Array  # residual evaluations of the last update, int32
     failed: Array  # whether the last update found no better point
+    settled: Array  # whether the fall that it foretold was below the rounding error
 
 
 class Trial(NamedTuple):
@@ -47,6 +48,7 @@ class Trial(NamedTuple):
     evals: Array
     accepted: Array
     stuck: Array
+    settled: Array
 
 
 def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
@@ -57,8 +59,8 @@ def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
 
 
 def _levenberg_marquardt(
-    grads, slots, params, count, *, init_damping, max_tries, cg_rtol=None, cg_steps=None, solver,
-    scaled, residual_fn, raw_params,
+    grads, slots, params, count, *, init_damping, max_tries, cg_rtol: Any = None,
+    cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
 ):  # fmt: skip
     if params is None:
         raise ValueError("levenberg_marquardt needs the parameters: update(grads, state, params).")
@@ -89,7 +91,8 @@ def _levenberg_marquardt(
         r_new = at.residual(x + d)
         decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)  # more digits than a difference of sums
         predicted = 0.5 * jnp.vdot(d, t.damping * scale**2 * d - g)
-        gain = gain_ratio(decrease, predicted, jnp.finfo(x.dtype).eps * value)
+        noise = jnp.finfo(x.dtype).eps * value
+        gain = gain_ratio(decrease, predicted, noise)
         accepted = jnp.isfinite(decrease) & jnp.isfinite(predicted) & (gain > 0)
         less = jnp.maximum(1 / 3, 1 - (2 * gain - 1) ** 3)
         damping = t.damping * jnp.where(accepted, less, t.growth)
@@ -100,24 +103,27 @@ def _levenberg_marquardt(
             t.evals + 1,
             accepted,
             jnp.all(x + d == x),
+            accepted & (predicted <= noise),
         )
 
     def unfinished(t: Trial) -> Array:
         return ~t.accepted & ~t.stuck & (t.evals < max_tries)
 
     no = jnp.zeros((), bool)
-    start = Trial(damping, growth, jnp.zeros_like(x), jnp.zeros((), jnp.int32), no, no)
+    start = Trial(damping, growth, jnp.zeros_like(x), jnp.zeros((), jnp.int32), no, no, no)
     end = jax.lax.while_loop(unfinished, attempt, start)
     good = end.accepted & ~end.stuck
     d = jnp.where(good, end.d, 0)
     kept = as_tree(scale, slots.scale) if scaled else None
     failed = ~good & jnp.any(g != 0)
-    return as_tree(d, grads), Damping(end.damping, end.growth, kept, end.evals, failed)
+    new = Damping(end.damping, end.growth, kept, end.evals, failed, good & end.settled)
+    return as_tree(d, grads), new
 
 
 def _no_damping(params: Any, scaled: bool) -> Damping:
     scale = zeros_like(params) if scaled else None
-    return Damping(zero(), zero(), scale, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    no = [jnp.zeros((), bool) for _ in range(2)]
+    return Damping(zero(), zero(), scale, jnp.zeros((), jnp.int32), *no)
 
 
 @checked(init_damping=POSITIVE, max_tries=COUNT, cg_rtol=POSITIVE, cg_steps=COUNT)
@@ -163,8 +169,9 @@ def levenberg_marquardt(
       >>> opt = gdjax.levenberg_marquardt()
       >>> x = jnp.array([-1.2, 1.0])
       >>> state = opt.init(x)
+      >>> step = jax.jit(lambda x, state: opt.update(x, state, x, residual_fn=residual_fn))
       >>> for _ in range(20):
-      ...     updates, state = opt.update(x, state, x, residual_fn=residual_fn)
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(x.round(3))
       [1. 1.]

@@ -146,12 +146,18 @@ def searched(direction: Optimizer, learning_rate: Any, linesearch: Any) -> Optim
 
 
 def found_in(state: Any) -> list[Any]:
-    """Return the slots of all line searches and solvers in a state: those with value and grad."""
+    """Return the slots of all line searches and solvers in a state: those with value and grad.
+
+    A wrapper for which what is inside of it does not hold gives its slots a `value` that is None.
+    """
     found = []
     for node in jax.tree.leaves(state, is_leaf=is_state):
         if isinstance(node, State):
             own = hasattr(node.slots, "value") and hasattr(node.slots, "grad")
-            found += [node.slots] if own else found_in(node.slots)
+            if not own:
+                found += found_in(node.slots)
+            elif node.slots.value is not None:
+                found.append(node.slots)
     return found
 
 

@@ -2,7 +2,8 @@
 
 How a solver takes part: its slots may hold `value` and `grad`, those at the new parameters, which
 are then not computed again; `evals`, what the last update evaluated; `failed`, whether it found no
-better point; `nonfinite`, whether it met a value that was not finite; and a method `optimality`.
+better point; `nonfinite`, whether it met a value that was not finite; `settled`, whether no step
+can change the value by more than rounding; and methods `optimality` and `feasible`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ from gdjax.core.base import State, is_state
 from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
 from gdjax.core.evaluation import eval_params
-from gdjax.core.numerics import compute_dtype, scalar_dtype
+from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.projections import projection_box
+from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.lbfgs import lbfgs
+from gdjax.solvers.lbfgsb import lbfgsb
 from gdjax.solvers.line import found_in
-from gdjax.solvers.optimality import optimality
+from gdjax.solvers.optimality import feasible, optimality
+from gdjax.solvers.projected import projected
+from gdjax.solvers.proximal_gradient import projected_gradient
 from gdjax.training.report import Bar
 
 
@@ -188,7 +194,7 @@ def converge(
     def step(c: Carry) -> Carry:
         given = dict(value=c.value, grad=c.grad, **extra)
         updates, state = update(c.grad, c.state, c.params, **given)
-        params = apply_updates(c.params, updates)
+        params = feasible(state, apply_updates(c.params, updates))
         kept, evaluations = found_in(state), reported(state, "evals")
         if len(kept) == 1:
             value, grad = kept[0].value, kept[0].grad
@@ -198,6 +204,8 @@ def converge(
         value = value.astype(c.value.dtype)
         grad = jax.tree.map(lambda g, old: g.astype(old.dtype), grad, c.grad)
         norm, status = look(params, state, value, grad)
+        settled = (status < 0) & (reported(state, "settled") > 0)
+        status = jnp.where(settled, Status.CONVERGED, status).astype(jnp.int32)
         failures = jnp.where(reported(state, "failed") > 0, c.failures + 1, 0)
         met = (reported(state, "nonfinite") > 0) | ~jnp.isfinite(norm * norm)
         verdict = jnp.where(met, Status.NONFINITE, Status.LINE_SEARCH_FAILED)
@@ -216,6 +224,7 @@ def converge(
         evaluations = c.evaluations + evaluations
         return Carry(*now, steps, evaluations, failures, status, record)
 
+    params = feasible(state, params)
     value, grad = value_and_grad(params)
     norm, status = look(params, state, value, grad)
     record = None
@@ -254,15 +263,45 @@ def _solve(fun, update, has_aux, trace, show, params, state, args, tol, max_step
 _compiled = jax.jit(_solve, static_argnums=(0, 1, 2, 3, 4))
 
 
+def _implicit(solve, fun, update, has_aux, trace, show, params, state, args, tol, limit) -> Result:
+    """Return what `_solve` returns, with derivatives by args, the state's numbers, and closures."""
+
+    def value_fn(p):
+        out = fun(p, *args)
+        return out[0] if has_aux else out
+
+    def condition(p):
+        _, grad = uphill(value_fn)(p)
+        return cast_like(optimality(state, p, grad), p)
+
+    def run(p):
+        result = _solve(fun, update, has_aux, trace, show, p, state, args, tol, limit)
+        return result.params, dataclasses.replace(result, params=None, aux=None, state=None)
+
+    grads = uphill(value_fn)(params)[1]
+    symmetric = optimality(state, params, grads) is grads
+    size = sum(x.size for x in jax.tree.leaves(params))
+    linear_solve = choose_solve(solve, symmetric, size)
+    found, result = with_implicit_derivative(condition, run, params, linear_solve)
+    value, aux = fun(found, *args) if has_aux else (fun(found, *args), None)
+    return dataclasses.replace(result, params=found, value=value, aux=aux)
+
+
+_compiled_implicit = jax.jit(_implicit, static_argnums=(0, 1, 2, 3, 4, 5))
+
+
 def minimize(
     fun: Callable,
     params: Any,
     opt: Any = None,
     *,
     args: tuple = (),
+    bounds: tuple[Any, Any] | None = None,
+    constraint: Callable | None = None,
     tol: Any = None,
     max_steps: Any = 1000,
     has_aux: bool = False,
+    implicit_diff: bool | Callable = False,
     trace: bool = False,
     progress: bool | Callable = False,
     throw: bool = False,
@@ -279,10 +318,21 @@ def minimize(
       params: a tree of float or complex arrays, where to start.
       opt: an `(init, update)` pair; None is `lbfgs()`. It is given `value`, `grad`, `value_fn`.
       args: further arguments of `fun`: arrays that may change without a new compile.
+      bounds: (lower, upper), each a number, an array, a prefix tree of those, or None for no bound.
+        No point outside is evaluated. With `opt=None` the method is `lbfgsb`, else `opt`'s steps
+        are `projected`.
+      constraint: a projection, as in `gdjax.projections`: a function from a tree to the nearest
+        allowed one. With `opt=None` the method is accelerated `projected_gradient`, else `opt`'s
+        steps are `projected`.
       tol: largest gradient element >= 0 that counts as zero, in units of value per parameter. None
         is the square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64.
       max_steps: most updates, >= 0.
       has_aux: whether `fun` returns `(value, aux)`.
+      implicit_diff: whether the result can be differentiated, by the implicit function theorem, by
+        `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It may be the
+        linear solver to use; True takes a dense one up to 100 parameters, then conjugate gradients,
+        or GMRES with constraints. The derivative is as exact as the solution: see `tol`. The result
+        then has no `state`.
       trace: whether to record value and gradient norm of each step; needs an int `max_steps`.
       progress: whether to show a bar (needs tqdm), or a function of (steps, value, grad_norm).
       throw: whether to raise unless every lane converged; only outside of `jit`.
@@ -304,7 +354,7 @@ def minimize(
       >>> print(many.converged)
       [ True  True  True]
     """
-    opt = with_extra_args_support(lbfgs() if opt is None else opt)
+    opt = _method(opt, bounds, constraint, params)
     leaves, treedef = as_float_leaves("minimize: the parameters", params)
     params = treedef.unflatten([jnp.asarray(x) for x in leaves])
     if tol is None:
@@ -322,12 +372,35 @@ def minimize(
     static = (fun, opt.update, has_aux, int(max_steps) if trace else 0, show)
     given = (params, opt.init(params), args, tol, limit)
     inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
-    result = (_solve if inside else _compiled)(*static, *given)
+    if implicit_diff:
+        run = _implicit if inside else _compiled_implicit
+        result = run(implicit_diff, *static, *given)
+    else:
+        result = (_solve if inside else _compiled)(*static, *given)
     if bar is not None:
         jax.block_until_ready(result)
         jax.effects_barrier()
         bar.__exit__()
     return checked_result(result) if throw else result
+
+
+def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
+    """Return the optimizer that does what was asked for."""
+    if bounds is not None and constraint is not None:
+        raise ValueError("minimize: give bounds=... or constraint=..., a projection onto both.")
+    if bounds is not None:
+        if not isinstance(bounds, tuple) or len(bounds) != 2:
+            raise ValueError(f"minimize(bounds=...) must be a pair (lower, upper), got {bounds!r}.")
+        box = lbfgsb(*bounds)
+        if opt is None:
+            return box
+        slots = box.init(params).slots
+        return projected(opt, projection_box, slots.lower, slots.upper)
+    if constraint is not None:
+        if opt is None:
+            return projected_gradient(constraint, accelerated=True)
+        return projected(opt, constraint)
+    return with_extra_args_support(lbfgs() if opt is None else opt)
 
 
 def _show(bar: Bar, steps: Any, value: Any, grad_norm: Any) -> None:

@@ -169,9 +169,12 @@ def newton_cg(
       >>> opt = gdjax.newton_cg()
       >>> x = jnp.array([0.1, 1.0])
       >>> state = opt.init(x)
-      >>> for _ in range(8):
+      >>> def step(x, state):
       ...     value, grad = jax.value_and_grad(fun)(x)
-      ...     updates, state = opt.update(grad, state, x, value=value, value_fn=fun)
+      ...     return opt.update(grad, state, x, value=value, value_fn=fun)
+      >>> step = jax.jit(step)
+      >>> for _ in range(8):
+      ...     updates, state = step(x, state)
       ...     x = gdjax.apply_updates(x, updates)
       >>> print(jnp.abs(x).round(3))
       [1. 0.]

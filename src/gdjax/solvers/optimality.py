@@ -1,7 +1,8 @@
-"""What must vanish at a solution, for stop criteria and for implicit derivatives.
+"""What must vanish at a solution, for stop criteria and for implicit derivatives; what is allowed.
 
 Without constraints it is the gradient. A method for something else takes part by giving its slots
-a method `optimality(params, grads, hyperparams) -> tree`, like `eval_params` of averages.
+a method `optimality(params, grads, hyperparams) -> tree`, like `eval_params` of averages; one whose
+parameters must stay in a set, a method `feasible(params) -> params`.
 """
 
 from __future__ import annotations
@@ -42,3 +43,20 @@ def optimality(state: Any, params: Any, grads: Any) -> Any:
         if inner is not grads:
             return inner
     return grads
+
+
+def feasible(state: Any, params: Any) -> Any:
+    """Return the parameters, put back into the set that the outermost constraint in a state gives.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([-1.0, 2.0])
+      >>> print(feasible(gdjax.lbfgsb(lower=0.0).init(x), x), feasible(gdjax.adam(0.1).init(x), x))
+      [0. 2.] [-1.  2.]
+    """
+    for node in jax.tree.leaves(state, is_leaf=is_state):
+        if is_state(node):
+            if hasattr(node.slots, "feasible"):
+                return node.slots.feasible(params)
+            params = feasible(node.slots, params)
+    return params

@@ -62,11 +62,21 @@ def check_arrays(caller: str, data: Any, batch_size: int | None) -> tuple[Any, i
     return treedef.unflatten(arrays), count
 
 
+def key_or_seed(key: Any) -> Any:
+    """Return a PRNG key as it is, an integer (None: 0) as a number for a program to call `as_key`.
+
+    Making a key of a number is a program of its own, at 20 ms to compile.
+    """
+    if key is None or isinstance(key, (int, np.integer)) and 0 <= key < 2**31:
+        return np.int32(key or 0)
+    return as_key(key)
+
+
 def as_key(key: Any) -> Any:
-    """Return a PRNG key from a key, an integer seed, or None for seed 0."""
-    if key is None or isinstance(key, (int, np.integer)):
-        return jax.random.key(int(key or 0))
-    return key
+    """Return a PRNG key from a key or an integer seed."""
+    dtype = getattr(key, "dtype", None)
+    is_seed = dtype is None or jnp.issubdtype(dtype, jnp.integer) and np.ndim(key) == 0
+    return jax.random.key(key) if is_seed else key
 
 
 def count_steps(

@@ -15,7 +15,7 @@ import numpy as np
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice
 from gdjax.training.drive import execute, make_plan
-from gdjax.training.loop import Run
+from gdjax.training.loop import Carry, Run
 from gdjax.training.report import Bar, plot_curves
 
 
@@ -153,18 +153,19 @@ def fit(
     params, state = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, state))
     with Bar(plan.total, progress) as bar:
 
-        def on_report(done, carry, losses, metrics):
+        def on_chunk(done, carry, log, report):
             if not (progress or callbacks):
                 return False
-            loss, values = float(losses.mean()), {k: float(v) for k, v in metrics.items()}
+            loss = float(log[0].mean())
+            values = {k: float(v) for k, v in report.items() if k != "step"}
             bar.show(done, loss=loss, **values)
             if not callbacks:
                 return False
             own_params, own_state = jax.tree.map(jnp.copy, (carry.params, carry.state))
-            report = Report(done, loss, own_params, own_state, values)
-            return any([callback(report) for callback in callbacks])
+            seen = Report(done, loss, own_params, own_state, values)
+            return any([callback(seen) for callback in callbacks])
 
-        outcome = execute(plan, params, state, jnp.asarray(-1, jnp.int32), on_report)
+        outcome = execute(plan, Carry(params, state, jnp.asarray(-1, jnp.int32)), on_chunk)
     diverged_at = int(outcome.carry.diverged_at)
     taken = outcome.done if diverged_at < 0 else diverged_at
     seen = outcome.done if diverged_at < 0 else diverged_at + 1

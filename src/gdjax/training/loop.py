@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.chain import apply_updates
+from gdjax.training.data import as_key
+
+SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
 
 class Carry(NamedTuple):
@@ -23,24 +26,38 @@ class Carry(NamedTuple):
     params: Any
     state: Any
     diverged_at: Array  # the step that was not taken, int32; -1 while all is well
-    order: Any = None  # this epoch's order of the examples, int32 (examples,)
 
 
 class Run(NamedTuple):
-    """The structure of a training program: what it is compiled for, without any number."""
+    """The structure of a training program: what it is compiled for, without any number.
+
+    Attributes:
+      loss_fn: see `fit`.
+      update: the optimizer's.
+      has_aux: see `fit`.
+      needs_key: see `fit`.
+      batch_size: see `fit`.
+      lanes: "" for a single run; "vmap" for lanes that step together; "map" for lanes that run one
+        after the other, which keeps a CPU core in its cache.
+      own_keys: whether each lane has a key of its own, so also batches of its own.
+      shards: with "map": parts of the lanes that run at the same time, on a device each.
+    """
 
     loss_fn: Callable
     update: Callable
     has_aux: bool = False
     needs_key: bool = False
     batch_size: int | None = None
-    lanes: bool = False
+    lanes: str = ""
+    own_keys: bool = False
+    shards: int = 1
 
 
 def step_fn(run: Run) -> Callable:
-    """Return `step(params, state, diverged_at, batch, key, i)`, one step of one lane."""
+    """Return `step(carry, batch, key, i)`, one step of one lane."""
 
-    def step(params, state, diverged_at, batch, key, i):
+    def step(carry, batch, key, i):
+        params, state, diverged_at = carry
         key = jax.random.fold_in(key, i)
         more = (key,) if run.needs_key else ()
 
@@ -60,61 +77,120 @@ def step_fn(run: Run) -> Callable:
         )
         new_params = apply_updates(params, updates)
         alive = diverged_at < 0
-        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new_params)]
-        ok = alive & jnp.array(finite, bool).all()
-        params, state = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), (new_params, new_state), (params, state)
-        )
+        ok = alive & _all_finite(new_params)
+        params, state = jax.lax.cond(ok, lambda: (new_params, new_state), lambda: (params, state))
         diverged_at = jnp.where(ok | ~alive, diverged_at, i)
         return Carry(params, state, diverged_at), (jnp.where(alive, loss, jnp.nan), aux)
 
     return step
 
 
+def _all_finite(tree: Any) -> Array:
+    """Return whether every number is finite: 0 * x is, and then so is the sum of such zeros.
+
+    It compiles and runs faster than a reduction of booleans, and the sum cannot overflow.
+    """
+    zeros = [jnp.sum(x * 0) for x in jax.tree.leaves(tree)]
+    return jnp.array([jnp.isfinite(z) for z in zeros], bool).all()
+
+
+def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
+    """Return the examples of each step, int32 (length, batch_size), every epoch a new shuffle."""
+    per_epoch = examples // batch_size
+    first = start // per_epoch
+    key = jax.random.fold_in(key, SHUFFLE)
+
+    def epoch(number):
+        order = jax.random.permutation(jax.random.fold_in(key, number), examples)
+        return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+    epochs = 1 + (length + per_epoch - 2) // per_epoch  # that so many steps can touch
+    rows = jax.lax.map(epoch, first + jnp.arange(epochs)).reshape(-1, batch_size)
+    return jax.lax.dynamic_slice_in_dim(rows, start - first * per_epoch, length)
+
+
 @functools.lru_cache(maxsize=64)
 def chunk_program(run: Run) -> Callable:
-    """Return the compiled `chunk(carry, data, key, start, length)`, `length` steps in one scan."""
-    step = _lanes_step(run)
+    """Return the jitted `chunk(carry, data, key, start, length)`, `length` steps in one scan."""
+    step = step_fn(run)
 
     def chunk(carry, data, key, start, length):
         examples = len(jax.tree.leaves(data)[0])
 
-        def body(carry, i):
-            batch, order = data, carry.order
-            if run.batch_size is not None:
-                per_epoch = examples // run.batch_size
-                order_key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), i // per_epoch)
-                order = jax.lax.cond(  # outside of vmap: all lanes see the same batches
-                    (i % per_epoch == 0) | (i == start),
-                    lambda: jax.random.permutation(order_key, examples),
-                    lambda: carry.order,
-                )
-                first = (i % per_epoch) * run.batch_size
-                picked = jax.lax.dynamic_slice_in_dim(order, first, run.batch_size)
-                batch = jax.tree.map(lambda x: jnp.take(x, picked, axis=0), data)
-            new, logs = step(carry.params, carry.state, carry.diverged_at, batch, key, i)
-            return new._replace(order=order), logs
+        def picks(key):
+            return run.batch_size and draw(key, start, length, examples, run.batch_size)
 
-        return jax.lax.scan(body, carry, start + jnp.arange(length))
+        shared = None if run.own_keys else picks(as_key(key))
+
+        def train(carry, key):
+            key = as_key(key)
+
+            def body(carry, now):
+                i, picked = now
+                batch = data
+                if picked is not None:
+                    batch = jax.tree.map(lambda x: jnp.take(x, picked, axis=0), data)
+                return step(carry, batch, key, i)
+
+            picked = picks(key) if run.own_keys else shared
+            return jax.lax.scan(body, carry, (start + jnp.arange(length), picked))
+
+        return over_lanes(run, train, carry, key)
 
     return jax.jit(chunk, static_argnums=4, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=64)
 def stream_program(run: Run) -> Callable:
-    """Return the compiled `one(carry, batch, key, i)`, a single step on a batch from outside."""
-    step = _lanes_step(run)
+    """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
+    step = step_fn(run)
 
     def one(carry, batch, key, i):
-        new, logs = step(carry.params, carry.state, carry.diverged_at, batch, key, i)
-        return new._replace(order=carry.order), logs
+        return over_lanes(run, lambda c, k: step(c, batch, as_key(k), i), carry, key)
 
     return jax.jit(one, donate_argnums=0)
 
 
-def _lanes_step(run: Run) -> Callable:
-    step = step_fn(run)
-    return jax.vmap(step, in_axes=(0, 0, 0, None, None, None)) if run.lanes else step
+def over_lanes(run: Run, function: Callable, carry: Any, key: Any) -> tuple[Any, Any]:
+    """Return `(carry, logs)` of `function(carry, key)` for one run or for every lane."""
+    if not run.lanes:
+        return function(carry, key)
+    if not run.own_keys:
+        key, function = None, functools.partial(_with_key, function, key)
+    if run.lanes == "vmap":
+        return jax.vmap(function)(carry, key)
+    if run.shards == 1:
+        return _one_by_one(function, carry, key)
+
+    def split(x):
+        return x.reshape(run.shards, len(x) // run.shards, *x.shape[1:])
+
+    out = jax.vmap(functools.partial(_one_by_one, function))(*jax.tree.map(split, (carry, key)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+
+def _with_key(function: Callable, key: Any, carry: Any, _: None) -> Any:
+    return function(carry, key)
+
+
+def _one_by_one(function: Callable, carry: Any, key: Any) -> tuple[Any, Any]:
+    """Run the lanes in turn; each writes its carry over its old one, so there is only one copy."""
+
+    def row(tree, i):
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
+
+    def put(tree, i, new):
+        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), tree, new)
+
+    def lane(i, both):
+        carry, logs = both
+        new, log = function(row(carry, i), row(key, i))
+        return put(carry, i, new), put(logs, i, log)
+
+    lanes = len(carry.diverged_at)
+    _, log = jax.eval_shape(lambda c, k: function(row(c, 0), row(k, 0)), carry, key)
+    logs = jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape), x.dtype), log)
+    return jax.lax.fori_loop(0, lanes, lane, (carry, logs))
 
 
 @functools.lru_cache(maxsize=64)

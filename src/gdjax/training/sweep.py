@@ -2,144 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import itertools
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import Optimizer
-from gdjax.core.chain import with_extra_args_support
-from gdjax.core.hyper import with_hyperparams
-from gdjax.training.drive import execute, make_plan
-from gdjax.training.loop import Run
-from gdjax.training.report import Bar, plot_curves, require
-
-
-class Best(NamedTuple):
-    """The winning lane of a sweep."""
-
-    lane: int
-    point: dict[str, float]
-    value: float
-    params: Any
-    state: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """What `sweep` returns: plain arrays, lanes along axis 0.
-
-    Attributes:
-      points: name -> (lanes,), the hyperparameters of each lane.
-      params: the trained parameters, each leaf with a leading axis of lanes.
-      state: the optimizers' states, likewise.
-      history: "loss" is (lanes, steps), NaN after a lane has diverged; "aux" likewise; held-out
-        metrics are (lanes, reports) with their steps in "step".
-      diverged_at: (lanes,), the step (0 is the first) that would have made the lane's parameters
-        nonfinite and was not taken, or -1.
-      final_loss: (lanes,), the mean loss over the last tenth of the steps; infinite if diverged.
-      seconds: wall time, compilation included.
-    """
-
-    points: dict[str, np.ndarray]
-    params: Any
-    state: Any
-    history: dict[str, Any]
-    diverged_at: np.ndarray
-    final_loss: np.ndarray
-    seconds: float
-
-    def point(self, lane: int) -> dict[str, float]:
-        """Return the hyperparameters of one lane."""
-        return {k: v[lane].item() for k, v in self.points.items()}
-
-    def values(self, by: str = "loss") -> np.ndarray:
-        """Return one number for each lane: the final loss, or the last value of a metric."""
-        if by == "loss":
-            return self.final_loss
-        if by not in self.history or by in ("aux", "step"):
-            known = ["loss", *(k for k in self.history if k not in ("loss", "aux", "step"))]
-            raise ValueError(f"by={by!r} is not recorded; there is {', '.join(known)}.")
-        return self.history[by][:, -1]
-
-    def best(self, by: str = "loss", mode: str = "min") -> Best:
-        """Return the best lane that did not diverge.
-
-        Args:
-          by: "loss" or the name of a held-out metric.
-          mode: "min" or "max".
-
-        Raises:
-          ValueError: if every lane diverged.
-        """
-        values = self.values(by) * (1 if mode == "min" else -1)
-        values = np.where((self.diverged_at >= 0) | ~np.isfinite(values), np.inf, values)
-        lane = int(np.argmin(values))
-        if not np.isfinite(values[lane]):
-            raise ValueError("every lane of the sweep diverged; try smaller learning rates.")
-        params, state = jax.tree.map(lambda x: x[lane], (self.params, self.state))
-        return Best(lane, self.point(lane), float(self.values(by)[lane]), params, state)
-
-    def diverged(self) -> list[tuple[dict[str, float], int]]:
-        """Return (point, step) for each lane that diverged."""
-        return [(self.point(i), int(at)) for i, at in enumerate(self.diverged_at) if at >= 0]
-
-    def table(self) -> str:
-        """Return a table of points and results as text, best first (needs tabulate)."""
-        tabulate = require("tabulate", "progress", "table()").tabulate
-        metrics = [k for k in self.history if k not in ("loss", "aux", "step")]
-        rows = []
-        for i in np.argsort(self.final_loss, kind="stable"):
-            at = self.diverged_at[i]
-            row = [*self.point(i).values(), self.final_loss[i]]
-            row += [self.history[k][i, -1] for k in metrics]
-            rows.append([*row, f"diverged at step {at}" if at >= 0 else ""])
-        return tabulate(rows, [*self.points, "final loss", *metrics, ""], floatfmt=".4g")
-
-    def plot(self, x: str | None = None, by: str = "loss", ax: Any = None) -> Any:
-        """Draw the final value of each lane against a hyperparameter; return the axes.
-
-        Args:
-          x: the hyperparameter; None is the first one. Lanes that differ in others are a line each.
-          by: "loss" or the name of a held-out metric.
-          ax: matplotlib axes; None makes new ones.
-        """
-        plt = require("matplotlib.pyplot", "plots", "plot()")
-        ax = plt.figure(layout="constrained").add_subplot() if ax is None else ax
-        x = x or next(iter(self.points))
-        others = [k for k in self.points if k != x]
-        values = np.where(self.diverged_at >= 0, np.nan, self.values(by))
-        lines: dict[tuple, list[int]] = {}
-        for lane in range(len(values)):
-            lines.setdefault(tuple(self.points[k][lane] for k in others), []).append(lane)
-        for rest, lanes in lines.items():
-            order = sorted(lanes, key=lambda i: self.points[x][i])
-            name = ", ".join(f"{k} = {v:.3g}" for k, v in zip(others, rest, strict=True))
-            ax.plot(self.points[x][order], values[order], "o-", markersize=3, label=name)
-        for value in self.points[x][self.diverged_at >= 0]:
-            ax.axvline(value, color="tab:red", alpha=0.3, linewidth=1)
-        if (self.points[x] > 0).all():
-            ax.set_xscale("log")
-        if (values[np.isfinite(values)] > 0).all():
-            ax.set_yscale("log")
-        ax.set(xlabel=x, ylabel=f"final {by}" + (" (red: diverged)" if self.diverged() else ""))
-        if others:
-            ax.legend(fontsize="small")
-        return ax
-
-    def plot_curves(self, ax: Any = None) -> Any:
-        """Draw the loss of every lane against the step; return the matplotlib axes."""
-        curves = {}
-        for lane, loss in enumerate(self.history["loss"]):
-            name = ", ".join(f"{k} = {v:.2g}" for k, v in self.point(lane).items())
-            curves[name] = loss
-        return plot_curves(curves, ax)
+from gdjax.training.drive import (
+    Outcome,
+    Past,
+    Programs,
+    compile_plan,
+    execute,
+    run_together,
+    to_host,
+)
+from gdjax.training.interrupt import Interrupt
+from gdjax.training.lanes import Group, make_groups
+from gdjax.training.loop import Carry, chunk_program
+from gdjax.training.population import Board, gathered
+from gdjax.training.report import Bar
+from gdjax.training.result import SweepResult
+from gdjax.training.space import Point, as_points, columns
+from gdjax.training.store import Store
 
 
 def sweep(
@@ -159,21 +47,34 @@ def sweep(
     metric_fn: Callable | None = None,
     report_every: int | None = None,
     progress: bool = False,
+    seeds: int | Sequence[int] | None = None,
+    lanes_per_program: int | None = None,
+    vectorize: bool | None = None,
+    directory: Any = None,
 ) -> SweepResult:
     """Train one model for each point of a space of hyperparameters, all in one compiled program.
 
-    Each point is a lane of one `vmap`ped training loop. All lanes start at the same parameters and
-    see the same batches. A lane that diverges is frozen at its last finite parameters and reported;
-    the others do not notice.
+    Each point is a lane of one compiled training loop. All lanes start at the same parameters and
+    see the same batches, unless they have seeds of their own. A lane that diverges is frozen at its
+    last finite parameters and reported; the others do not notice. Lanes are sharded over all
+    devices of all hosts (`jax.distributed`: call `sweep` alike in each process); on a CPU that is
+    one device, groups of lanes run in a thread for each core. Ctrl-C ends the sweep after the
+    chunks in progress and returns what is done.
 
     Args:
       loss_fn: as in `fit`.
-      params: as in `fit`; where every lane starts.
+      params: as in `fit`, where every lane starts; or a function of a key, such as `model.init`,
+        which is called with the key of each lane's "init_seed" or "seed" (0 if it has none).
       optimizer: a factory, called with a point's values by name (`gdjax.adam`, or any function that
         builds an optimizer), or an optimizer whose hyperparameters are then replaced by qualified
-        name, as `with_hyperparams` does (`{"learning_rate.peak_value": ...}`).
-      space: name -> 1-d array, for all combinations of them; or a list of points, each a dict.
-      data: as in `fit`; a batch goes to all lanes.
+        name, as `with_hyperparams` does (`{"learning_rate.peak_value": ...}`, `"head.b1"`).
+      space: name -> values, for all combinations of them (see `grid`); or a list of points, each a
+        dict, as `grid` and `sample` give. Values that are no numbers (booleans, strings, functions)
+        are structure: each combination is a program of its own, one after the other; under the
+        name "optimizer" they replace the argument. Three names are not the optimizer's:
+        "init_seed" seeds `params`, "batch_seed" the lane's own batches and keys (the key is
+        `fold_in(key, batch_seed)`), "seed" both.
+      data: as in `fit`; a batch goes to all lanes that share a key.
       batch_size: as in `fit`.
       steps: as in `fit`.
       epochs: as in `fit`.
@@ -183,13 +84,24 @@ def sweep(
       held_out: as in `fit`.
       metric_fn: as in `fit`, for one lane.
       report_every: as in `fit`.
-      progress: whether to show a bar, with the lanes alive and the best loss.
+      progress: whether to show a bar, with the lanes alive, the best loss and steps per second.
+      seeds: runs of each point: a number of them or a list of integers, the values of "seed".
+      lanes_per_program: lanes that share a program and are in memory together; the program is
+        compiled once for all groups of lanes. None is as many as fit, by XLA's count of the memory
+        that the compiled program needs.
+      vectorize: whether lanes step together (`vmap`) or one after the other within the program.
+        None vectorizes unless on a CPU a lane has 4096 parameters or more: then it keeps a core
+        busy by itself, and alone it stays in the cache (measured in bench/: twice as fast).
+      directory: where finished chunks are kept. The same call goes on from them after it was
+        killed, and loses at most one chunk (`report_every` steps of the groups in progress).
 
     Returns:
-      A `SweepResult`. Memory: lanes * (parameters + state + gradients), and the loss history.
+      A `SweepResult`. Memory: lanes in a program * (parameters + state + gradients), on the host
+      all parameters, states and losses.
 
     Raises:
-      ValueError: for an empty space, a value out of range, a name that the optimizer does not have.
+      ValueError: for an empty space, a value out of range, a name that the optimizer does not have,
+        a directory with another sweep in it.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -201,97 +113,82 @@ def sweep(
       >>> print({k: round(v, 3) for k, v in best.point.items()}, len(result.diverged()))
       {'learning_rate': 0.1, 'momentum': 0.0} 2
     """
-    points = as_points(space)
-    (copies, states, diverged_at), update = _start(params, optimizer, points)
-    plan = make_plan(
-        "sweep",
-        Run(loss_fn, update, has_aux, needs_key, batch_size, lanes=True),
-        params,
-        data,
-        steps=steps,
-        epochs=epochs,
-        key=key,
-        held_out=held_out,
-        metric_fn=metric_fn,
-        report_every=report_every,
-        reports=progress,
-    )
+    points = as_points(space, seeds)
     started = time.perf_counter()
-    with Bar(plan.total, progress) as bar:
+    groups, where = make_groups(
+        "sweep", loss_fn, params, optimizer, points, data,
+        lanes_per_program=lanes_per_program, vectorize=vectorize,
+        has_aux=has_aux, needs_key=needs_key, batch_size=batch_size,
+        steps=steps, epochs=epochs, key=key, held_out=held_out, metric_fn=metric_fn,
+        report_every=report_every, reports=progress or directory is not None,
+    )  # fmt: skip
+    if directory is not None and not groups[0].plan.examples:
+        raise ValueError("sweep(directory=...) needs arrays: an iterable cannot be gone on with.")
+    store = Store(directory, {} if directory is None else _identity(points, groups))
+    outcomes: list[Outcome | None] = []
+    with Bar(groups[0].plan.total, progress) as bar, Interrupt() as interrupt:
+        board = Board(bar, groups)
 
-        def on_report(done, carry, losses, metrics):
-            if progress:
-                alive = np.asarray(carry.diverged_at) < 0
-                best = np.min(np.asarray(losses[-1]), where=alive, initial=np.inf)
-                bar.show(done, lanes=int(alive.sum()), best_loss=float(best))
+        def run(index: int, programs: Programs) -> Outcome | None:
+            group = groups[index]
+            if interrupt.asked:
+                return None
+            carry, past = _resumed(store, index, group)
 
-        outcome = execute(plan, copies, states, diverged_at, on_report)
-    losses, aux = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), (outcome.loss, outcome.aux))
-    history = {k: v if k == "step" else np.moveaxis(v, 0, 1) for k, v in outcome.reports.items()}
-    history = {"loss": losses, **history} | ({"aux": aux} if has_aux else {})
-    diverged_at = np.asarray(outcome.carry.diverged_at)
-    tail = losses[:, -max(1, losses.shape[1] // 10) :]
-    final = np.where((diverged_at >= 0) | np.isnan(tail).any(1), np.inf, tail.mean(1))
-    seconds = time.perf_counter() - started
-    carry = outcome.carry
-    return SweepResult(points, carry.params, carry.state, history, diverged_at, final, seconds)
+            def on_chunk(done, carry, log, report):
+                store.save(index, done, carry, log, report)
+                board.show(index, done, carry, log[0])
+                return interrupt.asked
 
+            return execute(group.plan, carry, on_chunk, past, programs)
 
-def as_points(space: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Return name -> (lanes,) from axes, to be crossed, or from a list of points."""
-    if isinstance(space, Mapping):
-        axes = {name: np.asarray(values) for name, values in space.items()}
-        for name, axis in axes.items():
-            if axis.ndim != 1 or not np.issubdtype(axis.dtype, np.number):
-                raise ValueError(
-                    f"sweep(space=...): {name!r} must be a 1-d array of numbers, got "
-                    f"{axis.dtype}{list(axis.shape)}. Structure (booleans, strings) cannot be a "
-                    "lane: run one sweep for each."
-                )
-        rows = list(itertools.product(*axes.values()))
-        names = list(axes)
-    else:
-        names = list(space[0]) if len(space) else []
-        for i, point in enumerate(space):
-            if set(point) != set(names):
-                raise ValueError(
-                    f"sweep(space=...): all points must have the same names, got {list(point)} at "
-                    f"index {i} and {names} at index 0."
-                )
-        rows = [[point[name] for name in names] for point in space]
-    if not rows or not names:
-        raise ValueError(f"sweep(space=...) has no points: the grid is empty, got {space!r}.")
-    return {name: np.asarray(column) for name, column in zip(names, zip(*rows), strict=True)}
+        for kind in range(groups[-1].structure + 1):  # one structure after the other
+            inside = [i for i, group in enumerate(groups) if group.structure == kind]
+            programs = compile_plan(groups[inside[0]].plan, groups[inside[0]].avals)
+            tasks = [lambda i=i, p=programs: run(i, p) for i in inside]
+            outcomes += run_together(tasks, where.workers)
+    if all(outcome is None for outcome in outcomes):
+        raise KeyboardInterrupt
+    return gathered(points, groups, outcomes, has_aux, time.perf_counter() - started)
 
 
-def _start(params: Any, optimizer: Any, points: dict[str, np.ndarray]) -> tuple[tuple, Callable]:
-    """Return the lanes' (params, state, diverged_at), and the one update function."""
-    if isinstance(optimizer, Optimizer) or not callable(optimizer):
-        init, update = with_extra_args_support(optimizer)
-        state = init(params)
-        return _lanes(lambda p, point: with_hyperparams(state, **point), params, points), update
-    try:
-        arguments = inspect.signature(optimizer).parameters
-    except (TypeError, ValueError):
-        arguments = {}
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
-    unknown = [name for name in points if name not in arguments]
-    if arguments and unknown and not takes_all:
-        name = getattr(optimizer, "__name__", "the optimizer")
-        raise ValueError(
-            f"sweep(space=...): {name} has no argument {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(arguments)}."
+def _resumed(store: Store, index: int, group: Group) -> tuple[Carry, Past]:
+    """Return where a group stands: at its start, or where an earlier call was killed."""
+    found = None
+    if store.path is not None:
+        plan = group.plan
+        _, log = jax.eval_shape(
+            lambda c: chunk_program(plan.run)(c, plan.data, plan.key, np.int32(0), 1), group.avals
         )
-    # Build each lane once from concrete values, so that one out of range is an error now.
-    rows = zip(*points.values(), strict=True)
-    built = [optimizer(**{k: v.item() for k, v in zip(points, row, strict=True)}) for row in rows]
-    _, update = with_extra_args_support(built[0])
-    factory: Any = optimizer
-    return _lanes(lambda p, point: factory(**point).init(p), params, points), update
+        found = store.load(index, group.avals, log)
+    if found is None:
+        return group.start(), Past()
+    carry = jax.tree.map(
+        lambda x, like: jax.device_put(x, getattr(like, "sharding", None)), found.carry, group.avals
+    )
+    return carry, Past(found.done, tuple(found.logs), tuple(found.reports))
 
 
-def _lanes(init: Callable, params: Any, points: dict[str, np.ndarray]) -> tuple:
-    def lane(point, params):
-        return params, init(params, point), jnp.asarray(-1, jnp.int32)
+def _identity(points: Sequence[Point], groups: Sequence[Group]) -> dict[str, Any]:
+    """Return what must be the same for a sweep to go on from a directory."""
+    plan = groups[0].plan
+    key = plan.key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    return {
+        "points": {k: [str(x) for x in v] for k, v in columns(points).items()},
+        "steps": plan.total,
+        "report_every": plan.length,
+        "batch_size": plan.run.batch_size,
+        "key": np.asarray(key).tolist(),
+        "data": _digest(plan.data),
+        "groups": [g.lanes for g in groups],
+        "leaves": [f"{x.dtype}{list(x.shape)}" for g in groups for x in jax.tree.leaves(g.avals)],
+    }
 
-    return jax.jit(jax.vmap(lane, in_axes=(0, None)))(points, params)  # one program, not dozens
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(to_host(tree)):
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return digest.hexdigest()

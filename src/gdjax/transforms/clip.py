@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import clip_parts, sum_sq, times
+from gdjax.core.numerics import clip_parts, root_mean_sq, sum_sq, times
 
 
 def _clip(grad, slots, param, count, *, max_delta):
@@ -59,3 +59,27 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
       [0.6 0.8]
     """
     return treewise(_clip_by_global_norm, hyperparams=dict(max_norm=max_norm))
+
+
+def _clip_by_block_rms(grad, slots, param, count, *, threshold):
+    rms = root_mean_sq(grad)
+    over = rms > threshold
+    return jnp.where(over, threshold / jnp.where(over, rms, 1), 1) * grad, slots
+
+
+@checked(threshold=NONNEGATIVE)
+def clip_by_block_rms(threshold: Any) -> Optimizer:
+    """Scale each array down to a root-mean-square of at most `threshold`.
+
+    A zero gradient stays zero, also for `threshold=0` (optax: NaN).
+
+    Args:
+      threshold: the largest root-mean-square >= 0: a number, schedule or prefix tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.clip_by_block_rms(1.0)
+      >>> print(opt.update(jnp.array([1.0, 7.0]), opt.init(jnp.ones(2)))[0])
+      [0.2 1.4]
+    """
+    return leafwise(_clip_by_block_rms, hyperparams=dict(threshold=threshold))

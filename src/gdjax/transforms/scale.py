@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
 from gdjax.core.lift import leafwise
+from gdjax.core.numerics import is_inexact
 
 
 def _scale(grad, slots, param, count, *, step_size):
@@ -51,3 +55,41 @@ def scale_by_learning_rate(learning_rate: Any, *, flip_sign: bool = True) -> Opt
     """
     numbers = dict(learning_rate=learning_rate)
     return leafwise(_scale_by_learning_rate, hyperparams=numbers, flip_sign=flip_sign)
+
+
+@jax.custom_vjp
+def _scale_gradient(inputs, scale):
+    return inputs
+
+
+def _forwards(inputs, scale):
+    return inputs, scale
+
+
+def _backwards(scale, cotangents):
+    def times(g):
+        return g * scale.astype(g.real.dtype) if is_inexact(g.dtype) else g  # integers have none
+
+    return jax.tree.map(times, cotangents), jnp.zeros_like(scale)
+
+
+_scale_gradient.defvjp(_forwards, _backwards)
+
+
+def scale_gradient(inputs: Any, scale: Any) -> Any:
+    """Return the inputs as they are, but multiply gradients that flow back through them.
+
+    -1 reverses them (as in domain adaptation), 0 stops them, also infinite ones.
+
+    Args:
+      inputs: a tree of arrays.
+      scale: the factor, one number, also a traced one; its own gradient is zero.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> print(jax.grad(lambda x: gdjax.scale_gradient(x, -2.0) ** 2)(3.0))
+      -12.0
+    """
+    if isinstance(scale, (int, float)) and scale == 0:
+        return jax.lax.stop_gradient(inputs)
+    return _scale_gradient(inputs, jnp.asarray(scale, jnp.float32))

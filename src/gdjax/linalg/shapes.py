@@ -1,0 +1,92 @@
+"""How an array is seen by methods with a matrix for each of its axes: merged, and in blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def merged_shape(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
+    """Return the shape with neighbouring axes merged, from the left, while they stay small.
+
+    Args:
+      shape: of an array; axes of length 1 vanish.
+      limit: the longest that a merged axis may be; axes that are longer stay as they are.
+
+    Example:
+      >>> merged_shape((3, 3, 64, 128), 1024), merged_shape((1, 512, 2048), 1024)
+      ((576, 128), (512, 2048))
+      >>> merged_shape((), 1024), merged_shape((32, 20), 1024)
+      ((1,), (640,))
+    """
+    merged: list[int] = []
+    for n in shape:
+        if n == 1:
+            continue
+        if merged and merged[-1] * n <= limit:
+            merged[-1] *= n
+        else:
+            merged.append(n)
+    return tuple(merged) or (1,)
+
+
+class Blocks(NamedTuple):
+    """An array cut into equal blocks, at most so long in each axis.
+
+    An axis that the number of its cuts does not divide is filled up with zeros, fewer than there
+    are cuts. Zeros do not touch what products with their own transpose give for the rest.
+
+    Attributes:
+      shape: of the whole array.
+      grid: how many blocks there are along each axis.
+      block: the shape of one.
+    """
+
+    shape: tuple[int, ...]
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+
+    def split(self, x: Array) -> Array:
+        """Return the blocks of an array, (number of blocks, *block)."""
+        fill = [(0, g * b - n) for n, g, b in zip(self.shape, self.grid, self.block, strict=True)]
+        if any(after for _, after in fill):
+            x = jnp.pad(x, fill)
+        if math.prod(self.grid) == 1:
+            return x[None]
+        x = x.reshape([n for pair in zip(self.grid, self.block, strict=True) for n in pair])
+        axes = range(len(self.shape))
+        order = [2 * i for i in axes] + [2 * i + 1 for i in axes]
+        return x.transpose(order).reshape(-1, *self.block)
+
+    def join(self, blocks: Array) -> Array:
+        """Return the array of its blocks: the inverse of `split`."""
+        if math.prod(self.grid) == 1:
+            x = blocks[0]
+        else:
+            n = len(self.shape)
+            order = [k for i in range(n) for k in (i, n + i)]
+            x = blocks.reshape(self.grid + self.block).transpose(order)
+            x = x.reshape([g * b for g, b in zip(self.grid, self.block, strict=True)])
+        return x[tuple(slice(n) for n in self.shape)] if x.shape != self.shape else x
+
+
+def blocks_of(shape: tuple[int, ...], limit: int) -> Blocks:
+    """Return how to cut an array into the fewest blocks of at most `limit` in each axis.
+
+    The blocks of one array are of one shape, so that one batched call does all of them: 1500 is cut
+    into 750 + 750, not into 1024 + 476, which costs less too, as work grows with the cube.
+
+    Example:
+      >>> blocks_of((1500, 512), 1024)
+      Blocks(shape=(1500, 512), grid=(2, 1), block=(750, 512))
+      >>> import jax.numpy as jnp
+      >>> x = jnp.arange(10.0).reshape(5, 2)
+      >>> cut = blocks_of(x.shape, 3)
+      >>> cut.split(x).shape, bool((cut.join(cut.split(x)) == x).all())
+      ((2, 3, 2), True)
+    """
+    grid = tuple(max(1, -(-n // limit)) for n in shape)
+    return Blocks(shape, grid, tuple(-(-n // g) for n, g in zip(shape, grid, strict=True)))

@@ -1,0 +1,332 @@
+"""Shampoo: multiply the gradient by an inverse root of its own second moments, along each axis.
+
+Gupta, Koren & Singer (2018), Algorithm 2, https://arxiv.org/abs/1802.09568; with grafting, blocks
+and rare roots as in Anil et al. (2020), https://arxiv.org/abs/2002.09018, and Shi et al. (2023),
+https://arxiv.org/abs/2309.06497. Paper -> here: L, R -> factors, L^(-1/4), R^(-1/4) -> roots,
+beta_2 -> b2, epsilon -> eps. Deviations: an axis is cut into equal blocks, see `blocks_of`. The
+roots are constants for differentiation.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, check_choice, checked
+from gdjax.core.every import INTERVAL, as_interval, is_due, phases, renew_when
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.stacks import map_stacks, map_stacks_in_turn
+from gdjax.linalg.axes import along, gram
+from gdjax.linalg.inverse_root import matrix_inverse_power, matrix_inverse_pth_root
+from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
+from gdjax.optimizers.soap import check_length
+
+GRAFTS = (None, "sgd", "adagrad", "rmsprop", "adam")
+
+
+class Blocked(NamedTuple):
+    """What Shampoo remembers of one parameter, which is cut into blocks."""
+
+    mu: Array  # running mean of the gradient, shaped like the parameter
+    nu: Array | None  # second moment for the graft, real, or None
+    factors: tuple[Array, ...]  # L, R: for each axis, n x n matrices [blocks, n, n]
+    roots: tuple[Array, ...]  # their inverse roots, likewise
+    failures: Array  # int32, how many roots failed, so that the old one was kept
+    phase: Array | None  # [blocks], in [0, 1), when in the interval the roots are renewed, or None
+
+
+def _shampoo(
+    grad, slots, param, count, *, b1, b2, eps, precondition_frequency, exponent, b3,
+    start_preconditioning_step, graft_b2, graft_eps, graft, order, merge, block_size,
+):  # fmt: skip
+    cut = seen_blocks(grad.shape, merge, block_size)
+    split, pieces = cut.split, cut.split(grad.reshape(cut.shape))
+    weight = jnp.where(b2 < 1, 1 - b2, 1)  # 1 for b2 = 1: sums, as in Adagrad
+    factors = tuple(
+        b2 * f + weight * jax.vmap(functools.partial(gram, axis=axis))(pieces)
+        for axis, f in enumerate(slots.factors)
+    )
+    if start_preconditioning_step is None:
+        start_preconditioning_step = precondition_frequency
+    after = count - as_interval(start_preconditioning_step, count)  # 0 in the first with roots
+    due = is_due(after + 1, precondition_frequency, slots.phase) & (after >= 0)
+    scale = jnp.where(b2 < 1, bias_correction(jnp.where(b2 < 1, b2, 0), count), 1)
+    power = 1 / (2 * max(len(factors), 1)) if exponent is None else exponent
+    roots, failed = _renewed(due, slots, factors, (scale, power, eps), order)
+
+    b3 = b1 if b3 is None else b3
+    mean = (b3 * slots.mu + (1 - b3) * grad) / (1 - b3 * b1 ** (count - 1))
+    nu, plain = _graft(graft, grad, mean, slots.nu, count, graft_b2, graft_eps)
+    plain = split(plain.reshape(cut.shape))
+    shaped = jax.vmap(_preconditioned)(split(mean.reshape(cut.shape)), roots)
+    if graft is not None:
+        shaped = shaped * (_norms(plain) / jnp.where(_norms(shaped) > 0, _norms(shaped), 1))
+    direction = cut.join(jnp.where(after >= 0, shaped, plain)).reshape(grad.shape)
+    mu = b1 * slots.mu + (1 - b1) * grad
+    return direction, Blocked(mu, nu, factors, roots, slots.failures + failed, slots.phase)
+
+
+def _preconditioned(piece, roots):
+    for axis, root in enumerate(roots):
+        piece = along(piece, root.T, axis)
+    return piece
+
+
+def _norms(pieces):
+    over = tuple(range(1, pieces.ndim))
+    return safe_sqrt(jnp.sum(abs_sq(pieces), over, keepdims=True))
+
+
+def _graft(kind, grad, mean, nu, count, b2, eps):
+    """Return the second moment and the direction of the method whose step length is taken."""
+    if nu is None:
+        return None, mean
+    if kind == "adagrad":
+        nu = nu + abs_sq(grad)
+        return nu, mean / (safe_sqrt(nu) + eps)
+    nu = b2 * nu + (1 - b2) * abs_sq(grad)
+    nu_hat = nu / bias_correction(b2, count) if kind == "adam" else nu
+    return nu, mean / (safe_sqrt(nu_hat) + eps)
+
+
+def _renewed(due, slots, factors, numbers, order):
+    """Return the roots of all blocks after a renewal, where due, and how many failed."""
+    if not factors:
+        return slots.roots, 0
+
+    def block(roots, factors, due):
+        numbers_ = tuple(jnp.asarray(x, factors[0].real.dtype) for x in numbers)
+        kept = roots, jnp.zeros((), jnp.int32)
+        return renew_when(due, functools.partial(_renew, order=order), kept, factors, *numbers_)
+
+    if slots.phase is None:
+        roots, failed = jax.vmap(functools.partial(block, due=due))(slots.roots, factors)
+    else:  # one by one, so that only those that are due cost anything
+        rows = slots.roots, factors, due
+        roots, failed = jax.lax.map(lambda row: block(*row), rows)
+    return roots, jnp.sum(failed, dtype=jnp.int32)
+
+
+def _renew(kept, factors, scale, power, eps, *, order):
+    roots, failed = kept
+    out = []
+    for factor, old in zip(factors, roots, strict=True):
+        if order is None:
+            new = matrix_inverse_power(factor / scale, power, eps)
+            ok = jnp.all(jnp.isfinite(new))
+        else:
+            shifted = factor / scale + eps * jnp.eye(len(factor), dtype=factor.dtype)
+            new, error = matrix_inverse_pth_root(shifted, order or 2 * len(factors))
+            ok = jnp.all(jnp.isfinite(new)) & (error < 0.1)
+        out.append(jnp.where(ok, new, old))
+        failed = failed + ~ok
+    return tuple(out), failed
+
+
+def seen_blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
+    """Return how an array is merged and cut; a scalar is a vector of length 1."""
+    return blocks_of(merged_shape(shape, block_size) if merge else shape or (1,), block_size)
+
+
+def _start(param, merge, block_size, graft, stagger) -> Blocked:
+    dtype = compute_dtype(param)
+    cut = seen_blocks(param.shape, merge, block_size)
+    count, sides = math.prod(cut.grid), cut.block if param.size else ()
+    factors = tuple(jnp.zeros((count, n, n), dtype) for n in sides)
+    roots = tuple(jnp.tile(jnp.eye(n, dtype=dtype), (count, 1, 1)) for n in sides)
+    mu = jnp.zeros(param.shape, dtype)
+    nu = None if graft in (None, "sgd") else jnp.zeros(param.shape, real_dtype(dtype))
+    phase = jnp.zeros(count, jnp.float32) if stagger else None
+    return Blocked(mu, nu, factors, roots, jnp.zeros((), jnp.int32), phase)
+
+
+def _init_phases(init, params) -> State:
+    """Spread the blocks of all parameters over the interval, by their cost."""
+    state = init(params)
+    leaves, treedef = jax.tree.flatten(state.slots.phase)
+    if not leaves:
+        return state
+    factors = treedef.flatten_up_to(state.slots.factors)
+    costs = [sum(f.shape[-1] ** 3 for f in row) for row, x in zip(factors, leaves) for _ in x]
+    when = jnp.asarray(phases(costs), jnp.float32)
+    ends = list(itertools.accumulate(len(x) for x in leaves))[:-1]
+    when = treedef.unflatten(jnp.split(when, ends))
+    return state._replace(slots=state.slots._replace(phase=when))
+
+
+RANGES = dict(
+    b2=CLOSED_UNIT, b3=UNIT._replace(optional=True), exponent=POSITIVE._replace(optional=True),
+    precondition_frequency=INTERVAL, start_preconditioning_step=INTERVAL._replace(optional=True),
+    graft_b2=UNIT, graft_eps=NONNEGATIVE,
+)  # fmt: skip
+
+
+@checked(**RANGES)
+def scale_by_shampoo(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-12,
+    precondition_frequency: Any = 10,
+    block_size: int = 1024,
+    *,
+    graft: str | None = "adam",
+    exponent: Any = None,
+    b3: Any = None,
+    start_preconditioning_step: Any = None,
+    graft_b2: Any = 0.999,
+    graft_eps: Any = 1e-8,
+    merge_dims: bool = True,
+    root: str = "eigh",
+    stagger: bool = False,
+) -> Optimizer:
+    """Replace the gradient by Shampoo's direction; the arguments are those of `shampoo`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_shampoo(0.0, graft=None, precondition_frequency=1, merge_dims=False)
+      >>> grads = jnp.array([[3.0, 0.0], [0.0, -0.01]])
+      >>> print(opt.update(grads, opt.init(jnp.zeros((2, 2))))[0].round(3))
+      [[ 1.  0.]
+       [ 0. -1.]]
+    """
+    return _lifted(
+        leafwise, "scale_by_shampoo", (), b1, b2, eps, precondition_frequency, block_size, graft,
+        exponent, b3, start_preconditioning_step, graft_b2, graft_eps, merge_dims, root, stagger,
+    )  # fmt: skip
+
+
+@checked(**RANGES)
+def shampoo(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-12,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    precondition_frequency: Any = 10,
+    block_size: int = 1024,
+    *,
+    graft: str | None = "adam",
+    exponent: Any = None,
+    b3: Any = None,
+    start_preconditioning_step: Any = None,
+    graft_b2: Any = 0.999,
+    graft_eps: Any = 1e-8,
+    merge_dims: bool = True,
+    root: str = "eigh",
+    stagger: bool = False,
+) -> Optimizer:
+    """Multiply a running mean of the gradient by inverse roots of its second moments, axis by axis.
+
+    Good for: large networks; long runs with tuned schedules, as in AlgoPerf.
+
+    For a block g of a matrix:
+    L = b2 L + (1 - b2) g g^H;  R = b2 R + (1 - b2) g^H g  (b2 = 1: sums);
+    when due, P_L = (L / (1 - b2^t) + eps)^(-1/4), P_R likewise;
+    mean = (b3 mu + (1 - b3) g) / (1 - b3 b1^(t-1));  mu = b1 mu + (1 - b1) g;
+    shaped = P_L mean P_R, made as long as the graft's direction of `mean`;
+    update = -learning_rate * (shaped + weight_decay * param)
+
+    A block of k axes has the power -1 / (2 k). Before the first roots the graft alone moves.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      b1: decay of the mean, in [0, 1).
+      b2: decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is what the authors of
+        the distributed code start from.
+      eps: added to the eigenvalues, >= 0. If the smallest is negative by rounding, all are lifted.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+      precondition_frequency: steps from one renewal of the roots to the next, a whole number >= 1.
+        In a `vmap` over runs a renewal costs only where one is due in some of them.
+      block_size: the longest axis of a block, an int. Longer axes are cut into equal parts.
+      graft: whose step length is taken, for each block: "adam", "rmsprop", "adagrad", "sgd" (that
+        of the mean), or None for Shampoo's own.
+      exponent: the power, as a positive number: 0.5 is L^(-1/2). None is 1 / (2 k).
+      b3: weight of the mean against the new gradient; None is `b1`, and `b1**2` looks ahead as in
+        NAdam.
+      start_preconditioning_step: the first step with roots, >= 1; None is the frequency.
+      graft_b2: decay of the graft's second moment, for "adam" and "rmsprop".
+      graft_eps: added to the root of the graft's second moment.
+      merge_dims: whether neighbouring axes are merged from the left while not longer than the block
+        size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
+      root: "eigh" by eigenvalues, "newton" by matrix products alone, which accelerators prefer;
+        with it 1 / exponent must be a whole number and the same for all.
+      stagger: whether blocks take turns within the interval, so that no step takes much longer than
+        another, apart from the first with roots.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
+      m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment.
+      `slots.failures` counts roots that were kept because the new one was not finite or too wrong.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or a choice unknown.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> hessian = jnp.array([[5.0, 4.0], [4.0, 5.0]])
+      >>> opt = gdjax.shampoo(0.1, b1=0.5, precondition_frequency=2, graft="sgd")
+      >>> params = jnp.array([[2.0, 1.0], [-1.0, 1.0]])
+      >>> state = opt.init(params)
+      >>> for _ in range(40):
+      ...     updates, state = opt.update(hessian @ params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(jnp.abs(params).max() < 0.05)
+      True
+
+    References:
+      Gupta, Koren & Singer (2018), "Shampoo: preconditioned stochastic tensor optimization".
+      Anil et al. (2020), "Scalable second order optimization for deep learning".
+    """
+    return _lifted(
+        descend, "shampoo", (learning_rate, weight_decay, mask), b1, b2, eps,
+        precondition_frequency, block_size, graft, exponent, b3, start_preconditioning_step,
+        graft_b2, graft_eps, merge_dims, root, stagger,
+    )  # fmt: skip
+
+
+def _lifted(
+    lift, name, outer, b1, b2, eps, precondition_frequency, block_size, graft, exponent, b3,
+    start_preconditioning_step, graft_b2, graft_eps, merge_dims, root, stagger,
+):  # fmt: skip
+    check_length(f"{name}(block_size=...)", block_size)
+    check_choice(f"{name}(graft=...)", graft, GRAFTS)
+    check_choice(f"{name}(root=...)", root, ("eigh", "newton"))
+    order = None
+    if root == "newton":
+        order = _newton_order(name, exponent)
+        exponent = None
+    numbers = dict(
+        b1=b1, b2=b2, eps=eps, precondition_frequency=precondition_frequency, exponent=exponent,
+        b3=b3, start_preconditioning_step=start_preconditioning_step,
+        graft_b2=graft_b2 if graft in ("rmsprop", "adam") else None,
+        graft_eps=None if graft in (None, "sgd") else graft_eps,
+    )  # fmt: skip
+    shape = dict(merge=merge_dims, block_size=block_size)
+    slots = functools.partial(_start, graft=graft, stagger=stagger, **shape)
+    map_rows = map_stacks_in_turn if stagger else map_stacks
+    init, update = lift(
+        _shampoo, slots, numbers, *outer, map_rows=map_rows, graft=graft, order=order, **shape
+    )
+    return Optimizer(functools.partial(_init_phases, init) if stagger else init, update)
+
+
+def _newton_order(name: str, exponent: Any) -> int:
+    """Return p of the inverse p-th root, which is structure: it decides which products are done."""
+    if exponent is None:
+        return 0  # 2 k, which differs from leaf to leaf
+    if not isinstance(exponent, (int, float)) or abs(1 / exponent - round(1 / exponent)) > 1e-9:
+        raise ValueError(
+            f'{name}(exponent=...) must be 1 / p of a whole number p with root="newton", got '
+            f'{exponent!r}. root="eigh" takes any power.'
+        )
+    return round(1 / exponent)

@@ -1,0 +1,274 @@
+"""SOAP: run Adam in the eigenbasis of Shampoo's factors.
+
+Vyas et al. (2024), Algorithm 3, https://arxiv.org/abs/2409.11321
+Paper -> here: L, R -> factors, Q_L, Q_R -> bases, M (rotated) -> mu, V -> nu, f ->
+precondition_frequency, beta_2 of the factors -> shampoo_beta. As in the authors' code, the first
+gradient only makes the bases and nothing moves, a gradient is rotated by the bases from before it,
+and `eps` is added before bias correction. Deviations: weight decay acts on the parameters as they
+were before the step, as in `adamw`; eigenvalues so small that float arithmetic cannot tell them
+from 0 are lifted before the QR decomposition. The bases are constants for differentiation.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.checks import UNIT, checked
+from gdjax.core.every import INTERVAL, is_due, phases, renew_when, when_due
+from gdjax.core.lift import descend, leafwise
+from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.stacks import map_stacks, map_stacks_in_turn
+from gdjax.linalg.axes import gram, rotated, rotated_back
+from gdjax.linalg.eigenbasis import eigenbasis, tracked_basis
+from gdjax.linalg.shapes import merged_shape
+
+
+class Rotated(NamedTuple):
+    """What SOAP remembers of one parameter."""
+
+    mu: Array  # running mean of the rotated gradient, shaped like the parameter
+    nu: Array  # running mean of its square, real
+    factors: tuple[Array | None, ...]  # L, R: a matrix [n, n] for each rotated axis of n, or None
+    bases: tuple[Array | None, ...]  # Q_L, Q_R: orthonormal columns, likewise
+    failures: Array  # int32, how many bases were not finite, so that the old one was kept
+    phase: Array | None  # in [0, 1), when in the interval its bases are renewed; None: at its begin
+
+
+def _soap(
+    grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge
+):  # fmt: skip
+    beta = b2 if shampoo_beta is None else shampoo_beta
+    shape = seen_shape(grad.shape, merge)
+    gradient, mu, nu = (x.reshape(shape) for x in (grad, slots.mu, slots.nu))
+    low = rotated(gradient, slots.bases)
+    moves = count > 1
+    mu = jnp.where(moves, b1 * mu + (1 - b1) * low, mu)
+    nu = jnp.where(moves, b2 * nu + (1 - b2) * abs_sq(low), nu)
+    t = jnp.maximum(count - 1, 1)
+    correction = safe_sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
+    scaled = mu / jnp.where(moves, safe_sqrt(nu) + eps, 1)
+    direction = correction * rotated_back(scaled, slots.bases)
+    factors = tuple(
+        None if f is None else beta * f + (1 - beta) * gram(gradient, axis)
+        for axis, f in enumerate(slots.factors)
+    )
+    due = is_due(count, precondition_frequency, slots.phase)
+    mu, nu, bases, failed = renewed(due, count, mu, nu, factors, slots.bases)
+    new = Rotated(
+        mu.reshape(grad.shape), nu.reshape(grad.shape), factors, bases,
+        slots.failures + failed, slots.phase,
+    )  # fmt: skip
+    return direction.reshape(grad.shape), new
+
+
+def renewed(due, count, mu, nu, factors, bases):
+    """Return mu, nu and the bases after a renewal, if due, and how many of the bases failed."""
+    axes = [i for i, f in enumerate(factors) if f is not None]
+    if not axes:
+        return mu, nu, bases, 0
+    old = tuple(bases[i] for i in axes)
+    kept = old, tuple(jnp.arange(len(q)) for q in old), jnp.zeros((), jnp.int32)
+    given = tuple(factors[i] for i in axes), count == 1
+    new, orders, failed = renew_when(due, _renew, kept, *given)
+    new = tuple(new[axes.index(i)] if i in axes else None for i in range(len(factors)))
+
+    def carry(mu, nu):
+        for i, order in zip(axes, orders, strict=True):
+            nu = jnp.take(nu, order, i)
+        return rotated(rotated_back(mu, bases), new), nu
+
+    return *when_due(due, carry, mu, nu), new, failed
+
+
+def _renew(kept, factors, first):
+    bases, orders, failed = kept
+    out = []
+    for factor, basis, order in zip(factors, bases, orders, strict=True):
+        new, place = jax.lax.cond(
+            first,
+            lambda factor=factor, order=order: (eigenbasis(factor), order),
+            lambda factor=factor, basis=basis: tracked_basis(factor, basis),
+        )
+        ok = jnp.all(jnp.isfinite(new))
+        out.append((jnp.where(ok, new, basis), jnp.where(ok, place, order)))
+        failed = failed + ~ok
+    return *map(tuple, zip(*out, strict=True)), failed
+
+
+def seen_shape(shape: tuple[int, ...], merge: int | None) -> tuple[int, ...]:
+    """Return the shape in which a parameter is rotated: merged up to a length, or as it is."""
+    return shape if merge is None or len(shape) < 2 else merged_shape(shape, merge)
+
+
+def rotated_axes(shape: tuple[int, ...], limit: int, one_sided: bool, precondition_1d: bool):
+    """Return for each axis whether it is rotated."""
+    if 0 in shape or (len(shape) == 1 and not precondition_1d):
+        return [False] * len(shape)
+    rotated = [1 < n <= limit for n in shape]
+    if one_sided and any(rotated):
+        shortest = min((n, i) for i, n in enumerate(shape) if rotated[i])[1]
+        rotated = [i == shortest for i in range(len(shape))]
+    return rotated
+
+
+def _start(param, merge, limit, one_sided, precondition_1d) -> Rotated:
+    shape, dtype = seen_shape(param.shape, merge), compute_dtype(param)
+    chosen = rotated_axes(shape, limit, one_sided, precondition_1d)
+    pairs = list(zip(shape, chosen, strict=True))
+    factors = tuple(jnp.zeros((n, n), dtype) if on else None for n, on in pairs)
+    bases = tuple(jnp.eye(n, dtype=dtype) if on else None for n, on in pairs)
+    zeros = functools.partial(jnp.zeros, param.shape)
+    failures = jnp.zeros((), jnp.int32)
+    return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, failures, None)
+
+
+def init_phases(init, params) -> State:
+    """Give each parameter a phase of the interval, so that the work is even over the steps."""
+    state = init(params)
+    leaves, treedef = jax.tree.flatten(params)
+    if not leaves:
+        return state
+    factors = treedef.flatten_up_to(state.slots.factors)
+    costs = [sum(f.size * f.shape[-1] for f in jax.tree.leaves(row)) for row in factors]
+    when = treedef.unflatten([jnp.asarray(x, jnp.float32) for x in phases(costs)])
+    return state._replace(slots=state.slots._replace(phase=when))
+
+
+@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=INTERVAL)
+def scale_by_soap(
+    b1: Any = 0.95,
+    b2: Any = 0.95,
+    shampoo_beta: Any = None,
+    eps: Any = 1e-8,
+    precondition_frequency: Any = 10,
+    max_precond_dim: int = 10000,
+    *,
+    merge_dims: bool = False,
+    one_sided: bool = False,
+    precondition_1d: bool = False,
+    stagger: bool = False,
+) -> Optimizer:
+    """Replace the gradient by SOAP's direction; the arguments are those of `soap`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.scale_by_soap(), gdjax.scale_by_learning_rate(0.1))
+      >>> state = opt.init(jnp.zeros((2, 2)))
+      >>> for _ in range(2):  # the first update is 0
+      ...     updates, state = opt.update(jnp.array([[2.0, 0.0], [0.0, -1.0]]), state)
+      >>> print(updates.round(4))
+      [[-0.1 -0. ]
+       [-0.   0.1]]
+    """
+    return _lifted(
+        leafwise, "scale_by_soap", (), b1, b2, shampoo_beta, eps, precondition_frequency,
+        max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
+    )  # fmt: skip
+
+
+@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=INTERVAL)
+def soap(
+    learning_rate: Any,
+    b1: Any = 0.95,
+    b2: Any = 0.95,
+    shampoo_beta: Any = None,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.01,
+    mask: Any = None,
+    precondition_frequency: Any = 10,
+    max_precond_dim: int = 10000,
+    *,
+    merge_dims: bool = False,
+    one_sided: bool = False,
+    precondition_1d: bool = False,
+    stagger: bool = False,
+) -> Optimizer:
+    """Run Adam in the eigenbasis of Shampoo's factors, which is tracked by QR decompositions.
+
+    Good for: large networks where fewer steps are worth more work in each.
+
+    For a matrix g, with bases from earlier gradients:
+    low = Q_L^H g Q_R;  mu = b1 mu + (1 - b1) low;  nu = b2 nu + (1 - b2) |low|^2;
+    direction = sqrt(1 - b2^t) / (1 - b1^t) * Q_L (mu / (sqrt(nu) + eps)) Q_R^H
+    update = -learning_rate * (direction + weight_decay * param);
+    L = beta L + (1 - beta) g g^H;  R = beta R + (1 - beta) g^H g, with beta = shampoo_beta
+
+    After steps 1 + f, 1 + 2 f, ... each basis becomes Q of the QR decomposition of L Q_L, its
+    columns ordered by their eigenvalues, and mu and nu are carried over. The first gradient gives
+    the first bases, by an eigendecomposition, and no direction. Arrays of more axes have a basis
+    for each; scalars and vectors go to Adam.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      b1: decay of the mean, in [0, 1).
+      b2: decay of the mean square, in [0, 1).
+      shampoo_beta: decay of the factors, in [0, 1); None is `b2`.
+      eps: added to the root before bias correction, >= 0.
+      weight_decay: strength of decoupled decay, see `adamw`. It acts in the first step too.
+      mask: which leaves decay, see `adamw`.
+      precondition_frequency: steps from one renewal of the bases to the next, a whole number >= 1.
+        In a `vmap` over runs a renewal costs only where one is due in some of them.
+      max_precond_dim: axes longer than this are not rotated, an int.
+      merge_dims: whether neighbouring axes are merged from the left while not longer than
+        `max_precond_dim`: (3, 3, 64, 128) to (576, 128) with 1024.
+      one_sided: whether only the shortest axis of each parameter is rotated, which saves most of
+        the time and memory where one side is much longer.
+      precondition_1d: whether vectors are rotated too.
+      stagger: whether parameters take turns within the interval, so that no step takes much longer
+        than another, apart from the first. Then equal parameters are processed one by one.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
+      m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were kept because
+      the new one was not finite.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> hessian = jnp.array([[5.0, 4.0], [4.0, 5.0]])
+      >>> opt = gdjax.soap(0.1, weight_decay=0.0, precondition_frequency=2)
+      >>> params = jnp.array([[2.0, 1.0], [-1.0, 1.0]])
+      >>> state = opt.init(params)
+      >>> for _ in range(21):
+      ...     updates, state = opt.update(hessian @ params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(jnp.abs(params).max() < 0.3)
+      True
+
+    References:
+      Vyas et al. (2024), "SOAP: improving and stabilizing Shampoo using Adam", Algorithm 3.
+    """
+    return _lifted(
+        descend, "soap", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
+        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
+    )  # fmt: skip
+
+
+def _lifted(
+    lift, name, outer, b1, b2, shampoo_beta, eps, precondition_frequency, limit, merge_dims,
+    one_sided, precondition_1d, stagger,
+):  # fmt: skip
+    check_length(f"{name}(max_precond_dim=...)", limit)
+    merge = limit if merge_dims else None
+    slots = functools.partial(
+        _start, merge=merge, limit=limit, one_sided=one_sided, precondition_1d=precondition_1d
+    )
+    numbers = dict(b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps)
+    numbers["precondition_frequency"] = precondition_frequency
+    map_rows = map_stacks_in_turn if stagger else map_stacks
+    init, update = lift(_soap, slots, numbers, *outer, map_rows=map_rows, merge=merge)
+    return Optimizer(functools.partial(init_phases, init) if stagger else init, update)
+
+
+def check_length(what: str, value: Any) -> None:
+    """Raise unless a length is a positive integer: it decides shapes, so it cannot be traced."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what} must be an int >= 1, got {value!r}.")

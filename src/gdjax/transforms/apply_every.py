@@ -1,0 +1,61 @@
+"""Gather updates and let them out every k steps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import checked
+from gdjax.core.every import INTERVAL, as_interval
+from gdjax.core.lift import leafwise
+from gdjax.core.numerics import compute_dtype
+
+
+class Gathered(NamedTuple):
+    """What is remembered of one parameter."""
+
+    grad_acc: Array  # sum of the updates since the last ones let out, shaped like the parameter
+
+
+def _apply_every(grad, slots, param, count, *, k):
+    k = as_interval(k, count)
+    since = (count - 1) % k
+    total = jnp.where(since > 0, slots.grad_acc, 0) + grad
+    return jnp.where(since == k - 1, total, 0), Gathered(total)
+
+
+def _nothing(param) -> Gathered:
+    return Gathered(jnp.zeros_like(param, dtype=compute_dtype(param)))
+
+
+@checked(k=INTERVAL)
+def apply_every(k: Any = 1) -> Optimizer:
+    """Sum up updates and return the sum every k steps, zeros in between.
+
+    In a chain, what comes before it runs in every step. To step once for k gradients, as for a
+    batch k times as large, use `accumulate`.
+
+    Args:
+      k: number of updates >= 1 in a sum; a leaf of the state like any number, so that it can be
+        changed, or differ between lanes of a sweep, without a new program.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element.
+
+    Raises:
+      ValueError: if `k` is no whole number >= 1.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.sgd(0.1), gdjax.apply_every(2))
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for grad in (1.0, 2.0):
+      ...     updates, state = opt.update(jnp.full(1, grad), state)
+      ...     print(updates)
+      [0.]
+      [-0.3]
+    """
+    return leafwise(_apply_every, _nothing, dict(k=k))

@@ -1,0 +1,107 @@
+"""Let an optimizer see only the steps for which a condition holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.every import either
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import cast_like
+
+
+class Conditional(NamedTuple):
+    """What a condition remembers."""
+
+    inner_state: Any  # state of the optimizer, as it was after the last step that it saw
+
+
+def _conditionally(
+    grads, slots, params, count, *, condition, forward, mask, inner, raw_params, **extra
+):
+    def step():
+        updates, state = inner(grads, slots.inner_state, params, **extra)
+        return cast_like(updates, grads), Conditional(cast_like(state, slots.inner_state))
+
+    def leave():
+        return (jax.tree.map(jnp.zeros_like, grads) if mask else grads), slots
+
+    due = jnp.asarray(condition(count - 1, **(extra if forward else {})))
+    if due.ndim:
+        raise ValueError(
+            f"should_transform_fn must return one boolean, got an array of shape {due.shape}."
+        )
+    return either(due != 0, step, leave)
+
+
+def _wrap(inner: Any, condition: Callable, forward: bool, mask: bool) -> Optimizer:
+    inner = with_extra_args_support(inner)
+    slots = functools.partial(_fresh, inner.init)
+    return treewise(
+        _conditionally, slots, condition=condition, forward=forward, mask=mask, inner=inner.update
+    )
+
+
+def _fresh(init, params) -> Conditional:
+    return Conditional(init(params))
+
+
+def conditionally_transform(
+    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+) -> Optimizer:
+    """Apply an optimizer when a condition holds; otherwise the gradients pass as they are.
+
+    Only one of the two runs in a step (`lax.cond`).
+
+    Args:
+      inner: the `(init, update)` pair.
+      should_transform_fn: `should_transform_fn(step)` returns one boolean; `step` is the number of
+        updates before this one, from 0. A function is structure.
+      forward_extra_args: whether it is given the extra arguments of `update` as keywords too.
+
+    Returns:
+      An `Optimizer`. State: that of `inner`, which stays as it is in the steps left out.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.conditionally_transform(gdjax.clip(1.0), lambda step: step < 1)
+      >>> state = opt.init(jnp.ones(1))
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.full(1, 5.0), state)
+      ...     print(updates)
+      [1.]
+      [5.]
+    """
+    return _wrap(inner, should_transform_fn, forward_extra_args, False)
+
+
+def conditionally_mask(
+    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+) -> Optimizer:
+    """Apply an optimizer when a condition holds; otherwise the updates are zero.
+
+    Args:
+      inner: as all arguments, as for `conditionally_transform`.
+      should_transform_fn: see there.
+      forward_extra_args: see there.
+
+    Returns:
+      An `Optimizer`. State: that of `inner`, which stays as it is in the steps left out.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.conditionally_mask(gdjax.sgd(1.0), lambda step: step % 2 == 1)
+      >>> state = opt.init(jnp.ones(1))
+      >>> for _ in range(2):
+      ...     updates, state = opt.update(jnp.full(1, 5.0), state)
+      ...     print(updates)
+      [0.]
+      [-5.]
+    """
+    return _wrap(inner, should_transform_fn, forward_extra_args, True)

@@ -1,0 +1,44 @@
+"""Give the whole gradient a length of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import FINITE, checked
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import safe_sqrt, sum_sq, times
+
+
+def _normalize_by_update_norm(grads, slots, params, count, *, scale_factor, eps):
+    length = safe_sqrt(sum_sq(grads)) + eps
+    some = length != 0  # eps = 0: a zero gradient stays zero
+    return times(grads, jnp.where(some, scale_factor / jnp.where(some, length, 1), 0)), slots
+
+
+@checked(scale_factor=FINITE)
+def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-6) -> Optimizer:
+    """Divide the whole tree by its Euclidean norm and multiply by a number.
+
+    scale_factor * g / (|g| + eps), the norm in float32 over all leaves. `normalize` is the same
+    with eps=0, where a zero gradient stays zero (optax: NaN).
+
+    Args:
+      scale_factor: what is left of the norm: a number or schedule; negative numbers descend.
+      eps: added to the norm, >= 0: a number or schedule.
+
+    Returns:
+      An `Optimizer` that remembers nothing.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.normalize_by_update_norm(scale_factor=-10.0)
+      >>> print(opt.update(jnp.array([3.0, 4.0]), opt.init(jnp.ones(2)))[0])
+      [-6. -8.]
+    """
+    return treewise(_normalize_by_update_norm, None, dict(scale_factor=scale_factor, eps=eps))

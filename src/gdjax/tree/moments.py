@@ -1,0 +1,97 @@
+"""Running moments of a tree, for optimizers written by hand.
+
+They calculate in at least float32 and return the leaves' common dtype. Where the updates have None,
+so has the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.numerics import abs_sq, cast, compute_dtype
+
+
+def _map(leaf: Callable, updates: Any, moments: Any) -> Any:
+    def one(g, t):
+        if g is None:
+            return None
+        g, t = jnp.asarray(g), jnp.asarray(t)
+        new = leaf(cast(g, compute_dtype(g)), cast(t, compute_dtype(t)))
+        return cast(new, jnp.result_type(new, t) if g.dtype != t.dtype else t.dtype)
+
+    return jax.tree.map(one, updates, moments, is_leaf=lambda x: x is None)
+
+
+def update_moment(updates: Any, moments: Any, decay: Any, order: Any) -> Any:
+    """Return decay * moment + (1 - decay) * g**order.
+
+    Args:
+      updates: a tree of gradients.
+      moments: a tree of moments, shaped like it.
+      decay: share of the past, in [0, 1].
+      order: the power: 1 for a mean, 2 for a second moment (of real gradients; for complex ones
+        `update_moment_per_elem_norm`).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.tree.update_moment([jnp.array([2.0])], [jnp.array([0.0])], 0.75, 2)[0])
+      [1.]
+    """
+    return _map(lambda g, t: (1 - decay) * g**order + decay * t, updates, moments)
+
+
+def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: Any) -> Any:
+    """Return decay * moment + (1 - decay) * |g|**order for complex g, g**order for real g.
+
+    Args:
+      updates: a tree of gradients.
+      moments: a tree of real moments, shaped like it.
+      decay: share of the past, in [0, 1].
+      order: the power.
+    """
+
+    def power(g):
+        if jnp.isrealobj(g):
+            return g**order
+        half = order / 2
+        return abs_sq(g) ** (int(half) if float(half).is_integer() else half)
+
+    return _map(lambda g, t: (1 - decay) * power(g) + decay * t, updates, moments)
+
+
+def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
+    """Return the larger of |g| + eps and decay * moment.
+
+    Args:
+      updates: a tree of gradients.
+      moments: a tree of real moments, shaped like it.
+      decay: share of the past, in [0, 1].
+      eps: added to |g|.
+    """
+    return _map(lambda g, t: jnp.maximum(jnp.abs(g) + eps, decay * t), updates, moments)
+
+
+def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
+    """Return moment / (1 - decay**count), in its dtype, but calculated in at least float32.
+
+    Args:
+      moment: a tree of running means that began at zero.
+      decay: their decay, in [0, 1).
+      count: number of updates >= 1 that they have seen.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.tree.bias_correction([jnp.array([0.1])], 0.9, 1)[0])
+      [1.]
+    """
+    weight = 1 - jnp.asarray(decay) ** count
+
+    def correct(t):
+        dtype = compute_dtype(t)
+        return cast(cast(t, dtype) / weight.astype(jnp.finfo(dtype).dtype), t.dtype)
+
+    return jax.tree.map(correct, moment)

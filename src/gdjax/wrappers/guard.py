@@ -1,0 +1,201 @@
+"""Guards: leave a step out, state and all, if a test of the gradients says so.
+
+A skipped step gives updates of zero, and the optimizer's state stays as it is bit for bit: counts,
+moments and schedules know nothing of it. Nothing waits for the device: how often it happened is in
+the state, to be read whenever one likes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import FINITE, check_range
+from gdjax.core.every import either
+from gdjax.core.hyper import states_in
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import cast_like, safe_increment, sum_sq, upcast
+from gdjax.core.trees import map_leaves, zero
+
+
+class Guarded(NamedTuple):
+    """What a guard remembers."""
+
+    skipped: Array  # updates left out so far, int32
+    in_a_row: Array  # those of them since the last update that was done, int32
+    skip_state: Any  # what the test had to say of the last gradients
+    inner: Any  # state of the guarded optimizer
+
+    def skipped_steps(self):
+        """Return how many updates were left out."""
+        return self.skipped
+
+
+def unless(skip: Array, inner: Callable, grads: Any, state: Any, params: Any, extra: dict) -> tuple:
+    """Return the optimizer's updates and state, or zeros and the old state where `skip` holds."""
+
+    def leave():
+        return jax.tree.map(jnp.zeros_like, grads), state
+
+    def step():
+        updates, new = inner(grads, state, params, **extra)
+        return cast_like(updates, grads), cast_like(new, state)
+
+    return either(skip, leave, step)
+
+
+def tally(skip: Array, skipped: Array, in_a_row: Array) -> tuple[Array, Array]:
+    """Return how many were skipped in all, and in a row."""
+    skipped = jnp.where(skip, safe_increment(skipped), skipped)
+    return skipped, jnp.where(skip, safe_increment(in_a_row), 0)
+
+
+def ask(should_skip: Callable, grads: Any, done: Array, params: Any, **numbers: Any) -> tuple:
+    """Return a test's answer, a bool array, and what it says besides."""
+    skip, skip_state = should_skip(grads, done, params, **numbers)
+    skip = jnp.asarray(skip)
+    if skip.dtype != jnp.bool_ or skip.ndim:
+        raise ValueError(
+            "a should-skip function must return (a scalar array of dtype bool, what to remember), "
+            f"got {skip.dtype}{list(skip.shape)} for the first."
+        )
+    return skip, jax.tree.map(jnp.asarray, skip_state)
+
+
+def fresh_skip_state(should_skip: Callable, params: Any, names: Any = ()) -> Any:
+    """Return zeros shaped like what a test says besides its answer."""
+
+    def say(params):
+        like = upcast(params)
+        return ask(should_skip, like, jnp.int32(0), like, **dict.fromkeys(names, zero()))[1]
+
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(say, params))
+
+
+def _guard(grads, slots, params, count, *, inner, should_skip, names, **extra):
+    numbers = {name: extra.pop(name) for name in names}
+    done = count - 1 - slots.skipped
+    skip, skip_state = ask(should_skip, grads, done, params, **numbers)
+    updates, state = unless(skip, inner, grads, slots.inner, params, extra)
+    return updates, Guarded(*tally(skip, slots.skipped, slots.in_a_row), skip_state, state)
+
+
+def _fresh(init, should_skip, names, params) -> Guarded:
+    skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(2))
+    skip_state = fresh_skip_state(should_skip, params, names)
+    return Guarded(skipped, in_a_row, skip_state, init(params))
+
+
+def guard(optimizer: Any, should_skip: Callable, **numbers: Any) -> Optimizer:
+    """Skip the updates that a test of the gradients rejects.
+
+    Args:
+      optimizer: any `(init, update)` pair. The guard stands around all that must not see what the
+        test rejects: `guard(chain(...), skip_not_finite)`.
+      should_skip: `should_skip(gradients, step, params, **numbers)`, where `step` updates have been
+        done, returns a bool array and a pytree to remember, which the state holds as `skip_state`.
+        `skip_not_finite` and `skip_large_updates` are two. The gradients are at least float32.
+      **numbers: what the test is given by name: numbers or schedules, leaves of the state.
+
+    Returns:
+      An `Optimizer`. State: two counts and what the test remembers; see `skipped_steps`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.guard(gdjax.adam(0.1), gdjax.skip_large_updates, max_squared_norm=100.0)
+      >>> updates, state = opt.update(jnp.array([30.0, 40.0]), opt.init(jnp.ones(2)))
+      >>> print(updates, gdjax.skipped_steps(state), state.slots.skip_state["norm_squared"])
+      [0. 0.] 1 2500.0
+    """
+    init, update = with_extra_args_support(optimizer)
+    names = tuple(sorted(numbers))
+    for name in names:
+        check_range(f"guard({name}=...)", numbers[name], FINITE)
+    slots = functools.partial(_fresh, init, should_skip, names)
+    return treewise(_guard, slots, numbers, inner=update, should_skip=should_skip, names=names)
+
+
+# --- tests of gradients ---------------------------------------------------------------------------
+
+
+def skip_not_finite(updates: Any, gradient_step: Any, params: Any = None) -> tuple[Array, dict]:
+    """Return whether any element is infinite or NaN: a test for `guard` and `MultiSteps`.
+
+    Args:
+      updates: the gradients.
+      gradient_step: ignored.
+      params: ignored.
+
+    Returns:
+      The answer, and a dict of `should_skip` and `num_not_finite`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> skip_not_finite(jnp.array([1.0, jnp.nan]), 0)[1]["num_not_finite"].item()
+      1
+    """
+    del gradient_step, params
+    counts = map_leaves(_count_not_finite, 1, [updates])[0]
+    count = functools.reduce(jnp.add, jax.tree.leaves(counts), jnp.zeros((), jnp.int32))
+    return count > 0, {"should_skip": count > 0, "num_not_finite": count}
+
+
+def _count_not_finite(x: Array) -> Array:
+    return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
+
+
+def skip_large_updates(
+    updates: Any, gradient_step: Any, params: Any = None, max_squared_norm: Any = None
+) -> tuple[Array, dict]:
+    """Return whether the squared norm is not below a bound: a test for `guard` and `MultiSteps`.
+
+    A norm that is NaN is too large. It is summed in float32, where optax lets float16 overflow.
+
+    Args:
+      updates: the gradients.
+      gradient_step: ignored.
+      params: ignored.
+      max_squared_norm: the bound on |g|^2.
+
+    Returns:
+      The answer, and a dict of `should_skip` and `norm_squared`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(skip_large_updates(jnp.array([3.0, 4.0]), 0, max_squared_norm=20.0)[0])
+      True
+    """
+    del gradient_step, params
+    if max_squared_norm is None:
+        raise TypeError("skip_large_updates needs max_squared_norm=...")
+    norm_squared = sum_sq(updates)
+    should_skip = ~(norm_squared < max_squared_norm)
+    return should_skip, {"should_skip": should_skip, "norm_squared": norm_squared}
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def skipped_steps(state: Any) -> Array:
+    """Return how many updates were skipped by all the guards in a state, however it is nested.
+
+    Args:
+      state: the state of any optimizer; without guards the answer is 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.clip(1.0), gdjax.apply_if_finite(gdjax.adam(0.1), 5))
+      >>> state = opt.update(jnp.array([jnp.nan]), opt.init(jnp.ones(1)))[1]
+      >>> print(gdjax.skipped_steps(state))
+      1
+    """
+    guards = [n.slots for _, n in states_in(state) if hasattr(n.slots, "skipped_steps")]
+    counts = (slots.skipped_steps() for slots in guards)
+    return functools.reduce(jnp.add, counts, jnp.zeros((), jnp.int32))

@@ -1,0 +1,143 @@
+"""Skip the updates where the loss or the gradient is far above what it usually is.
+
+limit = median + threshold * 1.4826 * MAD over the last values, where MAD is the median distance
+from the median, and 1.4826 MAD is the standard deviation of a normal distribution. Unlike mean and
+deviation (levanter skips above mean + 6 sd of 128 values), they ignore the spikes among the values.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype, sum_sq
+from gdjax.wrappers.guard import tally, unless
+
+WATCH = ("grad_norm", "value", "both")
+NORMAL = 1.4826  # standard deviations in one MAD of a normal distribution
+
+
+class Spikes(NamedTuple):
+    """What the guard remembers."""
+
+    history: Array  # the last values of what is watched, a row for each; a ring
+    limits: Array  # what the last values were compared with
+    recorded: Array  # values written so far, int32
+    skipped: Array  # updates left out so far, int32
+    in_a_row: Array  # those of them since the last update that was done, int32
+    inner: Any  # state of the guarded optimizer
+
+    def skipped_steps(self):
+        """Return how many updates were left out."""
+        return self.skipped
+
+
+def _middle(row, n):
+    """Return the median of a row whose n values come with infinities."""
+    row = jnp.sort(row)
+    return (row[jnp.maximum(n - 1, 0) // 2] + row[n // 2]) / 2
+
+
+def _limit(row, n, threshold, min_spread):
+    known = jnp.arange(row.size) < n
+    median = _middle(jnp.where(known, row, jnp.inf), n)
+    mad = _middle(jnp.where(known, jnp.abs(row - median), jnp.inf), n)
+    return median + threshold * jnp.maximum(NORMAL * mad, min_spread * jnp.abs(median))
+
+
+def _skip_spikes(
+    grads, slots, params, count, *, threshold, min_history, min_spread, watch, inner, **extra
+):
+    if watch != "grad_norm" and "value" not in extra:
+        raise TypeError(
+            f"skip_spikes(watch={watch!r}) needs the loss: call update(grads, state, params, "
+            "value=...)."
+        )
+    seen = [] if watch == "value" else [safe_sqrt(sum_sq(grads))]
+    seen += [] if watch == "grad_norm" else [jnp.asarray(extra["value"])]
+    now = jnp.stack([x.astype(slots.history.dtype) for x in seen])
+    window = slots.history.shape[1]
+    n = jnp.minimum(slots.recorded, window)
+    limits = jax.vmap(_limit, (0, None, None, None))(slots.history, n, threshold, min_spread)
+    limits = jnp.where(n >= jnp.maximum(min_history, 1), limits, jnp.inf)
+    finite = jnp.isfinite(now).all()
+    skip = ~finite | jnp.any(now > limits)
+    # A spike is recorded, too: so a level that stays is normal after half a window.
+    written = slots.history.at[:, slots.recorded % window].set(now)
+    history = jnp.where(finite, written, slots.history)
+    recorded = jnp.where(finite, safe_increment(slots.recorded), slots.recorded)
+    updates, state = unless(skip, inner, grads, slots.inner, params, extra)
+    counts = tally(skip, slots.skipped, slots.in_a_row)
+    return updates, Spikes(history, limits, recorded, *counts, state)
+
+
+def _fresh(init, rows, window, params) -> Spikes:
+    recorded, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+    history = jnp.zeros((rows, window), scalar_dtype())
+    limits = jnp.full(rows, jnp.inf, history.dtype)
+    return Spikes(history, limits, recorded, skipped, in_a_row, init(params))
+
+
+@checked(threshold=NONNEGATIVE, min_history=NONNEGATIVE, min_spread=NONNEGATIVE)
+def skip_spikes(
+    optimizer: Any,
+    threshold: Any = 6.0,
+    window: int = 128,
+    *,
+    watch: str = "grad_norm",
+    min_history: Any = 16,
+    min_spread: Any = 0.01,
+) -> Optimizer:
+    """Skip the updates where the loss or the gradient's norm is a spike, or not finite.
+
+    A spike is above median + threshold * max(1.4826 MAD, min_spread * |median|) of the last values.
+
+    Parameters and state stay as they are, bit for bit. Spikes enter the history all the same, so a
+    level that has risen for good is skipped for about half a window and then is the new normal.
+
+    Args:
+      optimizer: any `(init, update)` pair.
+      threshold: how far above the median is too far, in standard deviations >= 0.
+      window: number of last values >= 1 to compare with; structure, not a leaf of the state.
+      watch: "grad_norm", "value" (the loss, `update(..., value=loss)`), or "both", where either is
+        enough.
+      min_history: number of values before which nothing finite is skipped.
+      min_spread: smallest standard deviation to reckon with, relative to the median, >= 0, for
+        values that hardly change.
+
+    Returns:
+      An `Optimizer`. State: `window` numbers for each of what is watched, the last `slots.limits`,
+      and counts: see `skipped_steps`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.skip_spikes(gdjax.sgd(0.1), window=8, min_history=4)
+      >>> state = opt.init(jnp.ones(1))
+      >>> for grad in (1.0, 1.1, 0.9, 1.0, 50.0, 1.1):
+      ...     updates, state = opt.update(jnp.full(1, grad), state)
+      ...     print(updates, state.slots.limits)
+      [-0.1] [inf]
+      [-0.11] [inf]
+      [-0.09] [inf]
+      [-0.1] [inf]
+      [0.] [1.4448]
+      [-0.11] [1.8896]
+    """
+    check_choice("skip_spikes(watch=...)", watch, WATCH)
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(f"skip_spikes(window=...) must be an integer >= 1, got {window!r}.")
+    init, update = with_extra_args_support(optimizer)
+    slots = functools.partial(_fresh, init, 2 if watch == "both" else 1, window)
+    numbers = dict(threshold=threshold, min_history=min_history, min_spread=min_spread)
+    return treewise(_skip_spikes, slots, numbers, watch=watch, inner=update)

@@ -1,0 +1,92 @@
+"""Li (2024), the Kronecker case, with the details of psgd-jax 0.2.9; `probe` gives its V."""
+
+import numpy as np
+
+from oracles.soap import apply, unfold
+
+
+def lower_bound(a):
+    """Return |a^T x / |x|| for x = a times its longest row or column."""
+    largest = np.max(np.abs(a))
+    if largest == 0:
+        return largest
+    a = a / largest
+    rows, columns = np.sum(a**2, 1), np.sum(a**2, 0)
+    if columns.max() > rows.max():
+        x = a[:, columns.argmax()] @ a
+        return largest * np.linalg.norm(a @ (x / np.linalg.norm(x)))
+    x = a @ a[rows.argmax()]
+    return largest * np.linalg.norm(a.T @ (x / np.linalg.norm(x)))
+
+
+def matrix(q):
+    return np.diag(q) if q.ndim == 1 else q
+
+
+def psgd_kron(
+    learning_rate,
+    b1,
+    weight_decay,
+    preconditioner_lr,
+    preconditioner_init_scale,
+    clip_update_rms,
+    probability,
+    probe,
+    diagonal=lambda shape, i: len(shape) < 2 or shape[i] == 1,
+    balance_after=None,
+    from_gradient=False,
+):
+    """Balancing follows after each number of updates in `balance_after`."""
+    m, factors, waiting, updates = {}, {}, {}, {}
+
+    def learn(k, x, v):
+        q = factors[k]
+        if balance_after and updates[k] in balance_after and len(q) > 1:
+            sizes = np.array([np.max(np.abs(f)) for f in q])
+            q = [f * np.prod(sizes) ** (1 / len(q)) / s for f, s in zip(q, sizes, strict=True)]
+        x = x + np.sqrt(np.finfo(np.float32).eps) * np.mean(np.abs(x)) * v
+        a, b = x, v
+        for i, f in enumerate(q):
+            a = apply(matrix(f), a, i)
+            b = apply(np.linalg.inv(matrix(f)).T, b, i)
+        new = []
+        for i, f in enumerate(q):
+            t1, t2 = (unfold(z, i) @ unfold(z, i).T for z in (a, b))
+            if f.ndim == 1:
+                t1, t2 = np.diag(t1), np.diag(t2)
+                new.append(f - preconditioner_lr * (t1 - t2) * f / np.max(np.abs(t1 + t2)))
+            else:
+                change = np.triu(preconditioner_lr * (t1 - t2)) @ f
+                new.append(f - change / lower_bound(t1 + t2))
+        return new
+
+    def direction(k, g, t):
+        seen = g.reshape(g.shape or (1,))
+        if k not in m:
+            start = preconditioner_init_scale ** (1 / seen.ndim)
+            m[k], factors[k] = np.zeros_like(seen), []
+            for i, n in enumerate(seen.shape):
+                one = np.ones(n) if diagonal(seen.shape, i) else np.eye(n)
+                factors[k].append(start * one)
+            waiting[k] = updates[k] = 0
+        m[k] = b1 * m[k] + (1 - b1) * seen
+        mean = m[k] / (1 - b1**t)
+        waiting[k] += 1
+        if waiting[k] >= 1 / probability(t):
+            waiting[k] = 0
+            x = seen if from_gradient else mean
+            if np.any(x):
+                factors[k] = learn(k, x, probe(k, t, seen.shape))
+            updates[k] += 1
+        for i, f in enumerate(factors[k]):
+            mean = apply(matrix(f).T @ matrix(f), mean, i)
+        rms = np.sqrt(np.mean(mean**2))
+        return (mean / max(1.0, rms / clip_update_rms)).reshape(g.shape)
+
+    def step(theta, grads, t):
+        return {
+            k: theta[k] - learning_rate * (direction(k, g, t) + weight_decay * theta[k])
+            for k, g in grads.items()
+        }
+
+    return step

@@ -1,0 +1,89 @@
+"""Gupta et al. (2018), Algorithm 2, with grafting as in Shi et al. (2023), block by block."""
+
+import numpy as np
+
+from oracles.soap import apply, merge, unfold
+
+
+def pieces(shape, limit):
+    """Return slices of an array, each axis cut into equal parts, the last one maybe shorter."""
+    lists = [[()]]
+    for n in shape:
+        cuts = max(1, -(-n // limit))
+        size = -(-n // cuts)
+        lists.append([slice(i * size, min((i + 1) * size, n)) for i in range(cuts)])
+    out = [()]
+    for cuts in lists[1:]:
+        out = [head + (cut,) for head in out for cut in cuts]
+    return out
+
+
+def inverse_power(a, power, eps):
+    w, v = np.linalg.eigh(a)
+    return (v * (w - min(w.min(), 0.0) + eps) ** -power) @ v.T
+
+
+def shampoo(
+    learning_rate,
+    b1,
+    b2,
+    eps,
+    weight_decay=0.0,
+    exponent=None,
+    b3=None,
+    graft_b2=None,
+    graft_eps=None,
+    frequency=1,
+    start=None,
+    graft=None,
+    limit=1024,
+    merged=True,
+):
+    state, start = {}, frequency if start is None else start
+
+    def block(s, g, t):
+        k = g.ndim
+        power = 1 / (2 * k) if exponent is None else exponent
+        w = 1.0 if b2 == 1 else 1 - b2
+        for i in range(k):
+            s["L"][i] = b2 * s["L"][i] + w * unfold(g, i) @ unfold(g, i).T
+        if t >= start and (t - start) % frequency == 0:
+            unbiased = 1.0 if b2 == 1 else 1 - b2**t
+            s["P"] = [inverse_power(x / unbiased, power, eps) for x in s["L"]]
+        c = b1 if b3 is None else b3
+        mean = (c * s["m"] + (1 - c) * g) / (1 - c * b1 ** (t - 1))
+        s["m"] = b1 * s["m"] + (1 - b1) * g
+        d = mean
+        if graft == "adagrad":
+            s["v"] = s["v"] + g**2
+            d = mean / (np.sqrt(s["v"]) + graft_eps)
+        elif graft in ("adam", "rmsprop"):
+            s["v"] = graft_b2 * s["v"] + (1 - graft_b2) * g**2
+            v = s["v"] / (1 - graft_b2**t) if graft == "adam" else s["v"]
+            d = mean / (np.sqrt(v) + graft_eps)
+        if t < start:
+            return d
+        shaped = mean
+        for i in range(k):
+            shaped = apply(s["P"][i], shaped, i)
+        if graft is not None and np.linalg.norm(shaped) > 0:
+            shaped = shaped * np.linalg.norm(d) / np.linalg.norm(shaped)
+        return shaped
+
+    def step(theta, grads, t):
+        new = {}
+        for name, g in grads.items():
+            seen = g.reshape(merge(g.shape, limit) if merged else g.shape or (1,))
+            move = np.zeros_like(seen)
+            for j, cut in enumerate(pieces(seen.shape, limit)):
+                part = seen[cut]
+                squares = [np.zeros((n, n)) for n in part.shape]
+                zeros = np.zeros_like(part)
+                s = state.setdefault((name, j), dict(m=zeros, v=zeros, L=squares, P=None))
+                move[cut] = block(s, part, t)
+            new[name] = theta[name] - learning_rate * (
+                move.reshape(g.shape) + weight_decay * theta[name]
+            )
+        return new
+
+    return step

@@ -1,0 +1,262 @@
+"""A sweep is the same however it is cut, on however many devices, interrupted or killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from x64 import enable_x64
+
+import gdjax
+from gdjax.training import lanes as lanes_module
+from gdjax.training.store import Store
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 4)).astype(np.float32)
+Y = np.int32(RNG.integers(0, 3, 64))
+model = gdjax.models.mlp((4, 16, 3))
+PARAMS = model.init(jax.random.key(0))
+RATES = {"learning_rate": np.logspace(-3, -1, 11)}
+# Lanes that step together are one array, and XLA chooses the order of sums by the array's shape: an
+# ulp (1.2e-7) here and there, which 12 steps carry on. Lanes that run in turn are the same bits.
+ULPS = 1e-6
+MORE = dict(batch_size=16, steps=12, key=1)
+
+
+def loss_fn(params, batch):
+    x, y = batch
+    return gdjax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
+
+
+def run(**options):
+    return gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, (X, Y), **{**MORE, **options})
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
+    whole = run(vectorize=vectorize)
+    assert len(jax.devices()) == 8  # lanes are sharded, see conftest.py
+    steps_cut = run(vectorize=vectorize, report_every=5)
+    lanes_cut = run(vectorize=vectorize, lanes_per_program=8)
+    for cut in (steps_cut,) if vectorize else (steps_cut, lanes_cut):
+        same(whole.history["loss"], cut.history["loss"])  # bit for bit
+        same((whole.params, whole.state), (cut.params, cut.state))
+    np.testing.assert_allclose(whole.history["loss"], lanes_cut.history["loss"], rtol=ULPS)
+
+
+def test_one_device_equals_eight_and_both_ways_of_running_agree(monkeypatch):
+    sharded = {v: run(vectorize=v) for v in (True, False)}
+    one = lanes_module.Places(None, 1, 2)  # a CPU with two cores, in threads
+    monkeypatch.setattr(lanes_module, "places", lambda: one)
+    for vectorize, eight in sharded.items():
+        single = run(vectorize=vectorize)
+        np.testing.assert_allclose(single.history["loss"], eight.history["loss"], rtol=ULPS)
+        cut = run(vectorize=vectorize, lanes_per_program=2)  # six groups, two threads
+        if not vectorize:
+            same(single.history["loss"], cut.history["loss"])
+        np.testing.assert_allclose(single.history["loss"], cut.history["loss"], rtol=ULPS)
+    np.testing.assert_allclose(
+        sharded[True].history["loss"], sharded[False].history["loss"], rtol=ULPS
+    )
+
+
+def test_lanes_are_really_spread_over_the_devices():
+    (group,), _ = lanes_module.make_groups(
+        "sweep", loss_fn, PARAMS, gdjax.adam, gdjax.grid(RATES), (X, Y), steps=1, epochs=None,
+        key=0, held_out=None, metric_fn=None, report_every=None, reports=False,
+    )  # fmt: skip
+    carry = group.start()
+    leaf = carry.params["linear_0"]["kernel"]
+    assert leaf.shape[0] == 16 and len(leaf.sharding.device_set) == 8  # 11 lanes, 5 of padding
+    assert {s.data.shape[0] for s in leaf.addressable_shards} == {2}
+
+
+def test_every_group_uses_one_program():
+    traced = []
+
+    def counted(params, batch):
+        traced.append(1)
+        return loss_fn(params, batch)
+
+    gdjax.sweep(counted, PARAMS, gdjax.adam, RATES, (X, Y), **MORE)
+    once = len(traced)
+    traced.clear()
+
+    def again(params, batch):
+        return counted(params, batch)
+
+    gdjax.sweep(again, PARAMS, gdjax.adam, RATES, (X, Y), lanes_per_program=1, **MORE)
+    assert len(traced) == once
+
+
+def test_lanes_per_program_follows_the_compiled_memory(monkeypatch):
+    monkeypatch.setattr(lanes_module, "places", lambda: lanes_module.Places(None, 1, 1))
+    limit = 40_000
+    monkeypatch.setattr(lanes_module, "_free_memory", lambda: limit)
+    groups, _ = lanes_module.make_groups(
+        "sweep", loss_fn, PARAMS, gdjax.adam, gdjax.grid({"learning_rate": [0.1] * 40}), (X, Y),
+        steps=1, epochs=None, key=0, held_out=None, metric_fn=None, report_every=None,
+        reports=False,
+    )  # fmt: skip
+    size = len(groups[0].lanes)
+    compiled = lanes_module.lower_chunk(groups[0].plan, groups[0].avals, 1).compile()
+    assert lanes_module.memory_of(compiled) <= limit < 2 * lanes_module.memory_of(compiled)
+    assert 1 < size < 40 and sum(len(g.lanes) for g in groups) == 40
+
+
+def test_settings_of_the_calling_thread_hold_in_the_workers(monkeypatch):
+    monkeypatch.setattr(lanes_module, "places", lambda: lanes_module.Places(None, 1, 2))
+    with enable_x64():
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), PARAMS)
+        result = gdjax.sweep(loss_fn, params, gdjax.adam, RATES, (X.astype(np.float64), Y), steps=2)
+        assert result.params["linear_0"]["kernel"].dtype == np.float64
+        assert result.state.hyperparams["learning_rate"].dtype == np.float64
+
+
+def test_an_interrupt_returns_what_is_done():
+    started = threading.Event()
+
+    def metric(params, data):
+        jax.debug.callback(started.set)
+        return loss_fn(params, data)
+
+    def press():
+        started.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    result = run(
+        steps=500_000, report_every=50, lanes_per_program=8, held_out=(X, Y), metric_fn=metric
+    )
+    presser.join()
+    done = int(result.steps.max())
+    assert 50 <= done < 500_000 and done % 50 == 0
+    assert result.kept.tolist() == list(range(8)) and result.steps.tolist() == [done] * 8 + [0] * 3
+    assert np.isnan(result.final_loss[8:]).all() and result.best().lane < 8
+    straight = run(steps=done, report_every=50, lanes_per_program=8)
+    same(straight.history["loss"][:8], result.history["loss"][:8])
+    same(straight.params["linear_0"]["kernel"][:8], result.params["linear_0"]["kernel"])
+
+
+SCRIPT = """
+    import sys
+    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
+    import test_execution
+    test_execution.resumable(sys.argv[2])
+"""
+
+
+def resumable(directory):
+    more = dict(steps=60, report_every=10, lanes_per_program=8)
+    return run(directory=directory, held_out=(X, Y), **more)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
+    script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
+    hold = "import gdjax.training.store as s, time; old = s.Store.save\n"
+    hold += "def save(*a):\n    old(*a)\n    if a[1] == 1 and a[2] == 20: time.sleep(1000)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold + "s.Store.save = save\n" + script, here, str(tmp_path)]
+    )
+    last = tmp_path / "group-0001-00000020.npz"
+    deadline = time.time() + 120
+    while not (last.exists() and np.load(tmp_path / "group-0001.npz")["done"] == 20):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    process.kill()  # SIGKILL, in the middle of the second group
+    process.wait()
+    saved, steps = Store.save, []
+
+    def counting(self, group, done, *rest):
+        steps.append((group, done))
+        saved(self, group, done, *rest)
+
+    monkeypatch.setattr(Store, "save", counting)
+    result = resumable(tmp_path)
+    assert steps == [(1, 30), (1, 40), (1, 50), (1, 60)]  # nothing twice
+    whole = run(steps=60, lanes_per_program=8, report_every=10, held_out=(X, Y))
+    same(whole.history, result.history)
+    same((whole.params, whole.state), (result.params, result.state))
+    steps.clear()
+    same(resumable(tmp_path).history, whole.history)
+    assert steps == []
+    with pytest.raises(ValueError, match="holds a sweep with other key, steps"):
+        run(directory=tmp_path, steps=70, report_every=10, lanes_per_program=8, key=2)
+
+
+def test_results_as_files_and_tables(tmp_path):
+    space = [
+        {"learning_rate": 0.01, "momentum": None, "nesterov": False},
+        {"learning_rate": 0.1, "momentum": None, "nesterov": False},
+        {"learning_rate": 1e30, "momentum": None, "nesterov": False},
+    ]
+    result = gdjax.sweep(loss_fn, PARAMS, gdjax.sgd, space, (X, Y), steps=6, held_out=(X, Y))
+    (_, step), = result.diverged()  # fmt: skip
+    lines = result.to_csv(tmp_path / "t.csv").splitlines()
+    assert lines[0] == "learning_rate,momentum,nesterov,final loss,held_out,steps,diverged at"
+    assert lines[3].endswith(f",{step},{step}") and (tmp_path / "t.csv").read_text() == "\n".join(
+        [*lines, ""]
+    )
+    data = json.loads(result.to_json(tmp_path / "t.json"))
+    assert data["lanes"][2]["final loss"] is None and data["lanes"][2]["diverged at"] == step
+    np.testing.assert_allclose(data["history"]["loss"][0], result.history["loss"][0], rtol=1e-6)
+    result.save(tmp_path / "r.npz")
+    state = gdjax.sgd(0.1).init(PARAMS)
+    again = gdjax.SweepResult.load(tmp_path / "r.npz", PARAMS, state)
+    same(vars(result) | {"points": 0}, vars(again) | {"points": 0})
+    assert again.best().point == result.best().point
+    assert jax.tree.structure(again.best().state) == jax.tree.structure(state)
+    plain = gdjax.SweepResult.load(tmp_path / "r.npz")
+    same(plain.best().params["linear_0"]["kernel"], result.best().params["linear_0"]["kernel"])
+    with pytest.raises(ValueError, match="'text' or 'pandas'"):
+        result.table("html")
+
+
+def test_pictures_of_many_lanes():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    space = {"learning_rate": [0.01, 0.1, 1e30], "momentum": [0.0, 0.5, 0.9]}
+    result = gdjax.sweep(loss_fn, PARAMS, gdjax.sgd, space, (X, Y), steps=6)
+    ax = result.plot(("learning_rate", "momentum"))
+    cells = np.asarray(ax.images[0].get_array().filled(np.nan))
+    np.testing.assert_allclose(cells[:, :2], result.final_loss.reshape(3, 3)[:2].T, rtol=1e-6)
+    assert np.isnan(cells[:, 2]).all()
+    assert len(result.plot_all().axes) == 2 and len(result.plot_curves().lines) == 9
+    with pytest.raises(ValueError, match="one or two of learning_rate, momentum"):
+        result.plot(("learning_rate", "typo"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(lanes_per_program=0), "lanes_per_program=.*>= 1, got 0"),
+        (dict(seeds=[]), "at least one seed"),
+    ],
+)
+def test_bad_execution_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_streams_need_one_program():
+    stream = iter([(X, Y)] * 3)
+    with pytest.raises(ValueError, match="can be read only once"):
+        gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, lanes_per_program=2)
+    with pytest.raises(ValueError, match="directory=.*needs arrays"):
+        gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, directory="unused")
