@@ -277,6 +277,28 @@ from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
+# Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
+from gdjax.solvers.backtracking import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
+from gdjax.solvers.barzilai_borwein import barzilai_borwein as barzilai_borwein
+from gdjax.solvers.bfgs import bfgs as bfgs
+from gdjax.solvers.bfgs import scale_by_bfgs as scale_by_bfgs
+from gdjax.solvers.hager_zhang import (
+    scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch,
+)
+from gdjax.solvers.lbfgs import lbfgs as lbfgs
+from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
+from gdjax.solvers.minimize import MinimizeError as MinimizeError
+from gdjax.solvers.minimize import Result as Result
+from gdjax.solvers.minimize import Status as Status
+from gdjax.solvers.minimize import minimize as minimize
+from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
+from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
+from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+
 # Batches in parts
 from gdjax.microbatching.loop import microbatch as microbatch
 
@@ -312,6 +334,21 @@ from gdjax import schedules as schedules
 from gdjax import second_order as second_order
 from gdjax import transforms as transforms
 from gdjax import tree as tree
+
+# Solvers: run to convergence
+from gdjax.solvers.fixed_point import anderson as anderson
+from gdjax.solvers.fixed_point import fixed_point as fixed_point
+from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
+from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.least_squares import least_squares as least_squares
+from gdjax.solvers.least_squares import root as root
+from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
+from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.projected import projected as projected
+from gdjax.solvers.proximal_gradient import fista as fista
+from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
+from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
 
 # Wrappers
 from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
