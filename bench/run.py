@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import jax
+import matrix
 import optax
 import programs
 import report
@@ -26,7 +27,8 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS | wrapped.WORKLOADS
+MODULES = (programs, steps, matrix, wrapped, sweeps)
+WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
 
 
 def machine():

@@ -35,6 +35,7 @@ from oracles import lookahead as lookahead_oracles
 from oracles import madgrad as madgrad_oracles
 from oracles import mechanic as mechanic_oracles
 from oracles import momo as momo_oracles
+from oracles import muon as muon_oracles
 from oracles import nadam as nadam_oracles
 from oracles import novograd as novograd_oracles
 from oracles import optimistic as optimistic_oracles
@@ -106,6 +107,11 @@ def _grad_fn(params, grads, t):
     return dict(grad_fn=_slope)
 
 
+def _first_basis(name, shape):
+    index = sorted(problems.SHAPES).index(name)  # dicts are sorted by JAX
+    return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), index), shape, float))
+
+
 def _betas(factory):  # `make.factory` is what docs/make_table.py names
     def make(b1, b2, **numbers):
         return factory(betas=(b1, b2), **numbers)
@@ -165,6 +171,27 @@ def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
         max_learning_rate=learning_rate,
     )
 
+
+MUON = dict(
+    learning_rate=0.02,
+    beta=0.85,
+    eps=1e-6,
+    weight_decay=0.1,
+    adam_learning_rate=0.01,
+    adam_b1=0.8,
+    adam_b2=0.9,
+    adam_eps_root=1e-9,
+    adam_weight_decay=0.05,
+)
+MATRIX = gdjax.MuonDimensionNumbers
+VIEWS = {  # by path of the problem of the oracles and of the tree of the contract
+    "kernel": MATRIX((0, 1, 2), 3),
+    "tall": MATRIX(splits=3),
+    "wide|w": MATRIX(),
+    ".*": None,
+}
+SCION = {k: v for k, v in VIEWS.items() if "wide" not in k} | {"w": MATRIX(), ".*": None}
+MUON_VIEWS = {"kernel": "conv", "tall": ("split", 3), "wide": "2d"}
 
 ADAM = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, eps_root=1e-9)
 RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
@@ -672,6 +699,99 @@ CASES = [
         _with(gdjax.apollo_mini, update_proj_gap=6),
         APOLLO | dict(growth_limit=1.2),
         _with(apollo_oracles.apollo, rank=1, projection=_gaussian(6), tensor=True),
+    ),
+    # Matrices
+    Case(
+        "muon",
+        gdjax.muon,
+        MUON,
+        _with(muon_oracles.muon, views={"tall": "2d", "wide": "2d"}),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "muon_views",
+        _with(
+            gdjax.muon,
+            nesterov=False,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS),
+        ),
+        MUON | dict(consistent_rms=0.3),
+        _with(muon_oracles.muon, nesterov=False, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "normuon",
+        _with(gdjax.normuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        _with(muon_oracles.normuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "normuon_dion",
+        _with(gdjax.normuon, nesterov=False, consistent_rms=None, scale="spectral"),
+        MUON | dict(b2=0.9),
+        _with(
+            muon_oracles.normuon,
+            nesterov=False,
+            views={"tall": "2d", "wide": "2d"},
+            scale=muon_oracles.spectral,
+        ),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "adamuon",
+        _with(gdjax.adamuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        _with(muon_oracles.adamuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "dion",
+        _with(
+            gdjax.dion,
+            rank_fraction=0.5,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS | {"tall": MATRIX()}),
+        ),
+        MUON,
+        _with(
+            muon_oracles.dion,
+            rank_fraction=0.5,
+            views={"kernel": "conv", "tall": "2d", "wide": "2d"},
+            basis=_first_basis,
+        ),
+        x_tol=1e-10,  # two ways to an orthonormal basis, and the basis feeds back
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "dion2",
+        _with(gdjax.dion2, fraction=0.4, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON,
+        _with(muon_oracles.dion2, fraction=0.4, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    *(
+        Case(
+            "scion" if constrained else "scion_unconstrained",
+            _with(
+                gdjax.scion,
+                constrained=constrained,
+                weight_dimension_numbers=gdjax.by_path(SCION),
+            ),
+            dict(learning_rate=0.02, radius=2.0, beta=0.85, eps=1e-6),
+            _with(
+                muon_oracles.scion,
+                constrained=constrained,
+                views={"kernel": "conv", "tall": ("split", 3)},
+            ),
+            lane_rtol=1e-5,
+        )
+        for constrained in (True, False)
+    ),
+    Case(
+        "hyperball_sgd",
+        lambda angle, **rest: gdjax.hyperball(gdjax.sgd(**rest), angle),
+        dict(learning_rate=0.02, momentum=0.8, angle=0.05),
+        lambda angle, **rest: muon_oracles.hyperball(sgd_oracles.sgd(**rest), angle),
     ),
     # With a matrix for each axis. A first gradient of n x m with n > m + 1 leaves eigenvectors to
     # rounding noise, which no oracle can follow, so long axes are not rotated here. Bases are

@@ -37,6 +37,7 @@ from gdjax.core.numerics import safe_increment as safe_increment
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
+from gdjax.linalg.polar import polar as polar
 from gdjax.linalg.norms import safe_norm as safe_norm
 from gdjax.linalg.norms import safe_root_mean_squares as safe_root_mean_squares
 from gdjax.linalg.power_iteration import power_iteration as power_iteration
@@ -123,6 +124,8 @@ from gdjax.optimizers.curvature import (
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
 )
 from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
+from gdjax.optimizers.dion import dion as dion
+from gdjax.optimizers.dion2 import dion2 as dion2
 from gdjax.optimizers.dog import dog as dog
 from gdjax.optimizers.dog import dowg as dowg
 from gdjax.optimizers.dog import l_dog as l_dog
@@ -140,10 +143,15 @@ from gdjax.optimizers.madgrad import madgrad as madgrad
 from gdjax.optimizers.madgrad import scale_by_madgrad as scale_by_madgrad
 from gdjax.optimizers.momo import momo as momo
 from gdjax.optimizers.momo import momo_adam as momo_adam
+from gdjax.optimizers.muon import MuonDimensionNumbers as MuonDimensionNumbers
+from gdjax.optimizers.muon import muon as muon
+from gdjax.optimizers.muon import scale_by_muon as scale_by_muon
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
 from gdjax.optimizers.noisy_sgd import noisy_sgd as noisy_sgd
+from gdjax.optimizers.normuon import adamuon as adamuon
+from gdjax.optimizers.normuon import normuon as normuon
 from gdjax.optimizers.novograd import novograd as novograd
 from gdjax.optimizers.novograd import scale_by_novograd as scale_by_novograd
 from gdjax.optimizers.optimistic import optimistic_adam as optimistic_adam
@@ -169,6 +177,7 @@ from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gdjax.optimizers.scion import scion as scion
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
 from gdjax.optimizers.shampoo import scale_by_shampoo as scale_by_shampoo
@@ -268,6 +277,28 @@ from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
 
+# Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
+from gdjax.solvers.backtracking import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
+from gdjax.solvers.barzilai_borwein import barzilai_borwein as barzilai_borwein
+from gdjax.solvers.bfgs import bfgs as bfgs
+from gdjax.solvers.bfgs import scale_by_bfgs as scale_by_bfgs
+from gdjax.solvers.hager_zhang import (
+    scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch,
+)
+from gdjax.solvers.lbfgs import lbfgs as lbfgs
+from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
+from gdjax.solvers.minimize import MinimizeError as MinimizeError
+from gdjax.solvers.minimize import Result as Result
+from gdjax.solvers.minimize import Status as Status
+from gdjax.solvers.minimize import minimize as minimize
+from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
+from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
+from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+
 # Batches in parts
 from gdjax.microbatching.loop import microbatch as microbatch
 
@@ -304,12 +335,28 @@ from gdjax import second_order as second_order
 from gdjax import transforms as transforms
 from gdjax import tree as tree
 
+# Solvers: run to convergence
+from gdjax.solvers.fixed_point import anderson as anderson
+from gdjax.solvers.fixed_point import fixed_point as fixed_point
+from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
+from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.least_squares import least_squares as least_squares
+from gdjax.solvers.least_squares import root as root
+from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
+from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.projected import projected as projected
+from gdjax.solvers.proximal_gradient import fista as fista
+from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
+from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
+
 # Wrappers
 from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
 from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.hyperball import hyperball as hyperball
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
 from gdjax.wrappers.guard import guard as guard
 from gdjax.wrappers.guard import skip_large_updates as skip_large_updates

@@ -24,8 +24,9 @@ from gdjax.core.every import INTERVAL, as_interval
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.linalg.matrices import Axes, matrix_axes
 from gdjax.optimizers.adam import zero_moments
-from gdjax.optimizers.galore import Axes, check_rank, matrix_axes
+from gdjax.optimizers.galore import check_rank
 
 
 @functools.partial(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,92 +21,13 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import FINITE, check_choice, checked
 from gdjax.core.every import INTERVAL, is_due, when_due
-from gdjax.core.hyper import PerLeaf, path_name
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import compute_dtype
+from gdjax.linalg.matrices import Axes, DimensionNumbers, matrix_axes
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.optimizers.sgd import _gradient
 
-
-class GaLoreDimensionNumbers(NamedTuple):
-    """Which axes of a parameter are the two sides of a matrix; those not named are a batch.
-
-    Attributes:
-      reduction_axis: the axis or axes of the inputs.
-      output_axis: the axis or axes of the outputs.
-    """
-
-    reduction_axis: int | tuple[int, ...] = 0
-    output_axis: int | tuple[int, ...] = 1
-
-
-class Axes(NamedTuple):
-    """The axes of a matrix, made nonnegative; they know how to view an array as matrices."""
-
-    batch: tuple[int, ...]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-    def shape(self, x: Any) -> tuple[int, ...]:
-        """Return the shape (*batch, m, n) of x as matrices."""
-        sides = (math.prod(x.shape[i] for i in axes) for axes in (self.rows, self.columns))
-        return (*(x.shape[i] for i in self.batch), *sides)
-
-    def matrices(self, x: Array) -> Array:
-        """Return x as matrices."""
-        return x.transpose(self.batch + self.rows + self.columns).reshape(self.shape(x))
-
-    def array(self, matrices: Array, like: Array) -> Array:
-        """Return matrices in the shape of `like`: the inverse of `matrices`."""
-        order = self.batch + self.rows + self.columns
-        back = sorted(range(like.ndim), key=order.__getitem__)
-        return matrices.reshape([like.shape[i] for i in order]).transpose(back)
-
-
-def matrix_axes(what: str, spec: Any, params: Any) -> list[Axes | None]:
-    """Return for each leaf the axes of its matrices, or None if it is not to be seen as one.
-
-    Args:
-      what: the argument's name, for errors.
-      spec: `GaLoreDimensionNumbers` for all leaves of two and more dimensions, `by_path` or a
-        prefix tree of them and None, or a function of the parameters that gives one. None takes
-        the leaves of two dimensions.
-      params: the parameters. Leaves without elements are never matrices.
-    """
-    named = jax.tree_util.tree_flatten_with_path(params)[0]
-    if callable(spec):
-        spec = spec(params)
-    if spec is None:
-        specs = [GaLoreDimensionNumbers() if x.ndim == 2 else None for _, x in named]
-    elif isinstance(spec, GaLoreDimensionNumbers):
-        specs = [spec if x.ndim > 1 else None for _, x in named]
-    elif isinstance(spec, PerLeaf):
-        specs = spec.per_leaf(tuple(path_name(path) for path, _ in named))
-    else:
-        specs = []
-        jax.tree.map(
-            lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
-            spec,
-            params,
-            is_leaf=lambda s: s is None or isinstance(s, GaLoreDimensionNumbers),
-        )
-    return [
-        _axes(f"{what} for {path_name(path)!r}", one, x)
-        for (path, x), one in zip(named, specs, strict=True)
-    ]
-
-
-def _axes(what: str, spec: Any, x: Any) -> Axes | None:
-    if spec is None or not math.prod(x.shape):
-        return None
-    sides = [side if isinstance(side, tuple) else (side,) for side in spec]
-    named = sides[0] + sides[1]
-    if not all(isinstance(i, int) and -x.ndim <= i < x.ndim for i in named) or len(
-        {i % x.ndim for i in named}
-    ) < len(named):
-        raise ValueError(f"{what} must name distinct axes of the shape {x.shape}, got {spec}.")
-    rows, columns = (tuple(i % x.ndim for i in side) for side in sides)
-    return Axes(tuple(i for i in range(x.ndim) if i not in rows + columns), rows, columns)
+GaLoreDimensionNumbers = DimensionNumbers
 
 
 @functools.partial(

@@ -1,0 +1,138 @@
+"""Which axes of a parameter make matrices, and the parameter as such matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.hyper import PerLeaf, path_name
+
+
+class DimensionNumbers(NamedTuple):
+    """Which axes of a parameter are the two sides of a matrix; those not named are a batch.
+
+    Attributes:
+      reduction_axis: the axis or axes of the inputs.
+      output_axis: the axis or axes of the outputs.
+      splits: into how many equal parts the outputs are cut, each a matrix of its own (3 for a fused
+        query, key and value), or the sizes of the parts.
+    """
+
+    reduction_axis: int | tuple[int, ...] = 0
+    output_axis: int | tuple[int, ...] = 1
+    splits: int | tuple[int, ...] = 1
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[],
+    meta_fields=["batch", "rows", "columns", "splits"],
+)
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The axes of a matrix, made nonnegative; they know how to view an array as matrices.
+
+    They are structure: a pytree without leaves, so that they can be kept in a state.
+    """
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    splits: tuple[int, ...] = ()  # the sizes of the parts of the columns; none for a single part
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        """Return the shape (*batch, m, n) of x as matrices."""
+        sides = (math.prod(x.shape[i] for i in axes) for axes in (self.rows, self.columns))
+        return (*(x.shape[i] for i in self.batch), *sides)
+
+    def matrices(self, x: Array) -> Array:
+        """Return x as matrices."""
+        return x.transpose(self.batch + self.rows + self.columns).reshape(self.shape(x))
+
+    def array(self, matrices: Array, like: Array) -> Array:
+        """Return matrices in the shape of `like`: the inverse of `matrices`."""
+        order = self.batch + self.rows + self.columns
+        back = sorted(range(like.ndim), key=order.__getitem__)
+        return matrices.reshape([like.shape[i] for i in order]).transpose(back)
+
+    def pieces(self, x: Array) -> list[Array]:
+        """Return x as matrices, cut into its parts: arrays [*batch, m, n_i]."""
+        if not self.splits:
+            return [self.matrices(x)]
+        ends = list(itertools.accumulate(self.splits[:-1]))
+        return jnp.split(self.matrices(x), ends, axis=-1)
+
+    def joined(self, pieces: list[Array], like: Array) -> Array:
+        """Return parts in the shape of `like`: the inverse of `pieces`."""
+        whole = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
+        return self.array(whole, like)
+
+    def map(self, function: Callable, x: Array) -> Array:
+        """Return `function` of each part of x, in the shape of x."""
+        return self.joined([function(piece) for piece in self.pieces(x)], x)
+
+
+def matrix_axes(what: str, spec: Any, params: Any, splits: bool = False) -> list[Axes | None]:
+    """Return for each leaf the axes of its matrices, or None if it is not to be seen as one.
+
+    Args:
+      what: the argument's name, for errors.
+      spec: `DimensionNumbers` for all leaves of two and more dimensions, `by_path` or a
+        prefix tree of them and None, or a function of the parameters that gives one. None takes
+        the leaves of two dimensions.
+      params: the parameters. Leaves without elements are never matrices.
+      splits: whether the caller can treat the parts of a cut matrix.
+    """
+    named = jax.tree_util.tree_flatten_with_path(params)[0]
+    if callable(spec):
+        spec = spec(params)
+    if spec is None:
+        specs = [DimensionNumbers() if x.ndim == 2 else None for _, x in named]
+    elif isinstance(spec, DimensionNumbers):
+        specs = [spec if x.ndim > 1 else None for _, x in named]
+    elif isinstance(spec, PerLeaf):
+        specs = spec.per_leaf(tuple(path_name(path) for path, _ in named))
+    else:
+        specs = []
+        jax.tree.map(
+            lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
+            spec,
+            params,
+            is_leaf=lambda s: s is None or isinstance(s, DimensionNumbers),
+        )
+    return [
+        _axes(f"{what} for {path_name(path)!r}", one, x, splits)
+        for (path, x), one in zip(named, specs, strict=True)
+    ]
+
+
+def _axes(what: str, spec: Any, x: Any, splits: bool) -> Axes | None:
+    if spec is None or not math.prod(x.shape):
+        return None
+    sides = [side if isinstance(side, tuple) else (side,) for side in spec[:2]]
+    named = sides[0] + sides[1]
+    if not all(isinstance(i, int) and -x.ndim <= i < x.ndim for i in named) or len(
+        {i % x.ndim for i in named}
+    ) < len(named):
+        raise ValueError(f"{what} must name distinct axes of the shape {x.shape}, got {spec}.")
+    rows, columns = (tuple(i % x.ndim for i in side) for side in sides)
+    axes = Axes(tuple(i for i in range(x.ndim) if i not in rows + columns), rows, columns)
+    if spec.splits in (1, (1,)):
+        return axes
+    n, parts = axes.shape(x)[-1], spec.splits
+    if isinstance(parts, int) and parts > 0 and n % parts == 0:
+        parts = (n // parts,) * parts
+    if not splits or not isinstance(parts, tuple) or sum(parts) != n or min(parts) < 1:
+        raise ValueError(
+            f"{what}: splits={spec.splits} cannot cut {n} outputs"
+            + ("." if splits else "; this optimizer takes matrices whole.")
+        )
+    return dataclasses.replace(axes, splits=parts)

@@ -1,0 +1,237 @@
+"""The polar factor U V^T of a matrix U S V^T, by products alone (Newton-Schulz).
+
+Jordan et al. (2024), https://kellerjordan.github.io/posts/muon (the quintic step);
+Amsel et al. (2025), https://arxiv.org/abs/2505.16932 (Polar Express);
+Zhang, Amsel, Chen & Dao (2026), "Gram Newton-Schulz" (the Gram form).
+A step is Y <- a Y + (b A + c A^2) Y with A = Y Y^H; it takes each singular value s to
+a s + b s^3 + c s^5 and leaves the singular vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.checks import as_float_leaves, check_choice, checked
+from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
+
+# Each set as published; what it makes of singular values in [1e-3, 1] stands behind it.
+_KELLER = [(3.4445, -4.7750, 2.0315)] * 5  # [0.470, 1.202], Jordan et al.
+_YOU = [  # [0.475, 1.145], Jiacheng You (2025); of [1e-2, 1] it makes [0.978, 1.032]
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+]
+_POLAR_EXPRESS5 = [  # [0.847, 1.141], as in modded-nanogpt, after division by 1.02 norms
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
+_POLAR_EXPRESS = [  # 1 to within 1e-4 after 8 steps, Amsel et al. with a lower bound of 1e-3
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+]
+
+
+def _for_smaller(row: tuple, s: float) -> tuple:
+    """Return the coefficients that make of s x what `row` makes of x."""
+    return row[0] / s, row[1] / s**3, row[2] / s**5
+
+
+NAMED = {
+    "standard": _KELLER,  # optax's name of it
+    "keller": _KELLER,
+    "you": _YOU,
+    "dion": _YOU,
+    "polar_express5": [_for_smaller(_POLAR_EXPRESS5[0], 1.02), *_POLAR_EXPRESS5[1:]],
+    # 1% of safety against rounding in all but the last, as in the authors' code
+    "polar_express": [*(_for_smaller(r, 1.01) for r in _POLAR_EXPRESS[:-1]), _POLAR_EXPRESS[-1]],
+}
+PRECONDITIONINGS = ("frobenius", "spectral", "schatten", "aol")
+
+
+def ns_table(what: str, ns_coeffs: Any, ns_steps: int | None = None) -> Any:
+    """Return the coefficients of all steps, [k, 3], from a name, one triple or k of them.
+
+    A name gives its first `ns_steps` rows, the last one repeated if need be; a triple is repeated;
+    of a table all rows count.
+    """
+    if ns_steps is not None and (not isinstance(ns_steps, int) or ns_steps < 1):
+        raise ValueError(f"{what}: ns_steps must be an int >= 1, got {ns_steps!r}.")
+    if isinstance(ns_coeffs, str):
+        check_choice(f"{what}: ns_coeffs", ns_coeffs, NAMED)
+        rows = NAMED[ns_coeffs]
+        steps = len(rows) if ns_steps is None else ns_steps
+        return np.array((rows + [rows[-1]] * steps)[:steps])
+    table = _array(ns_coeffs)
+    if table.ndim not in (1, 2) or table.shape[-1] != 3 or not table.size:
+        raise ValueError(f"{what}: ns_coeffs must have shape (3,) or (k, 3), got {table.shape}.")
+    if table.ndim == 1:
+        return jnp.broadcast_to(table, (5 if ns_steps is None else ns_steps, 3))
+    return table
+
+
+def _array(x: Any) -> Array:
+    """Return nested sequences of numbers, also of traced ones, as an array."""
+    if isinstance(x, (tuple, list)) and x:
+        return jnp.stack([_array(one) for one in x])
+    return jnp.asarray(x, scalar_dtype())
+
+
+@checked()
+def polar(
+    x: Any,
+    ns_coeffs: Any = "polar_express",
+    ns_steps: int | None = None,
+    eps: Any = 1e-8,
+    preconditioning: str = "frobenius",
+    *,
+    form: str | None = None,
+    dtype: Any = None,
+) -> Array:
+    """Return the polar factor of each matrix, U V^H of U S V^H, up to the set's accuracy.
+
+    Args:
+      x: float or complex array [*batch, m, n]; batch axes are mapped over.
+      ns_coeffs: how singular values above 1e-3 of the norm go to 1. By name: "keller"
+        ("standard"), 5 steps, to [0.47, 1.2]; "you" ("dion"), 5 steps, to [0.475, 1.145], and to 1
+        within 0.03 above 1e-2; "polar_express5", 5 steps, to [0.85, 1.14]; "polar_express", 8
+        steps, to 1 within 1e-4.
+        Or (a, b, c) for every step, or a table of k such rows.
+      ns_steps: how many steps; None is as many as the set has, 5 for one triple.
+      eps: added to the norm >= 0, so that a zero matrix gives zero.
+      preconditioning: what makes the largest singular value at most 1: "frobenius" divides by the
+        norm; "schatten" by |X X^H|^(1/2), "aol" row by row with the sums of |X X^H| (it moves the
+        result a little away from U V^H), which both bring small singular values nearer to 1 for one
+        product more; "spectral" by the exact norm, at the cost of an SVD. All are scale free.
+      form: "direct" or "gram"; None takes the one with fewer operations, see below. With m <= n,
+        the direct form costs 4 m^2 n + 2 m^3 a step, the Gram form, which iterates on X X^H, in all
+        8 m^2 n + 28 m^3 for 5 steps.
+      dtype: of the products; None is that of x, at least float32. On accelerators bfloat16 is
+        several times faster and enough for Muon; it always takes the direct form, for the Gram
+        form lives from small eigenvalues, which bfloat16 gets wrong (float16 does not). Products in
+        float32 follow JAX's `default_matmul_precision`, which on GPUs may be TF32.
+
+    Returns:
+      An array like x. Zero matrices give zero; derivatives are finite.
+
+    Raises:
+      ValueError: for unknown names and wrong shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(polar(jnp.array([[0.0, 3.0, 0.0], [-0.2, 0.0, 0.0]])).round(3))
+      [[ 0.  1.  0.]
+       [-1.  0.  0.]]
+    """
+    check_choice("polar(preconditioning=...)", preconditioning, PRECONDITIONINGS)
+    check_choice("polar(form=...)", form, (None, "direct", "gram"))
+    ((x,), _) = as_float_leaves("polar(x=...)", jnp.asarray(x))
+    if x.ndim < 2:
+        raise ValueError(f"polar(x=...) must have two axes or more, got shape {x.shape}.")
+    if not x.size:
+        return x
+    wide = cast(x if x.shape[-2] <= x.shape[-1] else x.mT, compute_dtype(x))
+    kernel = polar_kernel(preconditioning, form, dtype)
+    for _ in range(x.ndim - 2):
+        kernel = jax.vmap(kernel, (0, None, None))
+    out = kernel(wide, ns_table("polar", ns_coeffs, ns_steps), eps)
+    return cast(out if wide.shape == x.shape else out.mT, x.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def polar_kernel(preconditioning: str, form: str | None, dtype: Any) -> Callable:
+    """Return the function (x [m, n] with m <= n, table [k, 3], eps) -> polar factor, remembered."""
+
+    def kernel(x: Array, table: Any, eps: Any) -> Array:
+        m, n = x.shape
+        y = _start(x, eps, preconditioning)
+        table = jnp.asarray(table, y.real.dtype)
+        used = y.astype(dtype or y.dtype) if not jnp.iscomplexobj(y) else y
+        gram = form == "gram"
+        if form is None:
+            gram = used.dtype != jnp.bfloat16 and _gram_is_cheaper(m, n, len(table))
+        return (_gram if gram else _direct)(used, table.astype(used.real.dtype)).astype(x.dtype)
+
+    return kernel
+
+
+def _start(x: Array, eps: Any, preconditioning: str) -> Array:
+    y = x / (safe_sqrt(jnp.sum(abs_sq(x))) + jnp.asarray(eps, x.real.dtype))
+    if preconditioning == "frobenius":
+        return y
+    if preconditioning == "spectral":  # the scale is a constant for differentiation, unlike the SVD
+        norm = jnp.linalg.norm(jax.lax.stop_gradient(y), ord=2)
+        return y / jnp.where(norm > 0, norm, 1)
+    a = y @ y.conj().T
+    if preconditioning == "schatten":
+        size = safe_sqrt(jnp.sum(abs_sq(a)))
+    else:
+        size = jnp.sum(safe_sqrt(abs_sq(a)), -1, keepdims=True)
+    return y / jnp.where(size > 0, safe_sqrt(size), 1)
+
+
+def _segments(steps: int) -> list[int]:
+    """Return how many steps the Gram form takes before each new start: 2, then 3 at a time."""
+    rest = steps - 2
+    return [steps] if rest <= 0 else [2, *[3] * (rest // 3), *([rest % 3] if rest % 3 else [])]
+
+
+def _gram_is_cheaper(m: int, n: int, steps: int) -> bool:
+    restarts = len(_segments(steps))
+    gram = 4 * restarts * m * m * n + (8 * steps - 6 * restarts) * m**3
+    return gram < steps * (4 * m * m * n + 2 * m**3)
+
+
+def _direct(y: Array, table: Array) -> Array:
+    def step(i, y):
+        a, b, c = table[i]
+        gram = y @ y.conj().T
+        return a * y + (b * gram + c * (gram @ gram)) @ y
+
+    return jax.lax.fori_loop(0, len(table), step, y)
+
+
+def _gram(y: Array, table: Array) -> Array:
+    # Rounding makes small eigenvalues of R = Y Y^H negative, and each step makes them larger: a
+    # new start from Y itself, while they are small, keeps them so.
+    start = 0
+    for steps in _segments(len(table)):
+        y = _gram_steps(y, table[start : start + steps])
+        start += steps
+    return y
+
+
+def _gram_steps(y: Array, table: Array) -> Array:
+    one = jnp.eye(len(y), dtype=y.dtype)
+    gram = y @ y.conj().T
+
+    def factor(i, gram):  # P = a + b R + c R^2, so that Y <- P Y and R <- P R P
+        a, b, c = table[i]
+        return a * one + b * gram + c * (gram @ gram)
+
+    def step(i, carry):
+        total, gram, p = carry
+        gram = p @ gram @ p
+        p = factor(i, gram)
+        return p @ total, gram, p
+
+    p = factor(0, gram)
+    total, *_ = jax.lax.fori_loop(1, len(table), step, (p, gram, p))
+    return total @ y

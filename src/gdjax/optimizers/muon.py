@@ -1,0 +1,211 @@
+"""Muon: step along the polar factor of the momentum of each matrix; Adam for the rest.
+
+Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; Liu et al. (2025),
+https://arxiv.org/abs/2502.16982 (`consistent_rms`); Bernstein & Newhouse (2024),
+https://arxiv.org/abs/2409.20325 (`adaptive`, `scale="spectral"`).
+Post -> here: B -> mu, mu -> beta, O -> the polar factor. Deviations: the scale of a convolution
+comes from the flattened kernel's fan_in and fan_out, not from its last two sides; with
+`adaptive`, each matrix has its own norm, where optax takes that of a whole stack.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, checked
+from gdjax.core.trees import product
+from gdjax.linalg.matrices import DimensionNumbers
+from gdjax.optimizers.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+
+MuonDimensionNumbers = DimensionNumbers
+
+RANGES = dict(
+    beta=UNIT,
+    adam_b1=UNIT,
+    adam_b2=UNIT,
+    adam_eps_root=NONNEGATIVE,
+    adam_learning_rate=NONNEGATIVE,
+    adam_weight_decay=NONNEGATIVE._replace(optional=True),
+    consistent_rms=POSITIVE._replace(optional=True),
+)
+
+
+def _muon(o, slots, count, *, consistent_rms, scale):
+    return scaled(o, slots.axes, scale, consistent_rms), slots
+
+
+def _scale_by_muon(o, slots, param, count, **rest):
+    return o, slots
+
+
+@functools.lru_cache(maxsize=64)
+def _times_nuclear_norm(kernel):
+    def times(x, table, eps):
+        o = kernel(x, table, eps)
+        return jnp.sum(product(x, o)) * o
+
+    return times
+
+
+@checked(**RANGES)
+def scale_by_muon(
+    ns_coeffs: Any = "keller",
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool | str = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
+    ns_dtype: Any = None,
+) -> Optimizer:
+    """Replace the gradient of each matrix by the polar factor of its momentum; leave others alone.
+
+    The arguments are those of `muon`. Nothing is scaled by shape. optax takes matrices only.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_muon("polar_express", 8)
+      >>> grads = {"w": jnp.diag(jnp.array([3.0, -0.5])), "b": jnp.array([3.0, -0.5])}
+      >>> updates, state = opt.update(grads, opt.init(grads))
+      >>> print(updates["w"].round(3), updates["b"])
+      [[ 1.  0.]
+       [ 0. -1.]] [ 3.  -0.5]
+    """
+    return orthogonalized(
+        _scale_by_muon,
+        dict(beta=beta, eps=eps),
+        name="scale_by_muon",
+        ns_coeffs=ns_coeffs,
+        ns_steps=ns_steps,
+        preconditioning=preconditioning,
+        ns_dtype=ns_dtype,
+        dimension_numbers=weight_dimension_numbers,
+        slots=functools.partial(only_momentum, mu_dtype=mu_dtype),
+        around=_times_nuclear_norm if adaptive else None,
+        nesterov=nesterov,
+    )
+
+
+@checked(**RANGES)
+def muon(
+    learning_rate: Any,
+    ns_coeffs: Any = "keller",
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool | str = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Any = 0.9,
+    adam_b2: Any = 0.999,
+    adam_eps_root: Any = 0.0,
+    adam_weight_decay: Any = 0.0,
+    adam_learning_rate: Any = None,
+    muon_weight_dimension_numbers: Any = None,
+    consistent_rms: Any = None,
+    scale: str | None = "width",
+    ns_dtype: Any = None,
+) -> Optimizer:
+    r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
+
+    Good for: hidden matrices of transformers and convolutions, in fewer steps than AdamW.
+
+    mu = beta mu + (1 - beta) g;  O = polar(beta mu + (1 - beta) g);
+    update = -learning_rate * (scale * O + weight_decay * param)
+
+    Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
+    `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
+    gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers but
+        `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with `consistent_rms=0.2`.
+      ns_coeffs: coefficients of the polar kernel, by name or number, see `gdjax.polar`; in the
+        state. Of a table all rows count (optax takes the last `ns_steps`).
+      ns_steps: steps of the kernel, an int >= 1; a table has its own.
+      beta: decay of the momentum, in [0, 1).
+      eps: added to each matrix's norm, and Adam's, >= 0.
+      weight_decay: strength of the decoupled decay of matrices, times the unscaled learning rate;
+        None for no such term.
+      weight_decay_mask: which leaves decay: a prefix tree of booleans or a function giving one.
+      mu_dtype: dtype of the momentum and of Adam's mean; None is float32 at least.
+      nesterov: True looks one step ahead as above (Jordan, torch); "corrected" with optax's bias
+        correction, whose first steps point elsewhere; False not at all (Dion's authors). Adam is
+        NAdam unless False, as in optax.
+      adaptive: whether O is multiplied by <mu, O>, the nuclear norm, of each matrix.
+      preconditioning: how the kernel scales its start, see `gdjax.polar`.
+      adam_b1: decay of Adam's mean, in [0, 1).
+      adam_b2: decay of Adam's mean square, in [0, 1).
+      adam_eps_root: added under Adam's root, >= 0.
+      adam_weight_decay: strength of the decay of the rest, or None.
+      adam_learning_rate: step size of the rest; None is `learning_rate`.
+      muon_weight_dimension_numbers: which leaves are matrices, and how: `MuonDimensionNumbers` for
+        all of two and more dimensions; a prefix tree or `by_path` of them and None (Adam); or a
+        function of the parameters giving one. None takes the leaves of two dimensions. Axes not
+        named are a batch (stacked layers, experts, heads); a convolution is
+        `MuonDimensionNumbers((0, 1, 2), 3)`; `splits=3` cuts a fused query, key and value.
+      consistent_rms: if given, scale = consistent_rms * sqrt(max(fan_in, fan_out)), which makes the
+        root mean square of a step that number whatever the shape; 0.2 is AdamW's.
+      scale: else: "width", sqrt(max(1, fan_out / fan_in)), as Jordan, optax and torch; "spectral",
+        sqrt(fan_out / fan_in), as Bernstein and Dion; None, 1.
+      ns_dtype: dtype of the kernel's products, see `gdjax.polar`: jnp.bfloat16 on accelerators.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless both decays are None. State: 4
+      bytes per element of a matrix, 8 of the rest.
+
+    Raises:
+      ValueError: if a concrete number or a name is out of range; at `init` for axes that are not.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+      >>> opt = gdjax.muon(0.1, "polar_express", 8)
+      >>> grads = {"w": jnp.diag(jnp.array([3.0, -0.5])), "b": jnp.array([3.0, -0.5])}
+      >>> updates, state = opt.update(grads, opt.init(params), params)
+      >>> print(updates["w"].round(3))  # of length 0.1 in all directions
+      [[-0.1 -0. ]
+       [-0.   0.1]]
+
+    References:
+      Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks".
+      Liu et al. (2025), "Muon is scalable for LLM training".
+    """
+    numbers = dict(
+        learning_rate=learning_rate,
+        beta=beta,
+        eps=eps,
+        weight_decay=weight_decay,
+        consistent_rms=consistent_rms,
+        adam_learning_rate=adam_learning_rate,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps_root=adam_eps_root,
+        adam_weight_decay=adam_weight_decay,
+    )
+    return orthogonalized(
+        or_adam(_muon),
+        numbers,
+        name="muon",
+        ns_coeffs=ns_coeffs,
+        ns_steps=ns_steps,
+        preconditioning=preconditioning,
+        ns_dtype=ns_dtype,
+        dimension_numbers=muon_weight_dimension_numbers,
+        mask=weight_decay_mask,
+        slots=functools.partial(only_momentum, mu_dtype=mu_dtype, adam=True),
+        around=_times_nuclear_norm if adaptive else None,
+        nesterov=nesterov,
+        scale=scale,
+    )

@@ -1,0 +1,118 @@
+"""Scion: steepest descent in a norm chosen for each layer, within a ball of it or without.
+
+Pethick et al. (2025), Algorithms 1 and 2, https://arxiv.org/abs/2502.07529
+Paper -> here: d -> mu, alpha -> 1 - beta, gamma -> learning_rate, rho -> radius, lmo -> minus the
+direction. Deviations: none.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import POSITIVE, UNIT, checked
+from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.numerics import compute_dtype, root_mean_sq
+from gdjax.optimizers.orthogonal import Orthogonal, orthogonalized, scaled
+
+
+def _mean(grad, slots, param, count, *, beta, **rest):
+    mu = beta * slots.mu + (1 - beta) * grad
+    return mu, slots._replace(mu=mu)
+
+
+def _scion(o, slots, param, count, *, learning_rate, radius, constrained, **rest):
+    if slots.axes is not None:  # sqrt(fan_out / fan_in) times the polar factor
+        direction = scaled(o, slots.axes, "spectral", None)
+    elif o.ndim > 1:  # the largest element of the whole matrix, input side first
+        direction = jnp.sign(o) / max(o.shape[-2], 1)
+    else:
+        rms = root_mean_sq(o)
+        direction = o / jnp.where(rms > 0, rms, 1)
+    update = -learning_rate * radius * direction
+    if constrained:
+        if param is None:
+            raise ValueError(f"scion(constrained=True) needs {NEEDS_PARAMS}")
+        update = update - learning_rate * param
+    return update, slots
+
+
+def _slots(param, axes, index, mu_dtype) -> Orthogonal:
+    return Orthogonal(jnp.zeros_like(param, dtype=mu_dtype or compute_dtype(param)), None, axes)
+
+
+@checked(beta=UNIT, radius=POSITIVE)
+def scion(
+    learning_rate: Any,
+    radius: Any = 50.0,
+    beta: Any = 0.9,
+    eps: Any = 1e-8,
+    ns_coeffs: Any = "keller",
+    ns_steps: int = 5,
+    mu_dtype: Any = None,
+    *,
+    constrained: bool = True,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
+    ns_dtype: Any = None,
+) -> Optimizer:
+    """Step to the corner of a norm ball that the momentum points away from, layer by layer.
+
+    Good for: transformers and convolutions of any width at one learning rate, with half of Adam's
+    memory and no second optimizer.
+
+    mu = beta mu + (1 - beta) g;  update = -learning_rate * (radius * D + param)
+
+    D = sqrt(fan_out / fan_in) polar(mu) for matrices; sign(mu) / fan_in for matrices that are none
+    by `weight_dimension_numbers` (the output layer); mu / rms(mu) for vectors.
+
+    Args:
+      learning_rate: step size >= 0, at most 1 if constrained: a number, schedule or prefix tree.
+      radius: of each layer's ball > 0, best a `by_path`: the paper has 50 for hidden layers and
+        3000 for the output layer of a language model.
+      beta: decay of the momentum, in [0, 1).
+      eps: added to each matrix's norm >= 0.
+      ns_coeffs: see `muon`.
+      ns_steps: see `muon`.
+      mu_dtype: dtype of the momentum; None is float32 at least.
+      constrained: whether parameters are drawn to the ball, by a decay of strength 1 (Algorithm 2);
+        False is the unconstrained form, without that term.
+      preconditioning: see `muon`.
+      weight_dimension_numbers: which leaves are matrices, as in `muon`.
+      ns_dtype: see `muon`.
+
+    Returns:
+      An `Optimizer`; its `update` needs the parameters if constrained. State: 4 bytes per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scion(0.1, radius=2.0, ns_coeffs="polar_express", ns_steps=8)
+      >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+      >>> grads = {"w": jnp.diag(jnp.array([3.0, -0.5])), "b": jnp.array([3.0, -3.0])}
+      >>> updates, state = opt.update(grads, opt.init(params), params)
+      >>> print(updates["w"].round(3), updates["b"])
+      [[-0.2 -0. ]
+       [-0.   0.2]] [-0.2  0.2]
+
+    References:
+      Pethick et al. (2025), "Training deep learning models with norm-constrained LMOs".
+    """
+    return orthogonalized(
+        _scion,
+        dict(learning_rate=learning_rate, radius=radius, beta=beta, eps=eps),
+        name="scion",
+        ns_coeffs=ns_coeffs,
+        ns_steps=ns_steps,
+        preconditioning=preconditioning,
+        ns_dtype=ns_dtype,
+        dimension_numbers=weight_dimension_numbers,
+        slots=functools.partial(_slots, mu_dtype=mu_dtype),
+        first=_mean,
+        constrained=constrained,
+    )

@@ -1,0 +1,107 @@
+"""Hyperball: keep each matrix on the sphere where it began, and turn it by a fixed angle.
+
+Wen et al. (2026), https://arxiv.org/abs/2606.16899
+Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations: none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
+from gdjax.core.numerics import abs_sq, cast_like, compute_dtype, safe_sqrt
+from gdjax.core.trees import map_leaves
+
+
+class Hyperball(NamedTuple):
+    """What the wrapper remembers."""
+
+    radius: Any  # R for each leaf; 0 where the optimizer's own step is taken, None if masked out
+    inner: Any  # state of the optimizer
+
+
+def _norm(x):
+    return safe_sqrt(jnp.sum(abs_sq(x)))
+
+
+def _unit(x):
+    norm = _norm(x)
+    return x / jnp.where(norm > 0, norm, 1)
+
+
+def _on_sphere(update, param, radius, learning_rate):
+    turned = radius * _unit(param + learning_rate * radius * _unit(update))
+    return jnp.where(radius > 0, turned - param, update)
+
+
+def _hyperball(grads, slots, params, count, *, learning_rate, inner, **extra):
+    if params is None:
+        raise ValueError(f"hyperball needs {NEEDS_PARAMS}")
+    updates, state = inner(grads, slots.inner, params, **extra)
+    leaves, treedef = jax.tree.flatten(updates)
+    radii = treedef.flatten_up_to(slots.radius)
+    on = [i for i, r in enumerate(radii) if r is not None]
+    columns = [[x[i] for i in on] for x in (leaves, treedef.flatten_up_to(params), radii)]
+    (turned,) = map_leaves(_on_sphere, 1, columns, learning_rate)
+    for i, u in zip(on, turned, strict=True):
+        leaves[i] = u
+    return treedef.unflatten(leaves), Hyperball(slots.radius, cast_like(state, slots.inner))
+
+
+def _matrices(params):
+    return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+
+@checked()
+def hyperball(optimizer: Any, learning_rate: Any = 0.018, mask: Any = None) -> Optimizer:
+    """Take an optimizer's direction only, and keep the norm of each matrix.
+
+    R = |W_0|;  W <- R unit(W + learning_rate R unit(update))
+
+    The learning rate is an angle in radians, nearly, whatever the size of the matrix; weight decay
+    has no place. The optimizer's own learning rate counts for the other leaves only.
+
+    Args:
+      optimizer: any `(init, update)` pair, without weight decay: `muon(0.01)` is the paper's MuonH,
+        `adam(3e-3)` AdamH.
+      learning_rate: the angle of a step >= 0: a number or schedule.
+      mask: which leaves it is for: a prefix tree of booleans or a function of the parameters that
+        gives one. None takes the leaves of two and more dimensions. A leaf that is zero at `init`
+        has no sphere, and takes the optimizer's own steps.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: a number for each leaf besides the
+      optimizer's.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.hyperball(gdjax.sgd(1.0), 0.1)
+      >>> params = jnp.array([[3.0, 4.0]])
+      >>> updates, state = opt.update(jnp.array([[-8.0, 6.0]]), opt.init(params), params)
+      >>> print(params + updates, jnp.linalg.norm(params + updates).round(3))
+      [[3.3831 3.6816]] 5.0
+
+    References:
+      Wen et al. (2026), "Hyperball optimization".
+    """
+    init, update = with_extra_args_support(optimizer)
+
+    def slots(params) -> Hyperball:
+        leaves, treedef = jax.tree.flatten(params)
+        on = mask_leaves(_matrices if mask is None else mask, params)
+        radii = [
+            _norm(jnp.asarray(x, compute_dtype(x))) if used else None
+            for x, used in zip(leaves, on, strict=True)
+        ]
+        return Hyperball(treedef.unflatten(radii), init(params))
+
+    return treewise(_hyperball, slots, dict(learning_rate=learning_rate), inner=update)

@@ -1,0 +1,297 @@
+"""Muon (Jordan et al., 2024) and its relatives in NumPy, as published; matrices by hand."""
+
+import numpy as np
+
+KELLER = ((3.4445, -4.7750, 2.0315),) * 5
+
+
+def newton_schulz(x, table=KELLER, eps=1e-8):
+    """Return the quintic iteration of one matrix, on its smaller side."""
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(x.T, table, eps).T
+    y = x / (np.linalg.norm(x) + eps)
+    for a, b, c in table:
+        g = y @ y.T
+        y = a * y + b * (g @ y) + c * (g @ (g @ y))
+    return y
+
+
+def rms_scale(c):
+    return lambda fan_in, fan_out: c * np.sqrt(max(fan_in, fan_out))
+
+
+def width(fan_in, fan_out):
+    return np.sqrt(max(1.0, fan_out / fan_in))
+
+
+def spectral(fan_in, fan_out):
+    return np.sqrt(fan_out / fan_in)
+
+
+def by_matrix(view, function, *arrays):
+    """Apply a function of matrices (fan_in, fan_out), `view` saying how an array holds them.
+
+    view: "2d"; "conv", all but the last axis flattened; "stack", the first axes are a batch;
+    ("split", k), columns in k parts.
+    """
+    if view == "2d":
+        return function(*arrays)
+    if view == "conv":
+        shape = arrays[0].shape
+        return function(*(x.reshape(-1, shape[-1]) for x in arrays)).reshape(shape)
+    if view == "stack":
+        return np.stack(
+            [
+                by_matrix("2d" if arrays[0].ndim == 3 else "stack", function, *rows)
+                for rows in zip(*arrays, strict=True)
+            ]
+        )
+    return np.concatenate(
+        [function(*part) for part in zip(*(np.split(x, view[1], 1) for x in arrays), strict=True)],
+        1,
+    )
+
+
+class Adam:
+    def __init__(self, lr, b1, b2, eps, eps_root, nesterov):
+        self.numbers, self.nesterov = (lr, b1, b2, eps, eps_root), nesterov
+        self.m = self.v = 0.0
+
+    def step(self, g, t):
+        lr, b1, b2, eps, eps_root = self.numbers
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g * g
+        m = self.m / (1 - b1**t)
+        if self.nesterov:
+            m = b1 * self.m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        return -lr * m / (np.sqrt(self.v / (1 - b2**t) + eps_root) + eps)
+
+
+def muon(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay=0.0,
+    consistent_rms=None,
+    adam_learning_rate=None,
+    adam_b1=0.9,
+    adam_b2=0.999,
+    adam_eps_root=0.0,
+    adam_weight_decay=0.0,
+    *,
+    views,
+    nesterov=True,
+    scale=width,
+    table=KELLER,
+    method=None,
+    adaptive=False,
+):
+    """views: name -> how the array holds matrices; names not in it go to Adam.
+
+    method: `method(name, o, t, by) -> o` is what a relative makes of the polar factors.
+    """
+    adam_lr = learning_rate if adam_learning_rate is None else adam_learning_rate
+    adams, moments = {}, {}
+    if consistent_rms is not None:
+        scale = rms_scale(consistent_rms)
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            g = grads[name]
+            if name not in views:
+                adam = adams.setdefault(
+                    name, Adam(adam_lr, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
+                )
+                out[name] = theta + adam.step(g, t) - adam_lr * adam_weight_decay * theta
+                continue
+            m = moments[name] = beta * moments.get(name, 0.0) + (1 - beta) * g
+            x = beta * m + (1 - beta) * g if nesterov else m / (1 - beta**t)
+            if nesterov == "corrected":
+                x = beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
+
+            def polar(x):
+                o = newton_schulz(x, table, eps)
+                return np.sum(x * o) * o if adaptive else o
+
+            o = by_matrix(views[name], polar, x)
+            if method is not None:
+                o = method(name, o, t, views[name])
+            o = by_matrix(views[name], lambda o: scale(*o.shape) * o, o)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step
+
+
+def normuon(b2, eps, consistent_rms=None, *, views, **rest):
+    """NorMuon (Li et al., 2025): even columns, then 0.2 sqrt(m n) or the old norm (dion)."""
+    w, scale = {}, rest.pop("scale", width)
+
+    def method(name, o, t, view):
+        square = np.mean(o.reshape(-1, o.shape[-1]) ** 2, 0)
+        w[name] = b2 * w.get(name, 0.0) + (1 - b2) * square
+        even = o / (np.sqrt(w[name]) + eps)
+
+        def rescale(new, old):
+            norm = np.linalg.norm(old)
+            if consistent_rms is not None:
+                norm = consistent_rms * np.sqrt(old.size)
+            return new * norm / np.linalg.norm(new)
+
+        return by_matrix(view, rescale, even, o)
+
+    scale = scale if consistent_rms is None else lambda fan_in, fan_out: 1.0
+    return muon(eps=eps, views=views, method=method, scale=scale, **rest)
+
+
+def adamuon(b2, eps, consistent_rms, *, views, **rest):
+    """AdaMuon (Si et al., 2025): Adam's second moment on the polar factor."""
+    v = {}
+
+    def method(name, o, t, view):
+        v[name] = b2 * v.get(name, 0.0) + (1 - b2) * o * o
+        even = o / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+
+        def rescale(x):
+            return consistent_rms * np.sqrt(x.size) * x / np.linalg.norm(x)
+
+        return by_matrix(view, rescale, even)
+
+    return muon(eps=eps, views=views, method=method, scale=lambda i, o: 1.0, **rest)
+
+
+def hyperball(inner, learning_rate):
+    """Hyperball (Wen et al., 2026) over an oracle."""
+    radius = {}
+
+    def step(thetas, grads, t):
+        out = inner(thetas, grads, t)
+        for name, theta in thetas.items():
+            if theta.ndim > 1:
+                r = radius.setdefault(name, np.linalg.norm(theta))
+                u = out[name] - theta
+                w = theta + learning_rate * r * u / np.linalg.norm(u)
+                out[name] = r * w / np.linalg.norm(w)
+        return out
+
+    return step
+
+
+YOU = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+
+
+def dion2(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay,
+    adam_learning_rate,
+    adam_weight_decay,
+    *,
+    views,
+    fraction,
+    **adam,
+):
+    """Dion2 (Ahn et al., 2025): the largest rows along the shorter side."""
+    moments, adams = {}, {}
+    numbers = [adam[k] for k in ("adam_b1", "adam_b2")] + [eps, adam["adam_eps_root"]]
+
+    def one(m):
+        if m.shape[0] > m.shape[1]:
+            return np.stack([x.T for x in one(m.T)])
+        k = int(np.ceil(fraction * len(m)))
+        rows = np.argsort(-np.abs(m).sum(1))[:k]
+        o, kept = np.zeros_like(m), m.copy()
+        o[rows] = newton_schulz(m[rows], YOU, eps)
+        kept[rows] *= beta
+        return np.stack([o, kept])
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            if name not in views:
+                opt = adams.setdefault(name, Adam(adam_learning_rate, *numbers, False))
+                decay = adam_learning_rate * adam_weight_decay * theta
+                out[name] = theta + opt.step(grads[name], t) - decay
+                continue
+            m = moments.get(name, 0.0) + grads[name]
+            o = by_matrix(views[name], lambda m: spectral(*m.shape) * one(m)[0], m)
+            moments[name] = by_matrix(views[name], lambda m: one(m)[1], m)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step
+
+
+def scion(learning_rate, radius, beta, eps, *, views, constrained=True):
+    """Scion (Pethick et al., 2025), Algorithms 1 and 2."""
+    d = {}
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            d[name] = beta * d.get(name, 0.0) + (1 - beta) * grads[name]
+            if name in views:
+                lmo = by_matrix(
+                    views[name], lambda x: -spectral(*x.shape) * newton_schulz(x, eps=eps), d[name]
+                )
+            elif theta.ndim > 1:
+                lmo = -np.sign(d[name]) / theta.shape[-2]
+            else:
+                rms = np.sqrt(np.mean(d[name] ** 2))
+                lmo = -d[name] / rms if rms > 0 else 0 * d[name]
+            shrink = 1 - learning_rate if constrained else 1.0
+            out[name] = shrink * theta + learning_rate * radius * lmo
+        return out
+
+    return step
+
+
+def dion(
+    learning_rate,
+    beta,
+    eps,
+    weight_decay,
+    adam_learning_rate,
+    adam_weight_decay,
+    *,
+    views,
+    rank_fraction,
+    basis,
+    **adam,
+):
+    """Dion (Ahn et al., 2025), Algorithm 1; `basis(name, shape)` is the first Q."""
+    state, adams = {}, {}
+    numbers = [adam[k] for k in ("adam_b1", "adam_b2")] + [eps, adam["adam_eps_root"]]
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            if name not in views:
+                opt = adams.setdefault(name, Adam(adam_learning_rate, *numbers, False))
+                decay = adam_learning_rate * adam_weight_decay * theta
+                out[name] = theta + opt.step(grads[name], t) - decay
+                continue
+            g = grads[name].reshape(-1, theta.shape[-1])
+            if name not in state:
+                rank = int(np.ceil(rank_fraction * min(g.shape)))
+                state[name] = np.zeros(g.shape), basis(name, (g.shape[1], rank))
+            m, q = state[name]
+            b = m + g
+            p = np.linalg.qr(b @ q)[0]
+            r = b.T @ p
+            m = b - (1 - beta) * p @ r.T
+            q = r / (np.linalg.norm(r, axis=0) + eps)
+            state[name] = m, q
+            o = spectral(*g.shape) * (p @ q.T).reshape(theta.shape)
+            out[name] = theta - learning_rate * (o + weight_decay * theta)
+        return out
+
+    return step
