@@ -774,6 +774,15 @@ CASES = [
         for constrained in (True, False)
     ),
     Case(
+        "muonclip",
+        lambda threshold, power, **rest: gdjax.qk_clip(
+            gdjax.muon(**rest), gdjax.by_path({"w": -1, ".*": None}), threshold, power
+        ),
+        MUON | dict(threshold=100.0, power=0.5),
+        extras=lambda params, grads, t: dict(max_logits=jnp.float32(150.0)),
+        lane_rtol=1e-5,
+    ),
+    Case(
         "hyperball_sgd",
         lambda angle, **rest: gdjax.hyperball(gdjax.sgd(**rest), angle),
         dict(learning_rate=0.02, momentum=0.8, angle=0.05),

@@ -330,6 +330,7 @@ from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
+from gdjax.wrappers.qk_clip import qk_clip as qk_clip
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
