@@ -24,7 +24,6 @@ EXPECTED_SOON = {
     "MaskedNode", "MultiSteps", "apply_if_finite", "freeze", "inject_hyperparams", "masked",
     "multi_transform", "partition", "selective_transform", "skip_large_updates", "skip_not_finite",
     "differentially_private_aggregate", "dpsgd", "reduce_on_plateau", "split_real_and_imaginary",
-    "MuonDimensionNumbers", "muon", "scale_by_muon",
     "lbfgs", "scale_by_backtracking_linesearch", "scale_by_lbfgs", "scale_by_zoom_linesearch",
     "value_and_grad_from_state",
 }  # fmt: skip

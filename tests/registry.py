@@ -763,7 +763,7 @@ CASES = [
                 constrained=constrained,
                 weight_dimension_numbers=gdjax.by_path(SCION),
             ),
-            dict(learning_rate=0.02, radius=2.0, beta=0.85, eps=1e-6),
+            dict(learning_rate=0.02, radius=8.0, beta=0.85, eps=1e-6),
             _with(
                 muon_oracles.scion,
                 constrained=constrained,
