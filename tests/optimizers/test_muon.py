@@ -199,3 +199,23 @@ def test_errors_are_early():
     with pytest.raises(ValueError, match="needs the parameters"):
         opt = gdjax.muon(0.1)
         opt.update(jnp.ones((2, 2)), opt.init(jnp.ones((2, 2))))
+
+
+def test_on_an_accelerator_one_product_for_a_bucket(monkeypatch):
+    """Shapes up to transpose, stacks and parts of matrices share one batch."""
+    shapes = {"a": (5, 7), "b": (7, 5), "c": (2, 5, 7), "d": (5, 14), "e": (4, 4), "f": (3,)}
+    rng = np.random.default_rng(3)
+    grads = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    whole = gdjax.MuonDimensionNumbers()
+    specs = {k: whole for k in "abe"} | {"c": whole._replace(reduction_axis=1, output_axis=2)}
+    specs |= {"d": whole._replace(splits=2), "f": None}
+    opt = gdjax.muon(0.1, muon_weight_dimension_numbers=specs)
+    state = opt.init(grads)
+    expected = jax.jit(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = jax.make_jaxpr(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    calls = [e for e in program.eqns if e.params.get("name") == "at_once"]
+    assert sorted(len(e.invars) for e in calls) == [1 + 2, 5 + 2]  # arrays, and two numbers
+    out = jax.jit(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    for k in shapes:
+        np.testing.assert_allclose(out[k], expected[k], rtol=1e-4, atol=1e-5)
