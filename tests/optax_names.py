@@ -19,13 +19,6 @@ ROOMS = (
     "microbatching", "second_order", "contrib",
 )  # fmt: skip
 
-# Temporary: work in progress on other branches. Remove an entry when its name is there.
-EXPECTED_SOON = {
-    "MuonDimensionNumbers", "muon", "scale_by_muon",
-    "lbfgs", "scale_by_backtracking_linesearch", "scale_by_lbfgs", "scale_by_zoom_linesearch",
-    "value_and_grad_from_state",
-}  # fmt: skip
-
 # Arguments that differ on purpose; docs/migrating.md says so too.
 ARGUMENTS = {
     "MultiSteps": "accumulator_dtype=None is float32 or wider",
@@ -111,7 +104,6 @@ def audit():
 if __name__ == "__main__":
     missing, different = audit()
     for name, why in missing.items():
-        soon = name.rpartition(".")[-1] in EXPECTED_SOON
-        print(f"{name:50} {why or ('SOON' if soon else 'MISSING')}")
+        print(f"{name:50} {why or 'MISSING'}")
     for name, how in different.items():
         print(f"{name:50} {how} ({ARGUMENTS.get(name, 'UNEXPLAINED')})")

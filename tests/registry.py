@@ -777,7 +777,7 @@ CASES = [
                 constrained=constrained,
                 weight_dimension_numbers=gdjax.by_path(SCION),
             ),
-            dict(learning_rate=0.02, radius=2.0, beta=0.85, eps=1e-6),
+            dict(learning_rate=0.02, radius=8.0, beta=0.85, eps=1e-6),
             _with(
                 muon_oracles.scion,
                 constrained=constrained,
@@ -786,6 +786,15 @@ CASES = [
             lane_rtol=1e-5,
         )
         for constrained in (True, False)
+    ),
+    Case(
+        "muonclip",
+        lambda threshold, power, **rest: gdjax.qk_clip(
+            gdjax.muon(**rest), gdjax.by_path({"w": -1, ".*": None}), threshold, power
+        ),
+        MUON | dict(threshold=100.0, power=0.5),
+        extras=lambda params, grads, t: dict(max_logits=jnp.float32(150.0)),
+        lane_rtol=1e-5,
     ),
     Case(
         "hyperball_sgd",

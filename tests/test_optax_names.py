@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optax
 import pytest
-from optax_names import ARGUMENTS, EXPECTED_SOON, arguments, audit, differences
+from optax_names import ARGUMENTS, arguments, audit, differences
 
 import gdjax
 from gdjax.migrating import LEFT_OUT
@@ -16,8 +16,7 @@ MISSING, DIFFERENT = audit()
 
 def test_nothing_is_missing_without_a_reason():
     unexplained = {name.rpartition(".")[-1] for name, why in MISSING.items() if not why}
-    assert unexplained - EXPECTED_SOON == set(), "optax has them, gdjax not"
-    assert EXPECTED_SOON - unexplained == set(), "they are there: remove them from EXPECTED_SOON"
+    assert unexplained == set(), "optax has them, gdjax not"
 
 
 def test_arguments_differ_only_where_a_reason_is_given():
@@ -36,8 +35,8 @@ def test_what_is_left_out_says_what_to_use(name):
     for advice in re.findall(r"gdjax((?:\.\w+)+)", LEFT_OUT[name]):
         thing = gdjax
         for part in advice.strip(".").split("."):
-            assert hasattr(thing, part) or part in EXPECTED_SOON, f"there is no gdjax{advice}"
-            thing = getattr(thing, part, None)
+            assert hasattr(thing, part), f"there is no gdjax{advice}"
+            thing = getattr(thing, part)
 
 
 def test_differences_of_arguments_are_documented():

@@ -374,6 +374,7 @@ from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.prox import with_prox as with_prox
+from gdjax.wrappers.qk_clip import qk_clip as qk_clip
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary

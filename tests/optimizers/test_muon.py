@@ -1,11 +1,15 @@
 """Muon's family against optax, and what the oracles do not show."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
+import problems
 import pytest
 from optax import contrib
+from x64 import enable_x64
 
 import gdjax
 
@@ -47,6 +51,31 @@ def test_parity_with_optax_of_its_nesterov_and_of_dimension_numbers():
     ours = opts(gdjax, gdjax.MuonDimensionNumbers, "corrected")
     theirs = opts(contrib, contrib.MuonDimensionNumbers, True)
     parity.assert_same(ours, theirs, rtol=1e-4, keys=NAMES)
+
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "muon.npz")
+TORCH = {  # as in golden/make_muon.py
+    "nesterov": dict(weight_decay=0.1, beta=0.9),
+    "plain": dict(weight_decay=0.0, beta=0.8, nesterov=False, ns_steps=3),
+    "rms": dict(weight_decay=0.1, consistent_rms=0.2),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_arrives_where_torch_does(name):
+    start, kept, keys = problems.parameters(), (1, 2, 8), ("tall", "wide")
+    with enable_x64():
+        opt = gdjax.muon(0.05, eps=0.0, **TORCH[name])
+        params = {k: jnp.asarray(start[k]) for k in keys}
+        state = opt.init(params)
+        for t in range(1, 9):
+            grads = problems.gradients(start | jax.tree.map(np.asarray, params), t)
+            grads = {k: jnp.asarray(grads[k]) for k in keys}
+            updates, state = opt.update(grads, state, params)
+            params = gdjax.apply_updates(params, updates)
+            if t in kept:
+                row = np.concatenate([np.ravel(params[k]) for k in keys])
+                np.testing.assert_allclose(row, GOLDEN[name][kept.index(t)], atol=1e-11)
 
 
 def test_scale_by_muon_leaves_others_alone():
@@ -170,3 +199,23 @@ def test_errors_are_early():
     with pytest.raises(ValueError, match="needs the parameters"):
         opt = gdjax.muon(0.1)
         opt.update(jnp.ones((2, 2)), opt.init(jnp.ones((2, 2))))
+
+
+def test_on_an_accelerator_one_product_for_a_bucket(monkeypatch):
+    """Shapes up to transpose, stacks and parts of matrices share one batch."""
+    shapes = {"a": (5, 7), "b": (7, 5), "c": (2, 5, 7), "d": (5, 14), "e": (4, 4), "f": (3,)}
+    rng = np.random.default_rng(3)
+    grads = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    whole = gdjax.MuonDimensionNumbers()
+    specs = {k: whole for k in "abe"} | {"c": whole._replace(reduction_axis=1, output_axis=2)}
+    specs |= {"d": whole._replace(splits=2), "f": None}
+    opt = gdjax.muon(0.1, muon_weight_dimension_numbers=specs)
+    state = opt.init(grads)
+    expected = jax.jit(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = jax.make_jaxpr(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    calls = [e for e in program.eqns if e.params.get("name") == "at_once"]
+    assert sorted(len(e.invars) for e in calls) == [1 + 2, 5 + 2]  # arrays, and two numbers
+    out = jax.jit(lambda g, s: opt.update(g, s, g)[0])(grads, state)
+    for k in shapes:
+        np.testing.assert_allclose(out[k], expected[k], rtol=1e-4, atol=1e-5)

@@ -173,7 +173,8 @@ def polar_kernel(preconditioning: str, form: str | None, dtype: Any) -> Callable
 
 
 def _start(x: Array, eps: Any, preconditioning: str) -> Array:
-    y = x / (safe_sqrt(jnp.sum(abs_sq(x))) + jnp.asarray(eps, x.real.dtype))
+    norm = safe_sqrt(jnp.sum(abs_sq(x))) + jnp.asarray(eps, x.real.dtype)
+    y = x / jnp.where(norm > 0, norm, 1)
     if preconditioning == "frobenius":
         return y
     if preconditioning == "spectral":  # the scale is a constant for differentiation, unlike the SVD

@@ -53,7 +53,7 @@ def _times_nuclear_norm(kernel):
 
 @checked(**RANGES)
 def scale_by_muon(
-    ns_coeffs: Any = "keller",
+    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
     beta: Any = 0.95,
     eps: Any = 1e-8,
@@ -96,7 +96,7 @@ def scale_by_muon(
 @checked(**RANGES)
 def muon(
     learning_rate: Any,
-    ns_coeffs: Any = "keller",
+    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
     beta: Any = 0.95,
     eps: Any = 1e-8,
@@ -131,8 +131,8 @@ def muon(
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers but
         `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with `consistent_rms=0.2`.
-      ns_coeffs: coefficients of the polar kernel, by name or number, see `gdjax.polar`; in the
-        state. Of a table all rows count (optax takes the last `ns_steps`).
+      ns_coeffs: coefficients of the polar kernel, by number or name, see `gdjax.polar`; in the
+        state. The default is "keller". Of a table all rows count (optax takes the last `ns_steps`).
       ns_steps: steps of the kernel, an int >= 1; a table has its own.
       beta: decay of the momentum, in [0, 1).
       eps: added to each matrix's norm, and Adam's, >= 0.

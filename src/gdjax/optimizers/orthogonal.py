@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,7 @@ def orthogonalized(
     slots: Callable,
     first: Callable = momentum,
     around: Callable | None = None,
-    **static: Hashable,
+    **static: Any,
 ) -> Optimizer:
     """Lift a method of this family to an optimizer of trees.
 
