@@ -72,7 +72,7 @@ def test_memory_grows_with_the_root_of_the_steps():
             x = jnp.ones(10_000)
             start = jnp.zeros(10_000)
             out = gdjax.unroll(
-                lambda p, b: jnp.mean((p - b) ** 4), start, opt, x[None], steps=steps,
+                lambda p, b: jnp.mean((p - b[0]) ** 4), start, opt, x[None], steps=steps,
                 checkpoint=checkpoint,
             )  # fmt: skip
             return jnp.mean((out - 1) ** 2)
