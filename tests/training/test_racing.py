@@ -22,22 +22,35 @@ def loss_fn(params, batch):
     return gdjax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
 
 
+def metrics(params, batch):
+    x, y = batch
+    right = jnp.mean(model.apply(params, x).argmax(-1) == y)
+    return {"accuracy": right, "held_out": loss_fn(params, batch)}
+
+
+# With 388 held-out images of which nine in ten are right, a share's standard error is 0.015.
+NOISE = 0.015
 TASK = (loss_fn, PARAMS, gdjax.adam)
 MORE = dict(steps=STEPS, batch_size=64, key=1)
+JUDGED = dict(held_out=HELD, metric_fn=metrics, **MORE)
+
+
+def accuracy(result):
+    """Return the held-out accuracy of the lane with the least held-out loss."""
+    return result.values("accuracy")[result.best("held_out").lane]
 
 
 @pytest.fixture(scope="module")
 def full():
-    return gdjax.sweep(*TASK, SPACE, DATA, held_out=HELD, **MORE)
+    return gdjax.sweep(*TASK, SPACE, DATA, report_every=STEPS // 27, **JUDGED)
 
 
 def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
-    race = gdjax.successive_halving(*TASK, SPACE, DATA, **MORE)
+    race = gdjax.successive_halving(*TASK, SPACE, DATA, by="held_out", **JUDGED)
     assert sorted(race.steps.tolist()) == [4] * 18 + [12] * 6 + [36] * 2 + [108]
     assert race.steps.sum() == 324 < 27 * STEPS / 7  # of 2916
-    best, place = race.best(), np.argsort(full.final_loss)
-    # A rate that is best after 4 steps need not be after 108: among the best 4 of 27 is the noise.
-    assert best.lane in place[:4] and best.lane == race.kept[0]
+    best = race.best("held_out")
+    assert accuracy(race) >= accuracy(full) - NOISE and best.lane == race.kept[0]
     for lane in range(27):  # a lane that was dropped ran as in the full sweep before
         n = race.steps[lane]
         np.testing.assert_allclose(
@@ -51,32 +64,28 @@ def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
     np.testing.assert_allclose(rate, best.point["learning_rate"], rtol=1e-6)
 
 
-def test_a_metric_may_decide(full):
+def test_the_metric_decides_who_goes_on(full):
     race = gdjax.successive_halving(
-        *TASK, SPACE, DATA, held_out=HELD, by="held_out", eta=5, min_steps=20, **MORE
+        *TASK, SPACE, DATA, by="accuracy", mode="max", eta=5, min_steps=20, **JUDGED
     )
-    at_rung = {int(s): race.history["held_out"][:, i] for i, s in enumerate(race.history["step"])}
-    assert set(race.kept) == set(np.argsort(at_rung[20])[:5].tolist())
-    assert (
-        full.history["held_out"][race.best("held_out").lane, -1]
-        <= np.sort(full.history["held_out"][:, -1])[4]
-    )
+    at_rung = race.history["accuracy"][:, race.history["step"].tolist().index(20)]
+    others = np.setdiff1d(np.arange(27), race.kept)
+    assert len(race.kept) == 5 and at_rung[race.kept].min() >= at_rung[others].max()
 
 
 def test_hyperband_and_the_median_rule(full):
     space = {"learning_rate": gdjax.log_uniform(10**-4.5, 10**1.5)}
-    band = gdjax.hyperband(*TASK, space, DATA, **MORE)
+    band = gdjax.hyperband(*TASK, space, DATA, by="held_out", **JUDGED)
     sizes = np.bincount(band.points["bracket"])
     assert sizes.tolist() == [4, 6, 12, 27]
     per_bracket = [sorted(band.steps[band.points["bracket"] == s].tolist()) for s in range(4)]
     assert per_bracket[0] == [108] * 4 and per_bracket[1] == [36] * 4 + [108] * 2
     assert per_bracket[3] == [4] * 18 + [12] * 6 + [36] * 2 + [108]
     assert band.steps.sum() < 0.3 * len(band.steps) * STEPS
-    # The loss is flat around its least: a third of a decade off is within a tenth of it.
-    assert band.best().value <= 1.1 * full.final_loss.min() + 0.01
-    median = gdjax.median_stop(*TASK, SPACE, DATA, **MORE)
+    assert accuracy(band) >= accuracy(full) - NOISE
+    median = gdjax.median_stop(*TASK, SPACE, DATA, **JUDGED)
     assert median.steps.sum() < 0.75 * 27 * STEPS
-    assert median.best().lane == full.best().lane
+    assert accuracy(median) >= accuracy(full) - NOISE
 
 
 def test_structures_race_together():
