@@ -314,6 +314,14 @@ from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.fit import Report as Report
 from gdjax.training.fit import fit as fit
+from gdjax.training.hypergradient import hypergradient as hypergradient
+from gdjax.training.hypergradient import unroll as unroll
+from gdjax.training.lr_find import RangeTest as RangeTest
+from gdjax.training.lr_find import lr_find as lr_find
+from gdjax.training.pbt import population_based_training as population_based_training
+from gdjax.training.racing import hyperband as hyperband
+from gdjax.training.racing import median_stop as median_stop
+from gdjax.training.racing import successive_halving as successive_halving
 from gdjax.training.result import SweepResult as SweepResult
 from gdjax.training.space import choice as choice
 from gdjax.training.space import grid as grid

@@ -222,7 +222,7 @@ BAD[7, 2] = np.nan
         (iter([]), {}, ValueError, "gave no batch"),
         (iter([DATA]), dict(epochs=1), ValueError, "iterable has its own"),
         (DATA, dict(steps=1, held_out=(BAD, Y)), ValueError, "held_out"),
-        (DATA, dict(steps=1, on_nonfinite="ignore"), ValueError, "'raise', 'warn'"),
+        (DATA, dict(steps=1, on_nonfinite="ignore"), ValueError, "'raise', 'warn', 'stop'"),
         (DATA, dict(steps=1, has_aux=True), TypeError, "must return .loss, aux."),
     ],
 )

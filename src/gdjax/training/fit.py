@@ -110,7 +110,8 @@ def fit(
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
       progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
-        "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it.
+        "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
+        only returns it.
 
     Returns:
       A `FitResult`.
@@ -132,7 +133,7 @@ def fit(
       >>> print(result.params["w"].round(2), result.params["b"].round(2))
       3.0 1.0
     """
-    check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn"))
+    check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
     init, update = with_extra_args_support(optimizer)
     callbacks = tuple(callbacks)
     plan = make_plan(
@@ -181,7 +182,7 @@ def fit(
 
 
 def _tell_nonfinite(result: FitResult, diverged_at: int, on_nonfinite: str) -> None:
-    if result.first_nonfinite is None:
+    if result.first_nonfinite is None or on_nonfinite == "stop":
         return
     if diverged_at < 0:
         warnings.warn(

@@ -133,7 +133,7 @@ def chunk_program(run: Run) -> Callable:
                 return step(carry, batch, key, i)
 
             picked = picks(key) if run.own_keys else shared
-            return jax.lax.scan(body, carry, (start + jnp.arange(length), picked))
+            return jax.lax.scan(body, carry, (start + jnp.arange(length, dtype=jnp.int32), picked))
 
         return over_lanes(run, train, carry, key)
 

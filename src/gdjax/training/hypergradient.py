@@ -1,0 +1,154 @@
+"""Gradients through training: how a validation loss changes with any hyperparameter.
+
+Maclaurin, Duvenaud & Adams (2015), https://arxiv.org/abs/1502.03492; forward mode: Franceschi et
+al. (2017), https://arxiv.org/abs/1703.01785. Checkpoints at every sqrt(steps)-th step: Chen et al.
+(2016), section 3, https://arxiv.org/abs/1604.06174.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core.chain import apply_updates, with_extra_args_support
+from gdjax.core.checks import check_choice
+from gdjax.training.data import as_key
+from gdjax.training.loop import draw
+
+FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
+
+
+def unroll(
+    loss_fn: Callable,
+    params: Any,
+    optimizer: Any,
+    data: Any,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    key: Any = None,
+    checkpoint: bool = True,
+) -> Any:
+    """Train and return the parameters, differentiably: `fit` for use inside a function.
+
+    The batches are those of `fit` with the same key. Every argument may be traced: numbers in the
+    optimizer, parameters, data.
+
+    Args:
+      loss_fn: `loss_fn(params, batch)`, differentiable twice.
+      params: where training starts.
+      optimizer: an `(init, update)` pair, built from traced hyperparameters or not.
+      data: a tree of arrays with the examples along axis 0.
+      steps: number of updates >= 1.
+      batch_size: as in `fit`.
+      key: as in `fit`.
+      checkpoint: whether reverse mode keeps only every sqrt(steps)-th state and computes those in
+        between once more: memory 2 sqrt(steps) states in place of `steps`, for one more forward
+        pass.
+
+    Returns:
+      The trained parameters.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def loss_fn(x, batch):
+      ...     return jnp.mean((x - batch) ** 2)
+      >>> def error(rate):
+      ...     x = gdjax.unroll(loss_fn, jnp.zeros(()), gdjax.sgd(rate), jnp.ones(4), steps=5)
+      ...     return loss_fn(x, jnp.ones(4))
+      >>> print(f"{jax.grad(error)(0.1):.3f} {-20 * 0.8**9:.3f}")  # of (1 - 2 rate)^10
+      -2.684 -2.684
+    """
+    if steps < 1:
+        raise ValueError(f"unroll(steps=...) must be >= 1, got {steps}.")
+    init, update = with_extra_args_support(optimizer)
+    key, examples = as_key(0 if key is None else key), len(jax.tree.leaves(data)[0])
+    picks = None
+    if batch_size is not None:
+        picks = draw(key, jnp.zeros((), jnp.int32), steps, examples, batch_size)
+
+    def step(carry, now):
+        i, picked = now
+        batch = data if picked is None else jax.tree.map(lambda x: x[picked], data)
+        params, state = carry
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        updates, state = update(
+            grads, state, params, value=loss, grad=grads,
+            value_fn=lambda p: loss_fn(p, batch), key=jax.random.fold_in(key, i),
+        )  # fmt: skip
+        return (apply_updates(params, updates), state), None
+
+    carry = (params, init(params))
+    every = jnp.arange(steps, dtype=jnp.int32), picks
+    if not checkpoint:
+        return jax.lax.scan(step, carry, every)[0][0]
+    length = math.isqrt(steps)
+    whole = steps // length * length
+
+    def segment(carry, part):
+        return jax.lax.scan(jax.checkpoint(step), carry, part)
+
+    parts = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), every)
+    carry, _ = jax.lax.scan(jax.checkpoint(segment), carry, parts)
+    rest = jax.tree.map(lambda x: x[whole:], every)
+    return segment(carry, rest)[0][0]
+
+
+def hypergradient(fit_fn: Callable, values: Any, *, mode: str = "auto") -> tuple[Any, Any]:
+    """Return a validation loss and its gradient by all hyperparameters.
+
+    Args:
+      fit_fn: `fit_fn(values)` trains, usually with `unroll`, and returns the loss on data that the
+        training does not see: a real scalar.
+      values: a tree of numbers and arrays: learning rates, one per layer, the knots of a schedule,
+        weights of the data, starting points, ...
+      mode: "reverse" (backpropagation: about 3 runs, memory for sqrt(steps) states), "forward" (one
+        tangent run for each number, memory for one state each), or "auto": forward for up to 4
+        numbers.
+
+    Returns:
+      `(loss, gradient)`, the gradient a tree like `values`.
+
+    Raises:
+      TypeError: if a value is no float.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss_fn(x, batch):
+      ...     return jnp.mean((x - batch) ** 2)
+      >>> def fit_fn(values):
+      ...     optimizer = gdjax.sgd(values["rate"], momentum=values["momentum"])
+      ...     x = gdjax.unroll(loss_fn, jnp.zeros(()), optimizer, jnp.ones(4), steps=20)
+      ...     return loss_fn(x, jnp.full(4, 1.1))
+      >>> loss, grad = gdjax.hypergradient(fit_fn, {"rate": 0.01, "momentum": 0.5})
+      >>> print(f"{loss:.3f}", *(f"{k}: {v:.1f}" for k, v in grad.items()))  # more is better
+      0.299 momentum: -0.8 rate: -41.9
+    """
+    check_choice("hypergradient(mode=...)", mode, ("auto", "forward", "reverse"))
+    for x in jax.tree.leaves(values):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise TypeError(f"hypergradient(values=...) must be floats, got {x!r}.")
+    values = jax.tree.map(jnp.asarray, values)
+    size = sum(x.size for x in jax.tree.leaves(values))
+    if mode == "reverse" or mode == "auto" and size > FEW:
+        return jax.value_and_grad(fit_fn)(values)
+    leaves, treedef = jax.tree.flatten(values)
+    shapes = [x.shape for x in leaves]
+    ends = np.cumsum([x.size for x in leaves])[:-1]
+
+    def along(direction):
+        parts = jnp.split(direction, ends)
+        tangents = [
+            p.reshape(s).astype(x.dtype) for p, s, x in zip(parts, shapes, leaves, strict=True)
+        ]
+        return jax.jvp(fit_fn, (values,), (treedef.unflatten(tangents),))
+
+    losses, slopes = jax.vmap(along)(jnp.eye(size))
+    parts = jnp.split(slopes, ends)
+    grads = [p.reshape(s).astype(x.dtype) for p, s, x in zip(parts, shapes, leaves, strict=True)]
+    return losses[0], treedef.unflatten(grads)

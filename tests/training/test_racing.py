@@ -1,0 +1,154 @@
+"""Races find the full grid's winner on real data at a counted share of its steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import gdjax
+
+images, labels = load_digits(return_X_y=True)
+DATA = jnp.asarray(images[:512] / 16, jnp.float32), jnp.asarray(labels[:512], jnp.int32)
+HELD = jnp.asarray(images[512:900] / 16, jnp.float32), jnp.asarray(labels[512:900], jnp.int32)
+model = gdjax.models.linear(64, 10)
+PARAMS = model.init(jax.random.key(0))
+SPACE = {"learning_rate": np.logspace(-4.5, 1.5, 27)}
+STEPS = 108
+
+
+def loss_fn(params, batch):
+    x, y = batch
+    return gdjax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
+
+
+def metrics(params, batch):
+    x, y = batch
+    right = jnp.mean(model.apply(params, x).argmax(-1) == y)
+    return {"accuracy": right, "held_out": loss_fn(params, batch)}
+
+
+# With 388 held-out images of which nine in ten are right, a share's standard error is 0.015.
+NOISE = 0.015
+TASK = (loss_fn, PARAMS, gdjax.adam)
+MORE = dict(steps=STEPS, batch_size=64, key=1)
+JUDGED = dict(held_out=HELD, metric_fn=metrics, **MORE)
+
+
+def accuracy(result):
+    """Return the held-out accuracy of the lane with the least held-out loss."""
+    return result.values("accuracy")[result.best("held_out").lane]
+
+
+@pytest.fixture(scope="module")
+def full():
+    return gdjax.sweep(*TASK, SPACE, DATA, report_every=STEPS // 27, **JUDGED)
+
+
+def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
+    race = gdjax.successive_halving(*TASK, SPACE, DATA, by="held_out", **JUDGED)
+    assert sorted(race.steps.tolist()) == [4] * 18 + [12] * 6 + [36] * 2 + [108]
+    assert race.steps.sum() == 324 < 27 * STEPS / 7  # of 2916
+    best = race.best("held_out")
+    assert accuracy(race) >= accuracy(full) - NOISE and best.lane == race.kept[0]
+    for lane in range(27):  # a lane that was dropped ran as in the full sweep before
+        n = race.steps[lane]
+        np.testing.assert_allclose(
+            race.history["loss"][lane, :n], full.history["loss"][lane, :n], rtol=1e-4, atol=1e-6
+        )
+        assert np.isnan(race.history["loss"][lane, n:]).all()
+    np.testing.assert_allclose(
+        best.params["kernel"], full.params["kernel"][best.lane], rtol=1e-3, atol=1e-4
+    )
+    rate = gdjax.hyperparams(best.state)["learning_rate"]
+    np.testing.assert_allclose(rate, best.point["learning_rate"], rtol=1e-6)
+
+
+def test_the_metric_decides_who_goes_on(full):
+    race = gdjax.successive_halving(
+        *TASK, SPACE, DATA, by="accuracy", mode="max", eta=5, min_steps=20, **JUDGED
+    )
+    at_rung = race.history["accuracy"][:, race.history["step"].tolist().index(20)]
+    others = np.setdiff1d(np.arange(27), race.kept)
+    assert len(race.kept) == 5 and at_rung[race.kept].min() >= at_rung[others].max()
+
+
+def test_hyperband_and_the_median_rule(full):
+    space = {"learning_rate": gdjax.log_uniform(10**-4.5, 10**1.5)}
+    band = gdjax.hyperband(*TASK, space, DATA, by="held_out", **JUDGED)
+    sizes = np.bincount(band.points["bracket"])
+    assert sizes.tolist() == [4, 6, 12, 27]
+    per_bracket = [sorted(band.steps[band.points["bracket"] == s].tolist()) for s in range(4)]
+    assert per_bracket[0] == [108] * 4 and per_bracket[1] == [36] * 4 + [108] * 2
+    assert per_bracket[3] == [4] * 18 + [12] * 6 + [36] * 2 + [108]
+    assert band.steps.sum() < 0.3 * len(band.steps) * STEPS
+    assert accuracy(band) >= accuracy(full) - NOISE
+    median = gdjax.median_stop(*TASK, SPACE, DATA, **JUDGED)
+    assert median.steps.sum() < 0.75 * 27 * STEPS
+    assert accuracy(median) >= accuracy(full) - NOISE
+
+
+def test_structures_race_together():
+    space = {"optimizer": gdjax.choice(gdjax.adam, gdjax.sgd), "learning_rate": [1e-5, 1e-3, 0.1]}
+    race = gdjax.successive_halving(
+        loss_fn, PARAMS, None, space, DATA, eta=2, min_steps=6, steps=24
+    )
+    assert sorted(race.steps.tolist()) == [6] * 3 + [12] * 2 + [24]
+    assert race.best().lane == race.kept[0]
+
+
+def test_population_based_training_passes_on_what_works(full):
+    start = {"learning_rate": np.logspace(-4.5, -2.5, 8)}
+    result = gdjax.population_based_training(*TASK, start, DATA, every=12, **MORE)
+    fixed = gdjax.sweep(*TASK, start, DATA, **MORE)
+    assert result.best().value < fixed.best().value  # rates grow beyond where they started
+    parent, rates = result.history["parent"], result.history["learning_rate"]
+    assert parent.shape == (8, 8) and rates.shape == (8, 9)
+    for round_ in range(8):
+        copied = parent[:, round_] != np.arange(8)
+        assert copied.sum() == 2
+        ratio = rates[:, round_ + 1] / rates[parent[:, round_], round_]
+        np.testing.assert_allclose(ratio[~copied], 1.0)
+        assert all(min(abs(r - 0.8), abs(r - 1.25)) < 1e-9 for r in ratio[copied])
+    for lane in range(8):
+        state = result.lane(lane)[1]
+        np.testing.assert_allclose(
+            gdjax.hyperparams(state)["learning_rate"], result.points["learning_rate"][lane], 1e-6
+        )
+
+
+def test_range_test(tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    test = gdjax.lr_find(loss_fn, PARAMS, gdjax.adam(0.0), DATA, batch_size=64, high=100.0, key=1)
+    np.testing.assert_allclose(test.rates[[0, -1]], [1e-7, 100.0], rtol=1e-9)
+    assert test.low <= test.suggestion <= test.high
+    losses = gdjax.sweep(
+        *TASK, {"learning_rate": [test.suggestion, 1e-5, 10.0]}, DATA, **MORE
+    ).final_loss
+    assert losses[0] < 0.3 * losses[1:].min()
+    ax = test.plot()
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), test.losses)
+    by_hand = gdjax.fit(loss_fn, PARAMS, gdjax.adam(1e-7), DATA, batch_size=64, steps=1, key=1)
+    np.testing.assert_allclose(test.losses[0], by_hand.history["loss"][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, eta=1), "eta.*>= 2, got 1"),
+        (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=0), "steps.*>= 1, got 0"),
+        (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, by="x"), "needs held_out"),
+        (lambda: gdjax.median_stop(*TASK, SPACE, DATA, steps=9, every=0), "got 0, 0"),
+        (
+            lambda: gdjax.population_based_training(*TASK, SPACE, DATA, steps=9, every=10),
+            r"in \[1, 9\], got 10",
+        ),
+        (lambda: gdjax.lr_find(*TASK[:2], gdjax.adam(1.0), DATA, low=1.0, high=0.1), "low < high"),
+        (lambda: gdjax.lr_find(*TASK[:2], gdjax.adam(1.0), DATA, name="lr"), "not a hyperparam"),
+    ],
+)
+def test_bad_races_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
