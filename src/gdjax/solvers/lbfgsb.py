@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import Range, as_float_leaves, check_range, checked
+from gdjax.core.checks import as_float_leaves, checked
 from gdjax.core.hyper import as_hyper, leaf_values
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype
@@ -26,8 +26,6 @@ from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.vector import as_tree, as_vector
-
-ANY = Range("a number, not nan", lambda x: x == x)
 
 
 class Bounded(NamedTuple):
@@ -155,8 +153,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     return as_tree(s, grads), new
 
 
-@checked(lower=ANY._replace(optional=True), upper=ANY._replace(optional=True), c1=INSIDE, c2=INSIDE,
-         max_tries=COUNT)  # fmt: skip
+@checked(c1=INSIDE, c2=INSIDE, max_tries=COUNT)
 def lbfgsb(
     lower: Any = None,
     upper: Any = None,
@@ -219,8 +216,11 @@ def lbfgsb(
         low = _whole("lower", lower, -jnp.inf, leaves, params)
         high = _whole("upper", upper, jnp.inf, leaves, params)
         for a, b in zip(low, high, strict=True):
-            if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
-                check_range("lbfgsb(upper=...) - lower", b - a, Range(">= 0", lambda z: not z < 0))
+            known = not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer)
+            if known and not bool(jnp.all(a <= b)):  # also where one is nan
+                raise ValueError(
+                    "lbfgsb(lower=..., upper=...) must have lower <= upper everywhere."
+                )
         dtype = compute_dtype(*leaves)
         rows = jnp.zeros((memory, sum(p.size for p in leaves)), dtype)
         grad = [jnp.zeros(p.shape, compute_dtype(p)) for p in leaves]

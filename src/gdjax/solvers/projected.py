@@ -66,7 +66,9 @@ def projected(optimizer: Any, projection: Callable, *numbers: Any) -> Optimizer:
 
     `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop by x - projection(x - grad),
     and project what `params + updates` rounds. For bounds without batches `gdjax.lbfgsb` is much
-    faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`.
+    faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`. An optimizer that divides
+    by a metric, as Adam, may come to rest where the projected gradient is not zero, unless the set
+    is a box: `gdjax.with_prox` projects in the metric.
 
     Args:
       optimizer: any `(init, update)` pair.

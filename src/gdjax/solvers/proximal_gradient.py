@@ -199,7 +199,8 @@ def proximal_gradient(
       max_tries: how many step sizes an update tries at most.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: a few numbers.
+      An `Optimizer` whose `update` needs the parameters. State: a few numbers. Values are those of
+      f alone, also in the `Result` of `gdjax.minimize`.
 
     Raises:
       ValueError: if a number is out of range, or a tree of them does not fit the parameters.
