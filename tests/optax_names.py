@@ -28,12 +28,14 @@ ARGUMENTS = {
     "adopt": "the same default for clip_value_fn, another object",
     "differentially_private_aggregate": "key is required, as optax announces; seed is deprecated",
     "hutchinson_estimator_diag_hessian": "random_seed=0, which is what None means in optax",
+    "lbfgs": "the same default for linesearch, another object",
     "nadam": "always Nesterov; formula= chooses between optax's and torch's",
     "nadamw": "as nadam",
     "noisy_sgd": "key=0, which is what None means in optax; seed is deprecated",
     "scale_by_adopt": "as adopt",
     "scale_by_factored_rms": "decay_rate_fn=None is the same schedule",
     "scale_by_learning_rate": "learning_rate is required; None in optax ascends at rate 1",
+    "scale_by_zoom_linesearch": "approx_dec_rtol=None follows the dtype",
     "sophia": "without verbose and print_win_rate_every_n_steps; None is the same estimator",
 }
 

@@ -128,10 +128,10 @@ def matrix_inverse_power(matrix: Array, power: ArrayLike, eps: ArrayLike) -> Arr
       [[ 0.6667 -0.3333]
        [-0.3333  0.6667]]
     """
-    matrix, power, eps = jax.lax.stop_gradient((matrix, power, eps))
-    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    values = values - jnp.minimum(jnp.min(values), 0) + eps
-    return matmul(vectors * values[None] ** -power, vectors.conj().T)
+    matrix, exponent, shift = map(jnp.asarray, jax.lax.stop_gradient((matrix, power, eps)))
+    values, vectors = map(jnp.asarray, jnp.linalg.eigh(matrix, symmetrize_input=False))
+    values = values - jnp.minimum(jnp.min(values), 0) + shift
+    return matmul(vectors * values[None] ** -exponent, vectors.conj().T)
 
 
 def _power(x: Array, p: int, times: Any) -> Array:

@@ -127,5 +127,7 @@ def adopt(
     slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
     clip = clip_value_fn if use_clipping else None
     numbers = dict(b1=b1, b2=b2, eps=eps)
-    static = dict(nesterov=nesterov, clip_value_fn=clip)
-    return descend(_adopt, slots, numbers, learning_rate, weight_decay, mask, **static)
+    return descend(
+        _adopt, slots, numbers, learning_rate, weight_decay, mask,
+        nesterov=nesterov, clip_value_fn=clip,
+    )  # fmt: skip

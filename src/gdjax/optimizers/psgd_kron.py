@@ -130,8 +130,8 @@ def _start(param, scale, limit, least_ndim, mode) -> Whitened:
         return scale * (jnp.ones(n, dtype) if diagonal else jnp.eye(n, dtype=dtype))
 
     factors = tuple(start(i, n) for i, n in enumerate(shape))
-    zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
-    return Whitened(jnp.zeros(param.shape, dtype), factors, *zero, jnp.zeros(()))
+    a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))  # no buffer twice
+    return Whitened(jnp.zeros(param.shape, dtype), factors, a, b, c, jnp.zeros(()))
 
 
 def _init_keys(init, key, params) -> State:

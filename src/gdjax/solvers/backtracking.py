@@ -19,7 +19,7 @@ from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import fresh, is_finite, line, remember
+from gdjax.solvers.line import fresh, is_finite, line, remember, tell
 from gdjax.solvers.vector import as_tree
 
 GROWTH = Range(">= 1", lambda x: x >= 1)
@@ -49,7 +49,7 @@ def _first(store_grad: bool, max_learning_rate: Any) -> Any:
 
 def _backtracking_linesearch(
     updates, slots, params, count, *, max_backtracking_steps, slope_rtol, decrease_factor,
-    increase_factor, max_learning_rate, atol, rtol, raw_params, **extra,
+    increase_factor, max_learning_rate, atol, rtol, verbose, raw_params, **extra,
 ):  # fmt: skip
     found = line("scale_by_backtracking_linesearch", updates, raw_params, extra)
     if not found.direction.size:
@@ -82,6 +82,8 @@ def _backtracking_linesearch(
         step = jnp.where(failed, 0, t * found.direction)
         rate = jnp.where(failed, slots.learning_rate, t)
         slots = Backtracking(rate, tries, failed, nonfinite | ~is_finite(start))
+    if verbose:
+        tell(slots, enough)
     return as_tree(step, updates), slots
 
 
@@ -97,6 +99,7 @@ def scale_by_backtracking_linesearch(
     atol: Any = 0.0,
     rtol: Any = 0.0,
     store_grad: bool = False,
+    verbose: bool = False,
 ) -> Optimizer:
     """Shorten a step until the objective falls by a share of what the slope foretells.
 
@@ -115,6 +118,7 @@ def scale_by_backtracking_linesearch(
       rtol: likewise, relative to |f|.
       store_grad: whether to evaluate and keep value and gradient at the new parameters, for
         `value_and_grad_from_state`.
+      verbose: whether to print each update's step size and number of evaluations.
 
     Returns:
       An `Optimizer` to end a chain with, after a direction that leads downhill. `update` needs the
@@ -146,4 +150,5 @@ def scale_by_backtracking_linesearch(
         atol=atol,
         rtol=rtol,
     )
-    return treewise(_backtracking_linesearch, _first(store_grad, max_learning_rate), numbers)
+    slots = _first(store_grad, max_learning_rate)
+    return treewise(_backtracking_linesearch, slots, numbers, verbose=verbose)

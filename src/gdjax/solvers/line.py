@@ -138,6 +138,12 @@ def remember(
     )
 
 
+def tell(slots: Any, done: Array) -> None:
+    """Print how an update went, also from a compiled loop."""
+    text = "line search: step size {t}, evaluations {n}, conditions met {done}, failed {failed}"
+    jax.debug.print(text, t=slots.learning_rate, n=slots.evals, done=done, failed=slots.failed)
+
+
 def searched(direction: Optimizer, learning_rate: Any, linesearch: Any) -> Optimizer:
     """Return the chain of an uphill direction, a rate (None is 1), and a line search or None."""
     rate = 1.0 if learning_rate is None else learning_rate

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -28,7 +29,7 @@ from gdjax.projections import projection_box
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.lbfgs import lbfgs
 from gdjax.solvers.lbfgsb import lbfgsb
-from gdjax.solvers.line import found_in
+from gdjax.solvers.line import found_in, pick
 from gdjax.solvers.optimality import feasible, optimality
 from gdjax.solvers.projected import projected
 from gdjax.solvers.proximal_gradient import projected_gradient
@@ -212,17 +213,17 @@ def converge(
         failed = (status < 0) & (failures >= 2)  # after the first, a solver may start afresh
         status = jnp.where(failed, verdict, status).astype(jnp.int32)
         keep = (status == Status.NONFINITE) & ~failed
-        now = (params, state, value, grad, norm)
-        now = jax.tree.map(lambda new, old: jnp.where(keep, old, new), now, tuple(c[:5]))
+        new, old = (params, state, value, grad, norm), tuple(c[:5])
+        params, state, value, grad, norm = pick(keep, old, new)
         steps = c.steps + 1
         record = c.trace
         if trace:
             before = dict(value=c.value, grad_norm=c.grad_norm)
             record = {k: record[k].at[c.steps].set(v) for k, v in before.items()}
         if show is not None:
-            jax.debug.callback(show, steps, now[2], now[4])
+            jax.debug.callback(show, steps, value, norm)
         evaluations = c.evaluations + evaluations
-        return Carry(*now, steps, evaluations, failures, status, record)
+        return Carry(params, state, value, grad, norm, steps, evaluations, failures, status, record)
 
     params = feasible(state, params)
     value, grad = value_and_grad(params)
@@ -363,10 +364,8 @@ def minimize(
     check_range("minimize(max_steps=...)", max_steps, NONNEGATIVE)
     if trace and not isinstance(max_steps, (int, np.integer)):
         raise TypeError(f"minimize(trace=True) needs an int as max_steps, got {max_steps!r}.")
-    bar = Bar(int(max_steps), progress is True) if progress else None
-    show = None
-    if progress:
-        show = progress if callable(progress) else functools.partial(_show, bar)
+    bar = Bar(int(max_steps), progress is True)
+    show = progress if callable(progress) else functools.partial(_show, bar) if progress else None
     limit = jnp.asarray(max_steps, jnp.int32)
     tol = jnp.asarray(tol, scalar_dtype())
     static = (fun, opt.update, has_aux, int(max_steps) if trace else 0, show)
@@ -377,7 +376,7 @@ def minimize(
         result = run(implicit_diff, *static, *given)
     else:
         result = (_solve if inside else _compiled)(*static, *given)
-    if bar is not None:
+    if progress:
         jax.block_until_ready(result)
         jax.effects_barrier()
         bar.__exit__()

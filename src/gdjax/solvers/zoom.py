@@ -20,7 +20,7 @@ from gdjax.core.checks import NONNEGATIVE, POSITIVE, Range, check_choice, checke
 from gdjax.core.lift import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import Line, Point, fresh, is_finite, line, pick, remember
+from gdjax.solvers.line import Line, Point, fresh, is_finite, line, pick, remember, tell
 from gdjax.solvers.vector import as_tree
 
 GUESSES = ("one", "keep")
@@ -65,8 +65,8 @@ def rounding(line: Line, guess: Array, slack: Array) -> Array:
 
 
 def wolfe_search(
-    line: Line, guess: Array, longest: Array, c1: Array, c2: Array, slack: Array, grow: Array,
-    max_tries: Array,
+    line: Line, guess: Array, longest: Array, c1: Array, c2: Array, tol: Array, slack: Array,
+    grow: Array, precision: Array, max_tries: Array,
 ) -> tuple[Bracket, Array]:  # fmt: skip
     """Return the last bracket, whose low end is the result, and whether it is no better than 0."""
     start = line.start
@@ -75,14 +75,14 @@ def wolfe_search(
     def attempt(b: Bracket) -> Bracket:
         new = line.at(b.t)
         fine = is_finite(new)
-        armijo = new.value <= start.value + c1 * b.t * start.slope
+        armijo = new.value <= start.value + c1 * b.t * start.slope + tol
         blind = (
             (slack > 0)
             & (new.value <= start.value + slack)
             & (new.slope <= (2 * c1 - 1) * start.slope)
         )
         lower = fine & ((armijo & (new.value < b.low.value)) | blind)
-        flat = jnp.abs(new.slope) <= -c2 * start.slope
+        flat = jnp.abs(new.slope) <= tol - c2 * start.slope
         done = lower & (flat | (b.t >= longest) & (new.slope < 0))
         passed = new.slope * (b.high.t - b.low.t) >= 0  # the minimum lies on low's side of it
         high = pick(lower, pick(passed, b.low, b.high), new)
@@ -95,7 +95,8 @@ def wolfe_search(
 
     def unfinished(b: Bracket) -> Array:
         distinct = (b.t != b.low.t) & (b.t != b.high.t)
-        return ~b.done & distinct & (b.tries < max_tries)
+        narrow = (b.low.t > 0) & (jnp.abs(b.high.t - b.low.t) <= precision * b.low.t)
+        return ~b.done & distinct & ~narrow & (b.tries < max_tries)
 
     no, inf = jnp.zeros((), bool), jnp.full_like(guess, jnp.inf)
     begin = Bracket(
@@ -106,8 +107,9 @@ def wolfe_search(
 
 
 def _zoom_linesearch(
-    updates, slots, params, count, *, max_linesearch_steps, max_learning_rate=None, increase_factor,
-    slope_rtol, curv_rtol, approx_dec_rtol=None, guess, raw_params, **extra,
+    updates, slots, params, count, *, max_linesearch_steps, max_learning_rate=None, tol,
+    increase_factor, slope_rtol, curv_rtol, approx_dec_rtol=None, stepsize_precision, guess,
+    verbose, raw_params, **extra,
 ):  # fmt: skip
     found = line("scale_by_zoom_linesearch", updates, raw_params, extra)
     if not found.direction.size:
@@ -120,23 +122,32 @@ def _zoom_linesearch(
         t = jnp.where(slots.learning_rate > 0, slots.learning_rate, 1).astype(dtype)
     rtol = 10 * jnp.finfo(dtype).eps if approx_dec_rtol is None else approx_dec_rtol.astype(dtype)
     slack = rtol * jnp.abs(found.start.value)
-    c1, c2, grow = (x.astype(dtype) for x in (slope_rtol, curv_rtol, increase_factor))
+    numbers = (slope_rtol, curv_rtol, tol, slack, increase_factor, stepsize_precision)
+    c1, c2, tol, slack, grow, precision = (x.astype(dtype) for x in numbers)
     t = jnp.minimum(t, longest)
-    end, failed = wolfe_search(found, t, longest, c1, c2, slack, grow, max_linesearch_steps)
+    end, failed = wolfe_search(
+        found, t, longest, c1, c2, tol, slack, grow, precision, max_linesearch_steps
+    )
     step, slots = remember(slots, found, end.low, end.tries, failed, end.nonfinite)
+    if verbose:
+        tell(slots, end.done)
     return as_tree(step, updates), slots
 
 
-@checked(max_linesearch_steps=COUNT, max_learning_rate=POSITIVE, increase_factor=ABOVE_ONE,
-         slope_rtol=INSIDE, curv_rtol=INSIDE, approx_dec_rtol=NONNEGATIVE)  # fmt: skip
+@checked(max_linesearch_steps=COUNT, max_learning_rate=POSITIVE, tol=NONNEGATIVE,
+         increase_factor=ABOVE_ONE, slope_rtol=INSIDE, curv_rtol=INSIDE,
+         approx_dec_rtol=NONNEGATIVE, stepsize_precision=NONNEGATIVE)  # fmt: skip
 def scale_by_zoom_linesearch(
     max_linesearch_steps: Any = 30,
     max_learning_rate: Any = None,
+    tol: Any = 0.0,
     increase_factor: Any = 2.0,
     slope_rtol: Any = 1e-4,
     curv_rtol: Any = 0.9,
     approx_dec_rtol: Any = None,
+    stepsize_precision: Any = 1e-5,
     initial_guess_strategy: str = "keep",
+    verbose: bool = False,
 ) -> Optimizer:
     """Scale a direction to a step that satisfies the strong Wolfe conditions.
 
@@ -147,20 +158,23 @@ def scale_by_zoom_linesearch(
     point with enough decrease is taken; if there is none, the update is 0, and `failed` in the
     state says so.
 
-    Differences to optax: `tol`, `stepsize_precision` and `verbose` are left out; each trial is one
-    evaluation of value and gradient; the state is never NaN; `approx_dec_rtol` follows the dtype,
-    as 1e-6 would let float64 go uphill.
+    Differences to optax: the state is never NaN, and compiles once; `approx_dec_rtol` follows the
+    dtype, as 1e-6 would let float64 go uphill; `stepsize_precision` is relative, since steps of
+    1e-6 may be just right.
 
     Args:
       max_linesearch_steps: most evaluations in one update, >= 1.
       max_learning_rate: the longest step size t > 0, or None for no limit.
+      tol: how much both conditions may be missed by, >= 0.
       increase_factor: what t is multiplied with while the slope is too steep, > 1.
       slope_rtol: share of the decrease foretold by the slope that is enough, in (0, 1).
       curv_rtol: share of the slope that may be left, in (0, 1).
       approx_dec_rtol: increase of f, relative to |f|, that counts as rounding, >= 0; None is ten
         times the precision of the dtype.
+      stepsize_precision: width >= 0 of a bracket, relative to t, at which its better end is taken.
       initial_guess_strategy: the first t of an update: "one", right after a Newton-like method, or
         "keep", that of the last update.
+      verbose: whether to print each update's step size and number of evaluations.
 
     Returns:
       An `Optimizer` to end a chain with, after a direction that leads downhill. `update` needs the
@@ -188,12 +202,14 @@ def scale_by_zoom_linesearch(
     )
     numbers = dict(
         max_linesearch_steps=max_linesearch_steps,
+        tol=tol,
         increase_factor=increase_factor,
         slope_rtol=slope_rtol,
         curv_rtol=curv_rtol,
+        stepsize_precision=stepsize_precision,
     )
     if max_learning_rate is not None:
         numbers["max_learning_rate"] = max_learning_rate
     if approx_dec_rtol is not None:
         numbers["approx_dec_rtol"] = approx_dec_rtol
-    return treewise(_zoom_linesearch, fresh, numbers, guess=initial_guess_strategy)
+    return treewise(_zoom_linesearch, fresh, numbers, guess=initial_guess_strategy, verbose=verbose)

@@ -40,7 +40,7 @@ def sum(tree: Any, associative_reduction: bool = False) -> Any:
     while associative_reduction and len(sums) > 1:
         pairs = [operator.add(*pair) for pair in zip(sums[::2], sums[1::2], strict=False)]
         sums = pairs + sums[2 * len(pairs) :]
-    return functools.reduce(operator.add, sums, 0)
+    return functools.reduce(lambda a, b: a + b, sums, 0)
 
 
 def vdot(tree_x: Any, tree_y: Any) -> Any:

@@ -60,7 +60,8 @@ def _monitor(grads, slots, params, count, *, inner, **extra):
     some = weight > 0
     ratio = jnp.where(some, update_norm / jnp.where(some, weight, 1), 0)
     used = _rates(slots.inner)
-    rates = {name: used.get(name, jnp.nan) for name in slots.rates}  # a tree of rates may be gone
+    nan = jnp.asarray(jnp.nan)  # a tree of rates may be gone
+    rates = {name: used.get(name, nan) for name in slots.rates}
     return updates, Monitored(rates, safe_sqrt(sum_sq(grads)), update_norm, ratio, state)
 
 
