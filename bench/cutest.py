@@ -12,9 +12,11 @@ Run: python bench/cutest.py [--limit N] [--seconds S] [--solvers gdjax scipy ...
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
+import signal
 import sys
 import time
 import types
@@ -32,6 +34,7 @@ import gdjax
 OUTPUT = Path(__file__).parent / "output"
 STEPS = 500
 CLOSE = 1e-6
+PATIENCE = 20  # seconds for one solver of the reference
 
 
 def problems(limit):
@@ -67,6 +70,22 @@ def noting(fun):
         return value
 
     return noted, values
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Raise in the block after that long, as soon as Python is reached again."""
+
+    def ring(*_):
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def by_gdjax(fun, start):
@@ -142,9 +161,10 @@ def reference(fun, start):
     ends = []
     for method in ("L-BFGS-B", "BFGS", "trust-exact"):
         try:
-            ends.append(float(by_scipy(fun, start, method)))
-        except (ValueError, np.linalg.LinAlgError, OverflowError):  # a Hessian that is not finite
-            continue
+            with at_most(PATIENCE):
+                ends.append(float(by_scipy(fun, start, method)))
+        except (ValueError, np.linalg.LinAlgError, OverflowError, TimeoutError) as error:
+            print(f"{method}: {error}", file=sys.stderr)  # say, a Hessian that is not finite
     return min((e for e in ends if np.isfinite(e)), default=np.nan)
 
 
@@ -209,6 +229,7 @@ def main():
             continue
         if time.perf_counter() - began > options.seconds:
             break
+        print(name, start.size, file=sys.stderr, flush=True)
         rows.append(solve(name, fun, start, options.solvers))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         with file.open("a") as out:
