@@ -20,7 +20,7 @@ import matrix
 import optax
 import programs
 import report
-import solvers
+import solving
 import steps
 import sweeps
 import wrapped
@@ -28,7 +28,7 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-MODULES = (programs, steps, matrix, wrapped, solvers, sweeps)
+MODULES = (programs, steps, matrix, wrapped, sweeps, solving)
 WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
 
 

@@ -1,0 +1,128 @@
+"""Runs to convergence: L-BFGS against SciPy's and against the loop of optax's documentation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+from harness import Row, interleaved
+
+import gdjax
+
+TOL, STEPS = 1e-5, 1000
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def by_optax(fun, start, args):
+    """Return optax's documented loop, compiled; its state starts fresh in each call."""
+    opt = optax.lbfgs()
+
+    @jax.jit
+    def run(start, state, args):
+        def value_fn(x):
+            return fun(x, *args)
+
+        value_and_grad = optax.value_and_grad_from_state(value_fn)
+
+        def step(carry):
+            x, state = carry
+            value, grad = value_and_grad(x, state=state)
+            more = dict(value=value, grad=grad, value_fn=value_fn)
+            updates, state = opt.update(grad, state, x, **more)
+            return optax.apply_updates(x, updates), state
+
+        def unfinished(carry):
+            count, grad = (optax.tree.get(carry[1], k) for k in ("count", "grad"))
+            return (count == 0) | ((count < STEPS) & (jnp.max(jnp.abs(grad)) > TOL))
+
+        return jax.lax.while_loop(unfinished, step, (start, state))[0]
+
+    return lambda: run(start, opt.init(start), args)
+
+
+def sides(fun, start, args=()):
+    """Return three ways to minimize, each compiled once, in float64."""
+    both = jax.jit(jax.value_and_grad(fun))
+    at = np.asarray(start)
+
+    def value_and_grad(x):
+        value, grad = both(x, *args)
+        return float(value), np.asarray(grad)
+
+    def by_scipy():
+        limits = dict(maxiter=STEPS, gtol=TOL, ftol=0.0, maxfun=10**6)
+        return scipy.optimize.minimize(
+            value_and_grad, at, jac=True, method="L-BFGS-B", options=limits
+        ).x
+
+    return {
+        "gdjax": lambda: (
+            gdjax.minimize(fun, start, gdjax.lbfgs(), args=args, tol=TOL, max_steps=STEPS).params
+        ),
+        "SciPy": by_scipy,
+        "optax": by_optax(fun, start, args),
+    }
+
+
+def compared(name, options, fun, start, args=()):
+    ways = sides(fun, start, args)
+    reached = {k: float(fun(jnp.asarray(way()), *args)) for k, way in ways.items()}
+    least = min(reached.values())
+    for k, value in reached.items():  # a fast wrong answer is no answer
+        assert value - least <= 1e-6 * max(1, abs(least)), (name, k, reached)
+    times = interleaved(ways, min(options.repeats, 5))
+    yield Row(name, times["gdjax"], "SciPy", times["SciPy"], 1.0)
+    yield Row(name, times["gdjax"], "optax", times["optax"], 3.0)
+
+
+def valley(options):
+    """100-dimensional Rosenbrock."""
+    with jax.enable_x64(True):
+        start = jnp.tile(jnp.array([-1.2, 1.0]), 50)
+        yield from compared("L-BFGS, Rosenbrock in 100 dimensions", options, rosenbrock, start)
+
+
+def classifier(options):
+    """Logistic regression on made-up data."""
+    examples = 2_000 if options.quick else 100_000
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(examples, 50)) * np.linspace(0.1, 3, 50))
+        y = jnp.asarray(rng.random(examples) < 1 / (1 + np.exp(-x @ rng.normal(size=50))), float)
+
+        def loss(w, x, y):
+            z = x @ w
+            return jnp.mean(jnp.logaddexp(0, z) - y * z) + 1e-4 * jnp.sum(w**2)
+
+        name = f"L-BFGS, logistic regression, {examples} x 50"
+        yield from compared(name, options, loss, jnp.zeros(50), (x, y))
+
+
+def lanes(options):
+    """Many small problems in one call, against SciPy one by one."""
+    count = 50 if options.quick else 300
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        starts = jnp.asarray(rng.uniform(-2, 2, (count, 4)))
+        many = jax.jit(
+            jax.vmap(lambda x: gdjax.minimize(rosenbrock, x, gdjax.lbfgs(), tol=TOL).params)
+        )
+        both = jax.jit(jax.value_and_grad(rosenbrock))
+
+        def one_by_one():
+            def value_and_grad(x):
+                value, grad = both(x)
+                return float(value), np.asarray(grad)
+
+            for x in np.asarray(starts):
+                scipy.optimize.minimize(value_and_grad, x, jac=True, method="L-BFGS-B")
+
+        times = interleaved({"gdjax": lambda: many(starts), "SciPy": one_by_one}, 3)
+        name = f"{count} problems at once"
+        yield Row(name, times["gdjax"], "SciPy, one by one", times["SciPy"], 10.0)
+
+
+WORKLOADS = {f.__name__: f for f in (valley, classifier, lanes)}
