@@ -260,6 +260,29 @@ def test_the_loop_that_optax_documents(library):
     assert len(traces) == 1 if library is gdjax else len(traces) >= 1
 
 
+def test_the_stopping_rule_that_optax_documents():
+    """It looks for the one count and the one gradient in the state, in a loop on the device."""
+    fun, opt = rosenbrock, gdjax.lbfgs()
+    value_and_grad = gdjax.value_and_grad_from_state(fun)
+
+    def step(carry):
+        params, state = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = opt.update(grad, state, params, value=value, grad=grad, value_fn=fun)
+        return gdjax.apply_updates(params, updates), state
+
+    def unfinished(carry):
+        count, grad = (gdjax.tree.get(carry[1], name) for name in ("count", "grad"))
+        return (count == 0) | ((count < 100) & (gdjax.tree.norm(grad) >= 1e-3))
+
+    start = jnp.array([-1.2, 1.0])
+    params, state = jax.lax.while_loop(unfinished, step, (start, opt.init(start)))
+    np.testing.assert_allclose(params, 1, atol=1e-3)
+    assert 10 < state.count < 60
+    assert gdjax.lbfgs(0.5).update is gdjax.lbfgs(0.7).update
+    assert float(gdjax.hyperparams(gdjax.lbfgs(0.5).init(start))["learning_rate"]) == 0.5
+
+
 def test_extras_that_value_fn_takes_by_name_are_passed_on():
     def fun(params, x, y):
         return 0.5 * (x @ params - y) ** 2

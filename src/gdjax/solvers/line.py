@@ -7,6 +7,7 @@ need not compute them again (`value_and_grad_from_state`).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State, is_state
 from gdjax.core.chain import chain
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.transforms.scale import scale_by_learning_rate
@@ -138,11 +139,58 @@ def remember(
     )
 
 
+class Searched(NamedTuple):
+    """What a direction and a line search remember, in the one state of both."""
+
+    direction: Any
+    search: LineSearch
+
+    value = property(lambda self: self.search.value)
+    grad = property(lambda self: self.search.grad)
+    evals = property(lambda self: self.search.evals)
+    failed = property(lambda self: self.search.failed)
+    nonfinite = property(lambda self: self.search.nonfinite)
+
+
 def searched(direction: Optimizer, learning_rate: Any, linesearch: Any) -> Optimizer:
-    """Return the chain of an uphill direction, a rate (None is 1), and a line search or None."""
+    """Return the chain of an uphill direction, a rate (None is 1), and a line search or None.
+
+    With a line search of this room the chain has one state, with one count and one set of numbers:
+    loops written for optax's L-BFGS look for *the* count in it.
+    """
     rate = 1.0 if learning_rate is None else learning_rate
-    members = [direction, scale_by_learning_rate(rate)]
-    return chain(*members, *([] if linesearch is None else [linesearch]))
+    plain = [direction, scale_by_learning_rate(rate)]
+    if linesearch is None:
+        return chain(*plain)
+    example = linesearch.init(jnp.zeros(())), direction.init(jnp.zeros(()))
+    ours = all(isinstance(state, State) for state in example)
+    if not (ours and isinstance(example[0].slots, LineSearch)):
+        return chain(*plain, linesearch)
+    theirs, own = (tuple(state.hyperparams) for state in example)
+    rule = _in_one(direction.update, linesearch.update, own, theirs)
+    joined = treewise(rule, None, {} if learning_rate is None else dict(learning_rate=rate))
+
+    def init(params: Any) -> State:
+        state, first, second = (x.init(params) for x in (joined, direction, linesearch))
+        numbers = {**first.hyperparams, **second.hyperparams, **state.hyperparams}
+        return State(state.count, numbers, Searched(first.slots, second.slots))
+
+    return Optimizer(init, joined.update)
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_one(direction: Callable, search: Callable, own: tuple, theirs: tuple) -> Callable:
+    def step(grads, slots, params, count, *, raw_params, learning_rate=None, **rest):
+        first = State(count - 1, {k: rest.pop(k) for k in own}, slots.direction)
+        second = State(count - 1, {k: rest.pop(k) for k in theirs}, slots.search)
+        uphill, first = direction(grads, first, raw_params, **rest)
+        factor = -1.0 if learning_rate is None else -learning_rate
+        down = jax.tree.map(lambda d: d * jnp.asarray(factor).astype(d.real.dtype), uphill)
+        updates, second = search(down, second, raw_params, **rest)
+        return updates, Searched(first.slots, second.slots)
+
+    step.__name__ = "_" + direction.__name__.removeprefix("scale_by_")
+    return step
 
 
 def found_in(state: Any) -> list[Any]:
