@@ -41,12 +41,15 @@ def problems():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=50, help="most variables")
+    parser.add_argument("--only", nargs="+", help="names of problems")
     parser.add_argument("--quick", action="store_true", help="a few problems, to see that it runs")
     options = parser.parse_args()
     solved, ratios, count, left = [0, 0], [], 0, 0
     for problem in problems():
         start = jnp.asarray(problem.y0, float)
         if start.ndim != 1 or start.size > options.largest:
+            continue
+        if options.only and type(problem).__name__ not in options.only:
             continue
         lower, upper = (jnp.asarray(b, float) for b in problem.bounds)
 

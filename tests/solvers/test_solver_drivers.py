@@ -187,7 +187,6 @@ def test_constraint_and_bounds_of_trees():
 SOLVERS = {
     "newton_cg": (gdjax.newton_cg(), {}),
     "lbfgsb": (None, dict(bounds=(-1e3, 1e3))),
-    "fista": (gdjax.fista(PROX.prox_none), {}),
 }
 
 

@@ -123,7 +123,9 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     longest = jnp.maximum(longest, 1)
     used = jnp.any(slots.used)
     size = jnp.sqrt(jnp.vdot(d, d))
-    first = jnp.where(used, 1, jnp.minimum(1, 1 / jnp.where(size > 0, size, 1))).astype(dtype)
+    boxed = jnp.all(jnp.isfinite(lower) & jnp.isfinite(upper))  # the box limits the first step
+    short = jnp.minimum(1, 1 / jnp.where(size > 0, size, 1))  # else it has at most length 1
+    first = jnp.where(used | boxed, 1, short).astype(dtype)
 
     def at(t) -> Point:
         new = jnp.clip(x + t * d, lower, upper)
