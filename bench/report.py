@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB")}
+SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB"), "": (1, "")}
 HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]
 BEGIN, END = "<!-- bench: made by bench/report.py -->", "<!-- end of bench -->"
 HEADLINES = (  # beginnings of the workloads that README.md shows

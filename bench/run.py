@@ -20,13 +20,16 @@ import matrix
 import optax
 import programs
 import report
+import solvers
 import steps
 import sweeps
+import wrapped
 from harness import copy_bandwidth, median
 
 import gdjax
 
-WORKLOADS = matrix.WORKLOADS | programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
+MODULES = (programs, steps, matrix, wrapped, solvers, sweeps)
+WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
 
 
 def machine():

@@ -21,19 +21,18 @@ ROOMS = (
 
 # Temporary: work in progress on other branches. Remove an entry when its name is there.
 EXPECTED_SOON = {
-    "MaskedNode", "MultiSteps", "apply_if_finite", "freeze", "inject_hyperparams", "masked",
-    "multi_transform", "partition", "selective_transform", "skip_large_updates", "skip_not_finite",
-    "differentially_private_aggregate", "dpsgd", "reduce_on_plateau", "split_real_and_imaginary",
     "lbfgs", "scale_by_backtracking_linesearch", "scale_by_lbfgs", "scale_by_zoom_linesearch",
     "value_and_grad_from_state",
 }  # fmt: skip
 
 # Arguments that differ on purpose; docs/migrating.md says so too.
 ARGUMENTS = {
+    "MultiSteps": "accumulator_dtype=None is float32 or wider",
     "adadelta": "learning_rate=1.0, the paper's; None in optax, which then ascends",
     "adafactor": "dtype_momentum=None is float32 or wider",
     "add_noise": "key is required, as optax announces; seed is deprecated",
     "adopt": "the same default for clip_value_fn, another object",
+    "differentially_private_aggregate": "key is required, as optax announces; seed is deprecated",
     "hutchinson_estimator_diag_hessian": "random_seed=0, which is what None means in optax",
     "nadam": "always Nesterov; formula= chooses between optax's and torch's",
     "nadamw": "as nadam",

@@ -42,6 +42,7 @@ from oracles import optimistic as optimistic_oracles
 from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
+from oracles import prox as prox_oracles
 from oracles import psgd_kron as psgd_kron_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import radam as radam_oracles
@@ -145,6 +146,19 @@ def _groups(rate, momentum, **numbers):
 def _groups_oracle(rate, momentum, **numbers):
     matrices, rest = adam_oracles.adam(**numbers), sgd_oracles.sgd(rate, momentum)
     return groups_oracles.groups({matrices: ("tall", "wide"), rest: ("scalar", "kernel", "still")})
+
+
+def _two_examples(grad, slots, param, count):
+    return jnp.stack([1.5 * grad, 0.5 * grad]), slots
+
+
+def _dpsgd(**numbers):
+    return gdjax.chain(gdjax.leafwise(_two_examples), gdjax.dpsgd(seed=4, **numbers))
+
+
+def _plateau(learning_rate, factor, min_scale, atol):
+    plateau = gdjax.reduce_on_plateau(factor, patience=2, atol=atol, min_scale=min_scale)
+    return gdjax.chain(gdjax.sgd(learning_rate), plateau)
 
 
 def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
@@ -861,6 +875,32 @@ CASES = [
         ),
         dict(learning_rate=0.05, momentum=0.8, threshold=1e3, min_history=2.0, min_spread=0.1),
         not_differentiable=("threshold", "min_history", "min_spread"),
+    ),
+    Case(
+        "dpsgd",
+        _dpsgd,
+        dict(learning_rate=0.05, l2_norm_clip=6.0, noise_multiplier=0.02, momentum=0.7),
+    ),
+    Case(
+        "reduce_on_plateau",
+        _plateau,
+        dict(learning_rate=0.05, factor=0.9, min_scale=0.3, atol=0.01),
+        extras=_value,
+        not_differentiable=("atol",),
+    ),
+    Case(
+        "inject_hyperparams",
+        gdjax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
+        dict(learning_rate=0.025, mass=0.8),
+        lambda learning_rate, mass: sgd_oracles.sgd(2 * learning_rate, mass),
+    ),
+    Case(
+        "with_prox",
+        lambda l1reg, **numbers: gdjax.with_prox(
+            gdjax.adam(**numbers), gdjax.proximal.prox_lasso, l1reg
+        ),
+        ADAM | dict(l1reg=0.02),
+        prox_oracles.lasso_adam,
     ),
     Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
     Case(

@@ -261,6 +261,11 @@ from gdjax.transforms.noise import add_noise as add_noise
 from gdjax.transforms.normalize import normalize_by_update_norm as normalize_by_update_norm
 from gdjax.transforms.param_block import scale_by_param_block_norm as scale_by_param_block_norm
 from gdjax.transforms.param_block import scale_by_param_block_rms as scale_by_param_block_rms
+from gdjax.transforms.plateau import reduce_on_plateau as reduce_on_plateau
+from gdjax.transforms.privacy import (
+    differentially_private_aggregate as differentially_private_aggregate,
+)
+from gdjax.transforms.privacy import dpsgd as dpsgd
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
@@ -271,6 +276,28 @@ from gdjax.transforms.stateless import set_to_zero as set_to_zero
 from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
 from gdjax.transforms.trace import trace as trace
+
+# Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
+from gdjax.solvers.backtracking import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
+from gdjax.solvers.barzilai_borwein import barzilai_borwein as barzilai_borwein
+from gdjax.solvers.bfgs import bfgs as bfgs
+from gdjax.solvers.bfgs import scale_by_bfgs as scale_by_bfgs
+from gdjax.solvers.hager_zhang import (
+    scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch,
+)
+from gdjax.solvers.lbfgs import lbfgs as lbfgs
+from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
+from gdjax.solvers.minimize import MinimizeError as MinimizeError
+from gdjax.solvers.minimize import Result as Result
+from gdjax.solvers.minimize import Status as Status
+from gdjax.solvers.minimize import minimize as minimize
+from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
+from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
+from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
 # Batches in parts
 from gdjax.microbatching.loop import microbatch as microbatch
@@ -308,6 +335,21 @@ from gdjax import second_order as second_order
 from gdjax import transforms as transforms
 from gdjax import tree as tree
 
+# Solvers: run to convergence
+from gdjax.solvers.fixed_point import anderson as anderson
+from gdjax.solvers.fixed_point import fixed_point as fixed_point
+from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
+from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.least_squares import least_squares as least_squares
+from gdjax.solvers.least_squares import root as root
+from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
+from gdjax.solvers.newton_cg import newton_cg as newton_cg
+from gdjax.solvers.projected import projected as projected
+from gdjax.solvers.proximal_gradient import fista as fista
+from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
+from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
+
 # Wrappers
 from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
 from gdjax.wrappers.accumulate import accumulate as accumulate
@@ -323,6 +365,7 @@ from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import multi_transform as multi_transform
 from gdjax.wrappers.groups import partition as partition
+from gdjax.wrappers.inject import inject_hyperparams as inject_hyperparams
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
@@ -331,6 +374,7 @@ from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.qk_clip import qk_clip as qk_clip
+from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.sam import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
@@ -338,6 +382,7 @@ from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from gdjax.wrappers.spikes import skip_spikes as skip_spikes
+from gdjax.wrappers.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gdjax.wrappers.cautious import cautious as cautious
 from gdjax.wrappers.mars import mars as mars
 from gdjax.wrappers.slot_dtypes import with_slot_dtypes as with_slot_dtypes

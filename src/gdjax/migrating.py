@@ -9,6 +9,7 @@ LEFT_OUT = {
     "ApplyEvery": _FOLDED,
     "ConditionFn": "any function of the step will do",
     "LookaheadParams": "lookahead takes the plain parameters; read with gdjax.eval_params",
+    "MaskedNode": "what is masked out is None, which is no leaf",
     "MultiTransformState": _FOLDED,
     "ShouldSkipUpdateFunction": "any function of that signature will do",
     "ZoomLinesearchInfo": _FOLDED,

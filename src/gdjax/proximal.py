@@ -201,6 +201,7 @@ def make_prox_from_projection(projection: Callable[..., Any], *args: Any) -> Cal
         del scaling
         return projection(x, *args) if hyperparams is None else projection(x, *args, hyperparams)
 
+    prox.projection = projection  # pyright: ignore[reportFunctionMemberAccess]
     return prox
 
 

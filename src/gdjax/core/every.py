@@ -39,6 +39,8 @@ def either(condition: Array, yes: Callable, no: Callable) -> Any:
     """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
 
     `lax.cond` under jit. Outside of it the condition is known, and a `cond` would compile anew.
+    What leaves things as they are should be `no`, which XLA has as its first branch: then it does
+    not copy what passes through (bench/README.md).
     """
     if isinstance(condition, jax.core.Tracer):
         return jax.lax.cond(condition, yes, no)

@@ -16,12 +16,24 @@ from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.optimizers.adam import Moments, corrected_mean, zero_moments
 
 
+class BeliefMoments(Moments):
+    """Moments that also say what AdaBelief's steps were divided by."""
+
+    def diagonal(self, count, *, b2, eps, **_):
+        """Return the optimizer's metric after `count` updates."""
+        return safe_sqrt(self.nu / bias_correction(b2, count)) + eps
+
+
+def _zero_moments(param) -> BeliefMoments:
+    return BeliefMoments(*zero_moments(param))
+
+
 def _adabelief(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad - mu) + eps_root
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
-    nu_hat = nu / bias_correction(b2, count)
-    return mu_hat / (safe_sqrt(nu_hat) + eps), Moments(mu, nu)
+    new = BeliefMoments(mu, nu)
+    return mu_hat / new.diagonal(count, b2=b2, eps=eps), new
 
 
 @checked()
@@ -42,7 +54,7 @@ def scale_by_belief(
       [ 2. -2.]
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return leafwise(_adabelief, zero_moments, numbers, nesterov=nesterov)
+    return leafwise(_adabelief, _zero_moments, numbers, nesterov=nesterov)
 
 
 @checked()
@@ -93,4 +105,4 @@ def adabelief(
       gradients", Algorithm 2.
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return descend(_adabelief, zero_moments, numbers, learning_rate, nesterov=nesterov)
+    return descend(_adabelief, _zero_moments, numbers, learning_rate, nesterov=nesterov)

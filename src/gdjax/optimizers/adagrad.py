@@ -25,16 +25,32 @@ class Squares(NamedTuple):
 
     sum_of_squares: Array  # diag(G), sum of |g|^2, real, shaped like the parameter
 
+    def diagonal(self, count, *, eps, **_):
+        """Return what the steps were divided by: the optimizer's metric; see `with_prox`."""
+        return safe_sqrt(self.sum_of_squares + eps)
 
-def _adagrad(grad, slots, param, count, *, initial_accumulator_value, eps, eps_in_sqrt):
+
+class SquaresOutside(Squares):
+    """The same where eps stands outside of the root."""
+
+    def diagonal(self, count, *, eps, **_):
+        """Return what the steps were divided by."""
+        return safe_sqrt(self.sum_of_squares) + eps
+
+
+def _adagrad(grad, slots, param, count, *, initial_accumulator_value, eps):
     total = jnp.where(count == 1, initial_accumulator_value, slots.sum_of_squares) + abs_sq(grad)
     seen = total > 0  # where no gradient ever was, the step is 0, also with eps = 0
-    root = safe_sqrt(total + eps) if eps_in_sqrt else safe_sqrt(total) + eps
-    return jnp.where(seen, grad / jnp.where(seen, root, 1), 0), Squares(total)
+    new = slots._replace(sum_of_squares=total)
+    return jnp.where(seen, grad / jnp.where(seen, new.diagonal(count, eps=eps), 1), 0), new
 
 
 def _zero_squares(param) -> Squares:
     return Squares(zero_moments(param).nu)
+
+
+def _zero_squares_outside(param) -> SquaresOutside:
+    return SquaresOutside(zero_moments(param).nu)
 
 
 @checked(initial_accumulator_value=NONNEGATIVE)
@@ -54,7 +70,7 @@ def scale_by_rss(
       [0.7071]
     """
     numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
-    return leafwise(_adagrad, _zero_squares, numbers, eps_in_sqrt=eps_in_sqrt)
+    return leafwise(_adagrad, _zero_squares if eps_in_sqrt else _zero_squares_outside, numbers)
 
 
 @checked(initial_accumulator_value=NONNEGATIVE)
@@ -99,4 +115,5 @@ def adagrad(
       Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning".
     """
     numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
-    return descend(_adagrad, _zero_squares, numbers, learning_rate, eps_in_sqrt=eps_in_sqrt)
+    slots = _zero_squares if eps_in_sqrt else _zero_squares_outside
+    return descend(_adagrad, slots, numbers, learning_rate)

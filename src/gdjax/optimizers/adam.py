@@ -27,12 +27,23 @@ class Moments(NamedTuple):
     nu: Array  # v, running mean of its square, real, shaped like the parameter
 
 
+class AdamMoments(Moments):
+    """Moments that also say what Adam's steps were divided by."""
+
+    def diagonal(self, count, *, b2, eps, eps_root, **_):
+        """Return the optimizer's metric after `count` updates; see `with_prox`."""
+        return _denominator(self.nu, count, b2, eps, eps_root)
+
+
+def _denominator(nu, count, b2, eps, eps_root) -> Array:
+    return safe_sqrt(nu / bias_correction(b2, count) + eps_root) + eps
+
+
 def _adam(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
-    nu_hat = nu / bias_correction(b2, count)
-    return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), Moments(mu, nu)
+    return mu_hat / _denominator(nu, count, b2, eps, eps_root), slots._replace(mu=mu, nu=nu)
 
 
 def corrected_mean(mu, grad, count, b1, nesterov) -> Array:
@@ -48,6 +59,11 @@ def zero_moments(param, mu_dtype=None, nu_dtype=None) -> Moments:
     dtype = compute_dtype(param)
     mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     return Moments(mu, jnp.zeros_like(param, dtype=nu_dtype or real_dtype(dtype)))
+
+
+def adam_moments(param, mu_dtype=None, nu_dtype=None) -> AdamMoments:
+    """Return zero moments for one parameter, for `_adam` as it is."""
+    return AdamMoments(*zero_moments(param, mu_dtype, nu_dtype))
 
 
 @checked()
@@ -72,7 +88,7 @@ def scale_by_adam(
       >>> print(updates.round(4))
       [-0.1  0.1]
     """
-    slots = functools.partial(zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     return leafwise(_adam, slots, dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root), nesterov=nesterov)
 
 
@@ -129,7 +145,7 @@ def adam(
     References:
       Kingma & Ba (2014), "Adam: a method for stochastic optimization", Algorithm 1.
     """
-    slots = functools.partial(zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     return descend(_adam, slots, numbers, learning_rate, nesterov=nesterov)
 
@@ -186,6 +202,6 @@ def adamw(
     References:
       Loshchilov & Hutter (2017), "Decoupled weight decay regularization", Algorithm 2.
     """
-    slots = functools.partial(zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     return descend(_adam, slots, numbers, learning_rate, weight_decay, mask, nesterov=nesterov)

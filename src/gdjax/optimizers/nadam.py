@@ -24,7 +24,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_choice, checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.optimizers.adam import Moments, _adam, zero_moments
+from gdjax.optimizers.adam import Moments, _adam, adam_moments, zero_moments
 
 
 class WarmMoments(NamedTuple):
@@ -71,7 +71,7 @@ def _warm_moments(param, mu_dtype=None, nu_dtype=None) -> WarmMoments:
 
 
 FORMULAS = {
-    "optax": (_nadam, zero_moments),
+    "optax": (_nadam, adam_moments),
     "torch": (_nadam_torch, _warm_moments),
     "algoperf": (_nadam_algoperf, zero_moments),
 }

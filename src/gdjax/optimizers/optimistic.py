@@ -49,12 +49,12 @@ def _optimistic_adam(
     b1, b2, eps, eps_root, nesterov,
 ):  # fmt: skip
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    x, (mu, nu) = _adam(grad, slots, param, count, nesterov=nesterov, **numbers)
+    x, new = _adam(grad, slots, param, count, nesterov=nesterov, **numbers)
     if optimism is None:
         step = learning_rate * _correct(x, slots.previous, count, alpha, beta)
     else:
         step = _correct(x, slots.previous, count, learning_rate, optimism)
-    return -step, OptimisticMoments(mu, nu, x)
+    return -step, new._replace(previous=x)
 
 
 def _zero_previous(param) -> Previous:

@@ -27,18 +27,33 @@ class Trace(NamedTuple):
     trace: Array  # decaying sum of the gradients, shaped like the parameter
 
 
+class MomentumTrace(Trace):
+    """A trace of the gradients themselves, which says what the step's length amounts to."""
+
+    uniform = True  # one number for the whole array
+
+    def diagonal(self, count, **numbers):
+        """Return 1 - momentum: of a gradient that stays, the sum is g / (1 - momentum)."""
+        return 1 - (numbers["momentum"] if "momentum" in numbers else numbers["decay"])
+
+
 def _gradient(grad, slots, param, count):
     return grad, slots
 
 
 def _momentum(grad, slots, param, count, *, momentum, nesterov):
     trace = momentum * slots.trace + grad
-    return (grad + momentum * trace if nesterov else trace), Trace(trace)
+    return (grad + momentum * trace if nesterov else trace), slots._replace(trace=trace)
 
 
 def zero_trace(param, accumulator_dtype=None) -> Trace:
     """Return a zero trace for one parameter, at least float32 unless a dtype is asked for."""
     return Trace(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
+
+
+def momentum_trace(param, accumulator_dtype=None) -> MomentumTrace:
+    """Return a zero trace, for `_momentum` of gradients."""
+    return MomentumTrace(*zero_trace(param, accumulator_dtype))
 
 
 @checked()
@@ -104,5 +119,5 @@ def sgd(
         if nesterov:
             raise ValueError("sgd(nesterov=True) needs momentum, got momentum=None.")
         return gradient_descent(learning_rate)
-    slots = functools.partial(zero_trace, accumulator_dtype=accumulator_dtype)
+    slots = functools.partial(momentum_trace, accumulator_dtype=accumulator_dtype)
     return descend(_momentum, slots, dict(momentum=momentum), learning_rate, nesterov=nesterov)

@@ -8,7 +8,7 @@ from typing import Any
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise
-from gdjax.optimizers.sgd import _momentum, zero_trace
+from gdjax.optimizers.sgd import _momentum, momentum_trace
 
 
 def _trace(grad, slots, param, count, *, decay, nesterov):
@@ -46,5 +46,5 @@ def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> 
       [1.5]
       [1.75]
     """
-    slots = functools.partial(zero_trace, accumulator_dtype=accumulator_dtype)
+    slots = functools.partial(momentum_trace, accumulator_dtype=accumulator_dtype)
     return leafwise(_trace, slots, dict(decay=decay), nesterov=nesterov)

@@ -163,6 +163,9 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
 def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:
     """Return a copy of a tree in which everything of the given names has a new value.
 
+    It is everything that `get_all_with_path` finds, however deep. (optax misses what is nested in
+    lists or tuples below another match.)
+
     Args:
       tree: any tree, usually a state.
       filtering: see `get_all_with_path`.
@@ -243,9 +246,15 @@ def map_params(
     init = initable.init if hasattr(initable, "init") else initable
     places = init(Placeholder())
 
+    def mapped(leaf, *others):  # None: no such part of the state for that parameter
+        return None if leaf is None else f(leaf, *others)
+
+    def stops(node):
+        return node is None or (is_leaf is not None and is_leaf(node))
+
     def visit(place, node):
         if isinstance(place, Placeholder):
-            return jax.tree.map(f, node, *rest, is_leaf=is_leaf)
+            return jax.tree.map(mapped, node, *rest, is_leaf=stops)
         if not any(isinstance(x, Placeholder) for x in jax.tree.leaves(place, is_leaf=_is_place)):
             return (
                 node if transform_non_params is None else jax.tree.map(transform_non_params, node)

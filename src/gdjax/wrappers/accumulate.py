@@ -167,7 +167,6 @@ class MultiSteps(Optimizer):
         every_k_schedule: Any,
         use_grad_mean: bool = True,
         should_skip_update_fn: Callable | None = None,
-        *,
         accumulator_dtype: Any = None,
     ):
         """Make the pair; for the arguments see `accumulate`."""

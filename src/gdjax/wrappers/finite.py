@@ -12,7 +12,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import treewise
-from gdjax.wrappers.guard import skip_not_finite, tally, unless
+from gdjax.wrappers.guard import all_finite, tally, unless
 
 
 class ApplyIfFinite(NamedTuple):
@@ -33,7 +33,7 @@ class ApplyIfFinite(NamedTuple):
 def _apply_if_finite(
     grads, slots, params, count, *, max_consecutive_errors, let_through, inner, **extra
 ):
-    bad, _ = skip_not_finite(grads, count)
+    bad = ~all_finite(grads)
     total, in_a_row = tally(bad, slots.total_notfinite, slots.notfinite_count)
     too_many = in_a_row > max_consecutive_errors
     skip = bad & ~too_many if let_through else bad

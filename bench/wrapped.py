@@ -1,0 +1,65 @@
+"""Wrappers against optax's: a large batch in parts, a guard, groups of parameters."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+from harness import Row
+from steps import donated_step, race, transformer
+
+import gdjax
+
+
+def accumulated(lib):
+    return lib.MultiSteps(lib.adamw(1e-3), every_k_schedule=8).gradient_transformation()
+
+
+def guarded(lib):
+    return lib.apply_if_finite(lib.adamw(1e-3), max_consecutive_errors=3)
+
+
+def split(lib):
+    """Return AdamW of two rates, for matrices and for vectors."""
+    labels = lambda params: jax.tree.map(lambda x: "ab"[x.ndim > 1], params)  # noqa: E731
+    return lib.multi_transform({"a": lib.adamw(1e-3), "b": lib.adamw(3e-4)}, labels)
+
+
+STEPS = {
+    "AdamW, one of 8 mini-batches": (accumulated, 2.0),
+    "AdamW, guarded": (guarded, 1.0),
+    "AdamW in two groups": (split, 1.0),
+}
+
+
+def wrapped_steps(options):
+    """One call of update on a transformer's parameters; of mini-batches the mean over all eight."""
+    shape = (2, 64) if options.quick else (12, 512)
+    params, grads = transformer(*shape), transformer(*shape, seed=1)
+    size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    for name, (make, target) in STEPS.items():
+        times = race(make, params, grads, 16 if make is accumulated else options.repeats)
+        if make is accumulated:
+            times = {k: [sum(v[:8]) / 8, sum(v[8:]) / 8] for k, v in times.items()}
+        title = f"step of {name}, {size:.1f} M parameters"
+        yield Row(title, times["gdjax"], "optax", times["optax"], target)
+
+
+def traced_groups(options):
+    """Trace and lower two groups of many leaves."""
+    leaves = 200 if options.quick else 1000
+    params = [jnp.ones((8, 8)[: 1 + i % 2]) for i in range(leaves)]
+    times = {"gdjax": [], "optax": []}
+    for _ in range(5):
+        for lib in (gdjax, optax):
+            opt = split(lib)
+            state = opt.init(params)
+            jax.clear_caches()
+            start = time.perf_counter()
+            donated_step(lib, opt).lower(params, state, params)
+            times[lib.__name__].append(time.perf_counter() - start)
+    title = f"trace + lower of two groups of AdamW, {leaves} leaves"
+    yield Row(title, times["gdjax"], "optax", times["optax"], 3.0)
+
+
+WORKLOADS = {f.__name__: f for f in (wrapped_steps, traced_groups)}

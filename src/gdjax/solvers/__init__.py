@@ -1,0 +1,1 @@
+"""Methods that run to convergence, and the loops that run them."""

@@ -1,0 +1,157 @@
+"""The method of Barzilai and Borwein: gradient steps whose lengths satisfy a secant equation.
+
+Barzilai & Borwein (1988), https://doi.org/10.1093/imanum/8.1.141; globalized by Raydan (1997),
+https://doi.org/10.1137/S1052623494266365; which of two lengths: Zhou, Gao & Dai (2006),
+https://doi.org/10.1007/s10589-006-6446-0.
+Paper -> here: alpha -> rate, M -> the length of `recent`, gamma -> slope_rtol; s, y as there.
+Deviation: where the curvature is not positive the rate grows tenfold; a kept one can crawl forever.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import check_choice, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.solvers.gauss_newton import INSIDE
+from gdjax.solvers.levenberg_marquardt import COUNT
+from gdjax.solvers.line import fresh, is_finite, line, pick, remember
+from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.zoom import rounding
+
+KINDS = ("adaptive", "alternate", "long", "short")
+SHORTEST, LONGEST = 1e-10, 1e10  # Raydan's safeguard of a rate
+
+
+class Secant(NamedTuple):
+    """What the method remembers."""
+
+    params: Array  # (n,) the parameters of the last update, complex elements as two
+    updates: Array  # (n,) the gradient of the last update
+    rate: Array  # the last secant rate
+    recent: Array  # the last values of the objective, -inf where there is none yet
+    learning_rate: Array  # the last step size, times the secant rate
+    value: Array  # the objective at the new parameters, inf before the first update
+    grad: Any  # its gradient there, shaped like the parameters
+    evals: Array  # evaluations of value and gradient in the last update, int32
+    failed: Array  # whether the last update found no better point; it was then 0
+    nonfinite: Array  # whether a value was not finite in the last update
+
+
+def secant_rate(s: Array, y: Array, last: Array, count: Array, kind: str) -> Array:
+    """Return the rate that fits the last step; ten times the last where curvature is <= 0."""
+    ss, sy, yy = jnp.vdot(s, s), jnp.vdot(s, y), jnp.vdot(y, y)
+    curved = (sy > 0) & (yy > 0)
+    long = ss / jnp.where(curved, sy, 1)
+    short = sy / jnp.where(curved, yy, 1)
+    if kind == "alternate":
+        rate = jnp.where(count % 2 == 0, long, short)
+    elif kind == "adaptive":
+        rate = jnp.where(short < 0.5 * long, short, long)
+    else:
+        rate = long if kind == "long" else short
+    return jnp.clip(jnp.where(curved, rate, 10 * last), SHORTEST, LONGEST)
+
+
+def _barzilai_borwein(
+    grads, slots, params, count, *, slope_rtol, shrink, max_linesearch_steps, kind, raw_params,
+    **extra,
+):  # fmt: skip
+    if params is None:
+        raise ValueError(f"barzilai_borwein needs {NEEDS_PARAMS}")
+    g = as_vector(grads)
+    if not g.size:
+        return grads, slots
+    x, old = as_vector(raw_params), slots.params
+    y = g - slots.updates
+    norm = jnp.sqrt(jnp.vdot(g, g))
+    first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))
+    fitting = secant_rate(x - old, y, slots.rate.astype(g.dtype), count, kind)
+    stuck = ~jnp.any(x != old)
+    rate = jnp.where((count > 1) & ~stuck, fitting, first)
+    found = line("barzilai_borwein", as_tree(-rate * g, grads), raw_params, extra)
+    dtype, start = found.direction.dtype, found.start
+    recent = jnp.roll(slots.recent, 1).at[0].set(start.value.astype(slots.recent.dtype))
+    slack = 10 * jnp.finfo(dtype).eps * jnp.abs(start.value)
+    ceiling = jnp.max(recent).astype(dtype) + rounding(found, jnp.ones((), dtype), slack)
+
+    c1 = slope_rtol.astype(dtype)
+
+    def attempt(carry):
+        t, tries, end, _, nonfinite = carry
+        new = found.at(t)
+        enough = is_finite(new) & (new.value <= ceiling + c1 * t * start.slope)
+        end = pick(enough, new, end)
+        return t * shrink.astype(dtype), tries + 1, end, enough, nonfinite | ~is_finite(new)
+
+    def unfinished(carry):
+        return ~carry[3] & (carry[1] < max_linesearch_steps)
+
+    no = jnp.zeros((), bool)
+    begin = jnp.ones((), dtype), jnp.zeros((), jnp.int32), start, ~found.descends, no
+    _, tries, end, enough, nonfinite = jax.lax.while_loop(unfinished, attempt, begin)
+    failed = ~enough | ~found.descends
+    step, memory = remember(slots, found, end, tries, failed, nonfinite)
+    return as_tree(step, grads), Secant(x, g, rate, recent, *memory)
+
+
+def _unknown(memory: int, params: Any) -> Secant:
+    nothing = fresh(params)
+    recent = jnp.full(memory, -jnp.inf, nothing.value.dtype)
+    zeros = jnp.zeros_like(as_vector(params))
+    rate = jnp.ones_like(nothing.learning_rate)
+    return Secant(zeros, jnp.copy(zeros), rate, recent, *nothing)
+
+
+@checked(slope_rtol=INSIDE, shrink=INSIDE, max_linesearch_steps=COUNT)
+def barzilai_borwein(
+    kind: str = "adaptive",
+    memory: int = 10,
+    *,
+    slope_rtol: Any = 1e-4,
+    shrink: Any = 0.25,
+    max_linesearch_steps: Any = 30,
+) -> Optimizer:
+    """Minimize a smooth function by gradient steps of Barzilai and Borwein's length.
+
+    With s and y the last step and change of the gradient, rate = <s, s> / <s, y> ("long") or
+    <s, y> / <y, y> ("short"); "alternate" takes them in turn, "adaptive" the short one where it is
+    less than half of the long one. The objective may rise: a step is shortened only where it
+    exceeds the largest of the last `memory` values.
+
+    Good for: exact gradients, with the memory of gradient descent and much faster than it.
+
+    Args:
+      kind: which length.
+      memory: how many values to compare with, >= 1; 1 is monotone.
+      slope_rtol: share of the decrease foretold by the slope that is enough, in (0, 1).
+      shrink: what a step that is too long is multiplied with, in (0, 1).
+      max_linesearch_steps: most evaluations in one update, >= 1.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, `value=`, `grad=` and `value_fn=`; see
+      `lbfgs`. State: 12 bytes per element.
+
+    Raises:
+      ValueError: if a number is out of range, or the kind unknown.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def fun(x): return jnp.sum(jnp.array([1.0, 10.0, 100.0]) * (x - 1) ** 2)
+      >>> result = gdjax.minimize(fun, jnp.zeros(3), gdjax.barzilai_borwein(), tol=1e-3)
+      >>> print(result.params.round(3), bool(result.steps < 30))
+      [1. 1. 1.] True
+    """
+    check_choice("barzilai_borwein(kind=...)", kind, KINDS)
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
+        raise ValueError(
+            f"barzilai_borwein(memory=...) must be a whole number >= 1, got {memory!r}."
+        )
+    numbers = dict(slope_rtol=slope_rtol, shrink=shrink, max_linesearch_steps=max_linesearch_steps)
+    return treewise(_barzilai_borwein, functools.partial(_unknown, memory), numbers, kind=kind)

@@ -1,0 +1,182 @@
+"""Fixed points: plain iteration, and Anderson's acceleration of it as a pair.
+
+Anderson (1965), https://doi.org/10.1145/321296.321305; type II, as in Walker & Ni (2011),
+https://doi.org/10.1137/10078356X, section 2, and jaxopt's `AndersonAcceleration`.
+Paper -> here: f_k = g(x_k) - x_k -> minus the gradients, m_k -> history_size, beta_k -> mixing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, as_float_leaves, check_range, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
+from gdjax.solvers.least_squares import half_squares
+from gdjax.solvers.minimize import Result, checked_result, converge
+from gdjax.solvers.vector import as_tree, as_vector
+
+
+class Past(NamedTuple):
+    """What Anderson's method remembers; rows are changes, the newest last, 0 where unused."""
+
+    params: Array  # (n,) x of the last update
+    residual: Array  # (n,) f there
+    steps: Array  # (m, n) changes of x
+    changes: Array  # (m, n) changes of f
+
+
+def _anderson(grads, slots, params, count, *, mixing, ridge, raw_params):
+    if params is None:
+        raise ValueError(f"anderson needs {NEEDS_PARAMS}")
+    dtype = slots.steps.dtype
+    x, f = as_vector(raw_params).astype(dtype), -as_vector(grads).astype(dtype)
+    if not x.size:
+        return grads, slots
+    later = count > 1
+    steps = jnp.concatenate([slots.steps[1:], jnp.where(later, x - slots.params, 0)[None]])
+    changes = jnp.concatenate([slots.changes[1:], jnp.where(later, f - slots.residual, 0)[None]])
+    gram = changes @ changes.T
+    size = jnp.trace(gram)
+    weight = ridge.astype(dtype) * size + jnp.where(size > 0, 0, 1)
+    gamma = jnp.linalg.solve(gram + weight * jnp.eye(gram.shape[0], dtype=dtype), changes @ f)
+    beta = mixing.astype(dtype)
+    step = beta * f - gamma @ (steps + beta * changes)
+    step = jnp.where(jnp.isfinite(step).all(), step, beta * f)
+    return as_tree(step, grads), Past(x, f, steps, changes)
+
+
+def _no_past(history_size: int, params: Any) -> Past:
+    x = jnp.zeros_like(as_vector(params))
+    rows = jnp.zeros((history_size, x.size), x.dtype)
+    return Past(x, jnp.zeros_like(x), rows, jnp.zeros_like(rows))
+
+
+@checked(mixing=POSITIVE, ridge=NONNEGATIVE)
+def anderson(history_size: int = 5, mixing: Any = 1.0, ridge: Any = 1e-10) -> Optimizer:
+    """Accelerate a fixed-point iteration by a least-squares fit to the last steps.
+
+    With f = -grads (for a fixed point, T(x) - x), dX and dF the last changes of x and f:
+    gamma = argmin |f - dF gamma|;  update = mixing f - (dX + mixing dF) gamma
+
+    Args:
+      history_size: how many changes to remember, >= 1.
+      mixing: share > 0 of f that is taken.
+      ridge: regularization >= 0 of the fit, relative to the trace of dF' dF.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 (2 history_size + 2) bytes per
+      element.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> result = gdjax.fixed_point(jnp.cos, 1.0, gdjax.anderson(2), tol=1e-6)
+      >>> print(f"{result.params:.5f} {result.steps < 10}")  # plain iteration: more than 30 steps
+      0.73909 True
+    """
+    if isinstance(history_size, bool) or not isinstance(history_size, int) or history_size < 1:
+        raise ValueError(
+            f"anderson(history_size=...) must be a whole number >= 1, got {history_size!r}."
+        )
+    slots = functools.partial(_no_past, history_size)
+    return treewise(_anderson, slots, dict(mixing=mixing, ridge=ridge))
+
+
+def _run(fun, update, params, state, args, tol, limit) -> Result:
+    def look(p):
+        f = jax.tree.map(lambda a, b: (a - b).astype(compute_dtype(a)), p, fun(p, *args))
+        return half_squares(f), f
+
+    end = converge(look, update, params, state, tol, limit, {})
+    return Result(
+        end.params, end.value, end.grad_norm, end.steps, end.evaluations, end.status, end.state,
+        None, None,
+    )  # fmt: skip
+
+
+def _run_implicit(solve, fun, update, params, state, args, tol, limit) -> Result:
+    def condition(p):
+        return cast_like(jax.tree.map(lambda a, b: a - b, p, fun(p, *args)), p)
+
+    def run(p):
+        result = _run(fun, update, p, state, args, tol, limit)
+        return result.params, dataclasses.replace(result, params=None, state=None)
+
+    size = sum(x.size for x in jax.tree.leaves(params))
+    linear_solve = choose_solve(solve, False, size)
+    found, result = with_implicit_derivative(condition, run, params, linear_solve)
+    return dataclasses.replace(result, params=found)
+
+
+_compiled = jax.jit(_run, static_argnums=(0, 1))
+_compiled_implicit = jax.jit(_run_implicit, static_argnums=(0, 1, 2))
+
+
+def fixed_point(
+    fun: Callable,
+    params: Any,
+    opt: Any = None,
+    *,
+    args: tuple = (),
+    tol: Any = None,
+    max_steps: Any = 1000,
+    implicit_diff: bool | Callable = True,
+    throw: bool = False,
+) -> Result:
+    """Find where a function maps a point to itself, by Anderson's accelerated iteration.
+
+    fun(params, *args) = params
+
+    It stops when no element changes by more than `tol`.
+
+    Args:
+      fun: `fun(params, *args)` returns a tree of the structure and shapes of the parameters.
+      params: a tree of float arrays, where to start.
+      opt: any optimizer, to which params - fun(params) is the gradient; None is `anderson()`;
+        `gradient_descent(1.0)` is plain iteration.
+      args: further arguments of `fun`: arrays that may change without a new compile.
+      tol: largest change >= 0 that counts as none; None is the square root of the dtype's
+        precision.
+      max_steps: most updates, >= 0.
+      implicit_diff: see `minimize`; on unless switched off.
+      throw: see `minimize`.
+
+    Returns:
+      A `Result`; `grad_norm` is the largest change, `value` half the sum of squares of all.
+
+    Example:
+      >>> import gdjax, jax
+      >>> def heron(x, a): return 0.5 * (x + a / x)  # the square root
+      >>> def root(a): return gdjax.fixed_point(heron, 1.0, args=(a,), tol=1e-6).params
+      >>> print(f"{root(2.0):.4f} {jax.grad(root)(2.0):.4f}")  # 1 / (2 sqrt(2))
+      1.4142 0.3536
+    """
+    opt = anderson() if opt is None else opt
+    leaves, treedef = as_float_leaves("fixed_point: the parameters", params)
+    params = treedef.unflatten([jnp.asarray(x) for x in leaves])
+    if tol is None:
+        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
+    check_range("fixed_point(tol=...)", tol, NONNEGATIVE)
+    check_range("fixed_point(max_steps=...)", max_steps, NONNEGATIVE)
+    tol, limit = jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+    given = (params, opt.init(params), args, tol, limit)
+    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
+    if implicit_diff:
+        run = functools.partial(_run_implicit if inside else _compiled_implicit, implicit_diff)
+    else:
+        run = _run if inside else _compiled
+    result = run(fun, opt.update, *given)
+    return checked_result(result) if throw else result

@@ -1,0 +1,112 @@
+"""Gauss-Newton: go to the minimum of the linearized least-squares problem, or part of the way.
+
+Nocedal & Wright (2006), "Numerical optimization", section 10.3; the line search is their 3.1.
+A rank-deficient Jacobian gives the shortest of the best steps. Deviations: none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, Range, checked
+from gdjax.core.lift import treewise
+from gdjax.solvers.damped import jacobian, linearized
+from gdjax.solvers.levenberg_marquardt import COUNT
+from gdjax.solvers.vector import as_tree
+
+INSIDE = Range("in (0, 1)", lambda x: 0 < x < 1)
+
+
+class Search(NamedTuple):
+    """What Gauss-Newton remembers: how its last update went."""
+
+    evals: Array  # residual evaluations, int32
+    failed: Array  # whether no part of the step made the sum of squares smaller
+
+
+def _gauss_newton(
+    grads, slots, params, count, *, c1, shrink, max_tries, rcond, residual_fn, raw_params
+):
+    if params is None:
+        raise ValueError("gauss_newton needs the parameters: call update(grads, state, params).")
+    at = linearized(residual_fn, raw_params)
+    x, r = at.point, at.value
+    if not (x.size and r.size):
+        return jax.tree.map(jnp.zeros_like, grads), slots
+    g = at.pull(r)
+    u, s, vt = jnp.linalg.svd(jacobian(at), full_matrices=False)
+    kept = s > rcond.astype(x.dtype) * s[0]
+    d = -vt.T @ jnp.where(kept, (u.T @ r) / jnp.where(kept, s, 1), 0)
+    slope, slack = jnp.vdot(g, d), 10 * jnp.finfo(x.dtype).eps * 0.5 * jnp.vdot(r, r)
+
+    def enough(t: Array) -> Array:
+        r_new = at.residual(x + t * d)
+        decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)
+        return jnp.isfinite(decrease) & (decrease >= -c1 * t * slope - slack)
+
+    def unfinished(carry):
+        _, tries, accepted = carry
+        return ~accepted & (tries < max_tries)
+
+    def shorter(carry):
+        t, tries, _ = carry
+        t = jnp.where(tries == 0, 1, t * shrink).astype(x.dtype)
+        return t, tries + 1, enough(t)
+
+    start = (jnp.ones((), x.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    t, evals, accepted = jax.lax.while_loop(unfinished, shorter, start)
+    step = jnp.where(accepted & jnp.isfinite(d), t * d, 0)
+    moved = jnp.any(x + step != x)
+    return as_tree(step, grads), Search(evals, ~(accepted & moved) & jnp.any(g != 0))
+
+
+@checked(c1=NONNEGATIVE, shrink=INSIDE, max_tries=COUNT, rcond=NONNEGATIVE)
+def gauss_newton(
+    c1: Any = 1e-4, shrink: Any = 0.5, max_tries: Any = 30, rcond: Any = 1e-6
+) -> Optimizer:
+    """Minimize 0.5 |r(params)|^2 by linear least-squares problems and backtracking.
+
+    d = argmin |J d + r|^2 of least norm; update = t d for the first t = 1, shrink, shrink^2, ...
+    with F(x + t d) <= F(x) + c1 t <J^T r, d>
+
+    For small residuals or mild curvature it converges like Newton's method. `levenberg_marquardt`
+    is the safer choice. As there, `update` takes the extra `residual_fn` and computes the gradients
+    from it.
+
+    Args:
+      c1: share >= 0 of the foretold decrease that is enough.
+      shrink: what a step that is too long is multiplied with, in (0, 1).
+      max_tries: how many lengths an update tries at most.
+      rcond: singular values below rcond times the largest count as 0, >= 0.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: two numbers.
+      The Jacobian is formed in every update.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def residual_fn(x): return jnp.array([x[0] * x[1] - 2, x[0] - x[1] - 1])
+      >>> opt = gdjax.gauss_newton()
+      >>> x = jnp.array([3.0, 3.0])
+      >>> state = opt.init(x)
+      >>> step = jax.jit(lambda x, state: opt.update(x, state, x, residual_fn=residual_fn))
+      >>> for _ in range(5):
+      ...     updates, state = step(x, state)
+      ...     x = gdjax.apply_updates(x, updates)
+      >>> print(x.round(3))
+      [2. 1.]
+    """
+    numbers = dict(c1=c1, shrink=shrink, max_tries=max_tries, rcond=rcond)
+    return treewise(_gauss_newton, _no_search, numbers)
+
+
+def _no_search(params: Any) -> Search:
+    return Search(jnp.zeros((), jnp.int32), jnp.zeros((), bool))

@@ -1,0 +1,182 @@
+"""L-BFGS: Newton-like directions from the last steps and gradient changes.
+
+Liu & Nocedal (1989), https://doi.org/10.1007/BF01589116; Nocedal & Wright (2006), Algorithm 7.4.
+Paper -> here: m -> memory_size, s -> steps, y -> changes, H_0 -> gamma, q and r as there.
+Deviations: a pair with <s, y> <= eps |y|^2 is refused, so that the direction always leads downhill;
+the loops over the pairs are two triangular solves, with the same arithmetic. With R the upper
+triangle of <s_i, y_j>, the loop from the newest pair is R alpha = S g, the one back R' c = ....
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from gdjax.core.base import Optimizer
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import cast
+from gdjax.solvers.line import searched
+from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.zoom import scale_by_zoom_linesearch
+
+
+class History(NamedTuple):
+    """What L-BFGS remembers. Rows are a ring; n counts all elements, complex ones twice."""
+
+    params: Array  # (n,) the parameters of the last update
+    updates: Array  # (n,) the gradient of the last update
+    diff_params_memory: Array  # S, (m, n), steps
+    diff_updates_memory: Array  # Y, (m, n), changes of the gradient
+    products: Array  # (m, m), <s_i, y_j> where j is not older than i
+    used: Array  # how many rows hold a pair, int32
+    newest: Array  # the row of the newest pair, int32
+    gamma: Array  # <s, y> / <y, y> of the newest pair
+
+
+def two_loops(g: Array, h: History, gamma: Array) -> Array:
+    """Return H g for the inverse Hessian H that the pairs give."""
+    m = h.products.shape[0]
+    rows = (h.newest + 1 + jnp.arange(m)) % m  # from the oldest to the newest
+    used = jnp.arange(m) >= m - h.used
+    r = jnp.triu(h.products[rows][:, rows])
+    r = jnp.where(used[:, None] & used[None, :], r, jnp.eye(m, dtype=r.dtype))
+    sg = jnp.where(used, (h.diff_params_memory @ g)[rows], 0)
+    alpha = solve_triangular(r, sg)
+    ring = jnp.zeros_like(alpha).at[rows].set(alpha)
+    q = g - ring @ h.diff_updates_memory
+    yq = jnp.where(used, (h.diff_updates_memory @ q)[rows], 0)
+    c = solve_triangular(r, jnp.diag(r) * alpha - gamma * yq, trans="T")
+    return gamma * q + jnp.zeros_like(c).at[rows].set(c) @ h.diff_params_memory
+
+
+def with_pair(h: History, s: Array, y: Array) -> History:
+    """Return the history with one more pair, or as it was if the pair has no positive curvature."""
+    m = h.products.shape[0]
+    sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
+    keep = jnp.isfinite(yy) & (sy > jnp.finfo(s.dtype).eps * yy)
+    row = jnp.where(keep, (h.newest + 1) % m, h.newest)
+
+    def put(rows, new):  # written in place; a refused pair writes what is there
+        old = jax.lax.dynamic_index_in_dim(rows, row, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(keep, new, old), row, 0)
+
+    steps, changes = put(h.diff_params_memory, s), put(h.diff_updates_memory, y)
+    products = h.products.at[:, row].set(jnp.where(keep, steps @ y, h.products[:, row]))
+    gamma = jnp.where(keep, sy / jnp.where(keep, yy, 1), h.gamma)
+    used = jnp.where(keep, jnp.minimum(h.used + 1, m), h.used)
+    return h._replace(
+        diff_params_memory=steps, diff_updates_memory=changes, products=products, used=used,
+        newest=row, gamma=gamma,
+    )  # fmt: skip
+
+
+def _lbfgs(grads, slots, params, count, *, scale_init_precond, raw_params):
+    if params is None:
+        raise ValueError(f"scale_by_lbfgs needs {NEEDS_PARAMS}")
+    dtype = slots.params.dtype
+    x, g = cast(as_vector(raw_params), dtype), cast(as_vector(grads), dtype)
+    if not x.size:
+        return grads, slots
+    s = x - slots.params
+    stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction led nowhere: forget the pairs
+    h = with_pair(slots, jnp.where(count > 1, s, 0), g - slots.updates)
+    h = h._replace(used=jnp.where(stuck, 0, h.used))
+    norm = jnp.sqrt(jnp.vdot(g, g))
+    first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of at most length 1
+    rest = h.gamma if scale_init_precond else jnp.ones_like(h.gamma)
+    gamma = jnp.where(h.used > 0, rest, first if scale_init_precond else 1)
+    direction = two_loops(g, h, gamma)
+    return as_tree(direction, grads), h._replace(params=x, updates=g)
+
+
+def _empty(memory_size: int, params: Any) -> History:
+    x = as_vector(params)
+    dtype = x.dtype
+    rows = jnp.zeros((memory_size, x.size), dtype)
+    return History(
+        jnp.zeros_like(x), jnp.zeros_like(x), rows, jnp.zeros_like(rows),
+        jnp.zeros((memory_size, memory_size), dtype), jnp.zeros((), jnp.int32),
+        jnp.full((), memory_size - 1, jnp.int32), jnp.ones((), dtype),
+    )  # fmt: skip
+
+
+def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Optimizer:
+    """Multiply the gradient by L-BFGS's estimate of the inverse Hessian.
+
+    Pairs without positive curvature, which optax keeps unless <s, y> is exactly 0, are refused. An
+    update that left the parameters where they were makes it forget all pairs.
+
+    Args:
+      memory_size: how many pairs of steps and gradient changes to remember, >= 1.
+      scale_init_precond: whether the estimate starts from <s, y> / <y, y> of the newest pair, at
+        first from min(1, 1 / |g|); or else from 1.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 (2 memory_size + 2) bytes per
+      element.
+
+    Raises:
+      ValueError: if `memory_size` is no whole number >= 1.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def fun(x): return x[0] ** 2 + 50 * x[1] ** 2
+      >>> opt = gdjax.chain(gdjax.scale_by_lbfgs(), gdjax.scale(-1.0))
+      >>> x = jnp.array([1.0, 1.0])
+      >>> state = opt.init(x)
+      >>> for _ in range(12):
+      ...     updates, state = opt.update(jax.grad(fun)(x), state, x)
+      ...     x = gdjax.apply_updates(x, updates)
+      >>> print(bool(fun(x) < 1e-3))
+      True
+    """
+    if isinstance(memory_size, bool) or not isinstance(memory_size, int) or memory_size < 1:
+        raise ValueError(
+            f"scale_by_lbfgs(memory_size=...) must be a whole number >= 1, got {memory_size!r}."
+        )
+    slots = functools.partial(_empty, memory_size)
+    return treewise(_lbfgs, slots, scale_init_precond=scale_init_precond)
+
+
+DEFAULT = scale_by_zoom_linesearch(30, initial_guess_strategy="one")
+
+
+def lbfgs(
+    learning_rate: Any = None,
+    memory_size: int = 10,
+    scale_init_precond: bool = True,
+    linesearch: Any = DEFAULT,
+) -> Optimizer:
+    """Minimize a smooth function by limited-memory BFGS and a line search.
+
+    Good for: exact gradients of smooth functions, tens to millions of parameters.
+
+    Args:
+      learning_rate: a fixed factor of the direction, a number or schedule; None is 1, for the line
+        search to scale.
+      memory_size: how many pairs of steps and gradient changes to remember, >= 1.
+      scale_init_precond: see `scale_by_lbfgs`.
+      linesearch: what ends the chain: `scale_by_zoom_linesearch(...)` and its like, or None for
+        steps of the given learning rate.
+
+    Returns:
+      An `Optimizer`; with a line search `update` needs the parameters, `value=`, `grad=` and
+      `value_fn=`. `gdjax.minimize` runs it to convergence; for a loop of one's own see
+      `value_and_grad_from_state`. State: 4 (2 memory_size + 3) bytes per element.
+
+    Raises:
+      ValueError: if `memory_size` is no whole number >= 1.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def fun(x): return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+      >>> result = gdjax.minimize(fun, jnp.array([-1.2, 1.0]), gdjax.lbfgs())
+      >>> print(result.params.round(3))
+      [1. 1.]
+    """
+    return searched(scale_by_lbfgs(memory_size, scale_init_precond), learning_rate, linesearch)

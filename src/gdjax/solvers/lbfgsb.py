@@ -1,0 +1,253 @@
+"""L-BFGS-B: limited-memory BFGS for variables with bounds.
+
+Byrd, Lu, Nocedal & Zhu (1995), https://doi.org/10.1137/0916069; version 3 of their code (Morales &
+Nocedal 2011). The model and its minima are in `gdjax.solvers.box`.
+Deviations: the line search asks for the weak Wolfe conditions, by bisection and interpolation
+(Lewis & Overton 2013), or for the approximate ones of Hager & Zhang (2005) where values are all
+rounding; every point that is evaluated is clipped to the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.checks import Range, as_float_leaves, check_range, checked
+from gdjax.core.hyper import as_hyper, leaf_values
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import compute_dtype
+from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
+from gdjax.solvers.gauss_newton import INSIDE
+from gdjax.solvers.levenberg_marquardt import COUNT
+from gdjax.solvers.vector import as_tree, as_vector
+
+ANY = Range("a number, not nan", lambda x: x == x)
+
+
+class Bounded(NamedTuple):
+    """What L-BFGS-B remembers."""
+
+    lower: Any  # bounds, shaped like the parameters, at least float32
+    upper: Any
+    s: Array  # (memory, n) steps, the newest last
+    y: Array  # (memory, n) changes of the gradient
+    used: Array  # (memory,) which rows hold a pair
+    value: Array  # the objective at the new parameters, inf before the first update
+    grad: Any  # its gradient there, shaped like the parameters
+    evals: Array  # evaluations of value and gradient in the last update, int32
+    failed: Array  # whether the last update found no better point
+
+    def optimality(self, params, grads, hyperparams):
+        """Return x - clip(x - grads, lower, upper), the projected gradient."""
+        ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
+        return jax.tree.map(lambda x, y: x - y, params, ahead)
+
+    def feasible(self, params):
+        """Return the parameters, clipped to the box."""
+
+        def clip(x, lower, upper):
+            return jnp.clip(x, lower.astype(x.dtype), upper.astype(x.dtype))
+
+        return jax.tree.map(clip, params, self.lower, self.upper)
+
+
+class Point(NamedTuple):
+    """A point of the line search."""
+
+    t: Array
+    x: Array
+    value: Array
+    grad: Array
+
+
+def search(at: Callable, x, value, g, d, t, longest, c1, c2, max_tries) -> tuple[Point, Array, Any]:
+    """Return the first point on x + t d, t <= longest, with the Wolfe conditions; tries; success.
+
+    `at(t)` evaluates. Where no point has both conditions the last one with a decrease is taken.
+    """
+    slope = jnp.vdot(g, d)
+    slack = 10 * jnp.finfo(x.dtype).eps * jnp.abs(value)
+
+    def attempt(carry):
+        t, low, high, best, _, tries = carry
+        new = at(t)
+        new_slope = jnp.vdot(new.grad, d)
+        fine = jnp.isfinite(new.value) & jnp.isfinite(new_slope)
+        armijo = new.value <= value + c1 * t * slope
+        approximate = (new.value <= value + slack) & (new_slope <= (2 * c1 - 1) * slope)
+        lower = fine & (armijo | approximate)
+        steep = lower & (new_slope < c2 * slope) & (t < longest)
+        best = jax.tree.map(lambda a, b: jnp.where(lower, a, b), new, best)
+        low, high = jnp.where(lower, t, low), jnp.where(lower, high, t)
+        bend = 2 * (new.value - value - slope * t)
+        guess = -slope * t * t / jnp.where(bend > 0, bend, 1)  # minimum of the parabola, low = 0
+        inside = fine & (bend > 0) & (low == 0)
+        middle = 0.5 * (low + high)
+        inner = jnp.where(inside, jnp.clip(guess, 0.1 * t, 0.5 * t), middle)
+        inner = jnp.where(fine | (low > 0), inner, 0.1 * t)
+        following = jnp.where(jnp.isinf(high), jnp.minimum(4 * t, longest), inner)
+        return following, low, high, best, lower & ~steep, tries + 1
+
+    def unfinished(carry):
+        return ~carry[4] & (carry[5] < max_tries)
+
+    zero = jnp.zeros((), x.dtype)
+    here = Point(zero, x, value, g)
+    start = (t, zero, zero + jnp.inf, here, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    _, _, _, best, _, tries = jax.lax.while_loop(unfinished, attempt, start)
+    return best, tries, jnp.any(best.x != x)
+
+
+def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, raw_params):
+    if params is None:
+        raise ValueError(f"lbfgsb needs {NEEDS_PARAMS}")
+    x, g = as_vector(raw_params), as_vector(grads)
+    if not x.size:
+        return grads, slots
+    dtype = slots.s.dtype
+    lower, upper = as_vector(slots.lower), as_vector(slots.upper)
+    x, g, lower, upper = (z.astype(dtype) for z in (x, g, lower, upper))
+    x, value = jnp.clip(x, lower, upper), jnp.asarray(value).astype(dtype)
+    model = compact(slots.s, slots.y, slots.used)
+    cauchy = cauchy_point(model, x, g, lower, upper)
+    target = subspace_minimum(model, x, g, cauchy, lower, upper)
+    d = target - x
+    fine = jnp.isfinite(d).all() & (jnp.vdot(d, g) < 0)
+    d = jnp.where(fine, d, jnp.clip(x - g, lower, upper) - x)
+    room = jnp.where(d > 0, upper - x, lower - x)
+    longest = jnp.min(jnp.where(d == 0, jnp.inf, room / jnp.where(d == 0, 1, d)), initial=1e10)
+    longest = jnp.maximum(longest, 1)
+    used = jnp.any(slots.used)
+    size = jnp.sqrt(jnp.vdot(d, d))
+    first = jnp.where(used, 1, jnp.minimum(1, 1 / jnp.where(size > 0, size, 1))).astype(dtype)
+
+    def at(t) -> Point:
+        new = jnp.clip(x + t * d, lower, upper)
+        v, grad = jax.value_and_grad(value_fn)(as_tree(new, raw_params))
+        return Point(t, new, v.astype(dtype), as_vector(grad).astype(dtype))
+
+    best, evals, moved = search(
+        at, x, value, g, d, first, longest, c1.astype(dtype), c2.astype(dtype), max_tries
+    )
+    s, y = best.x - x, best.grad - g
+    sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
+    keep = moved & (sy > jnp.finfo(dtype).eps * yy)
+
+    def append(rows, new):
+        return jnp.where(keep, jnp.concatenate([rows[1:], new[None]]), rows)
+
+    kept = append(slots.used, jnp.ones((), bool)) & moved  # no way down: forget the curvature
+    new = slots._replace(
+        s=jnp.where(kept[:, None], append(slots.s, s), 0),
+        y=jnp.where(kept[:, None], append(slots.y, y), 0),
+        used=kept,
+        value=best.value,
+        grad=as_tree(best.grad, slots.grad),
+        evals=evals,
+        failed=~moved & ~used & jnp.any(d != 0),
+    )
+    return as_tree(s, grads), new
+
+
+@checked(lower=ANY._replace(optional=True), upper=ANY._replace(optional=True), c1=INSIDE, c2=INSIDE,
+         max_tries=COUNT)  # fmt: skip
+def lbfgsb(
+    lower: Any = None,
+    upper: Any = None,
+    memory: int = 10,
+    *,
+    c1: Any = 1e-4,
+    c2: Any = 0.9,
+    max_tries: Any = 25,
+) -> Optimizer:
+    """Minimize a smooth function of variables with bounds, by limited-memory BFGS.
+
+    Each update minimizes a quadratic model over the box and searches the line to that minimum. No
+    point outside of [lower, upper] is evaluated, in the line search either. A sum params + updates
+    is rounded and may miss a bound by one digit: `gdjax.minimize` clips it, and so should a loop of
+    your own, before it evaluates there.
+
+    Args:
+      lower: bound of every element: a number, an array, or a prefix tree or `by_path` of those;
+        None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
+      upper: likewise.
+      memory: how many pairs of steps and gradients to remember, >= 1.
+      c1: share in (0, 1) of the decrease foretold by the slope that is enough.
+      c2: share in (0, 1) of the slope that may be left.
+      max_tries: how many points the line search evaluates at most.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, `value=` (the objective there) and
+      `value_fn=` (the objective, a function of the parameters). State: 4 (2 memory + 3) bytes per
+      element. Values that are not finite shorten the step.
+
+    Raises:
+      ValueError: if a number is out of range, a bound does not fit, or lower > upper.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def fun(x): return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+      >>> opt = gdjax.lbfgsb(upper=jnp.array([0.5, jnp.inf]))
+      >>> x = jnp.array([-1.2, 1.0])
+      >>> state = opt.init(x)
+      >>> def step(x, state):
+      ...     value, grad = jax.value_and_grad(fun)(x)
+      ...     return opt.update(grad, state, x, value=value, value_fn=fun)
+      >>> step = jax.jit(step)
+      >>> for _ in range(22):
+      ...     updates, state = step(x, state)
+      ...     x = gdjax.apply_updates(x, updates)
+      >>> print(x.round(3))
+      [0.5  0.25]
+    """
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
+        raise ValueError(f"lbfgsb(memory=...) must be a whole number >= 1, got {memory!r}.")
+    numbers = dict(c1=c1, c2=c2, max_tries=max_tries)
+    update = treewise(_lbfgsb).update
+
+    def init(params: Any) -> State:
+        leaves, treedef = as_float_leaves("lbfgsb: the parameters", params)
+        for p in leaves:
+            if jnp.iscomplexobj(p):
+                raise TypeError("lbfgsb needs real parameters: complex numbers have no order.")
+        low = _whole("lower", lower, -jnp.inf, leaves, params)
+        high = _whole("upper", upper, jnp.inf, leaves, params)
+        for a, b in zip(low, high, strict=True):
+            if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+                check_range("lbfgsb(upper=...) - lower", b - a, Range(">= 0", lambda z: not z < 0))
+        dtype = compute_dtype(*leaves)
+        rows = jnp.zeros((memory, sum(p.size for p in leaves)), dtype)
+        grad = [jnp.zeros(p.shape, compute_dtype(p)) for p in leaves]
+        slots = Bounded(
+            treedef.unflatten(low),
+            treedef.unflatten(high),
+            rows,
+            jnp.zeros_like(rows),
+            jnp.zeros(memory, bool),
+            jnp.full((), jnp.inf, dtype),
+            treedef.unflatten(grad),
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), bool),
+        )
+        hyper = {k: as_hyper(f"lbfgsb({k}=...)", v) for k, v in numbers.items()}
+        return State(jnp.zeros((), jnp.int32), hyper, slots)
+
+    return Optimizer(init, update)
+
+
+def _whole(name: str, bound: Any, none: float, leaves: list, params: Any) -> list[Array]:
+    """Return the bound of every element, for each leaf."""
+    values = leaf_values(f"lbfgsb({name}=...)", bound, params)
+    return [
+        jnp.array(
+            jnp.broadcast_to(jnp.asarray(none if b is None else b, compute_dtype(p)), p.shape),
+            copy=True,
+        )
+        for b, p in zip(values, leaves, strict=True)
+    ]

@@ -1,0 +1,189 @@
+"""Nonlinear least squares, run to convergence: fits of curves to data, and systems of equations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
+from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.core.trees import total
+from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
+from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
+from gdjax.solvers.minimize import Result, Status, checked_result, converge, largest, uphill
+
+
+def half_squares(residuals: Any) -> Array:
+    """Return half the sum of |r|^2 over a tree, in at least float32."""
+    return 0.5 * total(jax.tree.map(_sum_sq, residuals))
+
+
+def _sum_sq(r: Array) -> Array:
+    r = r.astype(compute_dtype(r))
+    return jnp.sum(r.real**2 + r.imag**2 if jnp.iscomplexobj(r) else r * r)
+
+
+def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
+    def residual_fn(p):
+        return fun(p, *args)
+
+    def value_and_residual(p):
+        r = residual_fn(p)
+        return half_squares(r), jax.tree.map(lambda x: x.astype(compute_dtype(x)), r)
+
+    def value_fn(p):
+        return half_squares(residual_fn(p))
+
+    look = value_and_residual if rooted else uphill(value_fn)
+    extra = dict(residual_fn=residual_fn, value_fn=value_fn)
+    if not rooted:  # relative to the first gradient, as its units are those of r^2 / params
+        tol = tol * jnp.maximum(largest(look(params)[1]), 1)
+    end = converge(look, update, params, state, tol, limit, extra)
+    status = end.status
+    if rooted:  # a minimum of |F| where it is not 0
+        stuck = (status == Status.CONVERGED) & ~(end.grad_norm <= tol)
+        status = jnp.where(stuck, Status.LINE_SEARCH_FAILED, status)
+    return Result(
+        end.params, end.value, end.grad_norm, end.steps, end.evaluations, status, end.state, None,
+        None,
+    )  # fmt: skip
+
+
+def _run_implicit(solve, fun, update, rooted, params, state, args, tol, limit) -> Result:
+    def condition(p):
+        if rooted:
+            return cast_like(fun(p, *args), p)
+        return cast_like(uphill(lambda p: half_squares(fun(p, *args)))(p)[1], p)
+
+    def run(p):
+        result = _run(fun, update, rooted, p, state, args, tol, limit)
+        return result.params, dataclasses.replace(result, params=None, state=None)
+
+    size = sum(x.size for x in jax.tree.leaves(params))
+    found, result = with_implicit_derivative(
+        condition, run, params, choose_solve(solve, not rooted, size)
+    )
+    return dataclasses.replace(result, params=found, value=half_squares(fun(found, *args)))
+
+
+_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
+_compiled_implicit = jax.jit(_run_implicit, static_argnums=(0, 1, 2, 3))
+
+
+def _start(name, fun, params, opt, rooted, args, tol, max_steps, implicit_diff, throw) -> Result:
+    opt = with_extra_args_support(levenberg_marquardt() if opt is None else opt)
+    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+    params = treedef.unflatten([jnp.asarray(x) for x in leaves])
+    if tol is None:
+        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
+    check_range(f"{name}(tol=...)", tol, NONNEGATIVE)
+    check_range(f"{name}(max_steps=...)", max_steps, NONNEGATIVE)
+    static = (fun, opt.update, rooted)
+    tol, limit = jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+    given = (params, opt.init(params), args, tol, limit)
+    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
+    if implicit_diff:
+        run = functools.partial(_run_implicit if inside else _compiled_implicit, implicit_diff)
+    else:
+        run = _run if inside else _compiled
+    result = run(*static, *given)
+    return checked_result(result) if throw else result
+
+
+def least_squares(
+    residual_fn: Callable,
+    params: Any,
+    opt: Any = None,
+    *,
+    args: tuple = (),
+    tol: Any = None,
+    max_steps: Any = 200,
+    implicit_diff: bool | Callable = False,
+    throw: bool = False,
+) -> Result:
+    """Minimize half the sum of squares of residuals, by Levenberg-Marquardt unless told otherwise.
+
+    min 0.5 |residual_fn(params, *args)|^2
+
+    It stops when no element of the gradient J^T r is larger than `tol` times the largest at the
+    start (or 1, if that is larger); when the decrease that the linear model foretells is below the
+    rounding error of the sum; after `max_steps` updates; or as `minimize` does.
+
+    Args:
+      residual_fn: `residual_fn(params, *args)` returns a tree of residuals, real or complex.
+      params: a tree of float or complex arrays, where to start.
+      opt: `levenberg_marquardt()`, `gauss_newton()`, or any optimizer; None is the first.
+      args: further arguments of `residual_fn`: arrays that may change without a new compile.
+      tol: see above, >= 0; None is the square root of the dtype's precision.
+      max_steps: most updates, >= 0.
+      implicit_diff: see `minimize`.
+      throw: see `minimize`.
+
+    Returns:
+      A `Result`; `value` is half the sum of squares, as SciPy's `cost`.
+
+    Raises:
+      MinimizeError: see `minimize`.
+      ValueError: if a number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> t = jnp.linspace(0.0, 2.0, 20)
+      >>> def residual_fn(p, y): return p["a"] * jnp.exp(-p["b"] * t) - y
+      >>> fit = gdjax.least_squares(residual_fn, {"a": 1.0, "b": 1.0}, args=(3 * jnp.exp(-2 * t),))
+      >>> print(f"{fit.params['a']:.3f} {fit.params['b']:.3f} {fit.converged}")
+      3.000 2.000 True
+    """
+    return _start(
+        "least_squares", residual_fn, params, opt, False, args, tol, max_steps, implicit_diff, throw
+    )
+
+
+def root(
+    fun: Callable,
+    params: Any,
+    opt: Any = None,
+    *,
+    args: tuple = (),
+    tol: Any = None,
+    max_steps: Any = 200,
+    implicit_diff: bool | Callable = True,
+    throw: bool = False,
+) -> Result:
+    """Find where a function is zero, by Levenberg-Marquardt: Newton's method, made global.
+
+    fun(params, *args) = 0
+
+    It stops when no element of `fun` is larger than `tol`. A point where |fun| has a minimum but is
+    not zero ends with `Status.LINE_SEARCH_FAILED`.
+
+    Args:
+      fun: `fun(params, *args)` returns a tree of the structure and shapes of the parameters.
+      params: a tree of float arrays, where to start.
+      opt: see `least_squares`.
+      args: see `least_squares`.
+      tol: largest element of `fun` >= 0 that counts as zero; None is the square root of the dtype's
+        precision.
+      max_steps: most updates, >= 0.
+      implicit_diff: see `minimize`; on unless switched off.
+      throw: see `minimize`.
+
+    Returns:
+      A `Result`; `grad_norm` is the largest element of `fun`, `value` half its sum of squares.
+
+    Example:
+      >>> import gdjax, jax
+      >>> def kepler(x, mean, e): return x - e * jax.numpy.sin(x) - mean
+      >>> def anomaly(mean, e): return gdjax.root(kepler, mean, args=(mean, e), tol=1e-6).params
+      >>> print(f"{anomaly(1.0, 0.5):.4f} {jax.grad(anomaly)(1.0, 0.5):.4f}")
+      1.4987 1.0374
+    """
+    return _start("root", fun, params, opt, True, args, tol, max_steps, implicit_diff, throw)

@@ -1,0 +1,137 @@
+"""Nonlinear conjugate gradients: directions that remember the last one, in the memory of two.
+
+Nocedal & Wright (2006), "Numerical optimization", section 5.2; Hager & Zhang (2006), "A survey of
+nonlinear conjugate gradient methods"; "hager_zhang": https://doi.org/10.1137/030601880, (1.6).
+Paper -> here: p or d -> d, f' or g -> g, y = g - g_previous, beta there.
+Restarts, from -g: where d leads uphill, every n updates, and after an update that led nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import check_choice
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import cast
+from gdjax.solvers.line import searched
+from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.zoom import scale_by_zoom_linesearch
+
+METHODS = ("polak_ribiere", "fletcher_reeves", "hestenes_stiefel", "dai_yuan", "hager_zhang")
+
+
+class Conjugate(NamedTuple):
+    """What conjugate gradients remember; n counts all elements, complex ones twice."""
+
+    params: Array  # (n,) the parameters of the last update
+    updates: Array  # (n,) the gradient of the last update
+    direction: Array  # (n,) d of the last update
+    age: Array  # updates since the last restart, int32
+
+
+def beta_of(method: str, g: Array, last: Array, d: Array) -> Array:
+    """Return beta; `last` is the previous gradient, d the previous direction."""
+
+    def over(top, bottom):
+        return jnp.where(bottom != 0, top / jnp.where(bottom != 0, bottom, 1), 0)
+
+    y = g - last
+    if method == "polak_ribiere":
+        return jnp.maximum(over(jnp.vdot(g, y), jnp.vdot(last, last)), 0)  # PR+, N&W (5.45)
+    if method == "fletcher_reeves":
+        return over(jnp.vdot(g, g), jnp.vdot(last, last))
+    dy = jnp.vdot(d, y)
+    if method == "hestenes_stiefel":
+        return over(jnp.vdot(g, y), dy)
+    if method == "dai_yuan":
+        return over(jnp.vdot(g, g), dy)
+    beta = over(jnp.vdot(y - 2 * over(jnp.vdot(y, y), dy) * d, g), dy)
+    size = jnp.sqrt(jnp.vdot(d, d)) * jnp.minimum(0.01, jnp.sqrt(jnp.vdot(last, last)))
+    return jnp.maximum(beta, -over(jnp.ones_like(size), size))
+
+
+def _nonlinear_cg(grads, slots, params, count, *, method, raw_params):
+    if params is None:
+        raise ValueError(f"scale_by_nonlinear_cg needs {NEEDS_PARAMS}")
+    dtype = slots.params.dtype
+    x, g = cast(as_vector(raw_params), dtype), cast(as_vector(grads), dtype)
+    if not x.size:
+        return grads, slots
+    s = jnp.where(count > 1, x - slots.params, 0)
+    d = beta_of(method, g, slots.updates, slots.direction) * slots.direction - g
+    downhill = jnp.isfinite(d).all() & (jnp.vdot(g, d) < 0)
+    again = (slots.age >= x.size) | ~downhill | ~jnp.any(s != 0)
+    d = jnp.where(again, -g, d)
+    age = jnp.where(again, 1, slots.age + 1)
+    slope, before = jnp.vdot(g, d), jnp.vdot(slots.updates, s)
+    norm = jnp.sqrt(jnp.vdot(g, g))
+    first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))
+    guess = before / jnp.where(slope < 0, slope, 1)  # the same decrease again, N&W (3.60)
+    guess = jnp.where((before < 0) & (slope < 0) & jnp.isfinite(guess), guess, first)
+    return as_tree(-guess * d, grads), Conjugate(x, g, d, age)
+
+
+def _no_direction(params: Any) -> Conjugate:
+    zeros = jnp.zeros_like(as_vector(params))
+    return Conjugate(zeros, jnp.copy(zeros), jnp.copy(zeros), jnp.zeros((), jnp.int32))
+
+
+def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
+    """Replace the gradient by a conjugate direction, scaled to a first guess of the step.
+
+    Args:
+      method: see `nonlinear_cg`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 12 bytes per element.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_nonlinear_cg()
+      >>> x = jnp.array([3.0, 4.0])
+      >>> print(opt.update(x, opt.init(x), x)[0])  # a first step of length 1
+      [0.6 0.8]
+    """
+    check_choice("scale_by_nonlinear_cg(method=...)", method, METHODS)
+    return treewise(_nonlinear_cg, _no_direction, method=method)
+
+
+DEFAULT = scale_by_zoom_linesearch(30, curv_rtol=0.1, initial_guess_strategy="one")
+
+
+def nonlinear_cg(method: str = "polak_ribiere", linesearch: Any = DEFAULT) -> Optimizer:
+    """Minimize a smooth function by nonlinear conjugate gradients and a line search.
+
+    d = -g + beta d, with y = g - g_previous and beta by method:
+    "polak_ribiere": max(0, <g, y> / |g_previous|^2);
+    "fletcher_reeves": |g|^2 / |g_previous|^2;
+    "hestenes_stiefel": <g, y> / <d, y>;
+    "dai_yuan": |g|^2 / <d, y>;
+    "hager_zhang": <y - 2 d |y|^2 / <d, y>, g> / <d, y>, but not below
+    -1 / (|d| min(0.01, |g_previous|)).
+
+    Good for: exact gradients where even ten pairs of L-BFGS do not fit into memory.
+
+    Args:
+      method: which beta.
+      linesearch: see `lbfgs`; directions stay conjugate only after accurate searches.
+
+    Returns:
+      An `Optimizer`; see `lbfgs`. State: 16 bytes per element.
+
+    Raises:
+      ValueError: for an unknown method.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def fun(x): return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+      >>> opt = gdjax.nonlinear_cg("hager_zhang")
+      >>> print(gdjax.minimize(fun, jnp.array([-1.2, 1.0]), opt).params.round(2))
+      [1. 1.]
+    """
+    check_choice("nonlinear_cg(method=...)", method, METHODS)
+    return searched(scale_by_nonlinear_cg(method), None, linesearch)

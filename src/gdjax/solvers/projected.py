@@ -1,0 +1,99 @@
+"""Projected steps for any optimizer: after every update the parameters go back into a set.
+
+Bertsekas (1976), https://doi.org/10.1109/TAC.1976.1101194: with a line search inside, the search
+runs along the projected path, so that no point outside of the set is evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import apply_updates, with_extra_args_support
+from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.trees import copied
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["numbers", "inner", "value", "grad"],
+    meta_fields=["projection"],
+)
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """What a projected optimizer remembers."""
+
+    numbers: tuple  # what the projection takes besides, trees of arrays
+    inner: Any  # state of the optimizer
+    projection: Callable  # structure
+    value: None = None  # values and gradients kept inside are those on the way, not of the result
+    grad: None = None
+
+    def optimality(self, params, grads, hyperparams):
+        """Return x - projection(x - grads), the projected gradient."""
+        ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
+        return jax.tree.map(lambda x, y: x - y, params, ahead)
+
+    def feasible(self, params):
+        """Return the projection of the parameters."""
+        return self.projection(params, *self.numbers)
+
+
+def _projected(grads, slots, params, count, *, inner, raw_params, **extra):
+    if params is None:
+        raise ValueError(f"projected needs {NEEDS_PARAMS}")
+    if callable(fun := extra.get("value_fn")):
+        # what else `fun` takes by name is handed on, so the signature must stay
+        @functools.wraps(fun)
+        def along_the_path(params, *args, **kwargs):
+            return fun(slots.feasible(params), *args, **kwargs)
+
+        extra = {**extra, "value_fn": along_the_path}
+    updates, state = inner(grads, slots.inner, raw_params, **extra)
+    new = slots.feasible(apply_updates(params, updates))
+    return jax.tree.map(lambda y, x: y - x, new, params), dataclasses.replace(slots, inner=state)
+
+
+def projected(optimizer: Any, projection: Callable, *numbers: Any) -> Optimizer:
+    """Put the parameters back into a set after every update of `optimizer`.
+
+    new = projection(params + updates, *numbers)
+
+    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop by x - projection(x - grad),
+    and project what `params + updates` rounds. For bounds without batches `gdjax.lbfgsb` is much
+    faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`.
+
+    Args:
+      optimizer: any `(init, update)` pair.
+      projection: a function of a tree, as in `gdjax.projections`: a function of a module, so that
+        projected optimizers share their programs.
+      *numbers: what the projection takes besides; trees of arrays, leaves of the state's slots.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: that of `optimizer`, and `numbers`.
+
+    Raises:
+      ValueError: if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.projected(gdjax.sgd(1.0), gdjax.projections.projection_box, 0.0, 1.0)
+      >>> params = jnp.array([0.5, 0.5])
+      >>> updates, state = opt.update(jnp.array([2.0, -0.25]), opt.init(params), params)
+      >>> print(params + updates)
+      [0.   0.75]
+    """
+    optimizer = with_extra_args_support(optimizer)
+    if not callable(projection):
+        raise TypeError(f"projected(projection=...) must be a function, got {projection!r}.")
+
+    def slots(params: Any) -> Projected:
+        own = jax.tree.map(jax.numpy.asarray, numbers)
+        return Projected(copied(own), optimizer.init(params), projection)
+
+    return treewise(_projected, slots, inner=optimizer.update)

@@ -1,0 +1,128 @@
+"""Lower the learning rate when the loss stops falling.
+
+As torch.optim.lr_scheduler.ReduceLROnPlateau and optax's `reduce_on_plateau`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, Range, checked
+from gdjax.core.every import INTERVAL, as_interval
+from gdjax.core.lift import treewise
+from gdjax.core.numerics import safe_increment, scalar_dtype, times
+
+FACTOR = Range("in (0, 1)", lambda x: 0 < x < 1)
+
+
+class Plateau(NamedTuple):
+    """What is remembered of the loss."""
+
+    scale: Array  # what the updates are multiplied with
+    best_value: Array  # the least mean so far
+    plateau_count: Array  # means in a row that were no better, int32
+    cooldown_count: Array  # means to wait for before the next reduction, int32
+    count: Array  # values in the mean, int32
+    avg_value: Array  # mean of the values since the last look, in at least float32
+
+
+def _reduce_on_plateau(
+    grads, slots, params, count, *, factor, patience, rtol, atol, cooldown, accumulation_size,
+    min_scale, value,
+):  # fmt: skip
+    scale, best, stale, cooling, n, mean = slots
+    n = safe_increment(n)
+    mean = mean + (jnp.asarray(value).astype(mean.dtype) - mean) / n.astype(mean.dtype)
+    due = n >= as_interval(accumulation_size, n)
+
+    improved = mean < (1 - rtol) * best - atol
+    waited = jnp.where(improved, 0, safe_increment(stale))
+    reduce = (cooling == 0) & (waited >= as_interval(patience, n))
+    rest = jnp.where(reduce, jnp.round(cooldown).astype(n.dtype), jnp.maximum(cooling - 1, 0))
+    looked = Plateau(
+        jnp.where(reduce, jnp.maximum(scale * factor, min_scale), jnp.maximum(scale, min_scale)),
+        jnp.where(improved, mean, best),
+        jnp.where((cooling > 0) | reduce, 0, waited),
+        rest,
+        jnp.zeros_like(n),
+        jnp.zeros_like(mean),
+    )
+    gathered = slots._replace(count=n, avg_value=mean)
+    slots = Plateau(*(jnp.where(due, a, b) for a, b in zip(looked, gathered, strict=True)))
+    return times(grads, slots.scale), slots
+
+
+def _fresh(params) -> Plateau:
+    dtype = scalar_dtype()
+    waited, cooling, n = (jnp.zeros((), jnp.int32) for _ in range(3))
+    best = jnp.full((), jnp.inf, dtype)
+    return Plateau(jnp.ones((), dtype), best, waited, cooling, n, jnp.zeros((), dtype))
+
+
+@checked(
+    factor=FACTOR, patience=NONNEGATIVE, rtol=CLOSED_UNIT, atol=NONNEGATIVE, cooldown=NONNEGATIVE,
+    accumulation_size=INTERVAL, min_scale=NONNEGATIVE,
+)  # fmt: skip
+def reduce_on_plateau(
+    factor: Any = 0.1,
+    patience: Any = 10,
+    rtol: Any = 1e-4,
+    atol: Any = 0.0,
+    cooldown: Any = 0,
+    accumulation_size: Any = 1,
+    min_scale: Any = 0.0,
+) -> Optimizer:
+    """Scale the updates down, by `factor` more each time that the loss has stopped falling.
+
+    It needs the loss: `update(..., value=loss)`. Means of `accumulation_size` losses are compared
+    with the best so far; after `patience` of them in a row that are not below
+    (1 - rtol) * best - atol, the scale is multiplied by `factor`.
+
+    All of these are leaves of the state, and so is the scale, which is kept in float32: optax keeps
+    it in the parameters' lowest dtype.
+
+    Args:
+      factor: what to multiply the scale with, in (0, 1).
+      patience: number of means that may be no better; 0 is taken as 1.
+      rtol: relative fall that counts as better, in [0, 1].
+      atol: absolute fall that counts as better, >= 0.
+      cooldown: number of means >= 0 after a reduction for which nothing is counted.
+      accumulation_size: number of losses >= 1 in a mean: 1 for a loss on held-out data, more for
+        that of a mini-batch.
+      min_scale: smallest scale >= 0.
+
+    Returns:
+      An `Optimizer`, to stand after another in a chain. State: six numbers, `slots.scale` first.
+
+    Raises:
+      ValueError: if a concrete number is out of range, or `rtol` and `atol` are both 0.
+      TypeError: if `update` is called without `value`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.sgd(1.0), gdjax.reduce_on_plateau(0.5, patience=2))
+      >>> state = opt.init(jnp.ones(1))
+      >>> for loss in (3.0, 2.0, 2.0, 2.0, 1.0):
+      ...     updates, state = opt.update(jnp.ones(1), state, value=loss)
+      ...     print(updates)
+      [-1.]
+      [-1.]
+      [-1.]
+      [-0.5]
+      [-0.5]
+    """
+    if _is_zero(rtol) and _is_zero(atol):
+        raise ValueError("reduce_on_plateau(rtol=..., atol=...): at least one must be positive.")
+    numbers = dict(
+        factor=factor, patience=patience, rtol=rtol, atol=atol, cooldown=cooldown,
+        accumulation_size=accumulation_size, min_scale=min_scale,
+    )  # fmt: skip
+    return treewise(_reduce_on_plateau, _fresh, numbers)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, (int, float)) and x == 0

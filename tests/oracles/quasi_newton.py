@@ -1,0 +1,76 @@
+"""Nocedal & Wright (2006), Algorithms 6.1 and 7.4, (5.45) and its relatives, in their notation.
+
+Directions only: each oracle sees points x_k and gradients g_k and returns p_k; the step lengths are
+given. A pair with s'y <= eps y'y is skipped.
+"""
+
+import numpy as np
+
+EPS = np.finfo(np.float64).eps
+
+
+def lbfgs_directions(xs, gs, m):
+    """Return p_k = -H_k g_k by the two-loop recursion, Algorithm 7.4."""
+    pairs, out = [], []
+    for k in range(len(xs)):
+        if k:
+            s, y = xs[k] - xs[k - 1], gs[k] - gs[k - 1]
+            if s @ y > EPS * (y @ y):
+                pairs = (pairs + [(s, y)])[-m:]
+        q = gs[k].copy()
+        alphas = []
+        for s, y in reversed(pairs):
+            alpha = (s @ q) / (y @ s)
+            alphas.append(alpha)
+            q -= alpha * y
+        if pairs:
+            s, y = pairs[-1]
+            r = (s @ y) / (y @ y) * q
+        else:
+            r = min(1, 1 / np.linalg.norm(q)) * q
+        for (s, y), alpha in zip(pairs, reversed(alphas)):
+            beta = (y @ r) / (y @ s)
+            r += s * (alpha - beta)
+        out.append(-r)
+    return out
+
+
+def bfgs_directions(xs, gs):
+    """Return p_k = -H_k g_k with (6.17) in product form, and (6.20) before the first update."""
+    n = xs[0].size
+    out, begun = [], False
+    for k in range(len(xs)):
+        if not begun:
+            h = min(1, 1 / np.linalg.norm(gs[k])) * np.eye(n)
+        if k:
+            s, y = xs[k] - xs[k - 1], gs[k] - gs[k - 1]
+            if s @ y > EPS * (y @ y):
+                if not begun:
+                    h, begun = (y @ s) / (y @ y) * np.eye(n), True
+                rho = 1 / (y @ s)
+                v = np.eye(n) - rho * np.outer(y, s)
+                h = v.T @ h @ v + rho * np.outer(s, s)
+        out.append(-h @ gs[k])
+    return out
+
+
+def cg_directions(gs, method):
+    """Return p_k = -g_k + beta_k p_{k-1}, without restarts every n steps."""
+    out = [-gs[0]]
+    for k in range(1, len(gs)):
+        g, last, p = gs[k], gs[k - 1], out[-1]
+        y = g - last
+        if method == "polak_ribiere":
+            beta = max(0, g @ y / (last @ last))
+        elif method == "fletcher_reeves":
+            beta = g @ g / (last @ last)
+        elif method == "hestenes_stiefel":
+            beta = g @ y / (p @ y)
+        elif method == "dai_yuan":
+            beta = g @ g / (p @ y)
+        else:
+            beta = (y - 2 * p * (y @ y) / (p @ y)) @ g / (p @ y)
+            beta = max(beta, -1 / (np.linalg.norm(p) * min(0.01, np.linalg.norm(last))))
+        p = -g + beta * p
+        out.append(p if g @ p < 0 else -g)
+    return out
