@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jax
 import optax
+import precondition
 import programs
 import steps
 import sweeps
@@ -25,7 +26,7 @@ from tabulate import tabulate
 
 import gdjax
 
-WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS
+WORKLOADS = programs.WORKLOADS | steps.WORKLOADS | sweeps.WORKLOADS | precondition.WORKLOADS
 RESULTS = Path(__file__).parent / "results"
 SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB")}
 HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]
