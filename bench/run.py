@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import matrix
 import optax
+import precondition
 import programs
 import report
 import solving
@@ -28,7 +29,7 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-MODULES = (programs, steps, matrix, wrapped, sweeps, solving)
+MODULES = (programs, steps, matrix, precondition, wrapped, sweeps, solving)
 WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
 
 

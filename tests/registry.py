@@ -29,6 +29,7 @@ from oracles import dadapt as dadapt_oracles
 from oracles import dog as dog_oracles
 from oracles import galore as galore_oracles
 from oracles import groups as groups_oracles
+from oracles import kl_shampoo as kl_shampoo_oracles
 from oracles import laprop as laprop_oracles
 from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
@@ -834,6 +835,19 @@ CASES = [
         dict(learning_rate=0.1, b1=0.85, b2=1.0, eps=1e-2, exponent=0.4, graft_eps=1e-4),
         _with(shampoo_oracles.shampoo, frequency=5, graft="adagrad", merged=False),
         not_differentiable=("b2", "eps", "exponent"),
+    ),
+    Case(
+        "kl_shampoo",
+        _with(gdjax.kl_shampoo, max_precond_dim=4, precondition_frequency=4),
+        SOAP | dict(init_factor=0.3),
+        _with(kl_shampoo_oracles.kl_shampoo, limit=4, frequency=4),
+    ),
+    Case(
+        "kl_soap",
+        _with(gdjax.kl_soap, max_precond_dim=4, precondition_frequency=4),
+        SOAP | dict(init_factor=0.3),
+        _with(kl_shampoo_oracles.kl_soap, limit=4, frequency=4),
+        not_differentiable=("shampoo_beta", "init_factor"),
     ),
     Case(
         "psgd_kron",

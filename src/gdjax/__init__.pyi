@@ -136,6 +136,8 @@ from gdjax.optimizers.fromage import fromage as fromage
 from gdjax.optimizers.galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
 from gdjax.optimizers.galore import galore as galore
 from gdjax.optimizers.galore import scale_by_galore as scale_by_galore
+from gdjax.optimizers.kl_shampoo import kl_shampoo as kl_shampoo
+from gdjax.optimizers.kl_shampoo import kl_soap as kl_soap
 from gdjax.optimizers.laprop import laprop as laprop
 from gdjax.optimizers.lion import lion as lion
 from gdjax.optimizers.lion import scale_by_lion as scale_by_lion

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.every import renew_when, when_due
 from gdjax.linalg.axes import matmul
 
 
@@ -54,8 +55,66 @@ def tracked_basis(matrix: Array, basis: Array) -> tuple[Array, Array]:
     """
     matrix, basis = jax.lax.stop_gradient((matrix, basis))
     image = matmul(matrix, basis)
-    values = jnp.sum((basis.conj() * image).real, axis=0)
+    values = jnp.sum((basis.conj() * image).real, axis=0)  # as `diagonal_in`
     # Without this a singular matrix leaves some columns of Q to rounding noise.
     lift = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), initial=0)
     order = jnp.argsort(-values)
     return jnp.linalg.qr((image + lift * basis)[:, order])[0], order
+
+
+def diagonal_in(matrix: Array, basis: Array) -> Array:
+    """Return the diagonal of basis^H matrix basis, real: what stands for the eigenvalues there.
+
+    Example:
+      >>> print(diagonal_in(jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.eye(2)))
+      [2. 3.]
+    """
+    return jnp.sum((basis.conj() * matmul(matrix, basis)).real, axis=0)
+
+
+def renewed_bases(due, count, factors, bases):
+    """Return bases, the orders of their columns and how many failed, after a renewal if due.
+
+    What comes from no axis is None. The first bases come from eigendecompositions.
+    """
+    axes = [i for i, f in enumerate(factors) if f is not None]
+    old = [bases[i] for i in axes]
+    orders = [jnp.arange(len(q)) for q in old]
+    failed = jnp.zeros((), jnp.int32)
+    if axes:
+        given = [factors[i] for i in axes], count == 1
+        old, orders, failed = renew_when(due, _renew, (old, orders, failed), *given)
+    at = {axis: k for k, axis in enumerate(axes)}
+    bases, orders = (
+        tuple(found[at[i]] if i in at else None for i in range(len(factors)))
+        for found in (old, orders)
+    )
+    return bases, orders, failed
+
+
+def _renew(kept, factors, first):
+    bases, orders, failed = kept
+    new_bases, new_orders = [], []
+    for factor, basis, order in zip(factors, bases, orders, strict=True):
+        new, place = jax.lax.cond(
+            first,
+            lambda factor=factor, order=order: (eigenbasis(factor), order),
+            lambda factor=factor, basis=basis: tracked_basis(factor, basis),
+        )
+        ok = jnp.all(jnp.isfinite(new))
+        new_bases.append(jnp.where(ok, new, basis))
+        new_orders.append(jnp.where(ok, place, order))
+        failed = failed + ~ok
+    return new_bases, new_orders, failed
+
+
+def renewed_values(due, values, factors, bases):
+    """Return the diagonals of the factors in the bases, if due; None for None."""
+    if values is None:
+        return None
+
+    def renew(*old):
+        pairs = zip(old, factors, bases, strict=True)
+        return tuple(v if v is None else diagonal_in(f, q) for v, f, q in pairs)
+
+    return when_due(due, renew, *values) if values else values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -90,3 +90,25 @@ def blocks_of(shape: tuple[int, ...], limit: int) -> Blocks:
     """
     grid = tuple(max(1, -(-n // limit)) for n in shape)
     return Blocks(shape, grid, tuple(-(-n // g) for n, g in zip(shape, grid, strict=True)))
+
+
+def seen_shape(shape: tuple[int, ...], merge: int | None) -> tuple[int, ...]:
+    """Return the shape in which a parameter is rotated: merged up to a length, or as it is."""
+    return shape if merge is None or len(shape) < 2 else merged_shape(shape, merge)
+
+
+def rotated_axes(shape: tuple[int, ...], limit: int, one_sided: bool, precondition_1d: bool):
+    """Return for each axis whether it is rotated."""
+    if 0 in shape or (len(shape) == 1 and not precondition_1d):
+        return [False] * len(shape)
+    rotated = [1 < n <= limit for n in shape]
+    if one_sided and any(rotated):
+        shortest = min((n, i) for i, n in enumerate(shape) if rotated[i])[1]
+        rotated = [i == shortest for i in range(len(shape))]
+    return rotated
+
+
+def check_length(what: str, value: Any) -> None:
+    """Raise unless a length is a positive integer: it decides shapes, so it cannot be traced."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what} must be an int >= 1, got {value!r}.")

@@ -29,7 +29,7 @@ from gdjax.core.numerics import bias_correction, compute_dtype, root_mean_sq
 from gdjax.core.stacks import map_stacks
 from gdjax.linalg.axes import along, along_inverse, gram, matmul, scaled, sum_others
 from gdjax.linalg.norm_bounds import spectral_norm_lower_bound
-from gdjax.optimizers.soap import check_length
+from gdjax.linalg.shapes import check_length
 
 PROBABILITY = Range("in (0, 1]", lambda x: 0 < x <= 1)
 

@@ -26,8 +26,7 @@ from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dty
 from gdjax.core.stacks import map_stacks, map_stacks_in_turn
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.inverse_root import matrix_inverse_power, matrix_inverse_pth_root
-from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
-from gdjax.optimizers.soap import check_length
+from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
 
 GRAFTS = (None, "sgd", "adagrad", "rmsprop", "adam")
 

@@ -20,13 +20,13 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import UNIT, checked
-from gdjax.core.every import INTERVAL, is_due, phases, renew_when, when_due
+from gdjax.core.every import INTERVAL, is_due, phases, when_due
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.stacks import map_stacks, map_stacks_in_turn
 from gdjax.linalg.axes import gram, rotated, rotated_back
-from gdjax.linalg.eigenbasis import eigenbasis, tracked_basis
-from gdjax.linalg.shapes import merged_shape
+from gdjax.linalg.eigenbasis import renewed_bases, renewed_values
+from gdjax.linalg.shapes import check_length, rotated_axes, seen_shape
 
 
 class Rotated(NamedTuple):
@@ -36,12 +36,13 @@ class Rotated(NamedTuple):
     nu: Array  # running mean of its square, real
     factors: tuple[Array | None, ...]  # L, R: a matrix [n, n] for each rotated axis of n, or None
     bases: tuple[Array | None, ...]  # Q_L, Q_R: orthonormal columns, likewise
+    values: tuple[Array | None, ...] | None  # eigenvalues in the bases, for KL-SOAP only
     failures: Array  # int32, how many bases were not finite, so that the old one was kept
     phase: Array | None  # in [0, 1), when in the interval its bases are renewed; None: at its begin
 
 
 def _soap(
-    grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge
+    grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge, learn
 ):  # fmt: skip
     beta = b2 if shampoo_beta is None else shampoo_beta
     shape = seen_shape(grad.shape, merge)
@@ -54,78 +55,46 @@ def _soap(
     correction = safe_sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
     scaled = mu / jnp.where(moves, safe_sqrt(nu) + eps, 1)
     direction = correction * rotated_back(scaled, slots.bases)
-    factors = tuple(
-        None if f is None else beta * f + (1 - beta) * gram(gradient, axis)
-        for axis, f in enumerate(slots.factors)
-    )
+    factors, values = learn(slots, gradient, low, count, beta, eps)
     due = is_due(count, precondition_frequency, slots.phase)
-    mu, nu, bases, failed = renewed(due, count, mu, nu, factors, slots.bases)
+    bases, orders, failed = renewed_bases(due, count, factors, slots.bases)
+    mu, nu = when_due(due, functools.partial(_carry, slots.bases, bases, orders), mu, nu)
     new = Rotated(
         mu.reshape(grad.shape), nu.reshape(grad.shape), factors, bases,
-        slots.failures + failed, slots.phase,
+        renewed_values(due, values, factors, bases), slots.failures + failed, slots.phase,
     )  # fmt: skip
     return direction.reshape(grad.shape), new
 
 
-def renewed(due, count, mu, nu, factors, bases):
-    """Return mu, nu and the bases after a renewal, if due, and how many of the bases failed."""
-    axes = [i for i, f in enumerate(factors) if f is not None]
-    if not axes:
-        return mu, nu, bases, 0
-    old = tuple(bases[i] for i in axes)
-    kept = old, tuple(jnp.arange(len(q)) for q in old), jnp.zeros((), jnp.int32)
-    given = tuple(factors[i] for i in axes), count == 1
-    new, orders, failed = renew_when(due, _renew, kept, *given)
-    new = tuple(new[axes.index(i)] if i in axes else None for i in range(len(factors)))
-
-    def carry(mu, nu):
-        for i, order in zip(axes, orders, strict=True):
-            nu = jnp.take(nu, order, i)
-        return rotated(rotated_back(mu, bases), new), nu
-
-    return *when_due(due, carry, mu, nu), new, failed
+def _outer_products(slots, gradient, low, count, beta, eps):
+    """Return the factors after a gradient, as running means of its Gram matrices."""
+    return tuple(
+        None if f is None else beta * f + (1 - beta) * gram(gradient, axis)
+        for axis, f in enumerate(slots.factors)
+    ), None
 
 
-def _renew(kept, factors, first):
-    bases, orders, failed = kept
-    out = []
-    for factor, basis, order in zip(factors, bases, orders, strict=True):
-        new, place = jax.lax.cond(
-            first,
-            lambda factor=factor, order=order: (eigenbasis(factor), order),
-            lambda factor=factor, basis=basis: tracked_basis(factor, basis),
-        )
-        ok = jnp.all(jnp.isfinite(new))
-        out.append((jnp.where(ok, new, basis), jnp.where(ok, place, order)))
-        failed = failed + ~ok
-    return *map(tuple, zip(*out, strict=True)), failed
+def _carry(old, new, orders, mu, nu):
+    for axis, order in enumerate(orders):
+        if order is not None:
+            nu = jnp.take(nu, order, axis)
+    return rotated(rotated_back(mu, old), new), nu
 
 
-def seen_shape(shape: tuple[int, ...], merge: int | None) -> tuple[int, ...]:
-    """Return the shape in which a parameter is rotated: merged up to a length, or as it is."""
-    return shape if merge is None or len(shape) < 2 else merged_shape(shape, merge)
-
-
-def rotated_axes(shape: tuple[int, ...], limit: int, one_sided: bool, precondition_1d: bool):
-    """Return for each axis whether it is rotated."""
-    if 0 in shape or (len(shape) == 1 and not precondition_1d):
-        return [False] * len(shape)
-    rotated = [1 < n <= limit for n in shape]
-    if one_sided and any(rotated):
-        shortest = min((n, i) for i, n in enumerate(shape) if rotated[i])[1]
-        rotated = [i == shortest for i in range(len(shape))]
-    return rotated
-
-
-def _start(param, merge, limit, one_sided, precondition_1d) -> Rotated:
+def start(param, merge, limit, one_sided, precondition_1d, init_factor=None) -> Rotated:
+    """Return what SOAP starts with for one parameter; with `init_factor` what KL-SOAP does."""
     shape, dtype = seen_shape(param.shape, merge), compute_dtype(param)
     chosen = rotated_axes(shape, limit, one_sided, precondition_1d)
     pairs = list(zip(shape, chosen, strict=True))
-    factors = tuple(jnp.zeros((n, n), dtype) if on else None for n, on in pairs)
     bases = tuple(jnp.eye(n, dtype=dtype) if on else None for n, on in pairs)
+    scale = 0 if init_factor is None else jnp.asarray(init_factor, real_dtype(dtype))
+    factors = tuple(None if q is None else scale * q for q in bases)
+    values = None
+    if init_factor is not None:
+        values = tuple(None if q is None else jnp.full(len(q), scale) for q in bases)
     zeros = functools.partial(jnp.zeros, param.shape)
     failures = jnp.zeros((), jnp.int32)
-    return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, failures, None)
+    return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, values, failures, None)
 
 
 def init_phases(init, params) -> State:
@@ -166,7 +135,7 @@ def scale_by_soap(
       [[-0.1 -0. ]
        [-0.   0.1]]
     """
-    return _lifted(
+    return lifted(
         leafwise, "scale_by_soap", (), b1, b2, shampoo_beta, eps, precondition_frequency,
         max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
     )  # fmt: skip
@@ -246,29 +215,30 @@ def soap(
     References:
       Vyas et al. (2024), "SOAP: improving and stabilizing Shampoo using Adam", Algorithm 3.
     """
-    return _lifted(
+    return lifted(
         descend, "soap", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
         precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
     )  # fmt: skip
 
 
-def _lifted(
+def lifted(
     lift, name, outer, b1, b2, shampoo_beta, eps, precondition_frequency, limit, merge_dims,
-    one_sided, precondition_1d, stagger,
+    one_sided, precondition_1d, stagger, rule=_soap,
+    learn=_outer_products, init_factor=None,
 ):  # fmt: skip
+    """Lift the rule of SOAP or a relative; see `soap` for the arguments."""
     check_length(f"{name}(max_precond_dim=...)", limit)
     merge = limit if merge_dims else None
     slots = functools.partial(
-        _start, merge=merge, limit=limit, one_sided=one_sided, precondition_1d=precondition_1d
+        start,
+        merge=merge,
+        limit=limit,
+        one_sided=one_sided,
+        precondition_1d=precondition_1d,
+        init_factor=init_factor,
     )
     numbers = dict(b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps)
     numbers["precondition_frequency"] = precondition_frequency
     map_rows = map_stacks_in_turn if stagger else map_stacks
-    init, update = lift(_soap, slots, numbers, *outer, map_rows=map_rows, merge=merge)
+    init, update = lift(rule, slots, numbers, *outer, map_rows=map_rows, merge=merge, learn=learn)
     return Optimizer(functools.partial(init_phases, init) if stagger else init, update)
-
-
-def check_length(what: str, value: Any) -> None:
-    """Raise unless a length is a positive integer: it decides shapes, so it cannot be traced."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{what} must be an int >= 1, got {value!r}.")

@@ -1,0 +1,220 @@
+"""KL-Shampoo and KL-SOAP: factors that weigh each other, by minimizing a KL divergence.
+
+Lin et al. (2025), https://arxiv.org/abs/2509.03378
+Paper -> here: S_a, S_b -> factors; their eigenbases -> bases, eigenvalues -> values; beta_2 -> b2.
+Inverses and roots of the factors are taken in bases that a QR decomposition renews now and then, as
+in SOAP. Deviations: the factors start from a multiple of 1, which counts as one gradient in their
+running means; eigenvalues are at least `eps`. Arrays of more than two axes weigh each axis by all
+others. Bases are constants for differentiation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import POSITIVE, UNIT, checked
+from gdjax.core.every import INTERVAL, is_due
+from gdjax.core.lift import descend
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.linalg.axes import gram, rotated, rotated_back, scaled, sum_others
+from gdjax.linalg.eigenbasis import renewed_bases, renewed_values
+from gdjax.linalg.shapes import seen_shape
+from gdjax.optimizers.soap import Rotated, lifted
+
+
+def _kl_shampoo(
+    grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge, learn
+):  # fmt: skip
+    gradient = grad.reshape(seen_shape(grad.shape, merge))
+    mu = b1 * slots.mu + (1 - b1) * grad
+    mean = (mu / bias_correction(b1, count)).reshape(gradient.shape)
+    if all(f is None for f in slots.factors):  # Adam
+        nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+        root = safe_sqrt(nu / bias_correction(b2, count))
+        return mean.reshape(grad.shape) / (root + eps), slots._replace(mu=mu, nu=nu)
+    low = rotated(gradient, slots.bases)
+    beta = b2 if shampoo_beta is None else shampoo_beta
+    factors, values = learn(slots, gradient, low, count, beta, eps)
+    due = is_due(count, precondition_frequency, slots.phase)
+    bases, _, failed = renewed_bases(due, count, factors, slots.bases)
+    values = renewed_values(due, values, factors, bases)
+    roots = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values]
+    direction = rotated_back(scaled(rotated(mean, bases), roots), bases)
+    new = Rotated(mu, slots.nu, factors, bases, values, slots.failures + failed, slots.phase)
+    return direction.reshape(grad.shape), new
+
+
+def weigh(slots, gradient, low, count, beta, eps):
+    """Return the factors after a gradient, and their diagonals in the bases.
+
+    S_k = E(beta; S_k, G_k (inverses of all other factors) G_k^H / other elements), from the old
+    inverses in the bases, where the diagonals follow at the cost of the elements.
+    """
+    beta = beta * bias_correction(beta, count) / bias_correction(beta, count + 1)
+    weights = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in slots.values]
+    factors, values = list(slots.factors), list(slots.values)
+    for axis, factor in enumerate(slots.factors):
+        if factor is None:
+            continue
+        others = gradient.size // gradient.shape[axis]
+        half = scaled(rotated(gradient, slots.bases, skip=axis), weights, skip=axis)
+        factors[axis] = beta * factor + (1 - beta) / others * gram(half, axis)
+        share = sum_others(abs_sq(scaled(low, weights, skip=axis)), axis) / others
+        values[axis] = beta * values[axis] + (1 - beta) * share
+    return tuple(factors), tuple(values)
+
+
+@checked(
+    shampoo_beta=UNIT._replace(optional=True),
+    precondition_frequency=INTERVAL,
+    init_factor=POSITIVE,
+)
+def kl_shampoo(
+    learning_rate: Any,
+    b1: Any = 0.95,
+    b2: Any = 0.95,
+    shampoo_beta: Any = None,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.01,
+    mask: Any = None,
+    precondition_frequency: Any = 10,
+    max_precond_dim: int = 10000,
+    *,
+    init_factor: Any = 0.1,
+    merge_dims: bool = False,
+    one_sided: bool = False,
+    precondition_1d: bool = False,
+    stagger: bool = False,
+) -> Optimizer:
+    """Multiply a mean of the gradient by inverse square roots of factors that weigh each other.
+
+    Good for: what Shampoo is for, without a graft to set the length of its steps.
+
+    For an m x n matrix g, from the old factors:
+    L = beta L + (1 - beta) g R^-1 g^H / n;  R = beta R + (1 - beta) g^H L^-1 g / m;
+    mu = b1 mu + (1 - b1) g;
+    update = -learning_rate * (L^(-1/2) mu / (1 - b1^t) R^(-1/2) + weight_decay * param)
+
+    L and R start as `init_factor` times 1 and count it as one gradient, so beta in step t is
+    shampoo_beta * (1 - shampoo_beta^t) / (1 - shampoo_beta^(t+1)). Their bases are renewed as in
+    `soap`, and the first comes from the first gradient. Parameters without a rotated axis, such as
+    scalars and vectors, go to Adam.
+
+    Args:
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      b1: decay of the mean, in [0, 1).
+      b2: decay of the mean square of what goes to Adam, in [0, 1).
+      shampoo_beta: decay of the factors, in [0, 1); None is `b2`.
+      eps: what eigenvalues are at least; for Adam, see `adam`.
+      weight_decay: strength of decoupled decay, see `adamw`.
+      mask: which leaves decay, see `adamw`.
+      precondition_frequency: steps from one renewal of the bases to the next, see `soap`.
+      max_precond_dim: axes longer than this have no factor, an int.
+      init_factor: the first eigenvalues, > 0, in units of the gradient. Large ones make the first
+        steps small.
+      merge_dims: see `soap`.
+      one_sided: see `soap`.
+      precondition_1d: whether vectors have a factor too.
+      stagger: see `soap`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
+      m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were kept.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> hessian = jnp.array([[5.0, 4.0], [4.0, 5.0]])
+      >>> opt = gdjax.kl_shampoo(0.05, weight_decay=0.0)
+      >>> params = jnp.array([[2.0, 1.0], [-1.0, 1.0]])
+      >>> state = opt.init(params)
+      >>> for _ in range(40):
+      ...     updates, state = opt.update(hessian @ params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> bool(jnp.sum(params * (hessian @ params)) < 5.0)  # at first: 27
+      True
+
+    References:
+      Lin et al. (2025), "Understanding and improving Shampoo and SOAP via Kullback-Leibler
+      minimization".
+    """
+    return lifted(
+        descend, "kl_shampoo", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
+        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
+        rule=_kl_shampoo, learn=weigh, init_factor=init_factor,
+    )  # fmt: skip
+
+
+@checked(
+    shampoo_beta=UNIT._replace(optional=True),
+    precondition_frequency=INTERVAL,
+    init_factor=POSITIVE,
+)
+def kl_soap(
+    learning_rate: Any,
+    b1: Any = 0.95,
+    b2: Any = 0.95,
+    shampoo_beta: Any = None,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.01,
+    mask: Any = None,
+    precondition_frequency: Any = 10,
+    max_precond_dim: int = 10000,
+    *,
+    init_factor: Any = 0.1,
+    merge_dims: bool = False,
+    one_sided: bool = False,
+    precondition_1d: bool = False,
+    stagger: bool = False,
+) -> Optimizer:
+    """Run `soap` in the eigenbases of factors that weigh each other, as in `kl_shampoo`.
+
+    Good for: what SOAP is for; bases that a few large gradients do not dominate.
+
+    Args:
+      learning_rate: see `soap`, like all arguments that are not named here.
+      b1: see `soap`.
+      b2: see `soap`.
+      shampoo_beta: see `kl_shampoo`.
+      eps: see `soap`; what eigenvalues are at least, too.
+      weight_decay: see `soap`.
+      mask: see `soap`.
+      precondition_frequency: see `soap`.
+      max_precond_dim: see `soap`.
+      init_factor: see `kl_shampoo`.
+      merge_dims: see `soap`.
+      one_sided: see `soap`.
+      precondition_1d: see `soap`.
+      stagger: see `soap`.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
+      m x n matrix: 8 (m n + m^2 + n^2) bytes.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.kl_soap(0.1)
+      >>> params = jnp.zeros((2, 2))
+      >>> state = opt.init(params)
+      >>> for _ in range(2):  # the first update is 0
+      ...     updates, state = opt.update(jnp.array([[2.0, 0.0], [0.0, -1.0]]), state, params)
+      >>> print(updates.round(4) + 0.0)
+      [[-0.1  0. ]
+       [ 0.   0.1]]
+
+    References:
+      Lin et al. (2025), as for `kl_shampoo`.
+    """
+    return lifted(
+        descend, "kl_soap", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
+        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
+        learn=weigh, init_factor=init_factor,
+    )  # fmt: skip

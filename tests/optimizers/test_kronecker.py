@@ -1,0 +1,170 @@
+"""Methods with a matrix for each axis: what the oracle and contract tests do not reach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+from oracles import soap as soap_oracles
+from x64 import enable_x64
+
+import gdjax
+from gdjax.core.every import renew_when
+from gdjax.linalg.eigenbasis import tracked_basis
+from gdjax.linalg.norm_bounds import spectral_norm_lower_bound, spectral_norm_upper_bound
+from gdjax.linalg.shapes import blocks_of
+
+MAKERS = {
+    "soap": lambda **k: gdjax.soap(0.1, precondition_frequency=2, **k),
+    "shampoo": lambda **k: gdjax.shampoo(0.1, precondition_frequency=2, merge_dims=False, **k),
+    "kl_shampoo": lambda **k: gdjax.kl_shampoo(0.1, precondition_frequency=2, **k),
+    "psgd_kron": lambda **k: gdjax.psgd_kron(0.1, **k),
+}
+
+
+def walk(opt, grads, steps=5):
+    params, state = jax.tree.map(jnp.zeros_like, grads), opt.init(grads)
+    step = jax.jit(opt.update)
+    for _ in range(steps):
+        updates, state = step(grads, state, params)
+        params = gdjax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_finite_on_degenerate_gradients(name):
+    rank_one = jnp.outer(jnp.arange(1.0, 7.0), jnp.array([1e-8, 1.0, 1e4]))
+    grads = {
+        "zero": jnp.zeros((3, 2)),
+        "rank_one": rank_one,
+        "low": rank_one.astype(jnp.bfloat16),
+        "tall": jnp.ones((40, 1)),
+        "empty": jnp.zeros((0, 3)),
+        "scalar": jnp.array(1e-20),
+    }
+    params, state = walk(MAKERS[name](), grads)
+    for x in jax.tree.leaves(params):
+        assert bool(jnp.isfinite(x).all())
+    assert not jnp.any(params["zero"])
+    assert sum(int(x) for x in jax.tree.leaves(state.slots.failures)) == 0
+
+
+def test_failed_roots_and_bases_are_kept_and_counted():
+    grads = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    for name, kept in (("shampoo", "roots"), ("soap", "bases")):
+        opt = MAKERS[name]()
+        _, state = walk(opt, grads, 4)
+        bad = jax.tree.map(lambda x: x * jnp.nan, state.slots.factors)
+        before = getattr(state.slots, kept)
+        state = state._replace(slots=state.slots._replace(factors=bad))
+        for _ in range(2):  # one of them is due
+            updates, state = opt.update(grads, state, grads)
+        assert bool(jnp.isfinite(updates).all())
+        assert int(state.slots.failures) == 2  # both sides
+        for a, b in zip(before, getattr(state.slots, kept), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_shampoo_by_products_equals_shampoo_by_eigenvalues():
+    with enable_x64():
+        grads = jax.tree.map(jnp.asarray, problems.gradients(problems.parameters(), 1))
+        runs = [
+            walk(
+                gdjax.shampoo(
+                    0.1, eps=1e-2, precondition_frequency=2, merge_dims=False, root=r, graft="sgd"
+                ),
+                grads,
+            )[0]
+            for r in ("eigh", "newton")
+        ]
+    for a, b in zip(*map(jax.tree.leaves, runs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # newton adds a ridge of 1e-6
+
+
+def test_staggered_soap_follows_the_oracle_and_takes_turns():
+    shapes = {"a": (3, 4), "b": (3, 4), "c": (4, 4)}
+    rng = np.random.default_rng(0)
+    theta = {k: rng.normal(size=s) for k, s in shapes.items()}
+    numbers = dict(learning_rate=0.05, b1=0.8, b2=0.9, shampoo_beta=0.7, eps=1e-4, weight_decay=0.1)
+    costs = {k: sum(n**3 for n in s) for k, s in shapes.items()}
+    starts = np.cumsum([0, *costs.values()])[:3] / sum(costs.values())
+    phases = dict(zip(shapes, starts, strict=True))
+    oracle = soap_oracles.soap(**numbers, precondition_frequency=6, phases=phases)
+    with enable_x64():
+        opt = gdjax.soap(**numbers, precondition_frequency=6, stagger=True)
+        params = jax.tree.map(jnp.asarray, theta)
+        state, moved = opt.init(params), []
+        for t in range(1, 15):
+            grads = {k: rng.normal(size=s) for k, s in shapes.items()}
+            theta, old = oracle(theta, grads, t), state.slots.bases
+            updates, state = opt.update(jax.tree.map(jnp.asarray, grads), state, params)
+            params = gdjax.apply_updates(params, updates)
+            moved.append([bool((old[k][0] != state.slots.bases[k][0]).any()) for k in shapes])
+            for k in shapes:
+                np.testing.assert_allclose(params[k], theta[k], rtol=1e-11, atol=1e-11)
+    assert all(moved[0])
+    assert max(sum(row) for row in moved[1:]) == 1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_equal_matrices_are_one_program(name):
+    def size(count):
+        params = [jnp.ones((4, 3))] * count
+        opt = MAKERS[name]()
+        return jax.jit(opt.update).lower(params, opt.init(params), params).as_text()
+
+    few, many = size(2), size(12)
+    assert few.count("lapack") == many.count("lapack")
+    assert few.count("dot_general") == many.count("dot_general")
+
+
+def test_renewals_are_rare_in_a_vmap_over_runs():
+    def renew(kept, x):
+        return jnp.linalg.eigh(x)[1] + kept
+
+    def lane(due, x):
+        return renew_when(due, renew, jnp.zeros((2, 2)), x)
+
+    x = jnp.stack([jnp.diag(jnp.array([1.0, 2.0]))] * 3)
+    out = jax.vmap(lane)(jnp.array([True, False, True]), x)
+    np.testing.assert_array_equal(out[1], 0)
+    np.testing.assert_array_equal(out[0], renew(0, x[0]))
+    text = str(jax.make_jaxpr(jax.vmap(lane))(jnp.ones(3, bool), x))
+    assert "cond[" in text  # not turned into a select of both branches
+    nested = jax.vmap(jax.vmap(lane), (0, None))(jnp.array([[True, False, True]]), x)
+    np.testing.assert_array_equal(nested[0], out)
+
+
+def test_bounds_blocks_and_bases():
+    rng = np.random.default_rng(0)
+    for shape in ((5, 5), (3, 9), (9, 3)):
+        for _ in range(10):
+            a = jnp.asarray(rng.normal(size=shape), jnp.float32)
+            norm = float(np.linalg.norm(a, 2))
+            low, high = spectral_norm_lower_bound(a), spectral_norm_upper_bound(a)
+            assert norm / 1.5 < low <= norm * (1 + 1e-5)
+            assert norm <= high * (1 + 1e-5)
+    x = jnp.asarray(rng.normal(size=(7, 5, 3)))
+    cut = blocks_of(x.shape, 3)
+    np.testing.assert_array_equal(cut.join(cut.split(x)), x)
+    with enable_x64():
+        a = rng.normal(size=(6, 6))
+        a = jnp.asarray(a @ a.T)
+        basis = jnp.eye(6)
+        for _ in range(400):
+            basis, _ = tracked_basis(a, basis)
+        np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-12)
+        np.testing.assert_allclose(
+            np.diag(basis.T @ a @ basis), np.linalg.eigvalsh(a)[::-1], rtol=1e-6, atol=1e-9
+        )
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="block_size"):
+        gdjax.shampoo(0.1, block_size=0)
+    with pytest.raises(ValueError, match="graft"):
+        gdjax.shampoo(0.1, graft="typo")
+    with pytest.raises(ValueError, match="whole number p"):
+        gdjax.shampoo(0.1, root="newton", exponent=0.3)
+    with pytest.raises(ValueError, match="max_precond_dim"):
+        gdjax.soap(0.1, max_precond_dim=2.5)
