@@ -106,7 +106,7 @@ def from_arrays(arrays: Any, prefix: str, like: Any) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a .npz file, whole or not at all."""
-    named: dict[str, Any] = dict(arrays)
+    named: Any = dict(arrays)
     replace_file(path, lambda file: np.savez(file, **named))
 
 
