@@ -14,13 +14,14 @@ import sys
 
 import jax
 import optax
+import recording
 import steps
 import sweeps
 from tabulate import tabulate
 
 import gdjax
 
-WORKLOADS = steps.WORKLOADS | sweeps.WORKLOADS
+WORKLOADS = steps.WORKLOADS | sweeps.WORKLOADS | recording.WORKLOADS
 
 
 def main():

@@ -41,7 +41,7 @@ from gdjax.transforms.trace import trace as trace
 def __getattr__(name: str) -> Any:
     import gdjax
 
-    home = gdjax._HOME.get(name, "")
+    home = vars(gdjax)["_HOME"].get(name, "")
     if home.startswith(("gdjax.transforms.", "gdjax.wrappers.", "gdjax.core.")):
         return getattr(gdjax, name)
     raise AttributeError(f"module 'gdjax.transforms' has no attribute {name!r}")

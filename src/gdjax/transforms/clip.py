@@ -36,7 +36,7 @@ def clip(max_delta: Any) -> Optimizer:
 def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
     # One plain factor, multiplied in, fuses into whatever comes next; dividing by the norm costs a
     # pass of its own, and a chain of `where`s around it is compiled again for every leaf.
-    # A zero gradient stays zero, also for max_norm = 0; the power keeps the derivative finite there.
+    # A zero gradient stays zero, also for max_norm = 0; the power keeps its derivative finite.
     least = jnp.finfo(max_norm.dtype).tiny ** (2 / 3)
     factor = jnp.minimum(1, max_norm * jax.lax.rsqrt(jnp.maximum(sum_sq(grads), least)))
     return times(grads, factor), slots
