@@ -20,6 +20,7 @@ import matrix
 import optax
 import precondition
 import programs
+import recording
 import report
 import solving
 import steps
@@ -29,7 +30,7 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-MODULES = (programs, steps, matrix, precondition, wrapped, sweeps, solving)
+MODULES = (programs, steps, matrix, precondition, wrapped, recording, sweeps, solving)
 WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
 
 

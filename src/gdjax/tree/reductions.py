@@ -36,7 +36,7 @@ def sum(tree: Any, associative_reduction: bool = False) -> Any:
       >>> print(gdjax.tree.sum({"a": jnp.ones(1000, jnp.bfloat16), "b": 1.0}))
       1001.0
     """
-    sums = [jnp.sum(_up(x)) for x in jax.tree.leaves(tree)]
+    sums: list[Any] = [jnp.sum(_up(x)) for x in jax.tree.leaves(tree)]
     while associative_reduction and len(sums) > 1:
         pairs = [operator.add(*pair) for pair in zip(sums[::2], sums[1::2], strict=False)]
         sums = pairs + sums[2 * len(pairs) :]
@@ -58,7 +58,8 @@ def vdot(tree_x: Any, tree_y: Any) -> Any:
             raise ValueError(f"tree.vdot needs leaves of one shape, got {x.shape} and {y.shape}.")
         return jnp.sum(jnp.conj(x) * y)
 
-    return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(inner, tree_x, tree_y)), 0)
+    products: list[Any] = jax.tree.leaves(jax.tree.map(inner, tree_x, tree_y))
+    return functools.reduce(operator.add, products, 0)
 
 
 def _extreme(tree: Any, of_array: Any, of_two: Any, empty: float) -> Any:

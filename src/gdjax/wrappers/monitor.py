@@ -25,7 +25,7 @@ from gdjax.transforms.measure import measures as measure_with
 class Monitored(NamedTuple):
     """What the monitor recorded of the last step; numbers."""
 
-    rates: dict[str, Array]  # the learning rates that it used, by their names in `hyperparams`
+    rates: dict[str, Any]  # the learning rates that it used, by their names in `hyperparams`
     grad_norm: Array  # norm of the gradient as it came in
     update_norm: Array  # norm of the update as it went out
     update_ratio: Array  # norm of the update over that of the parameters
