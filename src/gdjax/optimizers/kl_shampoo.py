@@ -41,7 +41,7 @@ def _kl_shampoo(
     due = is_due(count, precondition_frequency, slots.phase)
     bases, _, failed = renewed_bases(due, count, factors, slots.bases)
     values = renewed_values(due, values, factors, bases)
-    roots = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values]
+    roots = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values or ()]
     direction = rotated_back(scaled(rotated(mean, bases), roots), bases)
     new = Rotated(mu, slots.nu, factors, bases, values, slots.failures + failed, slots.phase)
     return direction.reshape(grad.shape), new
