@@ -61,8 +61,7 @@ def scion(
 ) -> Optimizer:
     """Step to the corner of a norm ball that the momentum points away from, layer by layer.
 
-    Good for: transformers and convolutions of any width at one learning rate, with half of Adam's
-    memory and no second optimizer.
+    Good for: transformers of any width at one learning rate, on half of Adam's memory.
 
     mu = beta mu + (1 - beta) g;  update = -learning_rate * (radius * D + param)
 
