@@ -101,7 +101,7 @@ def test_moments_counts_and_rates_at_any_nesting():
         assert gdjax.tree.get(state, "mu")["w"].shape == (2, 3)
         np.testing.assert_allclose(gdjax.tree.get(state, "learning_rate"), 0.08, rtol=1e-6)
         assert gdjax.tree.get(state, "max_norm") == 1.0
-        assert gdjax.tree.get(state, "Moments")._fields == ("mu", "nu")
+        assert gdjax.tree.get(state, "AdamMoments")._fields == ("mu", "nu")
     assert gdjax.tree.get(stepped(inner, 2), "count") == 2
     assert gdjax.tree.get(stepped(gdjax.sgd(0.1), 3), "count") == 3  # the only one is found
     with pytest.raises(KeyError, match="'count' is there 2 times"):
@@ -118,7 +118,7 @@ def test_filters_see_the_class():
 
     assert gdjax.tree.get(state, "count", filtering=in_adam) == 1
     path, _ = gdjax.tree.get_all_with_path(state, "mu")[0]
-    assert path[-1] == gdjax.tree.NamedTupleKey("Moments", "mu")
+    assert path[-1] == gdjax.tree.NamedTupleKey("AdamMoments", "mu")
     assert jax.tree_util.keystr(path) == "[1]State.slotsMoments.mu"
 
 
