@@ -119,7 +119,7 @@ def test_filters_see_the_class():
     assert gdjax.tree.get(state, "count", filtering=in_adam) == 1
     path, _ = gdjax.tree.get_all_with_path(state, "mu")[0]
     assert path[-1] == gdjax.tree.NamedTupleKey("AdamMoments", "mu")
-    assert jax.tree_util.keystr(path) == "[1]State.slotsMoments.mu"
+    assert jax.tree_util.keystr(path) == "[1]State.slotsAdamMoments.mu"
 
 
 def test_rates_per_parameter():
