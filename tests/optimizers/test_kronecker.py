@@ -1,5 +1,8 @@
 """Methods with a matrix for each axis: what the oracle and contract tests do not reach."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,3 +171,23 @@ def test_errors():
         gdjax.shampoo(0.1, root="newton", exponent=0.3)
     with pytest.raises(ValueError, match="max_precond_dim"):
         gdjax.soap(0.1, max_precond_dim=2.5)
+
+
+RENEWALS = """
+import jax, jax.numpy as jnp, gdjax
+params = {str(i): jax.random.normal(jax.random.key(i), (256, 256)) for i in range(2)}
+for factory in (gdjax.shampoo, gdjax.soap):
+    opt = factory(1e-3, precondition_frequency=2)
+    step, state = jax.jit(opt.update), opt.init(params)
+    for _ in range(4):
+        updates, state = jax.block_until_ready(step(params, state, params))
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_renewals_of_large_factors_come_to_an_end():
+    """Two decompositions in one branch made XLA's CPU runtime wait for ever; see `after`."""
+    command = [sys.executable, "-c", RENEWALS]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert out.stdout.strip() == "done"

@@ -7,6 +7,8 @@ equal their derivative does not exist, and where they are close it is large with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -72,6 +74,16 @@ def diagonal_in(matrix: Array, basis: Array) -> Array:
     return jnp.sum((basis.conj() * matmul(matrix, basis)).real, axis=0)
 
 
+def after(others: Sequence[Array], x: Array) -> Array:
+    """Return x, to be computed with only once the last of the others, which is finite, is there.
+
+    For decompositions in a branch of `lax.cond`: XLA's CPU runtime (seen in jaxlib 0.10, two cores,
+    256 x 256) runs independent ones at the same time there, and may then wait for ever. It takes
+    real arithmetic to tie them: `optimization_barrier` is gone when the order is decided.
+    """
+    return x + (0 * others[-1].real.ravel()[0]).astype(x.dtype) if others else x
+
+
 def renewed_bases(due, count, factors, bases):
     """Return bases, the orders of their columns and how many failed, after a renewal if due.
 
@@ -96,6 +108,7 @@ def _renew(kept, factors, first):
     bases, orders, failed = kept
     new_bases, new_orders = [], []
     for factor, basis, order in zip(factors, bases, orders, strict=True):
+        factor = after(new_bases, factor)
         new, place = jax.lax.cond(
             first,
             lambda factor=factor, order=order: (eigenbasis(factor), order),

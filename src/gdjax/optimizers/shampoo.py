@@ -25,6 +25,7 @@ from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.stacks import map_stacks, map_stacks_in_turn
 from gdjax.linalg.axes import along, gram
+from gdjax.linalg.eigenbasis import after
 from gdjax.linalg.inverse_root import matrix_inverse_power, matrix_inverse_pth_root
 from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
 
@@ -118,6 +119,7 @@ def _renew(kept, factors, scale, power, eps, *, order):
     roots, failed = kept
     out = []
     for factor, old in zip(factors, roots, strict=True):
+        factor = after(out, factor)
         if order is None:
             new = matrix_inverse_power(factor / scale, power, eps)
             ok = jnp.all(jnp.isfinite(new))
