@@ -806,8 +806,8 @@ CASES = [
     # With a matrix for each axis. A first gradient of n x m with n > m + 1 leaves eigenvectors to
     # rounding noise, which no oracle can follow, so long axes are not rotated here. Bases are
     # constants for differentiation, so they are not renewed within the steps of the contract.
-    # LAPACK rounds otherwise for another batch shape, and divisions by small eigenvalues magnify it:
-    # 1.4e-5 was seen with jax 0.6, hence 3e-5.
+    # LAPACK rounds otherwise for another batch shape, and small eigenvalues magnify it: 1.4e-5 was
+    # seen with jax 0.6, hence 3e-5.
     Case(
         "soap",
         _with(gdjax.soap, max_precond_dim=4, precondition_frequency=4),
