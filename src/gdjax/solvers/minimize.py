@@ -213,8 +213,10 @@ def converge(
         failed = (status < 0) & (failures >= 2)  # after the first, a solver may start afresh
         status = jnp.where(failed, verdict, status).astype(jnp.int32)
         keep = (status == Status.NONFINITE) & ~failed
-        new, old = (params, state, value, grad, norm), tuple(c[:5])
-        params, state, value, grad, norm = pick(keep, old, new)
+        new, old = (params, value, grad, norm), (c.params, c.value, c.grad, c.grad_norm)
+        params, value, grad, norm = pick(keep, old, new)
+        if len(kept) != 1:  # a solver's own state is never nonfinite; to select it takes copies
+            state = pick(keep, c.state, state)
         steps = c.steps + 1
         record = c.trace
         if trace:
@@ -399,7 +401,10 @@ def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
         if opt is None:
             return projected_gradient(constraint, accelerated=True)
         return projected(opt, constraint)
-    return with_extra_args_support(lbfgs() if opt is None else opt)
+    return with_extra_args_support(_default() if opt is None else opt)
+
+
+_default = functools.cache(lbfgs)
 
 
 def _show(bar: Bar, steps: Any, value: Any, grad_norm: Any) -> None:
