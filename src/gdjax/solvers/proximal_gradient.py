@@ -1,4 +1,8 @@
-"""Proximal gradient descent and FISTA: f smooth, g with a proximal operator."""
+"""Proximal gradient descent and FISTA: f smooth, g with a proximal operator.
+
+Beck & Teboulle (2009), https://doi.org/10.1137/080716542; the step, with deviations, is in
+`gdjax.solvers.proximal_step`.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +66,8 @@ def proximal_gradient(
 ) -> Optimizer:
     """Minimize f + g by gradient steps on f, each followed by the proximal operator of g (ISTA).
 
+    Good for: penalties with a corner, such as lasso's, where each step must lead downhill.
+
     new = prox(params - learning_rate * grad f, reg, learning_rate)
 
     Args:
@@ -113,6 +119,8 @@ def fista(
     max_tries: Any = 50,
 ) -> Optimizer:
     """Minimize f + g by proximal gradient steps with momentum, which restarts when it goes uphill.
+
+    Good for: penalties with a corner, such as lasso's: exact zeros.
 
     x = prox(y - learning_rate * grad f(y), reg, learning_rate);  y = x + beta (x - x_before)
 

@@ -1,7 +1,7 @@
 """The step of proximal gradient methods, with or without momentum and backtracking.
 
-FISTA: Beck & Teboulle (2009), https://doi.org/10.1137/080716542, with the restart of O'Donoghue &
-Candes (2015), https://arxiv.org/abs/1204.3982 (gradient scheme) and the step sizes that may grow of
+Beck & Teboulle (2009), https://doi.org/10.1137/080716542, with the restart of O'Donoghue & Candes
+(2015), https://arxiv.org/abs/1204.3982 (gradient scheme), and the step sizes that may grow of
 Scheinberg, Goldfarb & Bai (2014), https://doi.org/10.1007/s10208-014-9189-9.
 Paper -> here: t_k -> momentum, mu_k or 1 / L -> learning_rate, y_k -> the parameters that one
 trains, x_k -> `gdjax.eval_params(state, params)`.
