@@ -51,11 +51,12 @@ def cubic_minimum(a: Point, b: Point) -> Array:
 
 def between(low: Point, high: Point) -> Array:
     """Return where to look in a bracket: at the cubic's minimum, kept off the ends."""
-    near, far = low.t + 0.1 * (high.t - low.t), low.t + 0.9 * (high.t - low.t)
+    width = high.t - low.t
+    near, far = low.t + 0.01 * width, low.t + 0.99 * width
     t = cubic_minimum(low, high)
     t = jnp.clip(t, jnp.minimum(near, far), jnp.maximum(near, far))
-    t = jnp.where(jnp.isfinite(t), t, 0.5 * (low.t + high.t))
-    return jnp.where(is_finite(high), t, near)
+    t = jnp.where(jnp.isfinite(t), t, low.t + 0.5 * width)
+    return jnp.where(is_finite(high), t, low.t + 0.1 * width)
 
 
 def beyond(low: Point, new: Point, grow: Array) -> Array:
