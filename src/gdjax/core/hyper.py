@@ -53,13 +53,20 @@ def schedule(cls: type) -> Any:
 
 @schedule
 class FunctionSchedule(Schedule):
-    """A user's own callable: a plain function has no leaves, a callable pytree keeps its own."""
+    """A user's own callable pytree, whose leaves are leaves."""
 
     function: Any
 
     def __call__(self, count: Any) -> Array:
         """Return `function(count)`."""
         return self.function(count)
+
+
+@schedule
+class PlainFunction(FunctionSchedule):
+    """A user's own function; it has no leaves."""
+
+    function: Any = dataclasses.field(metadata={"static": True})
 
 
 def is_schedule(node: Any) -> bool:
@@ -215,7 +222,7 @@ def as_hyper(what: str, value: Any, params: Any = None) -> Any:
         return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=lambda x: x is not value)
     if jax.tree_util.all_leaves([value]):
         if callable(value):
-            return FunctionSchedule(jax.tree_util.Partial(value))
+            return PlainFunction(value)
         return as_scalar(what, value)
     if callable(value) and type(value) is not type(params):
         return FunctionSchedule(jax.tree.map(lambda x: as_array(what, x), value))
