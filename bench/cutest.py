@@ -117,7 +117,7 @@ def by_scipy(fun, start, method="L-BFGS-B", note=lambda value: None, **options):
     elif method == "BFGS":
         limits = dict(maxiter=STEPS, gtol=1e-8)
     else:
-        limits = dict(maxiter=STEPS, maxfun=10**6, gtol=1e-8, ftol=1e-15)
+        limits = dict(maxiter=STEPS, maxfun=10**6, gtol=1e-8, ftol=0.0)
     return scipy.optimize.minimize(
         value_and_grad, np.asarray(start), jac=True, method=method, options=limits, **options
     ).fun
