@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import jax
+import lanes
 import matrix
 import optax
 import precondition
@@ -30,8 +31,9 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-MODULES = (programs, steps, matrix, precondition, wrapped, recording, sweeps, solving)
+MODULES = (programs, steps, matrix, precondition, wrapped, recording, sweeps, lanes, solving)
 WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
+assert len(WORKLOADS) == sum(len(module.WORKLOADS) for module in MODULES), "a name stands twice"
 
 
 def machine():

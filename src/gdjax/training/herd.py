@@ -162,7 +162,7 @@ class Herd:
             size = self.where.share(len(rows))
             for at in range(0, len(rows), size):
                 index = np.minimum(np.arange(at, at + size), len(rows) - 1)
-                carry, own = _gather(self.where.sharding)(parts, jnp.asarray(np.array(rows)[index]))
+                carry, own = _gather(self.where.sharding)(parts, np.array(rows)[index])
                 new = plan if own is None else plan._replace(key=own)
                 first = self.groups[old[0]]
                 groups.append(Group(names[at : at + size], kind, new, first.start, first.avals))

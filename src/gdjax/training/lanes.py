@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gdjax.training.data import as_key, is_stream
-from gdjax.training.drive import lower_chunk, run_together
+from gdjax.training.drive import lower_chunk
 from gdjax.training.loop import Carry, Run
 from gdjax.training.places import Places, free_memory, lanes_that_fit, memory_of, places
 from gdjax.training.plan import Plan, make_plan
@@ -67,14 +68,9 @@ def make_groups(
             f"must be in one program; got lanes_per_program={lanes_per_program} and {len(kinds)} "
             "structures. Give arrays, or run one sweep for each structure."
         )
-    if vectorize is None:
-        size = sum(x.size for x in jax.tree.leaves(example))
-        vectorize = size < LARGE or jax.default_backend() != "cpu"
     run = Run(loss_fn, _no_update, has_aux, needs_key, batch_size)
     run = run._replace(
-        lanes="vmap" if vectorize else "map",
-        own_keys="seed" in points[0] or "batch_seed" in points[0],
-        shards=where.devices,
+        own_keys="seed" in points[0] or "batch_seed" in points[0], shards=where.devices
     )
     groups, plan = [], None
     for kind, (fixed, lanes) in enumerate(kinds):
@@ -85,6 +81,8 @@ def make_groups(
             plan = plan._replace(held_out=where.put(plan.held_out))
             if plan.examples:
                 plan = plan._replace(data=where.put(plan.data))
+            together = _together(plan, example) if vectorize is None else vectorize
+            run = run._replace(lanes="vmap" if together else "map")
         plan = plan._replace(run=run._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in fixed}
         starting = functools.partial(begin, start, table, None if init else params, where)
@@ -100,6 +98,17 @@ def make_groups(
 
 def _no_update(*_: Any, **__: Any) -> Any:
     raise TypeError("a group's plan has the update of its own structure")
+
+
+def _together(plan: Plan, params: Any) -> bool:
+    """Return whether lanes step together, and not in turn.
+
+    On a CPU, a large lane keeps a core busy by itself, and alone it stays in the cache; and
+    convolutions by many kernels at once, which XLA groups, take twice as long (see bench/).
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    return sum(x.size for x in jax.tree.leaves(params)) < LARGE and not plan.convolves
 
 
 def _padded(at: int, size: int, lanes: int) -> np.ndarray:
@@ -141,8 +150,8 @@ def _group_size(
         if plan.run.own_keys:
             dtype = jax.eval_shape(as_key, plan.key).dtype
             keys = jax.ShapeDtypeStruct((size,), dtype, sharding=where.sharding)
-        chunk = lower_chunk(plan._replace(key=keys), carry, length)
-        both = run_together([chunk.compile, start.lowered.compile], 2)  # it is needed next
-        return memory_of(both[0])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(start.lowered.compile)  # needed next; the chunk's trace takes one core
+            return memory_of(lower_chunk(plan._replace(key=keys), carry, length).compile())
 
     return where.whole(lanes_that_fit(used, where.share(lanes), limit))

@@ -148,8 +148,8 @@ def _copy(herd: Herd, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
     for group, carry in zip(herd.groups, herd.carries, strict=True):
         lanes = np.array(group.lanes)
         lanes = lanes[np.minimum(np.arange(len(carry.diverged_at)), len(lanes) - 1)]
-        rows = jnp.asarray([place[int(i)] for i in parent[lanes]])
-        numbers = {k: jnp.asarray(v[lanes], jnp.float32) for k, v in values.items()}
+        rows = np.array([place[int(i)] for i in parent[lanes]])
+        numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
         new.append(_program(herd.where.sharding)(herd.carries, rows, numbers))
     herd.carries = new
     herd.diverged_at = herd.diverged_at[parent]

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     length: int  # steps in a chunk
     held_out: Any
     metric_fn: Callable
+    convolves: bool  # whether the loss has a convolution; False for a stream
 
 
 def make_plan(
@@ -53,6 +54,7 @@ def make_plan(
                 f"{caller}: epochs and batch_size go with arrays; an iterable has its own batches."
             )
         examples, total, length = 0, steps, report_every or STREAM_CHUNK
+        convolves = False
     else:
         data, examples = check_arrays(caller, data, run.batch_size)
         total = count_steps(caller, steps, epochs, examples, run.batch_size)
@@ -63,7 +65,7 @@ def make_plan(
             batch = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((run.batch_size, *x.shape[1:]), x.dtype), data
             )
-        check_loss(caller, run, params, batch)
+        convolves = "conv_general_dilated" in str(check_loss(caller, run, params, batch))
     if held_out is not None:
         held_out, _ = check_arrays(f"{caller}(held_out=...)", held_out, None)
         if metric_fn is None and run.needs_key:
@@ -74,7 +76,7 @@ def make_plan(
     metric_fn = metric_fn or plain_loss(run.loss_fn, run.has_aux)
     if held_out is not None:
         _check_metric(caller, metric_fn, params, held_out)
-    return Plan(run, data, examples, key, total, length, held_out, metric_fn)
+    return Plan(run, data, examples, key, total, length, held_out, metric_fn, convolves)
 
 
 def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
@@ -88,10 +90,10 @@ def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
     return least
 
 
-def check_loss(caller: str, run: Run, params: Any, batch: Any) -> None:
-    """Raise unless the loss function gives one real number (and aux, if it should)."""
-    more = (as_key(0),) if run.needs_key else ()
-    out = jax.eval_shape(run.loss_fn, params, batch, *more)
+def check_loss(caller: str, run: Run, params: Any, batch: Any) -> Any:
+    """Return the loss function's jaxpr; raise unless it gives one real number (and maybe aux)."""
+    more = (jax.eval_shape(as_key, 0),) if run.needs_key else ()
+    jaxpr, out = jax.make_jaxpr(run.loss_fn, return_shape=True)(params, batch, *more)
     if run.has_aux:
         if not (isinstance(out, tuple) and len(out) == 2):
             raise TypeError(
@@ -105,6 +107,7 @@ def check_loss(caller: str, run: Run, params: Any, batch: Any) -> None:
             f"{caller}: loss_fn must return one real number, got {out.dtype}{list(out.shape)}. "
             "Reduce it, for example by jnp.mean."
         )
+    return jaxpr
 
 
 def _check_metric(caller: str, metric_fn: Callable, params: Any, held_out: Any) -> None:

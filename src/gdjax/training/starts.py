@@ -155,7 +155,7 @@ def begin(
     start: Callable, table: dict[str, np.ndarray], params: Any, where: Places, lanes: Any
 ) -> tuple[Start, Carry]:
     """Return the start of the lanes in these rows of the table, and the carry's shapes."""
-    part = {k: jnp.asarray(v[lanes]) for k, v in table.items()}
+    part = jax.device_put({k: v[lanes] for k, v in table.items()})
     arguments = part, jax.tree.map(jnp.asarray, params)
     lowered = _jitted(start, where.sharding).lower(*arguments, len(lanes))
     shapes = jax.tree.map(
