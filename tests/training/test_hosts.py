@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 DATA = RNG.normal(size=(64, 4)).astype(np.float32), np.int32(RNG.integers(0, 3, 64))
 SPACE = {"learning_rate": np.logspace(-3, -1, 3)}
 MORE = dict(batch_size=16, key=1, seeds=2)
-model = gdjax.models.mlp((4, 8, 3))
+model = gdjax.models.linear(4, 3)
 
 
 def loss_fn(params, batch):
@@ -28,12 +28,12 @@ def loss_fn(params, batch):
 
 def results(directory):
     """Return a sweep in two groups, itself gone on with after its end, and a race."""
-    task = (loss_fn, model.init, gdjax.adam, SPACE, DATA)
+    task = (loss_fn, model.init, gdjax.sgd, SPACE, DATA)
     kept = dict(
         steps=6, report_every=3, lanes_per_program=4, held_out=DATA, directory=directory, **MORE
     )
     sweeps = [gdjax.sweep(*task, **kept) for _ in range(2)]
-    race = gdjax.successive_halving(*task, steps=4, eta=2, vectorize=False, **MORE)
+    race = gdjax.successive_halving(*task, steps=2, eta=2, min_steps=1, vectorize=False, **MORE)
     return [{k: v for k, v in vars(r).items() if k != "seconds"} for r in (*sweeps, race)]
 
 
