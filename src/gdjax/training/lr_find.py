@@ -15,7 +15,8 @@ import numpy as np
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.hyper import Schedule, schedule, with_hyperparams
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.fit import fit
 from gdjax.training.pictures import new_axes
 from gdjax.training.starts import is_pair, make_start

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.checks import check_choice
-from gdjax.core.hyper import with_hyperparams
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.data import as_key
 from gdjax.training.herd import Herd
 from gdjax.training.points import SEEDS, columns, structures

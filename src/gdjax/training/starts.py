@@ -13,7 +13,7 @@ import numpy as np
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.hyper import with_hyperparams
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.loop import Carry
 from gdjax.training.places import Places
 from gdjax.training.points import SEEDS, Point, columns, is_number
