@@ -19,7 +19,7 @@ from gdjax.training.pictures import draw_against, draw_curves, draw_heat_map, va
 from gdjax.training.plan import RESERVED
 from gdjax.training.points import column, structures, words
 from gdjax.training.report import require
-from gdjax.training.store import as_arrays, from_arrays, write_arrays
+from gdjax.training.store import as_arrays, from_arrays, nested, write_arrays
 
 
 class Best(NamedTuple):
@@ -273,7 +273,7 @@ class SweepResult:
             about = json.loads(str(file["about"]))
             arrays = {k: file[k] for k in file.files if k != "about"}
         points = {k: column(v) for k, v in about["points"].items()}
-        fields = _nested(arrays)
+        fields = nested(arrays)
         for name, like in (("params", params), ("state", state)):
             if like is not None:
                 fields[name] = from_arrays(arrays, f"/{name}", like)
@@ -298,14 +298,3 @@ def _finite(node: Any) -> Any:
     if isinstance(node, list):
         return [_finite(v) for v in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, last = path.strip("/").split("/")
-        node = out
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = array
-    return out

@@ -110,6 +110,18 @@ def from_arrays(arrays: Any, prefix: str, like: Any) -> Any:
     return treedef.unflatten(leaves)
 
 
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return dicts of dicts from what `as_arrays` gave, without a tree to go by."""
+    out: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parents, last = path.strip("/").split("/")
+        node = out
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = array
+    return out
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a .npz file, whole or not at all."""
     named: Any = dict(arrays)
