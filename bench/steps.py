@@ -133,14 +133,21 @@ def torch_step(options):
             yield Row(title, times["gdjax"], f"torch, {form}", times["torch"], 1.0, limit)
 
 
+def stacked(lib):
+    """Return clip + AdamW, of gdjax with moments in stacks of 16 leaves."""
+    opt = clipped_adamw(lib)
+    return gdjax.flatten(opt, block=16) if lib is gdjax else opt
+
+
 def small_leaves(options):
     """One step of clip + AdamW on many leaves of 64 elements."""
     for leaves in (100,) if options.quick else (1000, 2000):
         rng = np.random.default_rng(0)
         params = [jnp.asarray(rng.normal(size=(8, 8)), jnp.float32) for _ in range(leaves)]
-        times = race(clipped_adamw, params, params, options.repeats)
         title = f"step of clip + AdamW, {leaves} leaves of 64"
-        yield Row(title, times["gdjax"], "optax", times["optax"], 2.5)
+        for make, form in ((clipped_adamw, ""), (stacked, ", flatten(block=16)")):
+            times = race(make, params, params, options.repeats)
+            yield Row(title + form, times["gdjax"], "optax", times["optax"], 2.5)
 
 
 def eager(options):
