@@ -57,14 +57,16 @@ def listing():
     return "\n".join(f"{name:28} {run.__doc__.splitlines()[0]}" for name, run in WORKLOADS.items())
 
 
+def git(*command):
+    """Run git in this repository."""
+    here = Path(__file__).parent.parent
+    return subprocess.run(["git", *command], capture_output=True, text=True, cwd=here)
+
+
 def machine():
     """Return what the numbers are measured on."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=report.RESULTS.parent,
-    )
+    commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+    changed = git("diff", "--quiet", "HEAD", "--", "src", "bench/*.py").returncode
     return {
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "copy_bandwidth_gb_per_s": round(copy_bandwidth() / 1e9, 1),
@@ -72,7 +74,7 @@ def machine():
         "optax": optax.__version__,
         "gdjax": gdjax.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "commit": commit + "-dirty" * bool(changed),
         "date": datetime.date.today().isoformat(),
     }
 
