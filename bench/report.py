@@ -26,7 +26,8 @@ HEADLINES = (  # beginnings of the workloads that README.md shows
     "peak memory of a step of clip",
     "Muon step",
     "sweep of 32",
-    "d(validation loss)",
+    "d(validation loss)/d(rate), 400",
+    "peak memory of d(validation loss)/d(rate), 400",
     "L-BFGS",
 )
 
