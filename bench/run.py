@@ -110,6 +110,7 @@ def main():
     names = selected(options.only) if options.only else list(WORKLOADS)
     if options.device:
         jax.config.update("jax_platforms", options.device)
+        jax.devices()  # fail now if there is none
     rows, failed = [], []
     for name in names:
         try:
