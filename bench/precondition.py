@@ -49,11 +49,11 @@ def compiled_step(opt, params, grads):
 
 def per_leaf(module, make):
     """Make an optimizer with its rule once for each leaf instead of once for each stack."""
-    before, module.map_stacks = module.map_stacks, map_blocks
+    before, module.map_buckets = module.map_buckets, map_blocks
     try:
         return make()
     finally:
-        module.map_stacks = before
+        module.map_buckets = before
 
 
 def precondition(options):

@@ -26,8 +26,8 @@ from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype, root_mean_sq
-from gdjax.core.stacks import map_stacks
 from gdjax.linalg.axes import along, along_inverse, gram, matmul, scaled, sum_others
+from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.norm_bounds import spectral_norm_lower_bound
 from gdjax.linalg.shapes import check_length
 
@@ -315,7 +315,7 @@ def _lifted(
     )  # fmt: skip
     slots = functools.partial(_start, scale=scale, limit=limit, least_ndim=least_ndim, mode=mode)
     init, update = lift(
-        _psgd_kron, slots, numbers, *outer, map_rows=map_stacks,
+        _psgd_kron, slots, numbers, *outer, map_rows=map_buckets,
         momentum_into_precond_update=momentum_into_precond_update,
     )  # fmt: skip
     return Optimizer(functools.partial(_init_keys, init, key), update)

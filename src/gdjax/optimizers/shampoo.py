@@ -23,8 +23,8 @@ from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, check_ch
 from gdjax.core.every import INTERVAL, as_interval, is_due, phases, renew_when
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.core.stacks import map_stacks, map_stacks_in_turn
 from gdjax.linalg.axes import along, gram
+from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.eigenbasis import after
 from gdjax.linalg.inverse_root import matrix_inverse_power, matrix_inverse_pth_root
 from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
@@ -314,7 +314,7 @@ def _lifted(
     )  # fmt: skip
     shape = dict(merge=merge_dims, block_size=block_size)
     slots = functools.partial(_start, graft=graft, stagger=stagger, **shape)
-    map_rows = map_stacks_in_turn if stagger else map_stacks
+    map_rows = map_in_turn if stagger else map_buckets
     init, update = lift(
         _shampoo, slots, numbers, *outer, map_rows=map_rows, graft=graft, order=order, **shape
     )

@@ -23,8 +23,8 @@ from gdjax.core.checks import UNIT, checked
 from gdjax.core.every import INTERVAL, is_due, phases, when_due
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.core.stacks import map_stacks, map_stacks_in_turn
 from gdjax.linalg.axes import gram, rotated, rotated_back
+from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.eigenbasis import renewed_bases, renewed_values
 from gdjax.linalg.shapes import check_length, rotated_axes, seen_shape
 
@@ -239,6 +239,6 @@ def lifted(
     )
     numbers = dict(b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps)
     numbers["precondition_frequency"] = precondition_frequency
-    map_rows = map_stacks_in_turn if stagger else map_stacks
+    map_rows = map_in_turn if stagger else map_buckets
     init, update = lift(rule, slots, numbers, *outer, map_rows=map_rows, merge=merge, learn=learn)
     return Optimizer(functools.partial(init_phases, init) if stagger else init, update)
