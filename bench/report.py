@@ -35,7 +35,7 @@ def table(rows, columns=None):
             row["peer"],
             f"{row['theirs'] * scale:.3g} {unit}",
             f"{row['ratio']:.2f}",
-            f"{row['target']:.2f}",
+            "" if row["target"] is None else f"{row['target']:.2f}",
             "" if row["limit"] is None else f"{row['limit'] / row['ours']:.0%}",
         ]
         lines.append(line[:columns])

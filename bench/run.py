@@ -10,10 +10,13 @@ Run: python bench/run.py [--only NAME ...] [--device cpu|gpu] [--json FILE] [--s
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see README.md; read when SciPy is imported
 
 import jax
 import matrix

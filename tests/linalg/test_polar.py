@@ -122,17 +122,18 @@ def test_buckets_are_one_call_per_matrix():
     one, two = jnp.float32(1), jnp.float32(2)
     shared = [(one,), (one,), (two,), (two,), (one,)]
     keys = [id(number) for (number,) in shared]
+    frame = jax.jit(_frame)
     for shapes, stacks, buckets in (
         ([(2, 3), (2, 3), (2, 3), (3, 3), (1, 3)], False, 1),
         ([(1, 2, 3), (4, 2, 3), (4, 2, 3), (1, 3, 3), (0, 2, 3)], True, 3),
     ):
         rows = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
-        for lift in (jax.vmap, in_turn):
-            how = dict(lift=lift, stacks=stacks)
-            for x, (s,), out in zip(
-                rows, shared, map_buckets(_frame, rows, keys, shared, **how), strict=True
-            ):
+        for how in (dict(batched=False), dict(batched=True), dict(batched=True, lift=in_turn)):
+
+            def run(*rows, how=how, stacks=stacks):
+                return map_buckets(frame, rows, keys, shared, stacks=stacks, **how)
+
+            for x, (s,), out in zip(rows, shared, run(*rows), strict=True):
                 np.testing.assert_allclose(out, s * x @ x.mT @ x, rtol=1e-5)
-            trace = jax.make_jaxpr(lambda *r, how=how: map_buckets(_frame, r, keys, shared, **how))
-            joins = [e for e in trace(*rows).eqns if e.params.get("name") == "_join"]
-            assert len(joins) == buckets
+            calls = [e.params.get("name") for e in jax.make_jaxpr(run)(*rows).eqns]
+            assert calls.count("_join") == (buckets if how["batched"] else 0)

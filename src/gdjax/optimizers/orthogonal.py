@@ -17,12 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import as_float_leaves, check_choice
 from gdjax.core.hyper import Schedule, in_force, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, init_hyperparams, leafwise, mask_decay
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
-from gdjax.linalg.buckets import in_turn, map_buckets
+from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes, matrix_axes
 from gdjax.linalg.polar import PRECONDITIONINGS, ns_table, polar_kernel
 from gdjax.optimizers.adam import Moments, _adam, corrected_mean
@@ -186,7 +185,8 @@ def _polar_leaves(tree: Any, state: State, kernel: Callable) -> Any:
             wide = piece if piece.shape[-2] <= piece.shape[-1] else piece.mT
             stacks.append(wide.reshape(-1, *wide.shape[-2:]))
             uses.append(more)
-    out = iter(_polar_stacks(kernel, stacks, uses))
+    keys = [tuple(map(id, more)) for more in uses]
+    out = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
 
     def back(piece):
         o = next(out)
@@ -196,31 +196,6 @@ def _polar_leaves(tree: Any, state: State, kernel: Callable) -> Any:
     return treedef.unflatten(
         [a.map(back, x) if a else x for x, a in zip(leaves, axes, strict=True)]
     )
-
-
-def _polar_stacks(kernel: Callable, stacks: list[Array], uses: list[tuple]) -> list[Array]:
-    """Return the polar factors of stacks [b, m, n]: on a CPU in turn, elsewhere batched.
-
-    Measured on 2 CPU cores, 48 matrices of a transformer of width 256, five steps: one matrix after
-    the other 138 ms, a scan over the stacked bucket 160 ms, one batched product 327 ms. XLA
-    compiles equal kernels once, but each slice of a stack anew (13 ms each). On accelerators, small
-    products leave the units idle and each kernel costs a launch.
-    """
-    keys = [tuple(map(id, more)) for more in uses]
-    if jax.default_backend() != "cpu":
-        return map_buckets(kernel, stacks, keys, uses, stacks=True)
-    keys = [(x.shape, x.dtype, *key) for x, key in zip(stacks, keys, strict=True)]
-    return map_blocks(_one_by_one(kernel), stacks, keys, uses)
-
-
-@functools.lru_cache(maxsize=1024)
-def _one_by_one(kernel: Callable) -> Callable:
-    def one_by_one(stack, *more):
-        if len(stack) == 1:
-            return kernel(stack[0], *more)[None]
-        return in_turn(lambda x: kernel(x, *more))(stack)
-
-    return jax.jit(one_by_one)
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,7 +24,7 @@ from gdjax.core.every import INTERVAL, renew_when
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
-from gdjax.linalg.buckets import map_buckets
+from gdjax.linalg.buckets import map_scanned
 from gdjax.linalg.shapes import check_length
 from gdjax.linalg.whitening import SAVING, first_factors, learned, whitened
 from gdjax.schedules.update_probability import PROBABILITY, precond_update_prob_schedule
@@ -231,7 +231,7 @@ def _lifted(
     chosen = limit, least_ndim, mode
     slots = functools.partial(_start, scale=scale, chosen=chosen, procrustes=procrustes)
     init, update = lift(
-        _psgd_kron, slots, numbers, *outer, map_rows=map_buckets,
+        _psgd_kron, slots, numbers, *outer, map_rows=map_scanned,
         momentum_into_precond_update=momentum_into_precond_update,
     )  # fmt: skip
     return Optimizer(functools.partial(_init_keys, init, key), update)
