@@ -54,6 +54,7 @@ def run(case, numbers, params, steps=3):
     state = opt.init(params)
     ones = jax.tree.map(lambda x: np.ones(x.shape), params)
     more = extras(case, ones, ones)
+
     for _ in range(steps):
         grads = jax.tree.map(lambda x: x - 0.3, params)
         updates, state = opt.update(grads, state, params, **more)
@@ -144,14 +145,13 @@ def test_jit_eval_shape_scan_and_donation(case):
         return jax.lax.scan(step, carry, length=3)[0]
 
     scanned = loop((params, state))
-    carry = (params, state)
+    donated = jax.jit(lambda carry: step(carry, None)[0], donate_argnums=0)
+    fresh = jax.tree.map(jnp.copy, params)
+    carry = (fresh, opt.init(params))
     for _ in range(3):
-        carry, _ = step(carry, None)
+        carry = donated(carry)
     for a, b in zip(jax.tree.leaves(carry[0]), jax.tree.leaves(scanned[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=case.lane_rtol, atol=case.lane_rtol)
-    donated = jax.jit(lambda p, s: step((p, s), None)[0], donate_argnums=(0, 1))
-    fresh = jax.tree.map(jnp.copy, params)
-    donated(fresh, opt.init(fresh))
     assert is_finite(params), "init gave away the user's own buffers"
 
 

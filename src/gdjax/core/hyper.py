@@ -1,4 +1,4 @@
-"""Numbers are data: how a hyperparameter enters the state, is read in a step, and is changed.
+"""Numbers are data: how a hyperparameter enters the state, and is read in a step.
 
 A hyperparameter is a number, a `Schedule`, or a prefix tree of those over the parameters; two
 nodes, `ByPath` and `Masked`, say per leaf which number holds. All of them are pytrees whose
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import State, is_state
 from gdjax.core.numerics import scalar_dtype
 
 # --- schedules ----------------------------------------------------------------------------------
@@ -54,13 +53,20 @@ def schedule(cls: type) -> Any:
 
 @schedule
 class FunctionSchedule(Schedule):
-    """A user's own callable: a plain function has no leaves, a callable pytree keeps its own."""
+    """A user's own callable pytree, whose leaves are leaves."""
 
     function: Any
 
     def __call__(self, count: Any) -> Array:
         """Return `function(count)`."""
         return self.function(count)
+
+
+@schedule
+class PlainFunction(FunctionSchedule):
+    """A user's own function; it has no leaves."""
+
+    function: Any = dataclasses.field(metadata={"static": True})
 
 
 def is_schedule(node: Any) -> bool:
@@ -178,7 +184,8 @@ def is_value(node: Any) -> bool:
     return node is None or is_schedule(node) or jax.tree_util.all_leaves([node]) and callable(node)
 
 
-def _strong(what: str, x: Any) -> Array:
+def as_array(what: str, x: Any) -> Array:
+    """Return a number or an array as a strong array; `what` names it in errors."""
     if isinstance(x, (bool, str, bytes)):
         raise TypeError(f"{what} must be a number, an array or a schedule, got {x!r}.")
     try:  # a copy: the state may be donated, the user's own array not
@@ -190,8 +197,9 @@ def _strong(what: str, x: Any) -> Array:
     return x
 
 
-def _scalar(what: str, x: Any) -> Array:
-    x = _strong(what, x)
+def as_scalar(what: str, x: Any) -> Array:
+    """Return a number as a strongly typed array of shape ()."""
+    x = as_array(what, x)
     if x.ndim:
         raise ValueError(
             f"{what} must be one number, got an array of shape {x.shape}. For a grid of values "
@@ -209,15 +217,15 @@ def as_hyper(what: str, value: Any, params: Any = None) -> Any:
     if value is None:
         return None
     if is_schedule(value):
-        return jax.tree.map(lambda x: _strong(what, x), value)
+        return jax.tree.map(lambda x: as_array(what, x), value)
     if isinstance(value, PerLeaf):
         return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=lambda x: x is not value)
     if jax.tree_util.all_leaves([value]):
         if callable(value):
-            return FunctionSchedule(jax.tree_util.Partial(value))
-        return _scalar(what, value)
+            return PlainFunction(value)
+        return as_scalar(what, value)
     if callable(value) and type(value) is not type(params):
-        return FunctionSchedule(jax.tree.map(lambda x: _strong(what, x), value))
+        return FunctionSchedule(jax.tree.map(lambda x: as_array(what, x), value))
     if params is not None:
         spread(what, value, params)
     return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=is_value)
@@ -283,208 +291,3 @@ def leaf_values(what: str, value: Any, tree: Any) -> list[Any]:
 def path_name(path: Any) -> str:
     """Return the path of a leaf as a string, keys joined by "/"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-# --- reading and changing ------------------------------------------------------------------------
-
-
-def _key(key: Any) -> str:
-    return jax.tree_util.keystr((key,), simple=True)
-
-
-def _is_index(key: Any) -> bool:
-    sequence = (jax.tree_util.SequenceKey, jax.tree_util.FlattenedIndexKey)
-    return isinstance(key, sequence)
-
-
-def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
-    """Yield the path and the state of every optimizer in a tree, the outer before the inner."""
-    for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
-        if is_state(node):
-            yield path + where, node
-            yield from states_in(node.slots, path + where)
-
-
-BOXED = jax.tree_util.GetAttrKey("value")  # in Flax, each array may be in a box of its own
-
-
-def _is_box(node: Any) -> bool:
-    if node is None or isinstance(node, (Schedule, PerLeaf)) or jax.tree_util.all_leaves([node]):
-        return False
-    return [key for key, _ in _one_level(node)[0]] == [(BOXED,)]
-
-
-def _is_entry(node: Any) -> bool:
-    return is_schedule(node) or isinstance(node, Masked)
-
-
-def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
-    """Return (path, depth of its shortest name, value, count) for every number or schedule."""
-    entries = []
-    for where, node in states_in(state):
-        for name, value in sorted(node.hyperparams.items()):
-            path = (*where, jax.tree_util.DictKey(name))
-            for sub, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_entry)[0]:
-                sub = sub[:-1] if sub and sub[-1] == BOXED else sub
-                entries.append((path + sub, 1 + len(sub), leaf, node.count))
-    return entries
-
-
-def shortest_names(paths: list[tuple[tuple, int]]) -> list[str]:
-    """Return, for each path, its shortest tail of at least the given length that no other has."""
-    plain = [tuple(_key(k) for k in p if not _is_index(k)) for p, _ in paths]
-    twice = {p for p in plain if plain.count(p) > 1}  # only the position tells them apart
-    keys = [
-        tuple(map(_key, path)) if short in twice else short
-        for short, (path, _) in zip(plain, paths, strict=True)
-    ]
-    names = []
-    for path, (_, size) in zip(keys, paths, strict=True):
-        while size < len(path) and sum(other[-size:] == path[-size:] for other in keys) > 1:
-            size += 1
-        names.append(".".join(path[-size:]))
-    return names
-
-
-def hyperparams(state: Any) -> dict[str, Any]:
-    """Read every hyperparameter of a state, however deeply it is nested.
-
-    Args:
-      state: the state of any optimizer, chain or wrapper, also a vmapped or traced one.
-
-    Returns:
-      A flat dict, qualified name -> value in force, which is what the *next* update will use. A
-      name is the shortest one that is unique in the state: "learning_rate" in plain Adam,
-      "head.learning_rate" where two groups have one, "learning_rate.body" for a prefix tree.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1, momentum=0.9))
-      >>> {k: round(float(v), 3) for k, v in gdjax.hyperparams(opt.init(jnp.ones(2))).items()}
-      {'max_norm': 1.0, 'learning_rate': 0.1, 'momentum': 0.9}
-    """
-    entries = _entries(state)
-    names = shortest_names([(path, size) for path, size, _, _ in entries])
-    values = [in_force(value, count) for _, _, value, count in entries]
-    return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
-
-
-def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
-    """Return the one hyperparameter of that name in a state, and the count that it goes by."""
-    found = [(n.hyperparams[name], n.count) for _, n in states_in(state) if name in n.hyperparams]
-    if len(found) != 1:
-        raise ValueError(
-            f"{what} needs an optimizer with exactly one {name}, got {len(found)} among "
-            f"{', '.join(hyperparams(state)) or 'no hyperparameters'}. Wrap the parts one by one."
-        )
-    return found[0]
-
-
-def with_hyperparams(state: Any, **values: Any) -> Any:
-    """Return a new state in which some hyperparameters have new values.
-
-    Args:
-      state: the state of any optimizer, chain or wrapper.
-      **values: qualified name -> number, array or schedule. Names are those that `hyperparams`
-        gives, or any longer or shorter tail that is unique, and reach into schedules:
-        `**{"learning_rate.peak_value": 3e-3}`. A number in place of a schedule replaces it (which
-        changes the state's structure, so the next step compiles once more); a number in place of a
-        number compiles nothing.
-
-    Raises:
-      ValueError: for an unknown or ambiguous name, with the names there are; for a shape that
-        does not fit.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> state = gdjax.adam(1e-3).init(jnp.ones(2))
-      >>> state = gdjax.with_hyperparams(state, learning_rate=3e-4)
-      >>> print(gdjax.hyperparams(state)["learning_rate"])
-      0.0003
-    """
-    targets = {
-        _resolve(state, name): (f"with_hyperparams({name}=...)", value)
-        for name, value in values.items()
-    }
-
-    def edit_states(tree, path):
-        def edit(where, node):
-            if not is_state(node):
-                return node
-            here = path + where
-            new = {
-                k: edit_value(v, (*here, jax.tree_util.DictKey(k)))
-                for k, v in node.hyperparams.items()
-            }
-            return node._replace(hyperparams=new, slots=edit_states(node.slots, here))
-
-        return jax.tree_util.tree_map_with_path(edit, tree, is_leaf=is_state)
-
-    def edit_value(old, path):
-        if path in targets:
-            return replacement(*targets[path], old)
-        if not any(target[: len(path)] == path for target in targets):
-            return old
-        children, treedef = _one_level(old)
-        return treedef.unflatten([edit_value(child, path + key) for key, child in children])
-
-    return edit_states(state, ())
-
-
-def _one_level(node: Any) -> tuple[list, Any]:
-    return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
-
-
-def _places(state: Any) -> list[tuple]:
-    """Return the path of everything that can be set: values, trees of values, schedule fields."""
-
-    def below(node, path):
-        yield path
-        if not jax.tree_util.all_leaves([node]) and node is not None:
-            for key, child in _one_level(node)[0]:
-                yield from below(child, path + key)
-
-    return [
-        place
-        for where, node in states_in(state)
-        for name, value in node.hyperparams.items()
-        for place in below(value, (*where, jax.tree_util.DictKey(name)))
-    ]
-
-
-def _resolve(state: Any, name: str) -> tuple:
-    places = _places(state)
-
-    def fits(path):  # with or without the positions in chains
-        names = (".".join(_key(k) for k in path if not _is_index(k)), ".".join(map(_key, path)))
-        return any(full == name or full.endswith("." + name) for full in names)
-
-    found = [path for path in places if fits(path)]
-    if len(found) == 1:
-        return found[0]
-    entries = [(path, size) for path, size, _, _ in _entries(state)]
-    names = shortest_names(entries)
-    if name in names:
-        return entries[names.index(name)][0]
-    problem = "is ambiguous" if found else "is not a hyperparameter of this state"
-    raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names)}.")
-
-
-def replacement(what: str, value: Any, old: Any) -> Any:
-    """Return the form in which a new value takes the place of an old one in the state."""
-    if _is_box(old):
-        ((_, inside),), treedef = _one_level(old)
-        return treedef.unflatten([replacement(what, value, inside)])
-    if isinstance(old, Masked) and not isinstance(value, PerLeaf):
-        return Masked(replacement(what, value, old.value), old.mask)
-    if callable(value) or not jax.tree_util.all_leaves([value]):
-        return as_hyper(what, value)
-    if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree
-        return _scalar(what, value)
-    new, shape = _strong(what, value), jnp.asarray(old).shape
-    if new.shape not in ((), shape):
-        raise ValueError(
-            f"{what} must have shape {shape} or (), got {new.shape}. For a grid of values vmap: "
-            "jax.vmap(lambda h: with_hyperparams(state, ...=h))(values)."
-        )
-    return jnp.broadcast_to(new, shape)

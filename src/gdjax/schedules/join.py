@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import NONNEGATIVE, check_range
-from gdjax.core.hyper import FunctionSchedule, Schedule, is_schedule, schedule
+from gdjax.core.hyper import FunctionSchedule, PlainFunction, Schedule, is_schedule, schedule
 from gdjax.schedules.curves import check_order, numbers, real
 
 
@@ -89,4 +89,4 @@ def _as_schedule(part: Any) -> Schedule:
             f"{part!r}. For a number use constant_schedule."
         )
     plain = jax.tree_util.all_leaves([part])
-    return FunctionSchedule(jax.tree_util.Partial(part) if plain else part)
+    return PlainFunction(part) if plain else FunctionSchedule(part)

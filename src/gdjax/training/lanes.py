@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.hyper import with_hyperparams
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.data import as_key, is_stream
 from gdjax.training.drive import Plan, lower_chunk, make_plan, run_together
 from gdjax.training.loop import Carry, Run

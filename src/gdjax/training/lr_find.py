@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.hyper import Schedule, schedule, with_hyperparams
+from gdjax.core.hyper import Schedule, schedule
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.fit import fit
 from gdjax.training.pictures import new_axes
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.hyper import with_hyperparams
+from gdjax.core.reading import with_hyperparams
 from gdjax.training.data import as_key
 from gdjax.training.herd import Herd
 from gdjax.training.result import SweepResult

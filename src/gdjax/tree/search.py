@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import State, is_state
-from gdjax.core.hyper import Masked, Placeholder, in_force, replacement
+from gdjax.core.hyper import Masked, Placeholder, in_force
+from gdjax.core.reading import replacement
 
 Filter = Callable[[tuple, Any], bool]
 

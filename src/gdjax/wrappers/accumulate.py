@@ -18,9 +18,10 @@ from gdjax.core.base import Optimizer, State
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
 from gdjax.core.every import INTERVAL, as_interval
-from gdjax.core.hyper import as_hyper, in_force, states_in
+from gdjax.core.hyper import as_hyper, in_force
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
+from gdjax.core.reading import states_in
 from gdjax.core.trees import map_leaves
 from gdjax.wrappers.guard import ask, fresh_skip_state, tally, unless
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import leaf_name
-from gdjax.core.hyper import in_force, leaf_values, states_in
+from gdjax.core.hyper import in_force, leaf_values
 from gdjax.core.numerics import upcast
+from gdjax.core.reading import states_in
 
 
 def diagonal_metric(state: Any, params: Any) -> list[Any]:
