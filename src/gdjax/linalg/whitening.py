@@ -178,7 +178,8 @@ def _largest(seen: Array) -> Array:
 def _turned(q: Array) -> Array:
     """Return exp(a R) Q to second order, with R = (Q^H - Q) / |Q^H - Q|.
 
-    The a <= 1/8 that brings it closest to the unit matrix, where the Hermitian factor is.
+    The a <= 1/8 that brings it closest to the unit matrix, where the Hermitian factor is. The bound
+    is psgd_torch's; heavyball's PSGDPRO goes up to 1/2.
     """
     r = q.conj().T - q
     r = r / (spectral_norm_lower_bound(r) + jnp.finfo(q.real.dtype).tiny).astype(q.dtype)
