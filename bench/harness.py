@@ -19,7 +19,7 @@ class Row(NamedTuple):
     ours: float | Sequence[float]
     peer: str
     theirs: float | Sequence[float]
-    target: float  # smallest ratio theirs / ours that is good enough
+    target: float | None  # smallest ratio theirs / ours that is good enough, if there is one
     limit: float | None = None  # the least that this machine could take
     unit: str = "s"
 

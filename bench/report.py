@@ -42,7 +42,8 @@ def quantity(value, unit):
 
 def cells(row):
     """Return what the columns of a table show of a row."""
-    missed = round(row["ratio"], 2) < round(row["target"], 2)
+    target = row["target"]
+    missed = target is not None and round(row["ratio"], 2) < round(target, 2)
     return {
         "workload": row["workload"],
         "gdjax": quantity(row["ours"], row["unit"]),
@@ -50,7 +51,7 @@ def cells(row):
         "peer": row["peer"],
         "it takes": quantity(row["theirs"], row["unit"]),
         "ratio": f"{row['ratio']:.2f}",
-        "target": f"{row['target']:.2f}" + ", missed" * missed,
+        "target": "" if target is None else f"{target:.2f}" + ", missed" * missed,
         "of the limit": "" if row["limit"] is None else f"{row['limit'] / row['ours']:.0%}",
     }
 

@@ -11,11 +11,14 @@ Run: python bench/run.py [--list] [--only NAME ...] [--device cpu|gpu] [--quick]
 import argparse
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
 import traceback
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see README.md; read when SciPy is imported
 
 import hypergradients
 import jax
