@@ -5,19 +5,22 @@ for. A problem counts as solved at the first evaluation whose value is within 1e
 (of max(1, |reference|)), the lowest that SciPy's L-BFGS-B, BFGS and trust-exact end at. What
 `sif2jax` gives as expected values is not all right, so it is not used.
 
-Needs: pip install "gdjax[bench]" sif2jax. Results are appended to bench/output/cutest.jsonl,
-so that a run can be cut off and go on; a picture and a table of all of them come last.
+Needs: pip install "gdjax[bench]". What is found is kept in bench/results/cutest.jsonl as soon as it
+is known, so that a run can be cut off and go on, with other solvers too; a table and a picture of
+all that is there (bench/results/cutest.png) come last.
 
-Run: python bench/cutest.py [--limit N] [--seconds S] [--solvers gdjax scipy ...]
+Run: python bench/cutest.py [--solvers gdjax scipy ...] [--again] [--only NAME ...] [--table]
 """
 
 import argparse
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
-import signal
+import os
 import sys
+import threading
 import time
 import types
 import warnings
@@ -31,10 +34,11 @@ import scipy.optimize
 
 import gdjax
 
-OUTPUT = Path(__file__).parent / "output"
+RESULTS = Path(__file__).parent / "results"
 STEPS = 500
 CLOSE = 1e-6
-PATIENCE = 20  # seconds for one solver of the reference
+REFERENCES = ("L-BFGS-B", "BFGS", "trust-exact")
+LIMIT = 60  # seconds of the processor for one solver, with compilation
 
 
 def problems(limit):
@@ -60,46 +64,50 @@ def problems(limit):
             yield name, lambda x, p=problem, u=unravel: p.objective(u(x), p.args), start
 
 
-def noting(fun):
-    """Return the function and the list that will hold every value it gave."""
-    values = []
+def noting(fun, values):
+    """Return the function, which appends every value that it gives to a list."""
 
     def noted(x):
         value = fun(x)
         jax.debug.callback(lambda v: values.append(float(v)), value)
         return value
 
-    return noted, values
+    return noted
 
 
-@contextlib.contextmanager
-def at_most(seconds):
-    """Raise in the block after that long, as soon as Python is reached again."""
-
-    def ring(*_):
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+def by_gdjax(fun, start, opt=None):
+    """L-BFGS of gdjax, or another of its solvers."""
+    return gdjax.minimize(fun, start, opt or gdjax.lbfgs(), tol=1e-8, max_steps=STEPS).value
 
 
-def by_gdjax(fun, start):
-    """L-BFGS of gdjax."""
-    result = gdjax.minimize(fun, start, gdjax.lbfgs(), tol=1e-8, max_steps=STEPS)
-    return result.value
+def by_bfgs(fun, start):
+    """BFGS of gdjax."""
+    return by_gdjax(fun, start, gdjax.bfgs())
 
 
-def by_scipy(fun, start, method="L-BFGS-B", **options):
+def by_nonlinear_cg(fun, start):
+    """Conjugate gradients of gdjax."""
+    return by_gdjax(fun, start, gdjax.nonlinear_cg())
+
+
+def by_newton_cg(fun, start):
+    """The trust region of gdjax; each product with the Hessian counts as an evaluation."""
+    return by_gdjax(fun, start, gdjax.newton_cg())
+
+
+@functools.lru_cache(maxsize=1)
+def compiled(fun):
+    """Return value and gradient, compiled once for all of SciPy's solvers."""
+    return jax.jit(jax.value_and_grad(fun))
+
+
+def by_scipy(fun, start, method="L-BFGS-B", note=lambda value: None, **options):
     """SciPy's solver of that name."""
-    both = jax.jit(jax.value_and_grad(fun))
+    both = compiled(fun)
 
     def value_and_grad(x):
         value, grad = both(x)
+        note(float(value))
         return float(value), np.asarray(grad)
 
     if method == "trust-exact":
@@ -153,38 +161,39 @@ def by_optimistix(fun, start):
     ).value
 
 
-SOLVERS = {f.__name__[3:]: f for f in (by_gdjax, by_scipy, by_optax, by_jaxopt, by_optimistix)}
+OURS = (by_gdjax, by_bfgs, by_nonlinear_cg, by_newton_cg)
+SOLVERS = {f.__name__[3:]: f for f in (*OURS, by_scipy, by_optax, by_jaxopt, by_optimistix)}
 
 
-def reference(fun, start):
-    """Return the lowest value that three solvers of SciPy end at."""
-    ends = []
-    for method in ("L-BFGS-B", "BFGS", "trust-exact"):
-        try:
-            with at_most(PATIENCE):
-                ends.append(float(by_scipy(fun, start, method)))
-        except (ValueError, np.linalg.LinAlgError, OverflowError, TimeoutError) as error:
-            print(f"{method}: {error}", file=sys.stderr)  # say, a Hessian that is not finite
-    return min((e for e in ends if np.isfinite(e)), default=np.nan)
+def end(fun, start, method):
+    """Return the value that a solver of SciPy ends at, or None."""
+    try:
+        value = float(by_scipy(fun, start, method))
+    except (ValueError, np.linalg.LinAlgError, OverflowError):  # say, a Hessian with NaN
+        return None
+    return value if np.isfinite(value) else None
 
 
-def solve(name, fun, start, solvers):
-    """Return one row: the reference, and for each solver what it reached and when."""
-    row = {"problem": name, "n": start.size, "reference": reference(fun, start)}
-    for solver in solvers:
-        noted, values = noting(fun)
-        try:
-            jax.block_until_ready(SOLVERS[solver](noted, start))
+def reference(row):
+    """Return the least value that SciPy's solvers end at, NaN if they all failed."""
+    return min((row[m] for m in REFERENCES if row.get(m) is not None), default=np.nan)
+
+
+def solve(solver, fun, start, least):
+    """Return the evaluation at which a solver was close to the least value, and all it did."""
+    values = []
+    try:
+        if solver == "scipy":
+            by_scipy(fun, start, note=values.append)
+        else:
+            jax.block_until_ready(SOLVERS[solver](noting(fun, values), start))
             jax.effects_barrier()
-        except Exception as error:  # a solver that raises has not solved it; say why
-            row[solver] = {"error": f"{type(error).__name__}: {error}"[:200]}
-            continue
-        finite = np.where(np.isfinite(values), values, np.inf)
-        target = row["reference"] + CLOSE * max(1, abs(row["reference"]))
-        hits = np.flatnonzero(finite <= target)
-        first = int(hits[0]) + 1 if hits.size else None
-        row[solver] = {"best": float(finite.min()), "solved_at": first, "evals": len(values)}
-    return row
+    except Exception as error:  # a solver that raises has not solved it; say why
+        return {"error": f"{type(error).__name__}: {error}"[:80]}
+    finite = np.where(np.isfinite(values), values, np.inf)
+    hits = np.flatnonzero(finite <= least + CLOSE * max(1, abs(least)))
+    first = int(hits[0]) + 1 if hits.size else None
+    return {"solved_at": first, "evals": len(values), "best": float(finite.min())}
 
 
 def table(rows, solvers):
@@ -201,42 +210,89 @@ def table(rows, solvers):
     print(f"{len(rows)} problems")
     axes = plt.figure(figsize=(6, 4), layout="constrained").add_subplot()
     for s, first in at.items():
+        run = sum(s in r for r in rows)
         both = np.isfinite(first) & np.isfinite(at["scipy"])
         ratio = np.median(first[both] / at["scipy"][both])
-        print(f"| {s} | {np.isfinite(first).sum()} | {np.median(first[both]):.0f} | {ratio:.2f} |")
+        print(f"| {s} | {np.isfinite(first).sum()} of {run} | {ratio:.2f} |")
         x = np.sort(first[np.isfinite(first)])
         axes.step(x, np.arange(1, x.size + 1), where="post", label=s)
     axes.set(xscale="log", xlabel="evaluations", ylabel=f"solved, of {len(rows)}")
     axes.legend()
-    axes.figure.savefig(OUTPUT / "cutest.png", dpi=150)
+    axes.figure.savefig(RESULTS / "cutest.png", dpi=100)
     plt.close(axes.figure)
+
+
+class Kept:
+    """One row a problem, in a file that is always up to date."""
+
+    def __init__(self, file):
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.rows = {row["problem"]: row for row in map(json.loads, lines)}
+
+    def fill(self, row, key, compute, late):
+        """Put in what is computed, or, after a time, `late`."""
+
+        def put(value):
+            row[key] = value
+            print(row["problem"], key, value, file=sys.stderr, flush=True)
+            new = self.file.with_suffix(".new")
+            new.write_text("".join(json.dumps(r) + "\n" for r in self.rows.values()))
+            new.replace(self.file)
+
+        with no_longer_than(LIMIT, lambda: put(late)):
+            value = compute()
+        put(value)
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds, otherwise):
+    """Where a block takes longer, call `otherwise` and begin this program again.
+
+    A compiled loop and the compiler itself cannot be interrupted from Python.
+    """
+
+    def watch():
+        while not over.wait(1):
+            if time.process_time() - began > seconds:
+                otherwise()
+                again = [a for a in sys.argv if a != "--again"]
+                os.execv(sys.executable, [sys.executable, *again])
+
+    over, began = threading.Event(), time.process_time()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=200, help="most variables of a problem")
-    parser.add_argument("--seconds", type=float, default=np.inf, help="stop after that long")
-    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
+    parser.add_argument("--largest", type=int, default=200, help="most variables of a problem")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=["gdjax", "scipy"])
+    parser.add_argument("--only", nargs="+", help="names of problems")
+    parser.add_argument("--again", action="store_true", help="also what is known already")
+    parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")  # SciPy on overflow
-    OUTPUT.mkdir(exist_ok=True)
-    file = OUTPUT / "cutest.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done, began = {r["problem"] for r in rows}, time.perf_counter()
-    for i, (name, fun, start) in enumerate(problems(options.limit)):
-        if name in done:
+    kept = Kept(RESULTS / "cutest.jsonl")
+    for i, (name, fun, start) in enumerate([] if options.table else problems(options.largest)):
+        if options.only and name not in options.only:
             continue
-        if time.perf_counter() - began > options.seconds:
-            break
-        print(name, start.size, file=sys.stderr, flush=True)
-        rows.append(solve(name, fun, start, options.solvers))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        with file.open("a") as out:
-            out.write(json.dumps(rows[-1]) + "\n")
+        row = kept.rows.setdefault(name, {"problem": name, "n": start.size})
+        for method in REFERENCES:
+            if method not in row:
+                kept.fill(row, method, functools.partial(end, fun, start, method), None)
+        for solver in options.solvers:
+            if options.again or solver not in row:
+                run = functools.partial(solve, solver, fun, start, reference(row))
+                kept.fill(row, solver, run, {"error": f"more than {LIMIT} s"})
         if i % 10 == 9:
             jax.clear_caches()
-    table([r for r in rows if np.isfinite(r["reference"])], options.solvers)
+    rows = [r for r in kept.rows.values() if np.isfinite(reference(r))]
+    table(rows, [s for s in SOLVERS if any(s in r for r in rows)])
 
 
 if __name__ == "__main__":

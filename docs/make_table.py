@@ -31,18 +31,19 @@ def table():
     cases = {}
     for case in registry.CASES:
         cases.setdefault(factory_of(case), []).append(case)
-    cases.pop(None, None)  # compositions
+    cases.pop(None, None)
     rows = [row(factory, cases[factory]) for factory in sorted(cases, key=lambda f: f.__name__)]
     return "\n".join([HEADER, *rows])
 
 
 def factory_of(case):
-    """Return the public function that a case of the registry runs, or None if it composes some."""
+    """Return the public function that a case runs; None for compositions and solvers."""
     make = case.make
     while isinstance(make, functools.partial):
         make = make.func
     make = getattr(make, "factory", make)
-    return make if getattr(gdjax, make.__name__, None) is make else None
+    listed = getattr(gdjax, make.__name__, None) is make and ".solvers." not in make.__module__
+    return make if listed else None
 
 
 def row(factory, cases):

@@ -35,6 +35,7 @@ from oracles import lion as lion_oracles
 from oracles import lookahead as lookahead_oracles
 from oracles import madgrad as madgrad_oracles
 from oracles import mechanic as mechanic_oracles
+from oracles import mirror_descent as mirror_descent_oracles
 from oracles import momo as momo_oracles
 from oracles import muon as muon_oracles
 from oracles import nadam as nadam_oracles
@@ -44,6 +45,7 @@ from oracles import options as options_oracles
 from oracles import polyak_sgd as polyak_sgd_oracles
 from oracles import prodigy as prodigy_oracles
 from oracles import prox as prox_oracles
+from oracles import proximal_gradient as proximal_gradient_oracles
 from oracles import psgd_kron as psgd_kron_oracles
 from oracles import qhadam as qhadam_oracles
 from oracles import radam as radam_oracles
@@ -943,6 +945,25 @@ CASES = [
         lambda gamma, b1, **rest: gdjax.mars(gdjax.lion(b1=b1, **rest), gamma, b1),
         dict(learning_rate=0.02, b1=0.85, b2=0.95, weight_decay=0.1, gamma=0.2),
         options_oracles.mars_lion,
+    ),
+    Case(
+        "proximal_gradient",
+        _with(gdjax.proximal_gradient, gdjax.proximal.prox_lasso),
+        dict(learning_rate=0.05, reg=0.1),
+        proximal_gradient_oracles.ista,
+    ),
+    Case(
+        "fista",
+        _with(gdjax.fista, gdjax.proximal.prox_lasso),
+        dict(learning_rate=0.05, reg=0.1),
+        proximal_gradient_oracles.fista,
+    ),
+    Case(
+        "mirror_descent",
+        _with(gdjax.mirror_descent, to_dual=jnp.arcsinh, to_primal=jnp.sinh),
+        dict(learning_rate=0.05),
+        mirror_descent_oracles.hyperbolic,
+        dtypes=REAL,
     ),
 ]
 

@@ -21,9 +21,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, as_float_leaves, check_range, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.solvers.converge import converge
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares
-from gdjax.solvers.minimize import Result, checked_result, converge
+from gdjax.solvers.result import Result, checked_result
 from gdjax.solvers.vector import as_tree, as_vector
 
 

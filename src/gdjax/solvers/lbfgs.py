@@ -3,8 +3,9 @@
 Liu & Nocedal (1989), https://doi.org/10.1007/BF01589116; Nocedal & Wright (2006), Algorithm 7.4.
 Paper -> here: m -> memory_size, s -> steps, y -> changes, H_0 -> gamma, q and r as there.
 Deviations: a pair with <s, y> <= eps |y|^2 is refused, so that the direction always leads downhill;
-the loops over the pairs are two triangular solves, with the same arithmetic. With R the upper
-triangle of <s_i, y_j>, the loop from the newest pair is R alpha = S g, the one back R' c = ....
+the loops over the pairs are products with the inverse of R, the upper triangle of <s_i, y_j>: the
+loop from the newest pair is R alpha = S g, the one back R' c = .... A new pair gives R one more
+column, and so its inverse (Byrd, Nocedal & Schnabel, 1994, https://doi.org/10.1007/BF01582063).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
 from gdjax.core.base import Optimizer
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
+from gdjax.linalg.axes import matmul
 from gdjax.solvers.line import searched
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.solvers.zoom import scale_by_zoom_linesearch
@@ -32,31 +33,24 @@ class History(NamedTuple):
     updates: Array  # (n,) the gradient of the last update
     diff_params_memory: Array  # S, (m, n), steps
     diff_updates_memory: Array  # Y, (m, n), changes of the gradient
-    products: Array  # (m, m), <s_i, y_j> where j is not older than i
-    used: Array  # how many rows hold a pair, int32
+    inverse: Array  # (m, m), R^-1; rows and columns without a pair are 0
     newest: Array  # the row of the newest pair, int32
     gamma: Array  # <s, y> / <y, y> of the newest pair
 
 
 def two_loops(g: Array, h: History, gamma: Array) -> Array:
     """Return H g for the inverse Hessian H that the pairs give."""
-    m = h.products.shape[0]
-    rows = (h.newest + 1 + jnp.arange(m)) % m  # from the oldest to the newest
-    used = jnp.arange(m) >= m - h.used
-    r = jnp.triu(h.products[rows][:, rows])
-    r = jnp.where(used[:, None] & used[None, :], r, jnp.eye(m, dtype=r.dtype))
-    sg = jnp.where(used, (h.diff_params_memory @ g)[rows], 0)
-    alpha = solve_triangular(r, sg)
-    ring = jnp.zeros_like(alpha).at[rows].set(alpha)
-    q = g - ring @ h.diff_updates_memory
-    yq = jnp.where(used, (h.diff_updates_memory @ q)[rows], 0)
-    c = solve_triangular(r, jnp.diag(r) * alpha - gamma * yq, trans="T")
-    return gamma * q + jnp.zeros_like(c).at[rows].set(c) @ h.diff_params_memory
+    rho = jnp.diag(h.inverse)
+    curvature = jnp.where(rho > 0, 1 / jnp.where(rho > 0, rho, 1), 0)  # <s_i, y_i>
+    alpha = matmul(h.inverse, matmul(h.diff_params_memory, g))
+    q = g - matmul(alpha, h.diff_updates_memory)
+    c = matmul(curvature * alpha - gamma * matmul(h.diff_updates_memory, q), h.inverse)
+    return gamma * q + matmul(c, h.diff_params_memory)
 
 
 def with_pair(h: History, s: Array, y: Array) -> History:
     """Return the history with one more pair, or as it was if the pair has no positive curvature."""
-    m = h.products.shape[0]
+    m = h.inverse.shape[0]
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
     keep = jnp.isfinite(yy) & (sy > jnp.finfo(s.dtype).eps * yy)
     row = jnp.where(keep, (h.newest + 1) % m, h.newest)
@@ -66,12 +60,15 @@ def with_pair(h: History, s: Array, y: Array) -> History:
         return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(keep, new, old), row, 0)
 
     steps, changes = put(h.diff_params_memory, s), put(h.diff_updates_memory, y)
-    products = h.products.at[:, row].set(jnp.where(keep, steps @ y, h.products[:, row]))
+    new = jnp.arange(m) == row
+    rho = 1 / jnp.where(keep, sy, 1)
+    others = jnp.where(new[:, None] | new[None], 0, h.inverse)  # without the oldest pair
+    column = jnp.where(new, rho, -rho * matmul(others, matmul(steps, y)))
+    inverse = jnp.where(keep, jnp.where(new[None], column[:, None], others), h.inverse)
     gamma = jnp.where(keep, sy / jnp.where(keep, yy, 1), h.gamma)
-    used = jnp.where(keep, jnp.minimum(h.used + 1, m), h.used)
     return h._replace(
-        diff_params_memory=steps, diff_updates_memory=changes, products=products, used=used,
-        newest=row, gamma=gamma,
+        diff_params_memory=steps, diff_updates_memory=changes, inverse=inverse, newest=row,
+        gamma=gamma,
     )  # fmt: skip
 
 
@@ -85,11 +82,11 @@ def _lbfgs(grads, slots, params, count, *, scale_init_precond, raw_params):
     s = x - slots.params
     stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction led nowhere: forget the pairs
     h = with_pair(slots, jnp.where(count > 1, s, 0), g - slots.updates)
-    h = h._replace(used=jnp.where(stuck, 0, h.used))
+    h = h._replace(inverse=jnp.where(stuck, 0, h.inverse))
     norm = jnp.sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of at most length 1
     rest = h.gamma if scale_init_precond else jnp.ones_like(h.gamma)
-    gamma = jnp.where(h.used > 0, rest, first if scale_init_precond else 1)
+    gamma = jnp.where(jnp.any(h.inverse > 0), rest, first if scale_init_precond else 1)
     direction = two_loops(g, h, gamma)
     return as_tree(direction, grads), h._replace(params=x, updates=g)
 
@@ -100,8 +97,8 @@ def _empty(memory_size: int, params: Any) -> History:
     rows = jnp.zeros((memory_size, x.size), dtype)
     return History(
         jnp.zeros_like(x), jnp.zeros_like(x), rows, jnp.zeros_like(rows),
-        jnp.zeros((memory_size, memory_size), dtype), jnp.zeros((), jnp.int32),
-        jnp.full((), memory_size - 1, jnp.int32), jnp.ones((), dtype),
+        jnp.zeros((memory_size, memory_size), dtype), jnp.full((), memory_size - 1, jnp.int32),
+        jnp.ones((), dtype),
     )  # fmt: skip
 
 

@@ -2,14 +2,12 @@
 
 Byrd, Lu, Nocedal & Zhu (1995), https://doi.org/10.1137/0916069; version 3 of their code (Morales &
 Nocedal 2011). The model and its minima are in `gdjax.solvers.box`.
-Deviations: the line search asks for the weak Wolfe conditions, by bisection and interpolation
-(Lewis & Overton 2013), or for the approximate ones of Hager & Zhang (2005) where values are all
-rounding; every point that is evaluated is clipped to the box.
+Deviations: the line search is that of `gdjax.solvers.zoom`, for the strong Wolfe conditions up to
+the box's edge; every point that is evaluated is clipped to the box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +23,9 @@ from gdjax.core.numerics import compute_dtype
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
+from gdjax.solvers.line import Line, Point, is_finite, pick
 from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.zoom import wolfe_search
 
 
 class Bounded(NamedTuple):
@@ -55,53 +55,6 @@ class Bounded(NamedTuple):
         return jax.tree.map(clip, params, self.lower, self.upper)
 
 
-class Point(NamedTuple):
-    """A point of the line search."""
-
-    t: Array
-    x: Array
-    value: Array
-    grad: Array
-
-
-def search(at: Callable, x, value, g, d, t, longest, c1, c2, max_tries) -> tuple[Point, Array, Any]:
-    """Return the first point on x + t d, t <= longest, with the Wolfe conditions; tries; success.
-
-    `at(t)` evaluates. Where no point has both conditions the last one with a decrease is taken.
-    """
-    slope = jnp.vdot(g, d)
-    slack = 10 * jnp.finfo(x.dtype).eps * jnp.abs(value)
-
-    def attempt(carry):
-        t, low, high, best, _, tries = carry
-        new = at(t)
-        new_slope = jnp.vdot(new.grad, d)
-        fine = jnp.isfinite(new.value) & jnp.isfinite(new_slope)
-        armijo = new.value <= value + c1 * t * slope
-        approximate = (new.value <= value + slack) & (new_slope <= (2 * c1 - 1) * slope)
-        lower = fine & (armijo | approximate)
-        steep = lower & (new_slope < c2 * slope) & (t < longest)
-        best = jax.tree.map(lambda a, b: jnp.where(lower, a, b), new, best)
-        low, high = jnp.where(lower, t, low), jnp.where(lower, high, t)
-        bend = 2 * (new.value - value - slope * t)
-        guess = -slope * t * t / jnp.where(bend > 0, bend, 1)  # minimum of the parabola, low = 0
-        inside = fine & (bend > 0) & (low == 0)
-        middle = 0.5 * (low + high)
-        inner = jnp.where(inside, jnp.clip(guess, 0.1 * t, 0.5 * t), middle)
-        inner = jnp.where(fine | (low > 0), inner, 0.1 * t)
-        following = jnp.where(jnp.isinf(high), jnp.minimum(4 * t, longest), inner)
-        return following, low, high, best, lower & ~steep, tries + 1
-
-    def unfinished(carry):
-        return ~carry[4] & (carry[5] < max_tries)
-
-    zero = jnp.zeros((), x.dtype)
-    here = Point(zero, x, value, g)
-    start = (t, zero, zero + jnp.inf, here, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
-    _, _, _, best, _, tries = jax.lax.while_loop(unfinished, attempt, start)
-    return best, tries, jnp.any(best.x != x)
-
-
 def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, raw_params):
     if params is None:
         raise ValueError(f"lbfgsb needs {NEEDS_PARAMS}")
@@ -127,15 +80,31 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     short = jnp.minimum(1, 1 / jnp.where(size > 0, size, 1))  # else it has at most length 1
     first = jnp.where(used | boxed, 1, short).astype(dtype)
 
-    def at(t) -> Point:
-        new = jnp.clip(x + t * d, lower, upper)
-        v, grad = jax.value_and_grad(value_fn)(as_tree(new, raw_params))
-        return Point(t, new, v.astype(dtype), as_vector(grad).astype(dtype))
+    def place(t: Array) -> Array:
+        return jnp.clip(x + t * d, lower, upper)
 
-    best, evals, moved = search(
-        at, x, value, g, d, first, longest, c1.astype(dtype), c2.astype(dtype), max_tries
+    def at(t: Array) -> Point:
+        v, grad = jax.value_and_grad(value_fn)(as_tree(place(t), raw_params))
+        grad = as_vector(grad).astype(dtype)
+        return Point(t, v.astype(dtype), jnp.vdot(grad, d), grad)
+
+    here = Point(jnp.zeros((), dtype), value, jnp.vdot(g, d), g)
+    way = Line(
+        at,
+        lambda t: at(t).value,
+        lambda t: jnp.any(place(t) != x),
+        here,
+        d,
+        is_finite(here) & (here.slope < 0),
     )
-    s, y = best.x - x, best.grad - g
+    zero, slack = jnp.zeros((), dtype), 10 * jnp.finfo(dtype).eps * jnp.abs(value)
+    c1, c2 = c1.astype(dtype), c2.astype(dtype)
+    end, failed = wolfe_search(
+        way, first, longest, c1, c2, zero, slack, zero + 4, zero + 1e-5, max_tries
+    )
+    moved = ~failed & way.moves(end.low.t)
+    best = pick(moved, end.low, here)
+    s, y = jnp.where(moved, place(best.t) - x, 0), best.grad - g
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
     keep = moved & (sy > jnp.finfo(dtype).eps * yy)
 
@@ -149,7 +118,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
         used=kept,
         value=best.value,
         grad=as_tree(best.grad, slots.grad),
-        evals=evals,
+        evals=end.tries,
         failed=~moved & ~used & jnp.any(d != 0),
     )
     return as_tree(s, grads), new

@@ -16,9 +16,10 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
 from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
 from gdjax.core.trees import total
+from gdjax.solvers.converge import converge, largest, uphill
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
-from gdjax.solvers.minimize import Result, Status, checked_result, converge, largest, uphill
+from gdjax.solvers.result import Result, Status, checked_result
 
 
 def half_squares(residuals: Any) -> Array:

@@ -58,6 +58,8 @@ def mirror_descent(
 ) -> Optimizer:
     """Descend in dual coordinates; by default multiply weights on the simplex (exponentiated).
 
+    Good for: probabilities and positive weights, by multiplicative steps.
+
     z = z - learning_rate * grad;  new = to_primal(z), at first z = to_dual(params)
 
     By default each leaf is a distribution over its last axis, new is proportional to

@@ -1,158 +1,40 @@
-"""Proximal gradient descent, FISTA and projected gradient: f smooth, g with a proximal operator.
+"""Proximal gradient descent and FISTA: f smooth, g with a proximal operator.
 
-FISTA: Beck & Teboulle (2009), https://doi.org/10.1137/080716542, with the restart of O'Donoghue &
-Candes (2015), https://arxiv.org/abs/1204.3982 (gradient scheme) and the step sizes that may grow of
-Scheinberg, Goldfarb & Bai (2014), https://doi.org/10.1007/s10208-014-9189-9.
-Paper -> here: t_k -> momentum, mu_k or 1 / L -> learning_rate, y_k -> the parameters that one
-trains, x_k -> `gdjax.eval_params(state, params)`.
+Beck & Teboulle (2009), https://doi.org/10.1137/080716542; the step, with deviations, is in
+`gdjax.solvers.proximal_step`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import POSITIVE, Range, as_float_leaves, checked
 from gdjax.core.hyper import as_hyper
-from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import cast_like
-from gdjax.core.trees import copied, inner_product, total, zero
+from gdjax.core.lift import treewise
+from gdjax.core.trees import copied, zero
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
+from gdjax.solvers.proximal_step import Proximal, proximal_step, reg_names
 
 GROWTH = Range("finite and >= 1", lambda x: 1 <= x < float("inf"))
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["point", "momentum", "learning_rate", "evals", "failed"],
-    meta_fields=["prox", "parts"],
-)
-@dataclasses.dataclass(frozen=True)
-class Proximal:
-    """What proximal gradient methods remember."""
-
-    point: Any  # x, the last result of the operator, at least float32; None if not accelerated
-    momentum: Array  # t, 1 without momentum
-    learning_rate: Array  # the step size found by backtracking
-    evals: Array  # evaluations of the objective in the last update, int32
-    failed: Array  # whether no step size was short enough
-    prox: Callable  # structure: the operator
-    parts: int  # structure: how many numbers it takes
-
-    def optimality(self, params, grads, hyperparams):
-        """Return x - prox(x - grads), with a step size of 1."""
-        ahead = jax.tree.map(lambda x, g: x - g, params, grads)
-        near = self.apply(ahead, hyperparams, 1.0)
-        return jax.tree.map(lambda x, y: x - y, params, near)
-
-    def eval_params(self, params, count, hyperparams):
-        """Return x in place of the point at which the next gradient is taken."""
-        return params if self.point is None else cast_like(self.point, params)
-
-    def apply(self, x, hyperparams, scaling):
-        """Return prox(x) with the numbers in force."""
-        names = _names(self.parts)
-        reg = tuple(hyperparams[name] for name in names)
-        return self.prox(x, reg[0] if self.parts == 1 else (reg or None), scaling)
-
-
-def _names(parts: int) -> tuple[str, ...]:
-    return ("reg",) if parts == 1 else tuple(f"reg_{i}" for i in range(parts))
-
-
-def _dot(a: Any, b: Any) -> Array:
-    return total(jax.tree.map(inner_product, a, b))
-
-
-def _moved(y: Any, grads: Any, eta: Array) -> Any:
-    return jax.tree.map(lambda y, g: y - eta.astype(y.real.dtype) * g, y, grads)
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return jax.tree.map(lambda x, y: x - y, a, b)
-
-
-def _backtracked(slots, grads, y, count, numbers, shrink, grow, max_tries, value, value_fn, raw):
-    """Return the step size for which the quadratic upper bound of f holds, and how that went."""
-    value = jnp.asarray(value).astype(zero().dtype)
-    slack = 10 * jnp.finfo(jnp.result_type(*jax.tree.leaves(y), jnp.float32)).eps * jnp.abs(value)
-    before = slots.learning_rate
-
-    def attempt(carry):
-        eta, tries, _, _ = carry
-        eta = jnp.where(tries == 0, eta, eta * shrink)
-        d = _minus(slots.apply(_moved(y, grads, eta), numbers, eta), y)
-        new = value_fn(cast_like(jax.tree.map(jnp.add, y, d), raw)).astype(value.dtype)
-        bound = (_dot(d, d) / (2 * eta)).astype(value.dtype)
-        fits = new - value - _dot(grads, d).astype(value.dtype) <= bound
-        blind = jnp.isfinite(new) & (bound <= slack)  # the values are all rounding
-        return eta, tries + 1, fits | blind, blind & ~fits
-
-    def unfinished(carry):
-        return ~carry[2] & (carry[1] < max_tries)
-
-    eta = jnp.where(count == 1, before, before * grow)
-    no = jnp.zeros((), bool)
-    end = jax.lax.while_loop(unfinished, attempt, (eta, jnp.zeros((), jnp.int32), no, no))
-    eta, evals, accepted, blind = end
-    return jnp.where(blind, jnp.minimum(before, eta), eta), evals, ~accepted
-
-
-def _proximal_gradient(
-    grads, slots, params, count, *, learning_rate=None, shrink=None, grow=None, max_tries=None,
-    accelerated, value=None, value_fn=None, raw_params, **numbers,
-):  # fmt: skip
-    if params is None:
-        raise ValueError(f"proximal_gradient needs {NEEDS_PARAMS}")
-    evals, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    if learning_rate is None:
-        if value is None or value_fn is None:
-            raise TypeError(
-                "proximal_gradient with learning_rate=None needs value=... and value_fn=...: call "
-                "update(grads, state, params, value=value, value_fn=value_fn)."
-            )
-        learning_rate, evals, failed = _backtracked(
-            slots, grads, params, count, numbers, shrink, grow, max_tries, value, value_fn,
-            raw_params,
-        )  # fmt: skip
-    x = slots.apply(_moved(params, grads, learning_rate), numbers, learning_rate)
-    x = jax.tree.map(lambda x, y: jnp.where(failed, y, x), x, params)
-    new = dict(learning_rate=learning_rate, evals=evals, failed=failed)
-    if not accelerated:
-        return _minus(x, params), dataclasses.replace(slots, **new)
-    ratio = slots.learning_rate / jnp.where(learning_rate > 0, learning_rate, 1)
-    last = jnp.where(count == 1, 0, slots.momentum)
-    momentum = (1 + jnp.sqrt(1 + 4 * ratio * last**2)) / 2
-    ahead = _minus(x, slots.point)
-    uphill = _dot(_minus(params, x), ahead) > 0
-    momentum = jnp.where(uphill, 1, momentum)
-    following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-    beta = jnp.where(uphill, 0, (momentum - 1) / following)
-    y = jax.tree.map(lambda x, d: x + beta.astype(x.real.dtype) * d, x, ahead)
-    new |= dict(point=x, momentum=momentum)
-    return _minus(y, params), dataclasses.replace(slots, **new)
 
 
 def _build(call, prox, learning_rate, reg, accelerated, search) -> Optimizer:
     if not callable(prox):
         raise TypeError(f"{call}(prox=...) must be a function prox(x, reg, scaling), got {prox!r}.")
     regs = () if reg is None else reg if isinstance(reg, tuple) else (reg,)
-    numbers = dict(zip(_names(len(regs)), regs, strict=True)) if regs else {}
+    numbers = dict(zip(reg_names(len(regs)), regs, strict=True)) if regs else {}
     first = 1.0
     if learning_rate is None:
         first = search.pop("init_learning_rate")
         numbers |= search
     else:
         numbers["learning_rate"] = learning_rate
-    update = treewise(_proximal_gradient, accelerated=accelerated).update
+    update = treewise(proximal_step, accelerated=accelerated).update
 
     def init(params: Any) -> State:
         as_float_leaves(f"{call}: the parameters", params)
@@ -183,6 +65,8 @@ def proximal_gradient(
     max_tries: Any = 50,
 ) -> Optimizer:
     """Minimize f + g by gradient steps on f, each followed by the proximal operator of g (ISTA).
+
+    Good for: penalties with a corner, such as lasso's, where each step must lead downhill.
 
     new = prox(params - learning_rate * grad f, reg, learning_rate)
 
@@ -236,6 +120,8 @@ def fista(
 ) -> Optimizer:
     """Minimize f + g by proximal gradient steps with momentum, which restarts when it goes uphill.
 
+    Good for: penalties with a corner, such as lasso's: exact zeros.
+
     x = prox(y - learning_rate * grad f(y), reg, learning_rate);  y = x + beta (x - x_before)
 
     The parameters that one trains are y, at which the gradient is taken. The result is x, which for
@@ -268,46 +154,3 @@ def fista(
         init_learning_rate=init_learning_rate, shrink=shrink, grow=grow, max_tries=max_tries
     )
     return _build("fista", prox, learning_rate, reg, True, search)
-
-
-def projected_gradient(
-    projection: Callable,
-    learning_rate: Any = None,
-    numbers: Any = None,
-    *,
-    accelerated: bool = False,
-) -> Optimizer:
-    """Minimize f over a set by gradient steps, each followed by the projection onto the set.
-
-    new = projection(params - learning_rate * grad f, *numbers)
-
-    Args:
-      projection: a function of a tree, as in `gdjax.projections`: a function of a module.
-      learning_rate: see `proximal_gradient`.
-      numbers: what the projection takes besides: a number or prefix tree, a tuple of those, or
-        None. They are hyperparameters, `reg`, or `reg_0`, `reg_1`, ...
-      accelerated: whether to use the momentum of `fista`.
-
-    Returns:
-      An `Optimizer` whose `update` needs the parameters.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.projected_gradient(gdjax.projections.projection_simplex, 0.5)
-      >>> params = jnp.array([0.2, 0.8])
-      >>> updates, state = opt.update(jnp.array([1.0, 0.0]), opt.init(params), params)
-      >>> print(params + updates)
-      [0. 1.]
-    """
-    method = fista if accelerated else proximal_gradient
-    return method(_as_prox(projection), learning_rate, numbers)
-
-
-@functools.lru_cache(maxsize=1024)
-def _as_prox(projection: Callable) -> Callable:
-    def prox(x, numbers, scaling):
-        if numbers is None:
-            return projection(x)
-        return projection(x, *numbers) if isinstance(numbers, tuple) else projection(x, numbers)
-
-    return prox

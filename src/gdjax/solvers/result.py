@@ -1,0 +1,100 @@
+"""How a run to convergence ended, and what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+from jax import Array
+
+
+class Status(enum.IntEnum):
+    """How a minimization ended."""
+
+    CONVERGED = 0
+    STEP_LIMIT = 1
+    LINE_SEARCH_FAILED = 2
+    NONFINITE = 3
+
+
+MEANING = {
+    Status.STEP_LIMIT: "max_steps was reached before the gradient was small; raise it, or tol",
+    Status.LINE_SEARCH_FAILED: "no better point was found along a descent direction; the gradient "
+    "may be wrong, the objective not smooth, or tol below what the dtype can resolve",
+    Status.NONFINITE: "the objective or its gradient is not finite, at the start or wherever a "
+    "step may lead; it may be unbounded below",
+}
+
+
+class MinimizeError(RuntimeError):
+    """A minimization did not converge; `result` is what it reached."""
+
+    result: Result
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "params", "value", "grad_norm", "steps", "evaluations", "status", "state", "aux", "trace"
+    ],
+    meta_fields=[],
+)  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `minimize` returns: a pytree of arrays, with a leading axis of lanes under `vmap`.
+
+    Attributes:
+      params: the best parameters; never worse than the last finite ones.
+      value: the objective there.
+      grad_norm: the largest magnitude in the gradient there, or in what stands for it with
+        constraints: zero at a solution.
+      steps: updates done, int32.
+      evaluations: of the objective, most with its gradient, int32.
+      status: a `Status`, int32.
+      state: the optimizer's last state.
+      aux: what `fun` returned besides, at `params`; None without `has_aux`.
+      trace: with `trace=True` a dict of "value" and "grad_norm" before each update, (max_steps,),
+        NaN after the last; else None.
+    """
+
+    params: Any
+    value: Array
+    grad_norm: Array
+    steps: Array
+    evaluations: Array
+    status: Array
+    state: Any
+    aux: Any
+    trace: Any
+
+    @property
+    def converged(self) -> Array:
+        """Whether the status is `Status.CONVERGED`."""
+        return self.status == Status.CONVERGED
+
+
+def checked_result(result: Result) -> Result:
+    """Return the result, or raise if a lane did not converge."""
+    if isinstance(result.status, jax.core.Tracer):
+        raise TypeError(
+            "minimize(throw=True) cannot raise under jit, vmap or grad: look at result.status "
+            "there."
+        )
+    status = np.ravel(np.asarray(result.status))
+    bad = np.flatnonzero(status != Status.CONVERGED)
+    if bad.size:
+        first = Status(int(status[bad[0]]))
+        lanes = (
+            f"{bad.size} of {status.size} lanes; the first, lane {bad[0]}: "
+            if result.status.ndim
+            else ""
+        )
+        error = MinimizeError(f"minimize: {lanes}{first.name}: {MEANING[first]}.")
+        error.result = result
+        raise error
+    return result
