@@ -1,6 +1,7 @@
 """Time two sides in one run, compare their outputs, and keep what came out as a row."""
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     ours: float | Sequence[float]
     peer: str
     theirs: float | Sequence[float]
-    target: float  # smallest ratio theirs / ours that is good enough
+    target: float | None  # smallest ratio theirs / ours that is good enough, if there is one
     limit: float | None = None  # the least that this machine could take
     unit: str = "s"
 
@@ -49,11 +50,16 @@ def seconds(function: Callable) -> tuple[float, object]:
 
 
 def interleaved(sides: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Return the times of each side, in turns A B A B, after one call each to warm up."""
+    """Return the times of each side, in turns A B A B, after one call each to warm up.
+
+    Calls of less than 20 ms are repeated more often: for 20 ms times `repeats`, at most 20 times
+    as often.
+    """
     times = {name: [] for name in sides}
     for function in sides.values():
         jax.block_until_ready(function())
-    for _ in range(repeats):
+    slowest = max(seconds(function)[0] for function in sides.values())
+    for _ in range(repeats * min(20, math.ceil(0.02 / slowest))):
         for name, function in sides.items():
             times[name].append(seconds(function)[0])
     return times

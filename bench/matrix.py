@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import Row, interleaved
+from harness import Row, interleaved, matmul_rate
 from optax import contrib
 from steps import transformer
 
@@ -22,6 +22,12 @@ def orthogonality_error(updates):
     """Return the largest |s - 1| over the singular values of updates, divided by their median."""
     values = [np.linalg.svd(x, compute_uv=False) for x in jax.tree.leaves(updates)]
     return max(float(np.abs(s / np.median(s) - 1).max()) for s in values)
+
+
+def operations(shapes):
+    """Return the operations of five steps of Newton-Schulz, in the cheaper of `polar`'s forms."""
+    pairs = [(min(s), max(s)) for s in shapes]
+    return sum(min(5 * (4 * m * m * n + 2 * m**3), 8 * m * m * n + 28 * m**3) for m, n in pairs)
 
 
 def donated(factory, params, grads):
@@ -60,7 +66,8 @@ def muon(options):
         repeats = options.repeats if width < 512 else max(options.repeats // 3, 3)
         times = interleaved({name: run for name, (run, _) in runs.items()}, repeats)
         name = f"Muon step, {blocks} blocks of width {width}"
-        yield Row(name, times["gdjax"], "optax", times["optax"], 2.5)
+        limit = operations([x.shape for x in jax.tree.leaves(params)]) / matmul_rate()
+        yield Row(name, times["gdjax"], "optax", times["optax"], 2.5, limit)
 
 
 def muon_compile(options):

@@ -1,21 +1,19 @@
-"""SOAP and Shampoo: amortized steps against AdamW and against one program for each leaf."""
+"""SOAP and Shampoo: amortized steps against AdamW and against other ways to go over the leaves."""
 
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and XLA's wait for each other
-
+import functools
 import statistics
 
 import jax
-from harness import Row, interleaved
-from steps import transformer
+from harness import Row, seconds
+from steps import donated_step, transformer
 
 import gdjax
 from gdjax.core.blocks import map_blocks
+from gdjax.linalg.buckets import in_turn, map_buckets
 from gdjax.optimizers import shampoo as shampoo_module
 from gdjax.optimizers import soap as soap_module
 
-FREQUENCY = 10
+FREQUENCY, ROUNDS = 10, 5
 MAKERS = {
     "SOAP": (soap_module, lambda **k: gdjax.soap(1e-3, precondition_frequency=FREQUENCY, **k)),
     "Shampoo": (
@@ -23,75 +21,85 @@ MAKERS = {
         lambda **k: gdjax.shampoo(1e-3, precondition_frequency=FREQUENCY, block_size=512, **k),
     ),
 }
+STACKED = functools.partial(map_buckets, batched=True)
+STACKS = {"stack, batched": STACKED, "stack, in turn": functools.partial(STACKED, lift=in_turn)}
 
 
-def sizes(options):
-    return (2, 64) if options.quick else (4, 256)
+class Run:
+    """An optimizer that takes one donated step after the other."""
+
+    def __init__(self, opt, params, grads):
+        self.carry = jax.tree.map(lambda x: x.copy(), (params, opt.init(params)))
+        self.grads = grads
+        self.step = donated_step(gdjax, opt).lower(*self.carry, grads).compile()
+
+    def __call__(self):
+        """Take a step."""
+        self.carry = self.step(*self.carry, self.grads)
+        return self.carry
+
+    def state(self):
+        """Return the bytes of the state, in MB."""
+        return sum(x.nbytes for x in jax.tree.leaves(self.carry[1])) / 1e6
+
+    def peak(self):
+        """Return the bytes that a step needs, in MB."""
+        used = self.step.memory_analysis()
+        needed = used.argument_size_in_bytes + used.output_size_in_bytes
+        return (needed + used.temp_size_in_bytes - used.alias_size_in_bytes) / 1e6
 
 
-def compiled_step(opt, params, grads):
-    """Return a function that does one donated step, and its compiled program."""
-
-    def step(params, state, grads):
-        updates, state = opt.update(grads, state, params)
-        return gdjax.apply_updates(params, updates), state
-
-    carry = jax.tree.map(lambda x: x.copy(), (params, opt.init(params)))
-    program = jax.jit(step, donate_argnums=(0, 1)).lower(*carry, grads).compile()
-
-    def run():
-        nonlocal carry
-        carry = program(*carry, grads)
-        return carry
-
-    return run, program
-
-
-def per_leaf(module, make):
-    """Make an optimizer with its rule once for each leaf instead of once for each stack."""
-    before, module.map_stacks = module.map_stacks, map_blocks
+def leaves_by(map_rows, module, make):
+    """Make an optimizer that goes over the leaves in another way."""
+    before, module.map_buckets = module.map_buckets, map_rows
     try:
         return make()
     finally:
-        module.map_stacks = before
+        module.map_buckets = before
+
+
+def intervals(runs, rounds):
+    """Return for each side the time of every step of an interval: medians over rounds."""
+    for run in runs.values():  # the first roots come all at once
+        for _ in range(FREQUENCY):
+            run()
+    times = {name: [[] for _ in range(FREQUENCY)] for name in runs}
+    for step in range(rounds * FREQUENCY):
+        for name, run in runs.items():
+            times[name][step % FREQUENCY].append(seconds(run)[0])
+    return {name: [statistics.median(t) for t in steps] for name, steps in times.items()}
 
 
 def precondition(options):
-    """Amortized step, peak of temporary memory, state, and how even staggered steps are."""
-    blocks, width = sizes(options)
+    """Mean step of an interval, how even steps are, peak memory and state."""
+    blocks, width = (2, 64) if options.quick else (4, 256)
     params, grads = transformer(blocks, width), transformer(blocks, width, seed=1)
     shape = f"{blocks} blocks of width {width}"
-    adamw, _ = compiled_step(gdjax.adamw(1e-3), params, grads)
     for name, (module, make) in MAKERS.items():
-        stacked, program = compiled_step(make(), params, grads)
-        leaf, leaf_program = compiled_step(per_leaf(module, make), params, grads)
-        turns, _ = compiled_step(make(stagger=True), params, grads)
-        sides = dict(stacked=stacked, leaf=leaf, turns=turns, adamw=adamw)
-        for run in sides.values():  # after the first roots, which all come at once
-            for _ in range(FREQUENCY):
-                run()
-        times = interleaved(sides, 2 * FREQUENCY)
-        mean = {k: statistics.mean(v) for k, v in times.items()}
-        yield Row(f"{name}, mean step, {shape}", mean["stacked"], "per leaf", mean["leaf"], 0.8)
-        yield Row(f"{name}, mean step, {shape}", mean["stacked"], "AdamW", mean["adamw"], 0.01)
-        flat = {k: max(times[k]) / statistics.median(times[k]) for k in ("turns", "stacked")}
-        yield Row(
-            f"{name}, longest / median step, staggered, {shape}",
-            flat["turns"], "all at once", flat["stacked"], 1.0, unit="B",
-        )  # fmt: skip
-        peaks = [p.memory_analysis().temp_size_in_bytes / 1e6 for p in (program, leaf_program)]
-        yield Row(f"{name}, temporary memory, {shape}", *_pair(peaks, "per leaf"), 0.3, unit="MB")
-        state = [_megabytes(opt, params) for opt in (make(), gdjax.adamw(1e-3))]
-        yield Row(f"{name}, state, {shape}", *_pair(state, "AdamW"), 0.05, unit="MB")
-
-
-def _pair(values, peer):
-    return float(values[0]), peer, float(values[1])
-
-
-def _megabytes(opt, params):
-    state = jax.eval_shape(opt.init, params)
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 1e6
+        ours_is_per_leaf = jax.default_backend() == "cpu"
+        others = STACKS if ours_is_per_leaf else {"per leaf": map_blocks}
+        runs = {}
+        for side, way in others.items():
+            runs[side] = Run(leaves_by(way, module, make), params, grads)
+        runs["ours"] = Run(make(), params, grads)
+        runs["staggered"] = Run(make(stagger=True), params, grads)
+        runs["AdamW"] = Run(gdjax.adamw(1e-3), params, grads)
+        times = intervals(runs, 1 if options.quick else ROUNDS)
+        mean = {side: statistics.mean(steps) for side, steps in times.items()}
+        for side in (*others, "staggered", "AdamW"):
+            target = 1.0 if side in others else None
+            yield Row(f"{name}, mean step, {shape}", mean["ours"], side, mean[side], target)
+        uneven = {side: max(steps) / statistics.median(steps) for side, steps in times.items()}
+        title = f"{name}, longest step over median, staggered, {shape}"
+        yield Row(title, uneven["staggered"], "all at once", uneven["ours"], None, unit="")
+        peak = {side: run.peak() for side, run in runs.items()}
+        for side in (*others, "AdamW"):
+            target = 1.0 if side in others else None
+            title = f"{name}, peak memory, {shape}"
+            yield Row(title, peak["ours"], side, peak[side], target, unit="MB")
+        state = {side: run.state() for side, run in runs.items()}
+        title = f"{name}, state, {shape}"
+        yield Row(title, state["ours"], "AdamW", state["AdamW"], None, unit="MB")
 
 
 WORKLOADS = {f.__name__: f for f in (precondition,)}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from harness import Row
-from steps import OPTIMIZERS, clipped_adamw, donated_step, transformer
+from steps import OPTIMIZERS, clipped_adamw, donated_step, stacked, transformer
 
 import gdjax
 
@@ -48,19 +48,26 @@ def trace(options):
 
 def compiling(options):
     """Trace, lower and compile clip + AdamW: how it grows with the number of leaves."""
+    sides = {
+        "gdjax": (gdjax, clipped_adamw),
+        "optax": (optax, clipped_adamw),
+        "stacked": (gdjax, stacked),
+    }
     for leaves in (10, 100) if options.quick else (10, 100, 1000):
-        params, times = small(leaves), {lib.__name__: [] for lib in LIBRARIES}
-        for _ in range(1 if leaves > 500 else 3):
-            for lib in LIBRARIES:
-                opt = clipped_adamw(lib)
+        params, times = small(leaves), {name: [] for name in sides}
+        for _ in range(1 if leaves > 500 else 5):
+            for name, (lib, make) in sides.items():
+                opt = make(lib)
                 state = opt.init(params)
                 jax.clear_caches()
                 start = time.perf_counter()
                 donated_step(lib, opt).lower(params, state, params).compile()
-                times[lib.__name__].append(time.perf_counter() - start)
+                times[name].append(time.perf_counter() - start)
         title = f"trace + lower + compile of clip + AdamW, {leaves} leaves"
         target = 1.5 if leaves >= 1000 else 1.0
         yield Row(title, times["gdjax"], "optax", times["optax"], target)
+        title += ", flatten(block=16)"
+        yield Row(title, times["stacked"], "optax", times["optax"], target)
 
 
 def memory(options):

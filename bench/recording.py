@@ -18,7 +18,7 @@ def _program(options, opt, norms=None):
         for key, (name, shape) in zip(keys, sizes.items(), strict=True)
     }
     x = jax.random.normal(jax.random.key(1), (rows, width))
-    state = opt.init(params)
+    _, state = jax.jit(opt.update)(params, opt.init(params), params)  # moments that are not zero
 
     def loss(params):
         out = x

@@ -1,5 +1,8 @@
 """The tables of bench/README.md and README.md, made from what stands in bench/results/.
 
+A result is a list of rows. Each says what it was measured on, so that some can be measured anew
+without the others.
+
 Run: python bench/report.py
 """
 
@@ -10,60 +13,100 @@ from tabulate import tabulate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SCALES = {"s": (1e3, "ms"), "B": (1, "B"), "MB": (1, "MB"), "": (1, "")}
-HEADER = ["workload", "gdjax", "±", "peer", "it takes", "ratio", "target", "of the limit"]
+SCALES = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 BEGIN, END = "<!-- bench: made by bench/report.py -->", "<!-- end of bench -->"
 HEADLINES = (  # beginnings of the workloads that README.md shows
-    "sweep of 32",
-    "step of clip + AdamW",
-    "trace + lower",
-    "update outside of jit",
-    "L-BFGS",
     "import",
+    "update outside of jit",
+    "trace + lower",
+    "step of clip + AdamW",
+    "step of Lion, 38",
+    "step of SGD with momentum, 38",
+    "step of AdamW, one of 8",
+    "peak memory of a step of clip",
+    "Muon step",
+    "sweep of 32",
+    "d(validation loss)/d(rate), 400",
+    "peak memory of d(validation loss)/d(rate), 400",
+    "L-BFGS",
 )
 
 
-def table(rows, columns=None):
-    """Return the rows of a result as a table in Markdown, or its first columns."""
-    lines = []
-    for row in rows:
-        scale, unit = SCALES[row["unit"]]
-        line = [
-            row["workload"],
-            f"{row['ours'] * scale:.3g} {unit}",
-            "" if row["spread"] is None else f"{row['spread']:.0%}",
-            row["peer"],
-            f"{row['theirs'] * scale:.3g} {unit}",
-            f"{row['ratio']:.2f}",
-            f"{row['target']:.2f}",
-            "" if row["limit"] is None else f"{row['limit'] / row['ours']:.0%}",
-        ]
-        lines.append(line[:columns])
-    return tabulate(lines, HEADER[:columns], tablefmt="github", disable_numparse=True)
+def quantity(value, unit):
+    """Return a number with its unit in three digits; seconds in the unit that suits them."""
+    if unit != "s":
+        return f"{value:.3g} {unit}".strip()
+    scale, unit = next((s for s in SCALES if value >= s[0]), SCALES[-1])
+    return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
 
 
-def machine(found):
-    """Return one line on what a result was measured on."""
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in found.items() if k != "rows") + "."
+def cells(row):
+    """Return what the columns of a table show of a row."""
+    target = row["target"]
+    missed = target is not None and round(row["ratio"], 2) < round(target, 2)
+    return {
+        "workload": row["workload"],
+        "gdjax": quantity(row["ours"], row["unit"]),
+        "±": "" if row["spread"] is None else f"{row['spread']:.0%}",
+        "peer": row["peer"],
+        "it takes": quantity(row["theirs"], row["unit"]),
+        "ratio": f"{row['ratio']:.2f}",
+        "target": "" if target is None else f"{target:.2f}" + ", missed" * missed,
+        "of the limit": "" if row["limit"] is None else f"{row['limit'] / row['ours']:.0%}",
+    }
+
+
+def table(rows, without=()):
+    """Return rows as a table in Markdown."""
+    lines = [{k: v for k, v in cells(row).items() if k not in without} for row in rows]
+    return tabulate(lines, "keys", tablefmt="github", disable_numparse=True)
+
+
+def machine(rows):
+    """Return one line on what rows were measured on."""
+    parts = []
+    for key in dict.fromkeys(key for row in rows for key in row["on"]):
+        values = sorted({row["on"][key] for row in rows if key in row["on"]})
+        if isinstance(values[0], float) and len(values) > 1:
+            values = [f"{values[0]} to {values[-1]}"]
+        parts.append(f"{key.replace('_', ' ')} {' and '.join(map(str, values))}")
+    return ", ".join(parts) + "."
 
 
 def found():
-    """Return every stored result, by the name of its file."""
+    """Return the rows of every stored result, by the name of its file."""
     return {p.stem: json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))}
+
+
+def merged(old, new):
+    """Return rows with new ones in the place of old ones of the same workload and peer."""
+    rows = {(row["workload"], row["peer"]): row for row in (*old, *new)}
+    files = list(dict.fromkeys(row["name"].split(".")[0] for row in rows.values()))
+    return sorted(rows.values(), key=lambda row: files.index(row["name"].split(".")[0]))
+
+
+def save(backend, rows):
+    """Merge rows into the result of a backend, and write the tables."""
+    RESULTS.mkdir(exist_ok=True)
+    rows = merged(found().get(backend, []), rows)
+    lines = ",\n".join(map(json.dumps, rows))  # a row is a line, so that changes can be read
+    (RESULTS / f"{backend}.json").write_text(f"[\n{lines}\n]\n")
+    refresh()
 
 
 def full():
     """Return a section for each backend."""
-    parts = [f"### {name}\n\n{machine(r)}\n\n{table(r['rows'])}" for name, r in found().items()]
+    parts = [f"### {name}\n\n{machine(rows)}\n\n{table(rows)}" for name, rows in found().items()]
     return "\n\n".join(parts)
 
 
 def headlines():
-    """Return the rows that README.md shows."""
+    """Return the rows that README.md shows, from what gdjax does best to what it does worst."""
     parts = []
-    for result in found().values():
-        rows = [r for r in result["rows"] if r["workload"].startswith(HEADLINES)]
-        parts.append(f"{table(rows, columns=6)}\n\n{machine(result)}")
+    for rows in found().values():
+        rows = [row for row in rows if row["workload"].startswith(HEADLINES)]
+        rows.sort(key=lambda row: -row["ratio"])
+        parts.append(f"{table(rows, without=('±', 'target', 'of the limit'))}\n\n{machine(rows)}")
     return "\n\n".join(parts)
 
 

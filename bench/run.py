@@ -3,19 +3,26 @@
 Prints one table: workload, gdjax, the peer, their ratio (above 1: gdjax is better), the target, and
 the share of what the machine could do at best (bytes that must move over the bandwidth of a copy).
 Runs interleave the two sides; times are medians, and the outputs are compared, so that a fast wrong
-answer fails.
+answer fails. A workload that fails is reported at the end, and does not stop the others.
 
-Run: python bench/run.py [--only NAME ...] [--device cpu|gpu] [--json FILE] [--save] [--quick]
+Run: python bench/run.py [--list] [--only NAME ...] [--device cpu|gpu] [--quick] [--save]
 """
 
 import argparse
+import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see README.md; read when SciPy is imported
+
+import hypergradients
 import jax
+import lanes
 import matrix
 import optax
 import precondition
@@ -30,60 +37,100 @@ from harness import copy_bandwidth, median
 
 import gdjax
 
-MODULES = (programs, steps, matrix, precondition, wrapped, recording, sweeps, solving)
-WORKLOADS = {name: run for module in MODULES for name, run in module.WORKLOADS.items()}
+MODULES = (
+    programs, steps, matrix, precondition, wrapped, recording, hypergradients, sweeps, lanes,
+    solving,
+)  # fmt: skip
+WORKLOADS = {
+    f"{module.__name__}.{name}": run for module in MODULES for name, run in module.WORKLOADS.items()
+}
+
+
+def selected(names):
+    """Return the workloads of these names; one is that of a file, of a workload in it, or both."""
+    chosen = dict.fromkeys(
+        full for name in names for full in WORKLOADS if name in (full, *full.split("."))
+    )
+    unknown = [name for name in names if not any(name in (f, *f.split(".")) for f in WORKLOADS)]
+    if unknown:
+        raise SystemExit(f"no workload is named {', '.join(unknown)}. There are:\n{listing()}")
+    return list(chosen)
+
+
+def listing():
+    """Return every workload and what it is, a line each."""
+    return "\n".join(f"{name:28} {run.__doc__.splitlines()[0]}" for name, run in WORKLOADS.items())
+
+
+def git(*command):
+    """Run git in this repository."""
+    here = Path(__file__).parent.parent
+    return subprocess.run(["git", *command], capture_output=True, text=True, cwd=here)
 
 
 def machine():
-    """Return what the numbers were measured on."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=report.RESULTS.parent,
-    )
+    """Return what the numbers are measured on."""
+    commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+    changed = git("diff", "--quiet", "HEAD", "--", "src", "bench/*.py").returncode
     return {
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "copy_bandwidth_gb_per_s": round(copy_bandwidth() / 1e9, 1),
         "jax": jax.__version__,
         "optax": optax.__version__,
         "gdjax": gdjax.__version__,
-        "commit": commit.stdout.strip(),
         "python": platform.python_version(),
+        "commit": commit + "-dirty" * bool(changed),
+        "date": datetime.date.today().isoformat(),
     }
+
+
+def measured(name, options):
+    """Yield the rows of a workload as they are stored, and print each."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    for row in WORKLOADS[name](options):
+        medians = {"ours": median(row.ours), "theirs": median(row.theirs)}
+        stored = {**row._asdict(), **medians, "ratio": row.ratio, "spread": row.spread}
+        print(report.table([stored]).splitlines()[-1], file=sys.stderr, flush=True)
+        yield {**stored, "name": name, "on": machine()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--list", action="store_true", help="list the workloads")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads, or whole files")
     parser.add_argument("--device", help="cpu, gpu or tpu; the default is JAX's")
     parser.add_argument("--json", help="write the rows and what they ran on to this file")
     parser.add_argument(
-        "--save", action="store_true", help="the same to bench/results/, and refresh the tables"
+        "--save",
+        action="store_true",
+        help="put the rows in place of the old ones in bench/results/, and refresh the tables",
     )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     options = parser.parse_args()
+    if options.list:
+        return print(listing())
+    if options.quick and options.save:
+        parser.error("--save keeps full sizes only: leave out --quick.")
+    names = selected(options.only) if options.only else list(WORKLOADS)
     if options.device:
         jax.config.update("jax_platforms", options.device)
-    rows = []
-    for name in options.only:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        for row in WORKLOADS[name](options):
-            medians = {"ours": median(row.ours), "theirs": median(row.theirs)}
-            rows.append({**row._asdict(), **medians, "ratio": row.ratio, "spread": row.spread})
-            print(report.table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    found = {**machine(), "rows": rows}
-    print(f"\n{report.machine(found)}\n")
-    print(report.table(rows))
+        jax.devices()  # fail now if there is none
+    rows, failed = [], []
+    for name in names:
+        try:
+            for row in measured(name, options):
+                rows.append(row)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    print(f"\n{report.machine(rows)}\n\n{report.table(rows)}")
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1))
+        Path(options.json).write_text(json.dumps(rows, indent=1))
     if options.save:
-        report.RESULTS.mkdir(exist_ok=True)
-        (report.RESULTS / f"{jax.default_backend()}.json").write_text(
-            json.dumps(found, indent=1) + "\n"
-        )
-        report.refresh()
+        report.save(jax.default_backend(), rows)
+    if failed:
+        raise SystemExit(f"failed, see above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def classifier(options):
         yield from compared(name, options, loss, jnp.zeros(50), (x, y))
 
 
-def lanes(options):
+def problems(options):
     """Many small problems in one call, against SciPy one by one."""
     count = 50 if options.quick else 1000
     rng = np.random.default_rng(0)
@@ -132,4 +132,4 @@ def lanes(options):
         yield Row(name, times["gdjax"], "SciPy, one by one", times["SciPy"], 10.0)
 
 
-WORKLOADS = {f.__name__: f for f in (valley, classifier, lanes)}
+WORKLOADS = {f.__name__: f for f in (valley, classifier, problems)}

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -57,21 +58,25 @@ def donated_step(lib, opt):
     return step
 
 
+def stepper(lib, make, params, grads):
+    """Return a function that takes one more step, and the list it keeps parameters and state in."""
+    opt = make(lib)
+    carry = list(jax.tree.map(jnp.copy, (params, opt.init(params))))
+    step = donated_step(lib, opt)
+
+    def run():
+        carry[:] = step(*carry, grads)
+        return carry
+
+    return run, carry
+
+
 def race(make, params, grads, repeats):
     """Return the times of one step in each library, after checking that both arrive together."""
-    carries, sides = {}, {}
-    for lib in (gdjax, optax):
-        opt = make(lib)
-        carries[lib.__name__] = jax.tree.map(jnp.copy, (params, opt.init(params)))
-        step = donated_step(lib, opt)
-
-        def run(name=lib.__name__, step=step):
-            carries[name] = step(*carries[name], grads)
-            return carries[name]
-
-        sides[lib.__name__] = run
-    times = interleaved(sides, repeats)
-    must_agree(carries["gdjax"][0], carries["optax"][0])
+    ours, mine = stepper(gdjax, make, params, grads)
+    theirs, its = stepper(optax, make, params, grads)
+    times = interleaved({"gdjax": ours, "optax": theirs}, repeats)
+    must_agree(mine[0], its[0])
     return times
 
 
@@ -90,36 +95,48 @@ def fused(options):
 
 
 def torch_step(options):
-    """One step of clip + AdamW against torch's fused AdamW on the same arrays."""
+    """One step of clip + AdamW and of SGD against torch's, on the same arrays."""
     try:
         import torch
     except ImportError:
+        print("torch is not installed: nothing to compare with", file=sys.stderr)
         return
     torch.set_num_threads(os.cpu_count() or 1)
-    shape = (2, 64) if options.quick else SIZES["38 M"]
+    size, shape = ("0.1 M", (2, 64)) if options.quick else ("38 M", SIZES["38 M"])
     params, grads = transformer(*shape), transformer(*shape, seed=1)
-    opt = clipped_adamw(gdjax)
-    carry, step = jax.tree.map(jnp.copy, (params, opt.init(params))), donated_step(gdjax, opt)
-    tensors = [torch.nn.Parameter(torch.tensor(np.array(x))) for x in jax.tree.leaves(params)]
-    theirs = torch.optim.AdamW(tensors, lr=1e-3, weight_decay=1e-4, fused=True)
-
-    def ours():
-        nonlocal carry
-        carry = step(*carry, grads)
-        return carry
-
+    count = sum(x.size for x in jax.tree.leaves(params))
     gradients = [torch.tensor(np.array(g)) for g in jax.tree.leaves(grads)]
+    peers = {
+        "clip + AdamW": functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4),
+        "SGD with momentum": functools.partial(torch.optim.SGD, lr=1e-2, momentum=0.9),
+    }
+    for name, peer in peers.items():
+        make, moved = OPTIMIZERS[name]
+        clips = name.startswith("clip")
+        for form in ("fused", "foreach"):
+            tensors = [
+                torch.nn.Parameter(torch.tensor(np.array(x))) for x in jax.tree.leaves(params)
+            ]
+            theirs = peer(tensors, **{form: True})
 
-    def peer():
-        for p, g in zip(tensors, gradients, strict=True):
-            p.grad = g.clone()  # clipping works in place
-        torch.nn.utils.clip_grad_norm_(tensors, 1.0)
-        theirs.step()
+            def step(tensors=tensors, theirs=theirs, clips=clips):
+                for p, g in zip(tensors, gradients, strict=True):
+                    p.grad = g.clone() if clips else g  # clipping works in place
+                if clips:
+                    torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+                theirs.step()
 
-    times = interleaved({"gdjax": ours, "torch": peer}, options.repeats)
-    must_agree(jax.tree.leaves(carry[0]), [t.detach().numpy() for t in tensors])
-    name = f"step of clip + AdamW, {sum(t.numel() for t in tensors) / 1e6:.0f} M parameters"
-    yield Row(name, times["gdjax"], "torch, fused", times["torch"], 1.0)
+            run, carry = stepper(gdjax, make, params, grads)
+            times = interleaved({"gdjax": run, "torch": step}, options.repeats)
+            must_agree(jax.tree.leaves(carry[0]), [t.detach().numpy() for t in tensors])
+            title, limit = f"step of {name}, {size} parameters", moved * count / copy_bandwidth()
+            yield Row(title, times["gdjax"], f"torch, {form}", times["torch"], 1.0, limit)
+
+
+def stacked(lib):
+    """Return clip + AdamW, of gdjax with moments in stacks of 16 leaves."""
+    opt = clipped_adamw(lib)
+    return gdjax.flatten(opt, block=16) if lib is gdjax else opt
 
 
 def small_leaves(options):
@@ -127,9 +144,10 @@ def small_leaves(options):
     for leaves in (100,) if options.quick else (1000, 2000):
         rng = np.random.default_rng(0)
         params = [jnp.asarray(rng.normal(size=(8, 8)), jnp.float32) for _ in range(leaves)]
-        times = race(clipped_adamw, params, params, options.repeats)
         title = f"step of clip + AdamW, {leaves} leaves of 64"
-        yield Row(title, times["gdjax"], "optax", times["optax"], 2.5)
+        for make, form in ((clipped_adamw, ""), (stacked, ", flatten(block=16)")):
+            times = race(make, params, params, options.repeats)
+            yield Row(title + form, times["gdjax"], "optax", times["optax"], 2.5)
 
 
 def eager(options):
@@ -138,9 +156,9 @@ def eager(options):
     sides = {}
     for lib in (gdjax, optax):
         opt = lib.adamw(1e-3)
-        state = opt.init(params)
+        _, state = opt.update(params, opt.init(params), params)  # moments that are not zero
         sides[lib.__name__] = lambda opt=opt, state=state: opt.update(params, state, params)
-    must_agree(sides["gdjax"]()[0], sides["optax"]()[0])
+    must_agree(sides["gdjax"]()[0], sides["optax"]()[0], atol=1e-8)
     times = interleaved(sides, options.repeats)
     yield Row("update outside of jit, 96 leaves", times["gdjax"], "optax", times["optax"], 20.0)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from harness import Row, interleaved, must_agree, seconds
+from harness import Row, must_agree, seconds
 from sklearn.datasets import load_digits
 
 import gdjax
@@ -86,40 +86,4 @@ def sweep(options):
     yield Row(name, mine, "optax, vmap + scan by hand", statistics.median(times["hand"]), 1 / 1.1)
 
 
-def lanes(options):
-    """Warm time of 100 Adam steps of 64 images for 1 ... 4096 lanes of a small network."""
-    images, labels = load_digits(return_X_y=True)
-    data = jnp.asarray(images[:64] / 16, jnp.float32), jnp.asarray(labels[:64], jnp.int32)
-    params = model.init(jax.random.key(0))
-    for count in (1, 8) if options.quick else (1, 16, 256, 4096):
-        rates = np.logspace(-4, -2, count).astype(np.float32)
-
-        def ours(rates=rates):
-            space = {"learning_rate": rates}
-            return gdjax.sweep(loss_fn, params, gdjax.adam, space, data, steps=100).history["loss"]
-
-        @jax.jit
-        def run(rates):
-            def one(rate):
-                opt = optax.adam(rate)
-
-                def step(carry, _):
-                    p, s = carry
-                    loss, grads = jax.value_and_grad(loss_fn)(p, data)
-                    updates, s = opt.update(grads, s, p)
-                    return (optax.apply_updates(p, updates), s), loss
-
-                return jax.lax.scan(step, (params, opt.init(params)), length=100)[1]
-
-            return jax.vmap(one)(rates)
-
-        def by_hand(rates=rates, run=run):
-            return run(jnp.asarray(rates))
-
-        repeats = 1 if count > 1000 else 5
-        times = interleaved({"ours": ours, "hand": by_hand}, repeats)
-        name = f"sweep, warm, {count} lanes, 100 steps"
-        yield Row(name, times["ours"], "optax, vmap + scan by hand", times["hand"], 1 / 1.05)
-
-
-WORKLOADS = {"sweep": sweep, "lanes": lanes}
+WORKLOADS = {"sweep": sweep}

@@ -864,6 +864,14 @@ CASES = [
         ),
         not_differentiable=("preconditioner_lr", "preconditioner_init_scale"),
     ),
+    Case(
+        "psgd_kron_procrustes",
+        _with(gdjax.psgd_kron, factor_update="procrustes", preconditioner_update_probability=0.3),
+        PSGD | dict(bound_decay=0.8),
+        _with(psgd_kron_oracles.psgd_kron, probability=lambda t: 0.3, probe=_probe()),
+        not_differentiable=("preconditioner_lr", "preconditioner_init_scale", "bound_decay"),
+        x_tol=1e-11,  # how far a factor is turned is a quotient of small traces
+    ),
     *(
         Case(
             f"decay_{kind}{'_cautious' if careful else ''}",

@@ -163,9 +163,6 @@ from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
 from gdjax.optimizers.prodigy import prodigy as prodigy
-from gdjax.optimizers.psgd_kron import (
-    precond_update_prob_schedule as precond_update_prob_schedule,
-)
 from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
 from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
 from gdjax.optimizers.qhadam import qhadam as qhadam
@@ -221,6 +218,9 @@ from gdjax.schedules.transition import linear_schedule as linear_schedule
 from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
 from gdjax.schedules.transition import polynomial_schedule as polynomial_schedule
 from gdjax.schedules.transition import rex_schedule as rex_schedule
+from gdjax.schedules.update_probability import (
+    precond_update_prob_schedule as precond_update_prob_schedule,
+)
 from gdjax.schedules.warmup import warmup_constant_schedule as warmup_constant_schedule
 from gdjax.schedules.warmup_decay import (
     warmup_cosine_decay_schedule as warmup_cosine_decay_schedule,

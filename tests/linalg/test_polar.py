@@ -7,7 +7,7 @@ import pytest
 from x64 import enable_x64
 
 import gdjax
-from gdjax.linalg.buckets import map_buckets
+from gdjax.linalg.buckets import in_turn, map_buckets
 from gdjax.linalg.polar import NAMED, ns_table
 
 # What each set makes of singular values in [1e-3, 1]: algorithms as published, measured in float64
@@ -117,15 +117,23 @@ def _frame(x, scale):
     return scale * x @ x.T @ x
 
 
-def test_buckets_batched_or_in_turn_are_one_call_per_matrix():
+def test_buckets_are_one_call_per_matrix():
     rng = np.random.default_rng(5)
-    shapes = [(2, 3), (4, 2, 3), (2, 2, 2, 3), (3, 3), (0, 2, 3)]
-    rows = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
     one, two = jnp.float32(1), jnp.float32(2)
     shared = [(one,), (one,), (two,), (two,), (one,)]
-    results = [map_buckets(_frame, rows, shared, batched=b) for b in (True, False)]
-    for x, (s,), *outs in zip(rows, shared, *results, strict=True):
-        for out in outs:
-            np.testing.assert_allclose(out, s * x @ x.mT @ x, rtol=1e-5)
-    calls = jax.make_jaxpr(lambda *r: map_buckets(_frame, r, [(one,)] * 5, batched=True))(*rows)
-    assert len([e for e in calls.eqns if e.primitive.name in ("pjit", "jit")]) == 2  # two shapes
+    keys = [id(number) for (number,) in shared]
+    frame = jax.jit(_frame)
+    for shapes, stacks, buckets in (
+        ([(2, 3), (2, 3), (2, 3), (3, 3), (1, 3)], False, 1),
+        ([(1, 2, 3), (4, 2, 3), (4, 2, 3), (1, 3, 3), (0, 2, 3)], True, 3),
+    ):
+        rows = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+        for how in (dict(batched=False), dict(batched=True), dict(batched=True, lift=in_turn)):
+
+            def run(*rows, how=how, stacks=stacks):
+                return map_buckets(frame, rows, keys, shared, stacks=stacks, **how)
+
+            for x, (s,), out in zip(rows, shared, run(*rows), strict=True):
+                np.testing.assert_allclose(out, s * x @ x.mT @ x, rtol=1e-5)
+            calls = [e.params.get("name") for e in jax.make_jaxpr(run)(*rows).eqns]
+            assert calls.count("_join") == (buckets if how["batched"] else 0)

@@ -19,6 +19,7 @@ import gdjax
         (lambda: gdjax.rmsprop(0.1, initial_scale=-1.0), "rmsprop(initial_scale=...) must be"),
         (lambda: gdjax.scale_by_lion(mode="typo"), "scale_by_lion(mode=...) must be one of"),
         (lambda: gdjax.lion(0.1, mode="typo"), "lion(mode=...) must be one of"),
+        (lambda: gdjax.lion(0.1, b2=0.0), "lion(b2=...) must be in (0, 1), got 0.0."),
         (lambda: gdjax.lion(-1.0), "lion(learning_rate=...) must be finite and >= 0"),
     ],
 )

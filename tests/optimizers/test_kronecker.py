@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
+from oracles import psgd_kron as psgd_oracles
+from oracles import shampoo as shampoo_oracles
 from oracles import soap as soap_oracles
 from x64 import enable_x64
 
@@ -52,20 +54,145 @@ def test_finite_on_degenerate_gradients(name):
     assert sum(int(x) for x in jax.tree.leaves(state.slots.failures)) == 0
 
 
-def test_failed_roots_and_bases_are_kept_and_counted():
+FAILING = {  # what is kept
+    "shampoo": ("roots", MAKERS["shampoo"]),
+    "shampoo_newton": ("roots", lambda: MAKERS["shampoo"](root="newton")),
+    "soap": ("bases", MAKERS["soap"]),
+    "kl_shampoo": ("bases", MAKERS["kl_shampoo"]),
+    "kl_soap": ("bases", lambda: gdjax.kl_soap(0.1, precondition_frequency=2)),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_failed_roots_and_bases_are_kept_and_counted(name):
+    kept, make = FAILING[name]
     grads = jnp.array([[1.0, 2.0], [3.0, 5.0]])
-    for name, kept in (("shampoo", "roots"), ("soap", "bases")):
-        opt = MAKERS[name]()
-        _, state = walk(opt, grads, 4)
-        bad = jax.tree.map(lambda x: x * jnp.nan, state.slots.factors)
-        before = getattr(state.slots, kept)
-        state = state._replace(slots=state.slots._replace(factors=bad))
-        for _ in range(2):  # one of them is due
-            updates, state = opt.update(grads, state, grads)
+    _, before = walk(make(), grads, 2)
+    bad = jax.tree.map(lambda x: x * jnp.nan, before.slots.factors)
+    state = before._replace(slots=before.slots._replace(factors=bad))
+    for _ in range(2):  # one of them is due
+        updates, state = make().update(grads, state, grads)
         assert bool(jnp.isfinite(updates).all())
-        assert int(state.slots.failures) == 2  # both sides
-        for a, b in zip(before, getattr(state.slots, kept), strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert int(state.slots.failures) == 2  # both sides
+    for a, b in zip(getattr(before.slots, kept), getattr(state.slots, kept), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("factor_update", ["triangular", "procrustes"])
+def test_factors_that_would_not_be_finite_are_kept_and_counted(factor_update):
+    opt = MAKERS["psgd_kron"](factor_update=factor_update)
+    grads = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    _, before = walk(opt, grads, 2)
+    state = gdjax.with_hyperparams(before, preconditioner_lr=1e30)
+    updates, state = opt.update(grads, state, grads)
+    assert bool(jnp.isfinite(updates).all())
+    assert int(before.slots.failures) == 0 and int(state.slots.failures) == 1
+    for a, b in zip(before.slots.factors, state.slots.factors, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def follow(opt, oracle, shapes, steps):
+    """Check that an optimizer follows its oracle; return its last state."""
+    rng = np.random.default_rng(0)
+    theta = {k: rng.normal(size=s) for k, s in shapes.items()}
+    with enable_x64():
+        params = jax.tree.map(jnp.asarray, theta)
+        state = opt.init(params)
+        for t in range(1, steps + 1):
+            grads = {k: rng.normal(size=s) for k, s in shapes.items()}
+            theta = oracle(theta, grads, t)
+            updates, state = opt.update(jax.tree.map(jnp.asarray, grads), state, params)
+            params = gdjax.apply_updates(params, updates)
+            for k in shapes:
+                np.testing.assert_allclose(params[k], theta[k], rtol=1e-11, atol=1e-11)
+    return state
+
+
+def test_shampoo_grafted_with_rmsprop_follows_the_oracle():
+    numbers = dict(learning_rate=0.05, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.1)
+    numbers |= dict(graft_b2=0.7, graft_eps=1e-4)
+    opt = gdjax.shampoo(**numbers, precondition_frequency=3, graft="rmsprop", merge_dims=False)
+    oracle = shampoo_oracles.shampoo(**numbers, frequency=3, graft="rmsprop", merged=False)
+    follow(opt, oracle, {"a": (3, 4)}, 7)
+
+
+@pytest.mark.parametrize(
+    ("mode", "diagonal"),
+    [
+        ("one_diag", lambda shape, i: i == {(3, 4): 1, (4, 2, 4): 2}[shape]),
+        ("all_diag", lambda shape, i: True),
+    ],
+)
+def test_psgd_with_diagonals_follows_the_oracle_and_balances(mode, diagonal):
+    shapes = {"a": (3, 4), "b": (4, 2, 4)}
+    numbers = dict(learning_rate=0.05, b1=0.8, weight_decay=0.1, preconditioner_lr=0.3)
+    numbers |= dict(preconditioner_init_scale=0.7, clip_update_rms=1.1)
+
+    def probe(name, t, shape):
+        key = jax.random.fold_in(jax.random.key(0), "ab".index(name))
+        return np.asarray(jax.random.normal(jax.random.fold_in(key, t), shape, jnp.float64))
+
+    options = dict(momentum_into_precond_update=False, balance_interval=3)
+    opt = gdjax.psgd_kron(
+        **numbers, preconditioner_update_probability=1.0, memory_save_mode=mode, **options
+    )
+    oracle = psgd_oracles.psgd_kron(
+        **numbers, probability=lambda t: 1.0, probe=probe, diagonal=diagonal,
+        balance_after=(3, 6), from_gradient=True,
+    )  # fmt: skip
+    state = follow(opt, oracle, shapes, 7)
+    for k, shape in shapes.items():
+        ndims = [q.ndim for q in state.slots.factors[k]]
+        assert ndims == [1 if diagonal(shape, i) else 2 for i in range(len(shape))]
+
+
+STAGGERED = {
+    "shampoo": (
+        "roots",
+        lambda **k: gdjax.shampoo(
+            0.1, block_size=3, merge_dims=False, start_preconditioning_step=1, **k
+        ),
+    ),
+    "kl_shampoo": ("bases", lambda **k: gdjax.kl_shampoo(0.1, **k)),
+}
+
+
+@pytest.mark.parametrize("name", STAGGERED)
+def test_staggered_renewals_take_turns_and_change_nothing_else(name):
+    kept, make = STAGGERED[name]
+    rng = np.random.default_rng(0)
+    with enable_x64():
+        params = {k: jnp.asarray(rng.normal(size=s)) for k, s in zip("ab", [(3, 6), (3, 3)])}
+        step = jax.jit(make(stagger=True).update)
+        plain = jax.jit(make().update)
+        # where all are due in every step it is the same
+        staggered = make(stagger=True, precondition_frequency=1).init(params)
+        together = make(precondition_frequency=1).init(params)
+        for _ in range(3):
+            grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+            a, staggered = step(grads, staggered, params)
+            b, together = plain(grads, together, params)
+            for k in params:
+                np.testing.assert_allclose(a[k], b[k], rtol=1e-9, atol=1e-12)
+        # else each is renewed once in an interval, one at a time
+        state, moved = make(stagger=True, precondition_frequency=4).init(params), []
+        for _ in range(9):
+            grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+            old, (_, state) = state, step(grads, state, params)
+            moved.append(changes(old, state, kept))
+    work = np.array(moved)
+    assert work[0].all()  # the first of all
+    assert (work[1:].sum(1) <= 1).all()
+    np.testing.assert_array_equal(work[1:].sum(0), 2)
+
+
+def changes(old, new, kept):
+    """Return for each block of each parameter whether its root or basis is another."""
+    found = []
+    for a, b in zip(*(getattr(s.slots, kept).values() for s in (old, new)), strict=True):
+        differs = np.asarray(a[0] != b[0]).any((-2, -1))
+        found.extend(np.atleast_1d(differs).tolist())
+    return found
 
 
 def test_shampoo_by_products_equals_shampoo_by_eigenvalues():

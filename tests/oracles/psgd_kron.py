@@ -23,6 +23,15 @@ def matrix(q):
     return np.diag(q) if q.ndim == 1 else q
 
 
+def procrustes(q):
+    """Turn q by exp(a R) to second order, as near to 1 as a <= 1/8 allows."""
+    r = q.T - q
+    r = r / (lower_bound(r) + np.finfo(float).tiny)
+    up, down = np.trace(r @ q), np.trace(r @ r @ q)
+    a = min(max(-up / down, 0), 1 / 8) if down < 0 else 1 / 8
+    return q + a * r @ q + a**2 / 2 * r @ r @ q
+
+
 def psgd_kron(
     learning_rate,
     b1,
@@ -35,9 +44,13 @@ def psgd_kron(
     diagonal=lambda shape, i: len(shape) < 2 or shape[i] == 1,
     balance_after=None,
     from_gradient=False,
+    bound_decay=None,
 ):
-    """Balancing follows after each number of updates in `balance_after`."""
-    m, factors, waiting, updates = {}, {}, {}, {}
+    """Balancing follows after each number of updates in `balance_after`.
+
+    With `bound_decay` the factors follow psgd_torch's Q0.5EQ1.5.
+    """
+    m, factors, waiting, updates, bounds = {}, {}, {}, {}, {}
 
     def learn(k, x, v):
         q = factors[k]
@@ -45,6 +58,8 @@ def psgd_kron(
             sizes = np.array([np.max(np.abs(f)) for f in q])
             q = [f * np.prod(sizes) ** (1 / len(q)) / s for f, s in zip(q, sizes, strict=True)]
         x = x + np.sqrt(np.finfo(np.float32).eps) * np.mean(np.abs(x)) * v
+        if bound_decay is not None:
+            return full(k, q, x)
         a, b = x, v
         for i, f in enumerate(q):
             a = apply(matrix(f), a, i)
@@ -58,6 +73,23 @@ def psgd_kron(
             else:
                 change = np.triu(preconditioner_lr * (t1 - t2)) @ f
                 new.append(f - change / lower_bound(t1 + t2))
+        return new
+
+    def full(k, q, x):
+        new, old = [], bounds.get(k, [0.0] * len(q))
+        for i, f in enumerate(q):
+            x = apply(matrix(f).T @ matrix(f), x, i)
+        for i, f in enumerate(q):
+            c, tau = unfold(x, i) @ unfold(x, i).T, x.size / len(f)
+            if f.ndim == 1:
+                c = np.diag(c)
+            top = (np.max(c) if f.ndim == 1 else lower_bound(c)) + tau
+            old[i] = max(bound_decay * old[i] + (1 - bound_decay) * top, top)
+            if f.ndim == 1:
+                new.append(f - preconditioner_lr / old[i] * (c * f - tau * f))
+            else:
+                new.append(procrustes(f - preconditioner_lr / old[i] * (c @ f - tau * f)))
+        bounds[k] = old
         return new
 
     def direction(k, g, t):

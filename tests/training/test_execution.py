@@ -17,6 +17,7 @@ from x64 import enable_x64
 
 import gdjax
 from gdjax.training import lanes as lanes_module
+from gdjax.training import places as places_module
 from gdjax.training.store import Store
 
 RNG = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
 
 def test_one_device_equals_eight_and_both_ways_of_running_agree(monkeypatch):
     sharded = {v: run(vectorize=v) for v in (True, False)}
-    one = lanes_module.Places(None, 1, 2)  # a CPU with two cores, in threads
+    one = places_module.Places(None, 1, 2)  # a CPU with two cores, in threads
     monkeypatch.setattr(lanes_module, "places", lambda: one)
     for vectorize, eight in sharded.items():
         single = run(vectorize=vectorize)
@@ -103,9 +104,9 @@ def test_every_group_uses_one_program():
 
 
 def test_lanes_per_program_follows_the_compiled_memory(monkeypatch):
-    monkeypatch.setattr(lanes_module, "places", lambda: lanes_module.Places(None, 1, 1))
+    monkeypatch.setattr(lanes_module, "places", lambda: places_module.Places(None, 1, 1))
     limit = 40_000
-    monkeypatch.setattr(lanes_module, "_free_memory", lambda: limit)
+    monkeypatch.setattr(lanes_module, "free_memory", lambda: limit)
     groups, _ = lanes_module.make_groups(
         "sweep", loss_fn, PARAMS, gdjax.adam, gdjax.grid({"learning_rate": [0.1] * 40}), (X, Y),
         steps=1, epochs=None, key=0, held_out=None, metric_fn=None, report_every=None,
@@ -113,12 +114,12 @@ def test_lanes_per_program_follows_the_compiled_memory(monkeypatch):
     )  # fmt: skip
     size = len(groups[0].lanes)
     compiled = lanes_module.lower_chunk(groups[0].plan, groups[0].avals, 1).compile()
-    assert lanes_module.memory_of(compiled) <= limit < 2 * lanes_module.memory_of(compiled)
+    assert places_module.memory_of(compiled) <= limit < 2 * places_module.memory_of(compiled)
     assert 1 < size < 40 and sum(len(g.lanes) for g in groups) == 40
 
 
 def test_settings_of_the_calling_thread_hold_in_the_workers(monkeypatch):
-    monkeypatch.setattr(lanes_module, "places", lambda: lanes_module.Places(None, 1, 2))
+    monkeypatch.setattr(lanes_module, "places", lambda: places_module.Places(None, 1, 2))
     with enable_x64():
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), PARAMS)
         result = gdjax.sweep(loss_fn, params, gdjax.adam, RATES, (X.astype(np.float64), Y), steps=2)
@@ -223,8 +224,25 @@ def test_results_as_files_and_tables(tmp_path):
     assert jax.tree.structure(again.best().state) == jax.tree.structure(state)
     plain = gdjax.SweepResult.load(tmp_path / "r.npz")
     same(plain.best().params["linear_0"]["kernel"], result.best().params["linear_0"]["kernel"])
-    with pytest.raises(ValueError, match="'text' or 'pandas'"):
+    with pytest.raises(ValueError, match="'text', 'pandas'"):
         result.table("html")
+
+
+def test_a_table_of_pandas_best_metric_first():
+    pytest.importorskip("pandas")
+    space = {"learning_rate": [0.01, 0.1, 1e30], "nesterov": [False]}
+    result = gdjax.sweep(
+        loss_fn, PARAMS, gdjax.sgd, space, (X, Y), steps=6, held_out=(X, Y),
+        metric_fn=lambda p, d: {"score": -loss_fn(p, d)},
+    )  # fmt: skip
+    table = result.table("pandas", by="score", mode="max")
+    assert table.index.tolist() == [1, 0, 2] and table.index[0] == result.best("score", "max").lane
+    assert table.columns.tolist() == [
+        "learning_rate", "nesterov", "final loss", "score", "steps", "diverged at"
+    ]  # fmt: skip
+    np.testing.assert_array_equal(table.loc[[0, 1, 2], "final loss"], result.final_loss)
+    assert table["diverged at"].isna().tolist() == [True, True, False]
+    assert "over learning_rate, nesterov; 2 did not diverge" in repr(result)
 
 
 def test_pictures_of_many_lanes():
@@ -238,8 +256,22 @@ def test_pictures_of_many_lanes():
     np.testing.assert_allclose(cells[:, :2], result.final_loss.reshape(3, 3)[:2].T, rtol=1e-6)
     assert np.isnan(cells[:, 2]).all()
     assert len(result.plot_all().axes) == 2 and len(result.plot_curves().lines) == 9
-    with pytest.raises(ValueError, match="one or two of learning_rate, momentum"):
-        result.plot(("learning_rate", "typo"))
+    for typo in ("typo", ("learning_rate", "typo")):
+        with pytest.raises(ValueError, match="one or two of learning_rate, momentum"):
+            result.plot(typo)
+    assert ax.get_xlabel() == "learning_rate" and result.plot("momentum").get_xscale() == "linear"
+    few = gdjax.sweep(
+        loss_fn, PARAMS, gdjax.sgd, {"learning_rate": [0.1], "momentum": [0.0, 0.9]}, (X, Y),
+        steps=6,
+    )  # fmt: skip
+    assert few.plot().get_xlabel() == "momentum"  # what lanes differ in
+    lines = few.plot_curves().lines
+    assert lines[0].get_color() != lines[1].get_color() and lines[0].get_label() == "momentum = 0"
+    space = {"learning_rate": [1e30, 1e31], "nesterov": [False, True], "momentum": [0.9]}
+    gone = gdjax.sweep(loss_fn, PARAMS, gdjax.sgd, space, (X, Y), steps=6)
+    for x in ("learning_rate", ("learning_rate", "nesterov")):
+        gone.plot(x).figure.canvas.draw()
+    gone.plot_curves().figure.canvas.draw()
 
 
 @pytest.mark.parametrize(
@@ -247,11 +279,23 @@ def test_pictures_of_many_lanes():
     [
         (dict(lanes_per_program=0), "lanes_per_program=.*>= 1, got 0"),
         (dict(seeds=[]), "at least one seed"),
+        (
+            dict(held_out=(X, Y), metric_fn=lambda p, d: {"loss": loss_fn(p, d)}),
+            "'loss' is what the history calls its own.*'held_out_loss'",
+        ),
     ],
 )
 def test_bad_execution_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+def test_held_out_data_need_a_metric_without_a_key():
+    with pytest.raises(ValueError, match="metric_fn=.*must be given: loss_fn needs a key"):
+        gdjax.sweep(
+            lambda p, b, key: loss_fn(p, b), PARAMS, gdjax.adam, RATES, (X, Y), needs_key=True,
+            held_out=(X, Y), steps=1,
+        )  # fmt: skip
 
 
 def test_streams_need_one_program():

@@ -85,7 +85,22 @@ def test_memory_grows_with_the_root_of_the_steps():
     assert large < 3 * 40 + 10 and plain > 1500
 
 
+def test_data_may_be_numpy_arrays():
+    train = jax.tree.map(np.asarray, data(jnp.float32)[0])
+    start = {"w": jnp.full(3, 0.1), "b": jnp.zeros(())}
+    more = dict(steps=5, batch_size=8, key=3)
+    trained = [gdjax.unroll(loss_fn, start, gdjax.sgd(0.1), d, **more) for d in (
+        train, jax.tree.map(jnp.asarray, train))]  # fmt: skip
+    np.testing.assert_array_equal(trained[0]["w"], trained[1]["w"])
+
+
 def test_bad_values_are_named():
+    with pytest.raises(TypeError, match=r"fit_fn=.*one number.*float32\[2\]"):
+        gdjax.hypergradient(lambda v: jnp.ones(2) * v, 1.0)
+    with pytest.raises(TypeError, match="fit cannot be traced.*unroll"):
+        gdjax.hypergradient(
+            lambda v: gdjax.fit(loss_fn, {}, gdjax.sgd(v), data(jnp.float32)[0], steps=1), 1.0
+        )
     with pytest.raises(TypeError, match="must be floats, got 3"):
         gdjax.hypergradient(lambda v: v["a"], {"a": 3})
     with pytest.raises(ValueError, match="'auto', 'forward', 'reverse'"):

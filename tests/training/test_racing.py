@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import gdjax
+from gdjax.training.interrupt import Interrupt
 
 images, labels = load_digits(return_X_y=True)
 DATA = jnp.asarray(images[:512] / 16, jnp.float32), jnp.asarray(labels[:512], jnp.int32)
@@ -97,12 +98,42 @@ def test_structures_race_together():
     assert race.best().lane == race.kept[0]
 
 
+def test_a_structure_may_lose_all_its_lanes():
+    space = {"optimizer": [gdjax.sgd, gdjax.adam], "learning_rate": [1e-5, 1e-6, 0.1]}
+    race = gdjax.successive_halving(
+        loss_fn, PARAMS, None, space, DATA, eta=6, min_steps=6, steps=36
+    )
+    assert race.kept.tolist() == [5] and race.best().point["learning_rate"] == 0.1
+    assert race.state[0] is None and gdjax.hyperparams(race.best().state)["b1"] == np.float32(0.9)
+    marks = race.plot("learning_rate").lines  # one lane is left, the others are crosses
+    assert [len(line.get_xdata()) for line in marks] == [1, 5]
+
+
+def test_a_race_ends_when_all_lanes_diverged():
+    def quartic(params, batch):
+        return jnp.sum(params**4)
+
+    task = (quartic, jnp.full(2, 10.0), gdjax.sgd, {"learning_rate": [1e3, 1e4]}, DATA)
+    for race in (
+        gdjax.population_based_training(*task, steps=20, every=5),
+        gdjax.median_stop(*task, steps=20, every=5),
+    ):
+        assert (race.diverged_at >= 0).all() and (race.steps < 5).all()
+
+
+def test_ctrl_c_ends_a_race_at_the_next_chunk(monkeypatch):
+    monkeypatch.setattr(Interrupt, "asked", True)
+    race = gdjax.median_stop(*TASK, SPACE, DATA, every=4, grace=40, **MORE)
+    assert race.steps.tolist() == [4] * 27 and len(race.kept) == 27
+    assert race.history["loss"].shape == (27, 4) and np.isfinite(race.final_loss).all()
+
+
 def test_population_based_training_passes_on_what_works(full):
     start = {"learning_rate": np.logspace(-4.5, -2.5, 8)}
     result = gdjax.population_based_training(*TASK, start, DATA, every=12, **MORE)
     fixed = gdjax.sweep(*TASK, start, DATA, **MORE)
     assert result.best().value < fixed.best().value  # rates grow beyond where they started
-    parent, rates = result.history["parent"], result.history["learning_rate"]
+    parent, rates = (result.history["exchanges"][k] for k in ("parent", "learning_rate"))
     assert parent.shape == (8, 8) and rates.shape == (8, 9)
     for round_ in range(8):
         copied = parent[:, round_] != np.arange(8)
@@ -110,6 +141,7 @@ def test_population_based_training_passes_on_what_works(full):
         ratio = rates[:, round_ + 1] / rates[parent[:, round_], round_]
         np.testing.assert_allclose(ratio[~copied], 1.0)
         assert all(min(abs(r - 0.8), abs(r - 1.25)) < 1e-9 for r in ratio[copied])
+    assert result.metrics() == ["loss"] and len(result.table().splitlines()) == 10
     for lane in range(8):
         state = result.lane(lane)[1]
         np.testing.assert_allclose(
@@ -130,6 +162,9 @@ def test_range_test(tmp_path):
     assert losses[0] < 0.3 * losses[1:].min()
     ax = test.plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), test.losses)
+    factory = gdjax.lr_find(loss_fn, PARAMS, gdjax.adam, DATA, batch_size=64, high=100.0, key=1)
+    np.testing.assert_array_equal(factory.losses, test.losses)
+    assert test.low < test.high  # a range, not a number
     by_hand = gdjax.fit(loss_fn, PARAMS, gdjax.adam(1e-7), DATA, batch_size=64, steps=1, key=1)
     np.testing.assert_allclose(test.losses[0], by_hand.history["loss"][0], rtol=1e-6)
 
@@ -147,6 +182,39 @@ def test_range_test(tmp_path):
         ),
         (lambda: gdjax.lr_find(*TASK[:2], gdjax.adam(1.0), DATA, low=1.0, high=0.1), "low < high"),
         (lambda: gdjax.lr_find(*TASK[:2], gdjax.adam(1.0), DATA, name="lr"), "not a hyperparam"),
+        (lambda: gdjax.lr_find(*TASK, DATA, name="lr"), "lr_find.*adam has no argument 'lr'"),
+        (
+            lambda: gdjax.lr_find(
+                *TASK[:2], gdjax.groups({"b.*": gdjax.sgd(0.1), ".*": gdjax.adam(0.1)}), DATA
+            ),
+            "lr_find.name='learning_rate'.*one hyperparameter.*ambiguous; it has b1",
+        ),
+        (
+            lambda: gdjax.lr_find(*TASK, iter([DATA] * 3), steps=20),
+            "ended after 3 of 20 steps",
+        ),
+        (
+            lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, directory="x"),
+            "successive_halving: an option must be one of 'batch_size'.*got 'directory'",
+        ),
+        (
+            lambda: gdjax.population_based_training(
+                *TASK, SPACE, DATA, steps=9, every=3, perturb={"b1": (0.9, 1.1)}
+            ),
+            "perturb.*'learning_rate', got 'b1'",
+        ),
+        (
+            lambda: gdjax.population_based_training(
+                loss_fn,
+                PARAMS,
+                lambda peak: gdjax.sgd(peak),
+                {"peak": [0.1, 0.2]},
+                DATA,
+                steps=9,
+                every=3,
+            ),
+            "'peak' is not a hyperparameter",
+        ),
     ],
 )
 def test_bad_races_are_named(call, message):

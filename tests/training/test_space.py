@@ -1,11 +1,14 @@
 """Spaces: grids, samples, dependent values, structure, seeds, and any name of any nesting."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
+from gdjax.training.points import column, words
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -79,6 +82,32 @@ def test_optimizers_as_choices():
     assert "adam" in result.table() and "sgd" in result.to_csv()
 
 
+def test_a_space_may_be_all_structure_or_only_seeds():
+    rates = [gdjax.cosine_decay_schedule(0.1, 10), {"w": 0.1, "b": 0.01}, 0.1]
+    result = gdjax.sweep(loss_fn, START, gdjax.sgd, {"learning_rate": rates}, (X, Y), steps=5)
+    for lane, rate in enumerate(rates):
+        single = gdjax.fit(loss_fn, START, gdjax.sgd(rate), (X, Y), steps=5)
+        np.testing.assert_allclose(result.lane(lane)[0]["w"], single.params["w"], rtol=1e-5)
+    assert "CosineDecay(init_value=0.1" in result.table()
+    result = gdjax.sweep(
+        loss_fn, START, gdjax.sgd(0.1), {}, (X, Y), seeds=np.int64(2), batch_size=8, steps=5
+    )
+    assert result.points["seed"].tolist() == [0, 1]
+    assert (result.history["loss"][0] != result.history["loss"][1]).all()
+
+
+def test_values_that_are_no_numbers_have_texts_that_differ_and_last():
+    def named():
+        pass
+
+    values = [lambda x: x, lambda x: -x, named, None, gdjax.adam(0.1), 0.5]
+    values += [functools.partial(gdjax.adamw, weight_decay=0.1), values[0]]
+    texts = ["<lambda> 1", "<lambda> 2", "named", None, "Optimizer", 0.5]
+    texts += ["adamw(weight_decay=0.1)", "<lambda> 1"]
+    texts[:3] = [f"{t}" for t in texts[:3]]
+    assert words(column(values)).tolist() == texts
+
+
 def test_names_reach_groups_schedules_and_chains():
     opt = gdjax.chain(
         gdjax.clip_by_global_norm(1.0),
@@ -142,6 +171,11 @@ def test_an_optimizer_that_hides_its_numbers_is_an_error_not_a_wrong_answer():
     np.testing.assert_allclose(result.final_loss, ours.final_loss, rtol=1e-5)
 
 
+def swept(space, **more):
+    rates = {} if "b1" in space else {"learning_rate": [0.1]}
+    return gdjax.sweep(loss_fn, START, gdjax.adam, rates | space, (X, Y), steps=1, **more)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -153,6 +187,17 @@ def test_an_optimizer_that_hides_its_numbers_is_an_error_not_a_wrong_answer():
         (lambda: gdjax.sample({"a": [1]}, 2, method="typo"), "'sobol', 'halton', 'random'"),
         (lambda: gdjax.grid({"a": []}), "the grid is empty"),
         (lambda: gdjax.grid({"a": np.ones((2, 2))}), "1-d array"),
+        (lambda: gdjax.grid({"a": lambda p: p["b"], "b": [1]}), "'a' reads 'b', but.*before it"),
+        (lambda: swept({"b1": [0.5]}), "adam needs 'learning_rate'.*partial"),
+        (lambda: swept({"init_seed": [0, 1]}), "'init_seed' has no effect.*model.init"),
+        (lambda: swept({"seed": [0.5]}), "'seed' must be integers: 0.5"),
+        (lambda: swept({"seed": [0, 1]}, seeds=2), "'seed' is in the space already"),
+        (lambda: swept({}, seeds=1.5), "an integer or a list of them, got 1.5"),
+        (lambda: swept({}, lanes_per_program=1.5), "integer >= 1, got 1.5"),
+        (
+            lambda: gdjax.sweep(loss_fn, START, gdjax.sgd, [{"momentum": 0}, {"b1": 0}], X),
+            "choice.gdjax.adam, lambda",
+        ),
     ],
 )
 def test_bad_spaces_are_named_at_once(build, message):

@@ -210,6 +210,27 @@ def test_flattening_keeps_dtypes_apart_and_ignores_order():
     assert gdjax.tree.get(vector, "trace").shape == (7,)
 
 
+def test_stacks_of_small_like_parameters_change_no_elementwise_rule():
+    shapes = [(2, 3)] * 5 + [(70, 70), (), (70, 70), (3, 2)]
+    params = [jnp.asarray(np.random.default_rng(i).normal(size=s)) for i, s in enumerate(shapes)]
+    params = {f"{i}": x.astype(jnp.float32) for i, x in enumerate(params)}
+    plain = gdjax.chain(gdjax.clip_by_global_norm(0.5), gdjax.adamw(0.1))
+    stacked, ends = gdjax.flatten(plain, block=2), []
+    mu = stacked.init(params).slots[1].slots.mu
+    assert [x.shape for x in mu] == [(2, 2, 3), (2, 2, 3), (2, 3), (70, 70), (), (70, 70), (3, 2)]
+    for opt in (plain, stacked):
+        p, state = params, opt.init(params)
+        for _ in range(3):
+            grads = {k: jnp.sin(3 * x) for k, x in p.items()}
+            updates, state = opt.update(grads, state, p)
+            p = gdjax.apply_updates(p, updates)
+        ends.append(p)
+    for k in params:  # the norm is summed in another order
+        np.testing.assert_allclose(ends[0][k], ends[1][k], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        gdjax.flatten(plain, block=1)
+
+
 def test_the_same_function_gives_the_same_update():
     def half(updates, params):
         return jax.tree.map(lambda u: u / 2, updates)

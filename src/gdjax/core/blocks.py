@@ -35,8 +35,8 @@ def map_blocks(
     return out
 
 
-def like_blocks(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Return the positions of equal keys, in blocks of at most `BLOCK`.
+def like_blocks(keys: Sequence[Hashable], size: int = BLOCK) -> list[list[int]]:
+    """Return the positions of equal keys, in blocks of at most `size`.
 
     Example:
       >>> like_blocks(["a", "b", "a"])
@@ -45,7 +45,7 @@ def like_blocks(keys: Sequence[Hashable]) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
-    return [g[i : i + BLOCK] for g in groups.values() for i in range(0, len(g), BLOCK)]
+    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from gdjax.core.base import State
 from gdjax.core.checks import Range
 
 INTERVAL = Range("a whole number >= 1", lambda x: x >= 1 and x == round(x))
@@ -61,6 +63,22 @@ def phases(costs: Sequence[float]) -> list[float]:
     """
     whole = max(sum(costs), 1)
     return [before / whole for before in itertools.accumulate(costs[:-1], initial=0)]
+
+
+def init_phases(init: Callable, params: Any) -> State:
+    """Return `init(params)` with its phases spread over the interval, so that steps cost the same.
+
+    The state's slots have `phase`, a number or one for each block, and `factors`, matrices
+    [..., n, n] whose decompositions, of cost n**3, are to be spread.
+    """
+    state = init(params)
+    old, treedef = jax.tree.flatten(state.slots.phase)
+    rows = [jax.tree.leaves(row) for row in treedef.flatten_up_to(state.slots.factors)]
+    costs = [sum(f.shape[-1] ** 3 for f in row) for row, x in zip(rows, old) for _ in range(x.size)]
+    when = iter(phases(costs))
+    new = [np.reshape([next(when) for _ in range(x.size)], x.shape) for x in old]
+    phase = treedef.unflatten([jnp.asarray(x, jnp.float32) for x in new])
+    return state._replace(slots=state.slots._replace(phase=phase))
 
 
 def renew_when(due: Array, function: Callable, kept: Any, *given: Any) -> Any:

@@ -57,8 +57,8 @@ def leafwise(
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
       slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
-      map_rows: how to go over the leaves: `map_blocks`, or one of `core.stacks` for a rule that
-        costs much to compile.
+      map_rows: how to go over the leaves: `map_blocks`, or `gdjax.linalg.buckets.map_buckets` for a
+        rule that costs much to compile.
       **static: booleans, strings and functions: the structure of the rule.
 
     Returns:
@@ -79,9 +79,7 @@ def leafwise(
 
     def init(params: Any) -> State:
         leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
-        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
-        for k, v in hyper.items():  # a pattern that does not fit is an error now
-            leaf_values(f"{name}({k}=...)", v, params)
+        hyper = init_hyperparams(name, given, params)
         if slots is None:
             return State(jnp.zeros((), jnp.int32), hyper, ())
         rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
@@ -91,6 +89,20 @@ def leafwise(
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
     return Optimizer(init, _leafwise_update(rule, _freeze(static), map_rows))
+
+
+def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str, Any]:
+    """Return the hyperparameters of a leafwise optimizer as they live in its state.
+
+    Args:
+      name: the factory's name, for errors.
+      given: name -> number, schedule or prefix tree, as the user gave it.
+      params: the parameters.
+    """
+    hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+    for k, v in hyper.items():  # a pattern that does not fit is an error now
+        leaf_values(f"{name}({k}=...)", v, params)
+    return hyper
 
 
 def descend(

@@ -201,7 +201,7 @@ def _resolve(state: Any, name: str) -> tuple:
     if name in names:
         return entries[names.index(name)][0]
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
-    raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names)}.")
+    raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.")
 
 
 def replacement(what: str, value: Any, old: Any) -> Any:

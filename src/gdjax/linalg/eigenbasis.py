@@ -122,12 +122,17 @@ def _renew(kept, factors, first):
 
 
 def renewed_values(due, values, factors, bases):
-    """Return the diagonals of the factors in the bases, if due; None for None."""
+    """Return the diagonals of the factors in the bases, if due and finite; None for None."""
     if values is None:
         return None
 
     def renew(*old):
-        pairs = zip(old, factors, bases, strict=True)
-        return tuple(v if v is None else diagonal_in(f, q) for v, f, q in pairs)
+        return tuple(map(better, old, factors, bases))
+
+    def better(old, factor, basis):
+        if old is None:
+            return None
+        new = diagonal_in(factor, basis)
+        return jnp.where(jnp.all(jnp.isfinite(new)), new, old)
 
     return when_due(due, renew, *values) if values else values

@@ -7,6 +7,7 @@ Paper -> here: X_k -> root, M_k -> rest (root^p times the matrix, which goes to 
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -17,8 +18,10 @@ from jax.lax import Precision
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.every import renew_when
 from gdjax.core.numerics import cast, upcast
 from gdjax.linalg.axes import matmul
+from gdjax.linalg.eigenbasis import after
 from gdjax.linalg.power_iteration import power_iteration
 
 
@@ -132,6 +135,72 @@ def matrix_inverse_power(matrix: Array, power: ArrayLike, eps: ArrayLike) -> Arr
     values, vectors = map(jnp.asarray, jnp.linalg.eigh(matrix, symmetrize_input=False))
     values = values - jnp.minimum(jnp.min(values), 0) + shift
     return matmul(vectors * values[None] ** -exponent, vectors.conj().T)
+
+
+def renewed_roots(
+    due: Array,
+    roots: tuple[Array, ...],
+    factors: tuple[Array, ...],
+    numbers: tuple[Any, Any, Any],
+    order: int | None,
+) -> tuple[tuple[Array, ...], Any]:
+    """Return the inverse roots of all factors after a renewal, where due, and how many failed.
+
+    A root that is not finite, or by products too wrong, is not taken: the old one stays.
+
+    Args:
+      due: whether to renew: a scalar, or [blocks], which are then renewed one by one, so that only
+        those that are due cost anything.
+      roots: for each axis [blocks, n, n].
+      factors: likewise; the root is that of factor / scale + eps.
+      numbers: scale, power and eps.
+      order: None for eigenvalues; else by products, (..)**(-1 / order), and 0 for twice the axes.
+    """
+    if not factors:
+        return roots, 0
+    function = functools.partial(_renew, order=order)
+
+    def block(roots, factors, due):
+        given = tuple(jnp.asarray(x, factors[0].real.dtype) for x in numbers)
+        return renew_when(due, function, (roots, jnp.zeros((), jnp.int32)), factors, *given)
+
+    if due.ndim:
+        roots, failed = jax.lax.map(lambda row: block(*row), (roots, factors, due))
+    else:
+        roots, failed = jax.vmap(functools.partial(block, due=due))(roots, factors)
+    return roots, jnp.sum(failed, dtype=jnp.int32)
+
+
+def newton_order(what: str, exponent: Any) -> int:
+    """Return p of the inverse p-th root, which is structure: it decides which products are done.
+
+    For `renewed_roots`: 0 for None.
+    """
+    if exponent is None:
+        return 0
+    if not isinstance(exponent, (int, float)) or abs(1 / exponent - round(1 / exponent)) > 1e-9:
+        raise ValueError(
+            f'{what} must be 1 / p of a whole number p with root="newton", got {exponent!r}. '
+            'root="eigh" takes any power.'
+        )
+    return round(1 / exponent)
+
+
+def _renew(kept, factors, scale, power, eps, *, order):
+    roots, failed = kept
+    out = []
+    for factor, old in zip(factors, roots, strict=True):
+        factor = after(out, factor)
+        if order is None:
+            new = matrix_inverse_power(factor / scale, power, eps)
+            ok = jnp.all(jnp.isfinite(new))
+        else:
+            shifted = factor / scale + eps * jnp.eye(len(factor), dtype=factor.dtype)
+            new, error = matrix_inverse_pth_root(shifted, order or 2 * len(factors))
+            ok = jnp.all(jnp.isfinite(new)) & (error < 0.1)
+        out.append(jnp.where(ok, new, old))
+        failed = failed + ~ok
+    return tuple(out), failed
 
 
 def _power(x: Array, p: int, times: Any) -> Array:

@@ -24,10 +24,10 @@ from gdjax.optimizers.muon import RANGES
 from gdjax.optimizers.orthogonal import (
     SCALES,
     Orthogonal,
+    init_with,
     only_momentum,
     or_adam,
     scaled,
-    with_slots,
 )
 
 _matmul = functools.partial(jnp.matmul, precision="highest")
@@ -155,7 +155,6 @@ def dion(
         adam_weight_decay=adam_weight_decay,
     )
     slots = functools.partial(_slots, key=key, rank_fraction=rank_fraction, mu_dtype=mu_dtype)
-    lifted = leafwise(or_adam(_dion), None, numbers, nesterov=False, scale=scale)
-    return mask_decay(
-        with_slots(lifted, slots, muon_weight_dimension_numbers, "dion"), weight_decay_mask
-    )
+    init = init_with(slots, numbers, muon_weight_dimension_numbers, "dion")
+    update = leafwise(or_adam(_dion), nesterov=False, scale=scale).update
+    return mask_decay(Optimizer(init, update), weight_decay_mask)

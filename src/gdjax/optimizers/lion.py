@@ -2,7 +2,8 @@
 
 Chen et al. (2023), Algorithm 2, https://arxiv.org/abs/2302.06675
 Paper -> here: m -> mu, beta_1 -> b1, beta_2 -> b2, eta -> learning_rate, lambda -> weight_decay.
-Deviations: none. The modes "smooth" and "refined", which soften the sign, are optax's.
+Deviations: the direction is read off the new mean, which is the same (see `_lion`), so b2 = 0 is
+not allowed. The modes "smooth" and "refined", which soften the sign, are optax's.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.checks import NONNEGATIVE, Range, check_choice, checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.optimizers.adam import zero_moments
 
 MODES = ("hard", "smooth", "refined")
+INSIDE = Range("in (0, 1)", lambda x: 0 < x < 1)
 
 
 class Mean(NamedTuple):
@@ -28,14 +30,16 @@ class Mean(NamedTuple):
 
 
 def _lion(grad, slots, param, count, *, b1, b2, smooth_beta=1.0, mode):
-    c = b1 * slots.mu + (1 - b1) * grad
+    mu = b2 * slots.mu + (1 - b2) * grad
+    ratio = b1 / b2  # c = b1 m + (1 - b1) g, solved for the new m: the old one can be overwritten,
+    c = ratio * mu + (1 - ratio) * grad  # where XLA would keep a copy of it for the direction
     direction = jnp.sign(c)  # of a complex number: its phase
     if mode == "smooth":  # tanh as such has poles in the complex plane
         soft = jnp.tanh(smooth_beta * jnp.abs(c)) * direction
         direction = soft if jnp.iscomplexobj(c) else jnp.tanh(smooth_beta * c)
     elif mode == "refined":
         direction = jnp.where(jnp.abs(c) < 1, c, direction)
-    return direction, Mean(b2 * slots.mu + (1 - b2) * grad)
+    return direction, Mean(mu)
 
 
 def zero_mean(param, mu_dtype=None) -> Mean:
@@ -48,7 +52,7 @@ def _numbers(name, b1, b2, mode, smooth_beta) -> dict:
     return dict(b1=b1, b2=b2) | (dict(smooth_beta=smooth_beta) if mode == "smooth" else {})
 
 
-@checked(smooth_beta=NONNEGATIVE)
+@checked(b2=INSIDE, smooth_beta=NONNEGATIVE)
 def scale_by_lion(
     b1: Any = 0.9,
     b2: Any = 0.99,
@@ -69,7 +73,7 @@ def scale_by_lion(
     return leafwise(_lion, slots, _numbers("scale_by_lion", b1, b2, mode, smooth_beta), mode=mode)
 
 
-@checked(smooth_beta=NONNEGATIVE)
+@checked(b2=INSIDE, smooth_beta=NONNEGATIVE)
 def lion(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -95,7 +99,7 @@ def lion(
       learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
         like all numbers below.
       b1: weight of the mean in the direction, in [0, 1).
-      b2: decay of the mean, in [0, 1).
+      b2: decay of the mean, in (0, 1).
       mu_dtype: dtype of the mean; None is float32, or float64 for float64 parameters.
       weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
       mask: which leaves decay, see `adamw`.

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import check_choice
+from gdjax.core.checks import as_float_leaves, check_choice
 from gdjax.core.hyper import Schedule, in_force, leaf_values, schedule
-from gdjax.core.lift import NEEDS_PARAMS, compiled, leafwise, mask_decay
+from gdjax.core.lift import NEEDS_PARAMS, compiled, init_hyperparams, leafwise, mask_decay
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes, matrix_axes
@@ -119,12 +119,11 @@ def orthogonalized(
     if "scale" in static:
         check_choice(f"{name}(scale=...)", static["scale"], SCALES)
     table = Table(ns_table(name, ns_coeffs, ns_steps))
-    given = leafwise(_named(name), None, {**numbers, "ns_coeffs": table})
     kernel = polar_kernel(preconditioning, None, ns_dtype)
     kernel = around(kernel) if around else kernel
-    passes = [leafwise(rule, None, None, **static).update for rule in (first, direction)]
-    lifted = Optimizer(given.init, _update(name, *passes, kernel))
-    return mask_decay(with_slots(lifted, slots, dimension_numbers, name, splits=True), mask)
+    passes = [leafwise(rule, **static).update for rule in (first, direction)]
+    init = init_with(slots, {**numbers, "ns_coeffs": table}, dimension_numbers, name, splits=True)
+    return mask_decay(Optimizer(init, _update(name, *passes, kernel)), mask)
 
 
 def only_momentum(param, axes, index=0, mu_dtype=None, adam: bool = False) -> Orthogonal:
@@ -136,38 +135,28 @@ def only_momentum(param, axes, index=0, mu_dtype=None, adam: bool = False) -> Or
     return Orthogonal(mu, jnp.zeros_like(param, dtype=real_dtype(dtype)) if adams else None, axes)
 
 
-def with_slots(
-    optimizer: Optimizer, slots: Callable, dimension_numbers: Any, name: str, splits: bool = False
-) -> Optimizer:
-    """Return a leafwise optimizer whose slots also know which axes make matrices.
+def init_with(
+    slots: Callable, numbers: dict, dimension_numbers: Any, name: str, splits: bool = False
+) -> Callable:
+    """Return the `init` of an optimizer whose slots know which axes make matrices.
 
     Args:
-      optimizer: a leafwise optimizer without slots.
       slots: `slots(param, axes, index)` returns an `Orthogonal`.
+      numbers: the hyperparameters.
       dimension_numbers: see `muon`.
       name: the factory's name, for errors.
       splits: whether cut matrices are allowed.
     """
-    init = functools.partial(_init, optimizer.init, slots, dimension_numbers, name, splits)
-    return Optimizer(init, optimizer.update)
+    return functools.partial(_init, slots, numbers, dimension_numbers, name, splits)
 
 
-def _init(init, slots, spec, name, splits, params) -> State:
-    leaves, treedef = jax.tree.flatten(params)
+def _init(slots, numbers, spec, name, splits, params) -> State:
+    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+    hyper = init_hyperparams(name, numbers, params)
     axes = matrix_axes(f"{name}(...weight_dimension_numbers=...)", spec, params, splits)
-    pairs = zip(map(jnp.asarray, leaves), axes, strict=True)
-    rows = [slots(x, a, i) for i, (x, a) in enumerate(pairs)]
+    rows = [slots(x, a, i) for i, (x, a) in enumerate(zip(leaves, axes, strict=True))]
     columns = [treedef.unflatten([row[i] for row in rows]) for i in range(3)]
-    return init(params)._replace(slots=Orthogonal(*columns))
-
-
-@functools.lru_cache(maxsize=1024)
-def _named(name: str) -> Callable:
-    def rule(grad, slots, param, count, **rest):
-        raise NotImplementedError
-
-    rule.__name__ = name
-    return rule
+    return State(jnp.zeros((), jnp.int32), hyper, Orthogonal(*columns))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -190,16 +179,19 @@ def _polar_leaves(tree: Any, state: State, kernel: Callable) -> Any:
     axes = treedef.flatten_up_to(state.slots.axes)
     numbers = [in_force(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
     shared = list(zip(*(leaf_values("eps", v, tree) for v in numbers), strict=True))
-    rows, uses = [], []
+    stacks, uses = [], []
     for x, a, more in zip(leaves, axes, shared, strict=True):
         for piece in a.pieces(x) if a else []:
-            rows.append(piece if piece.shape[-2] <= piece.shape[-1] else piece.mT)
+            wide = piece if piece.shape[-2] <= piece.shape[-1] else piece.mT
+            stacks.append(wide.reshape(-1, *wide.shape[-2:]))
             uses.append(more)
-    out = iter(map_buckets(kernel, rows, uses))
+    keys = [tuple(map(id, more)) for more in uses]
+    out = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
 
     def back(piece):
         o = next(out)
-        return o if piece.shape[-2] <= piece.shape[-1] else o.mT
+        o = o if piece.shape[-2] <= piece.shape[-1] else o.mT
+        return o.reshape(piece.shape)
 
     return treedef.unflatten(
         [a.map(back, x) if a else x for x, a in zip(leaves, axes, strict=True)]

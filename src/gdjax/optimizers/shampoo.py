@@ -10,7 +10,6 @@ roots are constants for differentiation.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -18,18 +17,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, State
+from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, check_choice, checked
-from gdjax.core.every import INTERVAL, as_interval, is_due, phases, renew_when
+from gdjax.core.every import INTERVAL, as_interval, init_phases, is_due
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.core.stacks import map_stacks, map_stacks_in_turn
+from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
 from gdjax.linalg.axes import along, gram
-from gdjax.linalg.eigenbasis import after
-from gdjax.linalg.inverse_root import matrix_inverse_power, matrix_inverse_pth_root
+from gdjax.linalg.buckets import map_buckets, map_in_turn
+from gdjax.linalg.inverse_root import newton_order, renewed_roots
 from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
-
-GRAFTS = (None, "sgd", "adagrad", "rmsprop", "adam")
+from gdjax.optimizers.grafting import GRAFTS, graft_direction, grafted
 
 
 class Blocked(NamedTuple):
@@ -60,15 +57,15 @@ def _shampoo(
     due = is_due(after + 1, precondition_frequency, slots.phase) & (after >= 0)
     scale = jnp.where(b2 < 1, bias_correction(jnp.where(b2 < 1, b2, 0), count), 1)
     power = 1 / (2 * max(len(factors), 1)) if exponent is None else exponent
-    roots, failed = _renewed(due, slots, factors, (scale, power, eps), order)
+    roots, failed = renewed_roots(due, slots.roots, factors, (scale, power, eps), order)
 
     b3 = b1 if b3 is None else b3
     mean = (b3 * slots.mu + (1 - b3) * grad) / (1 - b3 * b1 ** (count - 1))
-    nu, plain = _graft(graft, grad, mean, slots.nu, count, graft_b2, graft_eps)
+    nu, plain = graft_direction(graft, grad, mean, slots.nu, count, graft_b2, graft_eps)
     plain = split(plain.reshape(cut.shape))
     shaped = jax.vmap(_preconditioned)(split(mean.reshape(cut.shape)), roots)
     if graft is not None:
-        shaped = shaped * (_norms(plain) / jnp.where(_norms(shaped) > 0, _norms(shaped), 1))
+        shaped = jax.vmap(grafted)(shaped, plain)
     direction = cut.join(jnp.where(after >= 0, shaped, plain)).reshape(grad.shape)
     mu = b1 * slots.mu + (1 - b1) * grad
     return direction, Blocked(mu, nu, factors, roots, slots.failures + failed, slots.phase)
@@ -78,58 +75,6 @@ def _preconditioned(piece, roots):
     for axis, root in enumerate(roots):
         piece = along(piece, root.T, axis)
     return piece
-
-
-def _norms(pieces):
-    over = tuple(range(1, pieces.ndim))
-    return safe_sqrt(jnp.sum(abs_sq(pieces), over, keepdims=True))
-
-
-def _graft(kind, grad, mean, nu, count, b2, eps):
-    """Return the second moment and the direction of the method whose step length is taken."""
-    if nu is None:
-        return None, mean
-    if kind == "adagrad":
-        nu = nu + abs_sq(grad)
-        return nu, mean / (safe_sqrt(nu) + eps)
-    nu = b2 * nu + (1 - b2) * abs_sq(grad)
-    nu_hat = nu / bias_correction(b2, count) if kind == "adam" else nu
-    return nu, mean / (safe_sqrt(nu_hat) + eps)
-
-
-def _renewed(due, slots, factors, numbers, order):
-    """Return the roots of all blocks after a renewal, where due, and how many failed."""
-    if not factors:
-        return slots.roots, 0
-
-    def block(roots, factors, due):
-        numbers_ = tuple(jnp.asarray(x, factors[0].real.dtype) for x in numbers)
-        kept = roots, jnp.zeros((), jnp.int32)
-        return renew_when(due, functools.partial(_renew, order=order), kept, factors, *numbers_)
-
-    if slots.phase is None:
-        roots, failed = jax.vmap(functools.partial(block, due=due))(slots.roots, factors)
-    else:  # one by one, so that only those that are due cost anything
-        rows = slots.roots, factors, due
-        roots, failed = jax.lax.map(lambda row: block(*row), rows)
-    return roots, jnp.sum(failed, dtype=jnp.int32)
-
-
-def _renew(kept, factors, scale, power, eps, *, order):
-    roots, failed = kept
-    out = []
-    for factor, old in zip(factors, roots, strict=True):
-        factor = after(out, factor)
-        if order is None:
-            new = matrix_inverse_power(factor / scale, power, eps)
-            ok = jnp.all(jnp.isfinite(new))
-        else:
-            shifted = factor / scale + eps * jnp.eye(len(factor), dtype=factor.dtype)
-            new, error = matrix_inverse_pth_root(shifted, order or 2 * len(factors))
-            ok = jnp.all(jnp.isfinite(new)) & (error < 0.1)
-        out.append(jnp.where(ok, new, old))
-        failed = failed + ~ok
-    return tuple(out), failed
 
 
 def seen_blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
@@ -147,20 +92,6 @@ def _start(param, merge, block_size, graft, stagger) -> Blocked:
     nu = None if graft in (None, "sgd") else jnp.zeros(param.shape, real_dtype(dtype))
     phase = jnp.zeros(count, jnp.float32) if stagger else None
     return Blocked(mu, nu, factors, roots, jnp.zeros((), jnp.int32), phase)
-
-
-def _init_phases(init, params) -> State:
-    """Spread the blocks of all parameters over the interval, by their cost."""
-    state = init(params)
-    leaves, treedef = jax.tree.flatten(state.slots.phase)
-    if not leaves:
-        return state
-    factors = treedef.flatten_up_to(state.slots.factors)
-    costs = [sum(f.shape[-1] ** 3 for f in row) for row, x in zip(factors, leaves) for _ in x]
-    when = jnp.asarray(phases(costs), jnp.float32)
-    ends = list(itertools.accumulate(len(x) for x in leaves))[:-1]
-    when = treedef.unflatten(jnp.split(when, ends))
-    return state._replace(slots=state.slots._replace(phase=when))
 
 
 RANGES = dict(
@@ -238,6 +169,9 @@ def shampoo(
 
     A block of k axes has the power -1 / (2 k). Before the first roots the graft alone moves.
 
+    On a CPU, renewals may be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
+    environment: else OpenBLAS's threads and XLA's wait for each other.
+
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
       b1: decay of the mean, in [0, 1).
@@ -304,8 +238,7 @@ def _lifted(
     check_choice(f"{name}(root=...)", root, ("eigh", "newton"))
     order = None
     if root == "newton":
-        order = _newton_order(name, exponent)
-        exponent = None
+        order, exponent = newton_order(f"{name}(exponent=...)", exponent), None
     numbers = dict(
         b1=b1, b2=b2, eps=eps, precondition_frequency=precondition_frequency, exponent=exponent,
         b3=b3, start_preconditioning_step=start_preconditioning_step,
@@ -314,20 +247,8 @@ def _lifted(
     )  # fmt: skip
     shape = dict(merge=merge_dims, block_size=block_size)
     slots = functools.partial(_start, graft=graft, stagger=stagger, **shape)
-    map_rows = map_stacks_in_turn if stagger else map_stacks
+    map_rows = map_in_turn if stagger else map_buckets
     init, update = lift(
         _shampoo, slots, numbers, *outer, map_rows=map_rows, graft=graft, order=order, **shape
     )
-    return Optimizer(functools.partial(_init_phases, init) if stagger else init, update)
-
-
-def _newton_order(name: str, exponent: Any) -> int:
-    """Return p of the inverse p-th root, which is structure: it decides which products are done."""
-    if exponent is None:
-        return 0  # 2 k, which differs from leaf to leaf
-    if not isinstance(exponent, (int, float)) or abs(1 / exponent - round(1 / exponent)) > 1e-9:
-        raise ValueError(
-            f'{name}(exponent=...) must be 1 / p of a whole number p with root="newton", got '
-            f'{exponent!r}. root="eigh" takes any power.'
-        )
-    return round(1 / exponent)
+    return Optimizer(functools.partial(init_phases, init) if stagger else init, update)

@@ -48,7 +48,7 @@ def check_arrays(caller: str, data: Any, batch_size: int | None) -> tuple[Any, i
             f"{caller}(batch_size=...) must be in [1, {count}], the number of examples, got "
             f"{batch_size}. None takes all of them in every step."
         )
-    arrays = [jnp.asarray(x) for x in leaves]
+    arrays = jax.device_put(leaves)  # `jnp.asarray` would be a program to compile for each shape
     for i, x in enumerate(arrays):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             continue

@@ -1,4 +1,4 @@
-"""The host's side of a run: check the input, feed chunks to the device, gather the output."""
+"""The host's side of a run: feed chunks to the device, gather what comes out."""
 
 from __future__ import annotations
 
@@ -9,33 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from gdjax.training.data import as_key, check_arrays, count_steps, is_stream, key_or_seed
-from gdjax.training.loop import (
-    Carry,
-    Run,
-    chunk_program,
-    evaluate_program,
-    plain_loss,
-    stream_program,
-)
+from gdjax.training.loop import Carry, chunk_program, evaluate_program, stream_program
+from gdjax.training.plan import Plan, check_loss
 
 T = TypeVar("T")
-STREAM_CHUNK = 100  # steps between two looks at a stream's losses
-DRAWN = 2**24  # most examples that one chunk may draw, four bytes each
-
-
-class Plan(NamedTuple):
-    """A run that has been checked and can start."""
-
-    run: Run
-    data: Any
-    examples: int  # 0 for a stream
-    key: Any
-    total: int | None  # None: to the end of the stream
-    length: int  # steps in a chunk
-    held_out: Any
-    metric_fn: Callable
 
 
 class Outcome(NamedTuple):
@@ -46,45 +25,6 @@ class Outcome(NamedTuple):
     loss: np.ndarray  # (steps,) or (lanes, steps)
     aux: Any
     reports: dict[str, np.ndarray]  # "step" (reports,); the metrics likewise or (lanes, reports)
-
-
-def make_plan(
-    caller: str,
-    run: Run,
-    params: Any,
-    data: Any,
-    *,
-    steps: int | None,
-    epochs: int | None,
-    key: Any,
-    held_out: Any,
-    metric_fn: Callable | None,
-    report_every: int | None,
-    reports: bool,
-) -> Plan:
-    """Check the arguments of `fit` or `sweep`, which `caller` names in errors."""
-    key = key_or_seed(key)
-    if report_every is not None and report_every < 1:
-        raise ValueError(f"{caller}(report_every=...) must be >= 1, got {report_every}.")
-    if is_stream(data):
-        if epochs is not None or run.batch_size is not None:
-            raise ValueError(
-                f"{caller}: epochs and batch_size go with arrays; an iterable has its own batches."
-            )
-        examples, total, length = 0, steps, report_every or STREAM_CHUNK
-    else:
-        data, examples = check_arrays(caller, data, run.batch_size)
-        total = count_steps(caller, steps, epochs, examples, run.batch_size)
-        length = chunk_length(total, report_every, reports or held_out is not None)
-        length = min(length, max(1, DRAWN // (run.batch_size or 1)))
-        batch = data
-        if run.batch_size is not None:
-            batch = jax.tree.map(lambda x: x[: run.batch_size], data)
-        check_loss(caller, run, params, batch)
-    if held_out is not None:
-        held_out, _ = check_arrays(f"{caller}(held_out=...)", held_out, None)
-    metric_fn = metric_fn or plain_loss(run.loss_fn, run.has_aux)
-    return Plan(run, data, examples, key, total, length, held_out, metric_fn)
 
 
 class Programs(NamedTuple):
@@ -169,11 +109,13 @@ def to_host(tree: Any) -> Any:
 
     def one(x):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return x
+            if x.is_fully_addressable:
+                return x
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+            )
         if getattr(x, "is_fully_addressable", True):
             return np.asarray(x)
-        from jax.experimental import multihost_utils
-
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(one, tree)
@@ -220,36 +162,6 @@ def _stream(plan: Plan, carry: Carry) -> Iterator[tuple[int, Carry, Any]]:
             return
     if logs:
         yield done, carry, stacked(logs)
-
-
-def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
-    """Return the steps in a chunk, chosen so that the last one need not be shorter, if possible."""
-    if report_every is not None:
-        return min(report_every, steps)
-    least = -(-steps // 20) if reports else min(steps, 10_000)
-    for length in range(least, min(2 * least, steps) + 1):
-        if steps % length == 0:
-            return length
-    return least
-
-
-def check_loss(caller: str, run: Run, params: Any, batch: Any) -> None:
-    """Raise unless the loss function gives one real number (and aux, if it should)."""
-    more = (as_key(0),) if run.needs_key else ()
-    out = jax.eval_shape(run.loss_fn, params, batch, *more)
-    if run.has_aux:
-        if not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(
-                f"{caller}: with has_aux=True loss_fn must return (loss, aux), got {out}."
-            )
-        out = out[0]
-    if isinstance(out, tuple):
-        raise TypeError(f"{caller}: loss_fn returned a tuple; is it (loss, aux)? Use has_aux=True.")
-    if out.shape or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise TypeError(
-            f"{caller}: loss_fn must return one real number, got {out.dtype}{list(out.shape)}. "
-            "Reduce it, for example by jnp.mean."
-        )
 
 
 def run_together(tasks: Sequence[Callable[[], T]], workers: int) -> list[T]:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice
-from gdjax.training.drive import execute, make_plan
+from gdjax.training.drive import execute
 from gdjax.training.loop import Carry, Run
-from gdjax.training.report import Bar, plot_curves
+from gdjax.training.pictures import draw_loss
+from gdjax.training.plan import make_plan
+from gdjax.training.report import Bar
 
 
 class Report(NamedTuple):
@@ -58,7 +61,7 @@ class FitResult:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss against the step; return the matplotlib axes."""
-        return plot_curves({"loss": self.history["loss"]}, ax)
+        return draw_loss(self.history["loss"], ax)
 
 
 def fit(
@@ -118,7 +121,8 @@ def fit(
 
     Raises:
       NonfiniteError: see `on_nonfinite`; its `result` is the `FitResult` so far.
-      TypeError: for a loss that is no real scalar, or data that is no tree of arrays.
+      TypeError: for a loss that is no real scalar, data that is no tree of arrays, or traced values
+        (see `unroll`).
       ValueError: for data of unequal lengths or with NaN, or a batch larger than the data.
 
     Example:
@@ -133,8 +137,15 @@ def fit(
       >>> print(result.params["w"].round(2), result.params["b"].round(2))
       3.0 1.0
     """
+    started = time.perf_counter()
     check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
     init, update = with_extra_args_support(optimizer)
+    state = init(params) if state is None else state
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, state))):
+        raise TypeError(
+            "fit cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. Use "
+            "unroll inside of such functions."
+        )
     callbacks = tuple(callbacks)
     plan = make_plan(
         "fit",
@@ -149,8 +160,6 @@ def fit(
         report_every=report_every,
         reports=bool(progress or callbacks),
     )
-    started = time.perf_counter()
-    state = init(params) if state is None else state
     params, state = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, state))
     with Bar(plan.total, progress) as bar:
 

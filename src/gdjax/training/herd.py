@@ -11,14 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.checks import check_choice
+from gdjax.training.board import Board
 from gdjax.training.drive import Past, compile_plan, execute, run_together, to_host
+from gdjax.training.gather import carried, final_losses
 from gdjax.training.interrupt import Interrupt
-from gdjax.training.lanes import Group, joined, make_groups, rows_of
+from gdjax.training.lanes import Group, make_groups
 from gdjax.training.loop import Carry
-from gdjax.training.population import Board, final_losses
+from gdjax.training.points import Point, columns
 from gdjax.training.report import Bar
 from gdjax.training.result import SweepResult
-from gdjax.training.space import Point, columns
+
+# What races hand on to `make_groups`, besides what they have themselves.
+OPTIONS = ("batch_size", "has_aux", "needs_key", "lanes_per_program", "vectorize")
 
 
 class Herd:
@@ -43,6 +47,8 @@ class Herd:
         progress: bool = False,
         **options: Any,
     ):
+        for name in options:
+            check_choice(f"{caller}: an option", name, OPTIONS)
         check_choice(f"{caller}(mode=...)", mode, ("min", "max"))
         if by != "loss" and held_out is None:
             raise ValueError(f"{caller}(by={by!r}) needs held_out=... to evaluate it on.")
@@ -53,6 +59,7 @@ class Herd:
         if not groups[0].plan.examples:
             raise ValueError(f"{caller}(data=...) must be arrays; lanes that race reread them.")
         self.caller, self.points, self.groups = caller, points, groups
+        self.structures = groups[-1].structure + 1
         self.carries: list[Carry] = [group.start() for group in groups]
         self.by, self.sign, self.done = by, (1 if mode == "min" else -1), 0
         self.losses = np.full((len(points), steps), np.nan, np.float32)
@@ -75,15 +82,16 @@ class Herd:
         return [lane for group in self.groups for lane in group.lanes]
 
     def advance(self, stop: int) -> bool:
-        """Run every lane to step `stop`; return whether Ctrl-C asks to end here."""
-        board, start = Board(self.bar, self.groups), self.done
+        """Run every lane to step `stop`; return whether to end: Ctrl-C, or no lane is alive."""
+        board, start = Board(self.bar, [len(g.lanes) for g in self.groups]), self.done
 
         def run(index):
             group, carry = self.groups[index], self.carries[index]
             plan = group.plan._replace(total=stop)
 
             def on_chunk(done, carry, log, report):
-                board.show(index, done, carry, log[0])
+                board.show(index, done, carry.diverged_at, log[0])
+                return self.interrupt.asked
 
             return execute(plan, carry, on_chunk, Past(start), programs[group.structure])
 
@@ -100,10 +108,10 @@ class Herd:
             self._record(group.lanes, outcome.reports)
             at = to_host(outcome.carry.diverged_at)[:n]
             self.diverged_at[group.lanes] = at
-            self.steps[group.lanes] = np.where(at >= 0, at, stop)
+            self.steps[group.lanes] = np.where(at >= 0, at, outcome.done)
         self.carries = [outcome.carry for outcome in outcomes]
-        self.done = stop
-        return self.interrupt.asked
+        self.done = max(outcome.done for outcome in outcomes)
+        return self.interrupt.asked or bool((self.diverged_at[self.lanes] >= 0).all())
 
     def _record(self, lanes: list[int], reports: dict[str, np.ndarray]) -> None:
         for i, step in enumerate(reports.get("step", ())):
@@ -123,12 +131,8 @@ class Herd:
         if self.by == "loss":
             values = final_losses(self.losses, self.diverged_at, self.steps)
         else:
-            if self.by not in self.reports[-1] or self.by == "step":
-                known = [k for k in self.reports[-1] if k != "step"]
-                raise ValueError(
-                    f"{self.caller}(by={self.by!r}) is not recorded; there is loss, "
-                    f"{', '.join(known)}."
-                )
+            known = [k for k in self.reports[-1] if k != "step"]
+            check_choice(f"{self.caller}(by=...)", self.by, ["loss", *known])
             values = self.reports[-1][self.by]
         values = self.sign * values.astype(float)
         bad = (self.diverged_at >= 0) | ~np.isfinite(values)
@@ -155,11 +159,10 @@ class Herd:
                 continue
             parts = [(self.carries[i], self._own_keys(i)) for i in old]
             plan = self.groups[old[0]].plan
-            size = -(-len(rows) // self.where.workers)
-            size = -(-size // self.where.devices) * self.where.devices
+            size = self.where.share(len(rows))
             for at in range(0, len(rows), size):
                 index = np.minimum(np.arange(at, at + size), len(rows) - 1)
-                carry, own = _gather(self.where.sharding)(parts, jnp.asarray(np.array(rows)[index]))
+                carry, own = _gather(self.where.sharding)(parts, np.array(rows)[index])
                 new = plan if own is None else plan._replace(key=own)
                 first = self.groups[old[0]]
                 groups.append(Group(names[at : at + size], kind, new, first.start, first.avals))
@@ -172,30 +175,17 @@ class Herd:
 
     def result(self, seconds: float, points: dict | None = None, **history: Any) -> SweepResult:
         """Return what was reached; `points` and `history` replace or add to what is recorded."""
-        order, kinds = np.array(self.lanes), sorted({g.structure for g in self.groups})
-        carries = [
-            rows_of(to_host(c), range(len(g.lanes)))
-            for g, c in zip(self.groups, self.carries, strict=True)
-        ]
-        states = [
-            joined([c.state for g, c in zip(self.groups, carries, strict=True) if g.structure == k])
-            for k in kinds
-        ]
-        several = len({g.structure for g in self.groups}) > 1
         recorded: dict[str, Any] = {"loss": self.losses[:, : self.done]}
         for name in (self.reports or [{}])[0]:
             recorded[name] = np.stack([r[name] for r in self.reports], 0 if name == "step" else 1)
-        final = final_losses(self.losses, self.diverged_at, self.steps)
         return SweepResult(
             points=columns(self.points) if points is None else points,
-            params=rows_of(joined([c.params for c in carries]), np.argsort(order)),
-            state=tuple(states) if several else states[0],
+            **carried(self.groups, self.carries, self.structures),
             history=recorded | history,
             diverged_at=self.diverged_at,
-            final_loss=final,
+            final_loss=final_losses(self.losses, self.diverged_at, self.steps),
             seconds=seconds,
             steps=self.steps,
-            kept=np.sort(order),
         )
 
 

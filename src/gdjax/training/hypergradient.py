@@ -67,6 +67,7 @@ def unroll(
     if steps < 1:
         raise ValueError(f"unroll(steps=...) must be >= 1, got {steps}.")
     init, update = with_extra_args_support(optimizer)
+    data = jax.tree.map(jnp.asarray, data)
     key, examples = as_key(0 if key is None else key), len(jax.tree.leaves(data)[0])
     picks = None
     if batch_size is not None:
@@ -115,7 +116,7 @@ def hypergradient(fit_fn: Callable, values: Any, *, mode: str = "auto") -> tuple
       `(loss, gradient)`, the gradient a tree like `values`.
 
     Raises:
-      TypeError: if a value is no float.
+      TypeError: if a value is no float, or `fit_fn` does not return a number.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -134,6 +135,12 @@ def hypergradient(fit_fn: Callable, values: Any, *, mode: str = "auto") -> tuple
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             raise TypeError(f"hypergradient(values=...) must be floats, got {x!r}.")
     values = jax.tree.map(jnp.asarray, values)
+    out = jax.eval_shape(fit_fn, values)
+    if getattr(out, "shape", None) != ():
+        got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", out)
+        raise TypeError(
+            f"hypergradient(fit_fn=...) must return one number, the validation loss; got {got}."
+        )
     size = sum(x.size for x in jax.tree.leaves(values))
     if mode == "reverse" or mode == "auto" and size > FEW:
         return jax.value_and_grad(fit_fn)(values)

@@ -6,6 +6,10 @@ import signal
 import threading
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 
 class Interrupt:
     """While this is open, the first Ctrl-C only sets `asked`; the second raises as usual.
@@ -14,8 +18,15 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = False
         self._before: Any = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether to end; hosts that run together must ask together, and end together."""
+        if jax.process_count() == 1:
+            return self._asked
+        return bool(multihost_utils.process_allgather(np.asarray(self._asked)).any())
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -27,5 +38,5 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self.asked = True
+        self._asked = True
         signal.signal(signal.SIGINT, self._before)

@@ -90,8 +90,7 @@ def _all_finite(tree: Any) -> Array:
 
     It compiles and runs faster than a reduction of booleans, and the sum cannot overflow.
     """
-    zeros = [jnp.sum(x * 0) for x in jax.tree.leaves(tree)]
-    return jnp.array([jnp.isfinite(z) for z in zeros], bool).all()
+    return jnp.isfinite(sum(jnp.sum(x * 0) for x in jax.tree.leaves(tree)))
 
 
 def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
@@ -179,18 +178,18 @@ def _one_by_one(function: Callable, carry: Any, key: Any) -> tuple[Any, Any]:
     def row(tree, i):
         return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
-    def put(tree, i, new):
-        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), tree, new)
+    def put(x, i, old, new):
+        if new is old:  # such as a learning rate: the scan gives back what no step changes
+            return x
+        return jax.lax.dynamic_update_index_in_dim(x, new, i, 0)
 
-    def lane(i, both):
-        carry, logs = both
-        new, log = function(row(carry, i), row(key, i))
-        return put(carry, i, new), put(logs, i, log)
+    def lane(carry, one):
+        i, key = one
+        old = row(carry, i)
+        new, log = function(old, key)
+        return jax.tree.map(lambda x, a, b: put(x, i, a, b), carry, old, new), log
 
-    lanes = len(carry.diverged_at)
-    _, log = jax.eval_shape(lambda c, k: function(row(c, 0), row(k, 0)), carry, key)
-    logs = jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape), x.dtype), log)
-    return jax.lax.fori_loop(0, lanes, lane, (carry, logs))
+    return jax.lax.scan(lane, carry, (jnp.arange(len(carry.diverged_at)), key))
 
 
 @functools.lru_cache(maxsize=64)

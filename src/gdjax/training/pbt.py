@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.checks import check_choice
 from gdjax.core.reading import with_hyperparams
 from gdjax.training.data import as_key
 from gdjax.training.herd import Herd
+from gdjax.training.points import SEEDS, columns, structures
 from gdjax.training.result import SweepResult
-from gdjax.training.space import as_points, columns, structures
+from gdjax.training.space import as_points
 
 
 def population_based_training(
@@ -64,9 +66,9 @@ def population_based_training(
       **options: as in `successive_halving`.
 
     Returns:
-      A `SweepResult`: `points` are the hyperparameters at the end; `history["parent"]` is (lanes,
-      exchanges), the lane that was copied (or the lane itself), and for each name in `perturb` the
-      history has (lanes, exchanges + 1) values.
+      A `SweepResult`: `points` are the hyperparameters at the end. `history["exchanges"]` has
+      "parent", (lanes, exchanges), the lane that was copied (or the lane itself), and for each name
+      in `perturb` its values, (lanes, exchanges + 1).
 
     Raises:
       ValueError: if a name is not a hyperparameter, or there are fewer than two lanes.
@@ -78,7 +80,7 @@ def population_based_training(
       >>> space = {"learning_rate": [1e-4, 1e-3, 1e-2, 0.1]}
       >>> result = gdjax.population_based_training(
       ...     loss_fn, jnp.zeros(()), gdjax.sgd, space, jnp.ones(4), steps=40, every=10)
-      >>> print(result.history["parent"].T[0], result.final_loss.max() < 0.5)
+      >>> print(result.history["exchanges"]["parent"].T[0], result.final_loss.max() < 0.5)
       [3 1 2 3] True
     """
     points = as_points(space, seeds)
@@ -95,9 +97,9 @@ def population_based_training(
         )
     table = columns(points)
     if perturb is None:
-        seed_names = ("seed", "init_seed", "batch_seed")
-        perturb = {k: (0.8, 1.25) for k, v in table.items() if v.dtype.kind in "fi"}
-        perturb = {k: v for k, v in perturb.items() if k not in seed_names}
+        perturb = {k: (0.8, 1.25) for k, v in table.items() if v.dtype != object and k not in SEEDS}
+    for name in perturb:
+        check_choice("population_based_training(perturb=...): a name", name, list(table))
     started, count = time.perf_counter(), max(1, int(share * len(points)))
     values = {k: table[k].astype(float) for k in perturb}
     tracks, parents = {k: [v] for k, v in values.items()}, []
@@ -106,6 +108,10 @@ def population_based_training(
         "population_based_training", loss_fn, params, optimizer, points, data,
         steps=steps, length=every, by=by, mode=mode, key=key, **options,
     ) as herd:  # fmt: skip
+        for carry in herd.carries:  # an unknown name is an error now, not after the first steps
+            jax.eval_shape(
+                lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), carry.state
+            )
         while not herd.advance(min(herd.done + every, steps)) and herd.done < steps:
             parent, factors = _exchange(herd.scores(), count, perturb, random)
             values = {k: v[parent] * factors[k] for k, v in values.items()}
@@ -113,9 +119,9 @@ def population_based_training(
             parents.append(parent)
             for name, value in values.items():
                 tracks[name].append(value)
-    history = {k: np.stack(v, 1) for k, v in tracks.items()}
-    history["parent"] = np.stack(parents, 1) if parents else np.zeros((len(points), 0), int)
-    return herd.result(time.perf_counter() - started, table | values, **history)
+    exchanges = {k: np.stack(v, 1) for k, v in tracks.items()}
+    exchanges["parent"] = np.stack(parents, 1) if parents else np.zeros((len(points), 0), int)
+    return herd.result(time.perf_counter() - started, table | values, exchanges=exchanges)
 
 
 def _exchange(
@@ -142,8 +148,8 @@ def _copy(herd: Herd, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
     for group, carry in zip(herd.groups, herd.carries, strict=True):
         lanes = np.array(group.lanes)
         lanes = lanes[np.minimum(np.arange(len(carry.diverged_at)), len(lanes) - 1)]
-        rows = jnp.asarray([place[int(i)] for i in parent[lanes]])
-        numbers = {k: jnp.asarray(v[lanes], jnp.float32) for k, v in values.items()}
+        rows = np.array([place[int(i)] for i in parent[lanes]])
+        numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
         new.append(_program(herd.where.sharding)(herd.carries, rows, numbers))
     herd.carries = new
     herd.diverged_at = herd.diverged_at[parent]
@@ -157,11 +163,14 @@ def _padded_lanes(herd: Herd) -> list[int]:
     return out
 
 
+def _set(states: Any, numbers: dict[str, jax.Array]) -> Any:
+    return jax.vmap(lambda state, mine: with_hyperparams(state, **mine))(states, numbers)
+
+
 @functools.lru_cache(maxsize=8)
 def _program(sharding: Any) -> Callable:
     def copy(carries, rows, numbers):
         carry = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *carries)
-        state = jax.vmap(lambda s, n: with_hyperparams(s, **n))(carry.state, numbers)
-        return carry._replace(state=state)
+        return carry._replace(state=_set(carry.state, numbers))
 
     return jax.jit(copy, out_shardings=sharding)

@@ -1,4 +1,4 @@
-"""Pictures of many lanes, with matplotlib (an optional extra)."""
+"""Pictures of runs and lanes, with matplotlib (an optional extra)."""
 
 from __future__ import annotations
 
@@ -17,100 +17,128 @@ def new_axes(ax: Any = None) -> Any:
     return plt.figure(layout="constrained").add_subplot() if ax is None else ax
 
 
-def is_log(values: np.ndarray) -> bool:
-    """Return whether numbers are better seen on a log scale: positive, over more than a decade."""
+def scale_of(values: np.ndarray) -> str:
+    """Return the scale that numbers are best seen on: "log" if positive, over a decade or more."""
     if values.dtype.kind not in "fiu":
-        return False
+        return "linear"
     values = values[np.isfinite(values)]
-    return bool(values.size and (values > 0).all() and values.max() > 10 * values.min())
+    wide = values.size and (values > 0).all() and values.max() >= 10 * values.min()
+    return "log" if wide else "linear"
 
 
-def text_of(value: Any) -> str:
-    """Return a short text for a value in a legend."""
-    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)
+def varying(columns: Columns) -> list[str]:
+    """Return the names that lanes differ in; the first one if there is none."""
+    return [k for k, v in columns.items() if len(set(v.tolist())) > 1] or [next(iter(columns))]
+
+
+def draw_loss(losses: np.ndarray, ax: Any = None) -> Any:
+    """Draw one run's loss over the step."""
+    ax = new_axes(ax)
+    ax.plot(np.arange(1, len(losses) + 1), losses, linewidth=1.2)
+    ax.set(xlabel="step", ylabel="loss", yscale=scale_of(losses))
+    return ax
 
 
 def draw_against(
     columns: Columns,
     x: str,
     values: np.ndarray,
-    diverged: np.ndarray,
+    marked: dict[str, np.ndarray],
     label: str,
     ax: Any = None,
     join: bool = True,
 ) -> Any:
-    """Draw values against one hyperparameter; lanes that differ in others are a line each."""
-    ax = new_axes(ax)
-    others = [k for k in columns if k != x and len(set(columns[k].tolist())) > 1]
-    at = columns[x]
+    """Draw values against one hyperparameter; lanes that differ in others are a line each.
+
+    Args:
+      columns: name -> (lanes,).
+      x: which of them.
+      values: (lanes,), NaN where there is none.
+      marked: "diverged" and "dropped", (lanes,) each.
+      label: of the values.
+      ax: see `new_axes`.
+      join: whether to join points; those of lanes that were dropped never are.
+    """
+    ax, diverged, dropped = new_axes(ax), marked["diverged"], marked["dropped"]
+    others = [k for k in varying(columns) if k != x]
+    at: Any = columns[x]
     if at.dtype.kind not in "fiu":
         at = at.astype(str)
     lines: dict[tuple, list[int]] = {}
     for lane in range(len(values)):
         lines.setdefault(tuple(columns[k][lane] for k in others), []).append(lane)
-    join = join and len(lines) < len(values)  # else every lane is a line of its own
-    for rest, lanes in lines.items() if join else [((), list(range(len(values))))]:
+    # Else every lane is a line of its own, or lanes at different steps would be joined.
+    join = join and len(lines) < len(values) and not dropped.any()
+    for rest, lanes in lines.items() if join else [((), np.flatnonzero(~dropped).tolist())]:
         order = sorted(lanes, key=lambda i: at[i])
-        name = ", ".join(f"{k} = {text_of(v)}" for k, v in zip(others, rest, strict=False))
+        name = ", ".join(f"{k} = {_text(v)}" for k, v in zip(others, rest, strict=False))
         ax.plot(at[order], values[order], "o-" if join else "o", markersize=3, label=name)
+    if dropped.any():
+        ax.plot(at[dropped], values[dropped], "x", markersize=4, color="0.6", label="dropped")
     for value in at[diverged]:
         ax.axvline(value, color="tab:red", alpha=0.3, linewidth=1)
-    if at.dtype.kind in "fiu" and (at > 0).all():
-        ax.set_xscale("log")
-    if (values[np.isfinite(values)] > 0).all():
-        ax.set_yscale("log")
     ax.set(xlabel=x, ylabel=label + (" (red: diverged)" if diverged.any() else ""))
-    if others and join:
+    if at.dtype.kind in "fiu":
+        ax.set_xscale(scale_of(at))
+    ax.set_yscale(scale_of(values))
+    if others and join or dropped.any():
         ax.legend(fontsize="small")
     return ax
 
 
 def draw_heat_map(
-    columns: Columns, names: tuple[str, ...], values: np.ndarray, label: str, ax: Any = None
+    columns: Columns, names: tuple[str, ...], values: np.ndarray, label: str, mode: str, ax: Any
 ) -> Any:
-    """Draw the least value in each cell of two hyperparameters; white where none is finite."""
+    """Draw the best value in each cell of two hyperparameters; white where none is finite."""
     if len(names) != 2 or not set(names) <= set(columns):
         raise ValueError(f"plot(x=...) must be one or two of {', '.join(columns)}, got {names}.")
-    ax = new_axes(ax)
-    (xs, column), (ys, row) = (np.unique(columns[k], return_inverse=True) for k in names)
+    ax, pair = new_axes(ax), [columns[k] for k in names]
+    pair = [x.astype(str) if x.dtype == object else x for x in pair]
+    (xs, column), (ys, row) = (np.unique(x, return_inverse=True) for x in pair)
     cells = np.full((len(ys), len(xs)), np.nan)
     for i, j, value in zip(row, column, values, strict=True):
-        cells[i, j] = np.fmin(cells[i, j], value)
-    logarithmic = "log" if is_log(cells.ravel()) else "linear"
-    image = ax.imshow(cells, origin="lower", aspect="auto", norm=logarithmic, cmap="viridis_r")
-    ax.figure.colorbar(image, ax=ax, label=label)
+        cells[i, j] = (np.fmin if mode == "min" else np.fmax)(cells[i, j], value)
+    image = ax.imshow(
+        cells, origin="lower", aspect="auto", norm=scale_of(cells.ravel()),
+        cmap="viridis_r" if mode == "min" else "viridis",
+    )  # fmt: skip
+    if np.isfinite(cells).any():
+        ax.figure.colorbar(image, ax=ax, label=label)
     for axis, marks in ((ax.xaxis, xs), (ax.yaxis, ys)):
         shown = np.unique(np.linspace(0, len(marks) - 1, min(len(marks), 8)).astype(int))
-        axis.set_ticks(shown, [text_of(marks[i]) for i in shown])
+        axis.set_ticks(shown, [_text(marks[i]) for i in shown])
     ax.set(xlabel=names[0], ylabel=names[1])
     return ax
 
 
 def draw_curves(columns: Columns, losses: np.ndarray, ax: Any = None) -> Any:
-    """Draw the loss of every lane over the step, coloured by the first hyperparameter."""
+    """Draw the loss of every lane over the step.
+
+    Up to 8 lanes are named in a legend; more are coloured by the first name that they differ in.
+    """
     ax = new_axes(ax)
-    plt = require("matplotlib.pyplot", "plots", "plot_curves()")
-    name = next(iter(columns))
-    shade, few = columns[name], len(losses) <= 8
-    numeric = shade.dtype.kind in "fiu"
-    place = shade if numeric else np.unique(shade, return_inverse=True)[1]
-    scale = "log" if is_log(place) else "linear"
-    colours = plt.cm.ScalarMappable(cmap="viridis")
-    colours.set_norm(_norm(scale, float(place.min()), float(place.max())))
-    for lane, loss in enumerate(losses):
-        text = ", ".join(f"{k} = {text_of(v[lane])}" for k, v in columns.items())
-        steps = np.arange(1, len(loss) + 1)
-        ax.plot(steps, loss, color=colours.to_rgba(place[lane]), linewidth=1.1, label=text)
-    if (losses[np.isfinite(losses)] > 0).all():
-        ax.set_yscale("log")
-    ax.set(xlabel="step", ylabel="loss")
-    if few:
+    names, steps = varying(columns), np.arange(1, losses.shape[1] + 1)
+    ax.set(xlabel="step", ylabel="loss", yscale=scale_of(losses))
+    if len(losses) <= 8:
+        for lane, loss in enumerate(losses):
+            text = ", ".join(f"{k} = {_text(columns[k][lane])}" for k in names)
+            ax.plot(steps, loss, linewidth=1.1, label=text)
         ax.legend(fontsize="small")
-    elif numeric:
-        ax.figure.colorbar(colours, ax=ax, label=name)
+        return ax
+    shade = columns[names[0]]
+    kinds, place = None, shade
+    if shade.dtype.kind not in "fiu":
+        kinds, place = np.unique(shade.astype(str), return_inverse=True)
+    plt, colors = (require(f"matplotlib.{k}", "plots", "plot_curves()") for k in ("cm", "colors"))
+    norm = colors.LogNorm if scale_of(place) == "log" else colors.Normalize
+    colours = plt.ScalarMappable(norm(float(place.min()), float(place.max())), "viridis")
+    for lane, loss in enumerate(losses):
+        ax.plot(steps, loss, color=colours.to_rgba(place[lane]), linewidth=1.1)
+    bar = ax.figure.colorbar(colours, ax=ax, label=names[0])
+    if kinds is not None:
+        bar.set_ticks(range(len(kinds)), labels=kinds)
     return ax
 
 
-def _norm(scale: str, low: float, high: float) -> Any:
-    colors = require("matplotlib.colors", "plots", "plot()")
-    return (colors.LogNorm if scale == "log" else colors.Normalize)(low, high)
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)

@@ -55,7 +55,8 @@ def successive_halving(
         held-out metric ("held_out" if `metric_fn` gives one number).
       mode: "min" or "max".
       seeds: as in `sweep`.
-      **options: of `sweep`: batch_size, key, needs_key, held_out, metric_fn, progress, vectorize.
+      **options: of `sweep`: batch_size, key, has_aux (the aux is not kept), needs_key, held_out,
+        metric_fn, progress, vectorize, lanes_per_program.
 
     Returns:
       A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and
@@ -255,16 +256,12 @@ def _race(
                 break
             if rung < steps:
                 herd.keep(survivors(i, herd))
-            if (herd.diverged_at[herd.lanes] >= 0).all():
-                break
     return herd.result(time.perf_counter() - started)
 
 
 def _top(scores: np.ndarray, lanes: Sequence[int], eta: int) -> list[int]:
     """Return the best of every `eta` lanes, at least one."""
-    order = sorted(lanes, key=lambda lane: scores[lane])
-    best = order[: max(1, len(order) // eta)]
-    return best
+    return sorted(lanes, key=lambda lane: scores[lane])[: max(1, len(lanes) // eta)]
 
 
 def _log(x: float, base: int) -> int:

@@ -1,11 +1,9 @@
-"""Progress bars, tables and pictures, by the libraries that do them well (optional extras)."""
+"""Progress bars, by a library that does them well (an optional extra)."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
-
-import numpy as np
 
 
 def require(module: str, extra: str, what: str) -> Any:
@@ -40,17 +38,3 @@ class Bar:
             texts = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
             self.bar.set_postfix(texts, refresh=False)
             self.bar.update(done - self.bar.n)
-
-
-def plot_curves(curves: dict[str, Any], ax: Any = None, label: str = "loss") -> Any:
-    """Draw named curves over the step on a log scale where they are positive; return the axes."""
-    plt = require("matplotlib.pyplot", "plots", "plot()")
-    ax = plt.figure(layout="constrained").add_subplot() if ax is None else ax
-    for name, values in curves.items():
-        ax.plot(np.arange(1, len(values) + 1), values, label=name, linewidth=1.2)
-    if all((np.asarray(v)[np.isfinite(v)] > 0).all() for v in curves.values()):
-        ax.set_yscale("log")
-    ax.set(xlabel="step", ylabel=label)
-    if len(curves) > 1:
-        ax.legend(fontsize="small")
-    return ax

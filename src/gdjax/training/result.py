@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gdjax.training.pictures import draw_against, draw_curves, draw_heat_map
+from gdjax.core.checks import check_choice
+from gdjax.training.pictures import draw_against, draw_curves, draw_heat_map, varying
+from gdjax.training.plan import RESERVED
+from gdjax.training.points import column, structures, words
 from gdjax.training.report import require
-from gdjax.training.space import is_number, structures
-from gdjax.training.store import as_arrays, from_arrays, write_arrays
-
-NOT_METRICS = ("aux", "step")
+from gdjax.training.store import as_arrays, from_arrays, nested, write_arrays
 
 
 class Best(NamedTuple):
@@ -40,7 +40,8 @@ class SweepResult:
       points: name -> (lanes,), the hyperparameters of each lane; objects where they are no numbers.
       params: the trained parameters, each leaf with a leading axis of the lanes in `kept`.
       state: the optimizers' states, likewise; for a space with several structures a tuple of such
-        trees, one for each, in the order in which they appear in `points`.
+        trees, one for each, in the order in which they appear in `points`, None if it has no lane
+        in `kept`.
       history: "loss" is (lanes, steps), NaN where a lane took no step; "aux" likewise; held-out
         metrics are (lanes, reports) with their steps in "step".
       diverged_at: (lanes,), the step (0 is the first) that would have made the lane's parameters
@@ -63,15 +64,18 @@ class SweepResult:
     steps: np.ndarray
     kept: np.ndarray
 
+    def __repr__(self) -> str:
+        alive = int((self.diverged_at < 0).sum())
+        text = f"SweepResult of {len(self.steps)} lanes over {', '.join(self.points)}"
+        return f"<{text}; {alive} did not diverge; {self.seconds:.1f} s>"
+
     def point(self, lane: int) -> dict[str, Any]:
         """Return the hyperparameters of one lane."""
         return {k: _plain(v[lane]) for k, v in self.points.items()}
 
     def metrics(self) -> list[str]:
         """Return the names of what `values` can give."""
-        lanes = len(self.final_loss)
-        known = [k for k in self.history if k not in ("loss", *NOT_METRICS)]
-        return ["loss", *(k for k in known if self.history[k].shape[:1] == (lanes,))]
+        return ["loss", *(k for k in self.history if k not in RESERVED)]
 
     def values(self, by: str = "loss") -> np.ndarray:
         """Return one number for each lane: the final loss, or the last value of a metric."""
@@ -79,9 +83,9 @@ class SweepResult:
             return self.final_loss
         if by not in self.metrics():
             raise ValueError(f"by={by!r} is not recorded; there is {', '.join(self.metrics())}.")
-        column = self.history[by]
+        metric, lanes = self.history[by], np.arange(len(self.steps))
         seen = np.sum(self.history["step"] <= self.steps[:, None], 1)
-        return np.where(seen > 0, column[np.arange(len(column)), np.maximum(seen - 1, 0)], np.nan)
+        return np.where(seen > 0, metric[lanes, np.maximum(seen - 1, 0)], np.nan)
 
     def best(self, by: str = "loss", mode: str = "min") -> Best:
         """Return the best of the kept lanes that did not diverge.
@@ -93,18 +97,24 @@ class SweepResult:
         Raises:
           ValueError: if every lane diverged.
         """
-        values = self.values(by) * (1 if mode == "min" else -1)
-        out = (self.diverged_at >= 0) | ~np.isfinite(values)
-        out |= ~np.isin(np.arange(len(values)), self.kept)
-        values = np.where(out, np.inf, values)
-        lane = int(np.argmin(values))
-        if not np.isfinite(values[lane]):
+        order = self._order(by, mode)
+        lane = next((int(i) for i in order if i in self.kept), None)
+        if lane is None or self.diverged_at[lane] >= 0:
             raise ValueError("every lane of the sweep diverged; try smaller learning rates.")
         params, state = self.lane(lane)
         return Best(lane, self.point(lane), float(self.values(by)[lane]), params, state)
 
+    def _order(self, by: str, mode: str) -> np.ndarray:
+        """Return all lanes, best first; last those that diverged or have no value."""
+        check_choice("mode=...", mode, ("min", "max"))
+        values = self.values(by) * (1.0 if mode == "min" else -1.0)
+        bad = (self.diverged_at >= 0) | ~np.isfinite(values)
+        return np.lexsort((np.where(bad, np.inf, values), self.diverged_at >= 0))
+
     def lane(self, lane: int) -> tuple[Any, Any]:
         """Return (params, state) of one lane that was kept."""
+        if lane not in self.kept:
+            raise ValueError(f"lane {lane} was not kept; there is {self.kept.tolist()}.")
         (row,) = np.flatnonzero(self.kept == lane)
         params, state = jax.tree.map(lambda x: x[row], self.params), self.state
         kinds = structures([self.point(i) for i in range(len(self.final_loss))])
@@ -122,11 +132,11 @@ class SweepResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each lane: point, final loss, last metrics, steps, divergence."""
-        names = self.metrics()[1:]
+        names, points = self.metrics()[1:], self._words()
         metrics = {k: self.values(k) for k in names}
         return [
             {
-                **{k: _word(v) for k, v in self.point(i).items()},
+                **{k: _plain(v[i]) for k, v in points.items()},
                 "final loss": float(self.final_loss[i]),
                 **{k: float(metrics[k][i]) for k in names},
                 "steps": int(self.steps[i]),
@@ -135,25 +145,29 @@ class SweepResult:
             for i in range(len(self.final_loss))
         ]
 
-    def table(self, format: str = "text") -> Any:
+    def table(self, format: str = "text", by: str = "loss", mode: str = "min") -> Any:
         """Return a table of points and results, best first.
 
         Args:
-          format: "text" (needs tabulate), or "pandas" for a DataFrame (needs pandas).
+          format: "text" (needs tabulate), or "pandas" for a DataFrame (needs pandas), with the
+            lanes as its index.
+          by: "loss" or the name of a held-out metric.
+          mode: "min" or "max".
         """
-        order = np.argsort(np.nan_to_num(self.final_loss, nan=np.inf), kind="stable")
-        rows = [self.rows()[i] for i in order]
+        check_choice("table(format=...)", format, ("text", "pandas"))
+        order, rows = self._order(by, mode), self.rows()
+        rows = [rows[i] for i in order]
         if format == "pandas":
             return require("pandas", "sweeps", 'table("pandas")').DataFrame(rows, index=order)
-        if format != "text":
-            raise ValueError(f"table(format=...) must be 'text' or 'pandas', got {format!r}.")
         tabulate = require("tabulate", "progress", "table()").tabulate
         same = len({row["steps"] for row in rows}) == 1
+        any_diverged = (self.diverged_at >= 0).any()
         for row in rows:
             at = row.pop("diverged at")
             if same:
                 del row["steps"]
-            row[""] = f"diverged at step {at}" if at is not None else ""
+            if any_diverged:
+                row[""] = f"diverged at step {at}" if at is not None else ""
         return tabulate(rows, "keys", floatfmt=".4g")
 
     def to_csv(self, path: Any = None) -> str:
@@ -182,31 +196,39 @@ class SweepResult:
 
     # --- pictures ---
 
-    def plot(self, x: str | Sequence[str] | None = None, by: str = "loss", ax: Any = None) -> Any:
+    def plot(
+        self,
+        x: str | Sequence[str] | None = None,
+        by: str = "loss",
+        ax: Any = None,
+        mode: str = "min",
+    ) -> Any:
         """Draw the final value of each lane against hyperparameters; return the axes.
 
         Args:
           x: a hyperparameter; lanes that differ in others are a line each. A pair of them gives a
-            heat map of the best value in each cell. None is the first one.
+            heat map of the best value in each cell. None is the first one that lanes differ in.
           by: "loss" or the name of a held-out metric.
           ax: matplotlib axes; None makes new ones.
+          mode: "min" or "max", what is best in a cell.
         """
-        values = np.where(self.diverged_at >= 0, np.nan, self.values(by))
-        if x is not None and not isinstance(x, str):
-            return draw_heat_map(self._words(), tuple(x), values, f"final {by}", ax)
-        x = x or next(iter(self.points))
-        return draw_against(self._words(), x, values, self.diverged_at >= 0, f"final {by}", ax)
+        check_choice("plot(mode=...)", mode, ("min", "max"))
+        points, values = self._words(), self._shown(by)
+        x = varying(points)[0] if x is None else x
+        if not isinstance(x, str):
+            return draw_heat_map(points, tuple(x), values, f"final {by}", mode, ax)
+        if x not in points:
+            raise ValueError(f"plot(x=...) must be one or two of {', '.join(points)}, got {x!r}.")
+        return draw_against(points, x, values, self._marked(), f"final {by}", ax)
 
     def plot_all(self, by: str = "loss") -> Any:
         """Draw the final value against every hyperparameter, side by side; return the figure."""
         plt = require("matplotlib.pyplot", "plots", "plot_all()")
-        names = [k for k, v in self._words().items() if len(set(v.tolist())) > 1]
-        fig = plt.figure(figsize=(4 * max(len(names), 1), 3.4), layout="constrained")
-        values = np.where(self.diverged_at >= 0, np.nan, self.values(by))
-        for i, name in enumerate(names):
-            ax = fig.add_subplot(1, len(names), i + 1)
-            one = {name: self._words()[name]}
-            draw_against(one, name, values, self.diverged_at >= 0, f"final {by}", ax, join=False)
+        points, values = self._words(), self._shown(by)
+        names = varying(points)
+        fig = plt.figure(figsize=(4 * len(names), 3.4), layout="constrained")
+        for ax, name in zip(fig.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            draw_against(points, name, values, self._marked(), f"final {by}", ax, join=False)
         return fig
 
     def plot_curves(self, ax: Any = None) -> Any:
@@ -214,17 +236,22 @@ class SweepResult:
         return draw_curves(self._words(), self.history["loss"], ax)
 
     def _words(self) -> dict[str, np.ndarray]:
-        return {
-            k: np.array([_word(x) for x in v]) if v.dtype == object else v
-            for k, v in self.points.items()
-        }
+        return {k: words(v) for k, v in self.points.items()}
+
+    def _shown(self, by: str) -> np.ndarray:
+        return np.where(self.diverged_at >= 0, np.nan, self.values(by))
+
+    def _marked(self) -> dict[str, np.ndarray]:
+        diverged = self.diverged_at >= 0
+        dropped = ~np.isin(np.arange(len(diverged)), self.kept) & ~diverged
+        return {"diverged": diverged, "dropped": dropped}
 
     # --- files ---
 
     def save(self, path: Any) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
         data = {k: v for k, v in vars(self).items() if k not in ("points", "seconds")}
-        points = {k: [_word(_plain(x)) for x in v] for k, v in self.points.items()}
+        points = {k: v.tolist() for k, v in self._words().items()}
         about = json.dumps({"points": points, "seconds": self.seconds})
         write_arrays(Path(path), {"about": np.array(about), **as_arrays(data)})
 
@@ -245,11 +272,8 @@ class SweepResult:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
             arrays = {k: file[k] for k in file.files if k != "about"}
-        points = {
-            k: np.asarray(v) if all(map(is_number, v)) else np.array(v, object)
-            for k, v in about["points"].items()
-        }
-        fields = _nested(arrays)
+        points = {k: column(v) for k, v in about["points"].items()}
+        fields = nested(arrays)
         for name, like in (("params", params), ("state", state)):
             if like is not None:
                 fields[name] = from_arrays(arrays, f"/{name}", like)
@@ -260,13 +284,6 @@ class SweepResult:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _word(value: Any) -> Any:
-    """Return a value that text can hold."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__name__", None) or str(value)
 
 
 def _written(text: str, path: Any) -> str:
@@ -281,14 +298,3 @@ def _finite(node: Any) -> Any:
     if isinstance(node, list):
         return [_finite(v) for v in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, last = path.strip("/").split("/")
-        node = out
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = array
-    return out

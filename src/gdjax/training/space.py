@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from gdjax.core.checks import check_choice
+from gdjax.training.points import Point, with_seeds
 from gdjax.training.report import require
-
-Point = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,73 +216,34 @@ def _as_varying(name: str, value: Any) -> Any:
     return Choice(tuple(_axis(name, value, 1)))
 
 
+def as_points(space: Any, seeds: Any = None) -> list[Point]:
+    """Return the points of a sweep: a space is crossed, a list of points is taken as it is."""
+    if isinstance(space, Mapping):
+        points = grid(space) if space or seeds is None else [{}]  # only seeds may vary
+    else:
+        points = [dict(point) for point in space]
+    if not points or not points[0] and seeds is None:
+        raise ValueError(f"sweep(space=...) has no points: the grid is empty, got {space!r}.")
+    return with_seeds(points, seeds)
+
+
 def _points(caller: str, space: Mapping[str, Any], rows: Sequence[Sequence]) -> list[Point]:
     points = []
     for row in rows:
         point: Point = {}
         for (name, what), value in zip(space.items(), row, strict=True):
-            point[name] = value(dict(point)) if callable(what) else value
+            point[name] = _dependent(caller, name, what, point) if callable(what) else value
         points.append({k: v.item() if isinstance(v, np.generic) else v for k, v in point.items()})
     if not points:
         raise ValueError(f"{caller}: the space has no points: the grid is empty, got {space!r}.")
     return points
 
 
-# --- from points to lanes -------------------------------------------------------------------------
-
-
-def as_points(space: Any, seeds: Any = None) -> list[Point]:
-    """Return the points of a sweep: a space is crossed, a list of points is taken as it is."""
-    points = grid(space) if isinstance(space, Mapping) else list(space)
-    for i, point in enumerate(points):
-        if set(point) != set(points[0]):
-            raise ValueError(
-                f"sweep(space=...): all points must have the same names, got {list(point)} at "
-                f"index {i} and {list(points[0])} at index 0."
-            )
-    if not points or not points[0]:
-        raise ValueError(f"sweep(space=...) has no points: the grid is empty, got {space!r}.")
-    if seeds is None:
-        return points
-    numbers = range(seeds) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not len(numbers):
-        raise ValueError(f"sweep(seeds=...) must name at least one seed, got {seeds!r}.")
-    return [{**point, "seed": seed} for point in points for seed in numbers]
-
-
-def columns(points: Sequence[Point]) -> dict[str, np.ndarray]:
-    """Return name -> (lanes,): an array of numbers, or of objects for structure."""
-    out = {}
-    for name in points[0]:
-        values = [point[name] for point in points]
-        if all(map(is_number, values)):
-            out[name] = np.asarray(values)
-        else:
-            out[name] = np.empty(len(values), object)
-            out[name][:] = values
-    return out
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value may differ between the lanes of one program."""
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    return isinstance(value, (int, float, np.number)) or _is_scalar_array(value)
-
-
-def _is_scalar_array(value: Any) -> bool:
-    return hasattr(value, "dtype") and np.ndim(value) == 0 and value.dtype != bool
-
-
-def structures(points: Sequence[Point]) -> list[tuple[Point, list[int]]]:
-    """Return (what is no number, the lanes that have it), in order of first appearance."""
-    found: list[tuple[Point, list[int]]] = []
-    for lane, point in enumerate(points):
-        fixed = {k: v for k, v in point.items() if not is_number(v)}
-        for known, lanes in found:
-            if known == fixed:
-                lanes.append(lane)
-                break
-        else:
-            found.append((fixed, [lane]))
-    return found
+def _dependent(caller: str, name: str, function: Any, point: Point) -> Any:
+    try:
+        return function(dict(point))
+    except KeyError as error:
+        raise ValueError(
+            f"{caller}: the function of {name!r} reads {error}, but the names before it are "
+            f"{list(point)}. Put it after those that it depends on."
+        ) from error

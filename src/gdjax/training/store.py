@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gdjax.core.hyper import path_name
+from gdjax.training.drive import to_host
 
 
 class Saved(NamedTuple):
@@ -36,11 +38,12 @@ class Store:
         self.path = None if directory is None else Path(directory)
         if self.path is None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         text, file = json.dumps(identity, indent=1, sort_keys=True), self.path / "sweep.json"
-        if not file.exists():
+        if jax.process_index() == 0 and not file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
             replace_file(file, lambda f: f.write(text.encode()))
-            return
+        if jax.process_count() > 1:  # what the first one wrote before is there now
+            multihost_utils.sync_global_devices(str(self.path))
         before = json.loads(file.read_text())
         changed = [k for k in identity if before.get(k) != json.loads(json.dumps(identity[k]))]
         if changed:
@@ -50,11 +53,14 @@ class Store:
             )
 
     def save(self, group: int, done: int, carry: Any, log: Any, report: dict | None) -> None:
-        """Write one finished chunk."""
+        """Write one finished chunk; of several hosts, only the first one writes."""
         if self.path is None:
             return
+        carry, log, values = to_host((carry, log, jax.tree.map(jnp.asarray, report or {})))
+        if jax.process_index() > 0:
+            return
         arrays = {f"log{k}": v for k, v in as_arrays(log).items()}
-        arrays |= {f"report/{k}": np.asarray(v) for k, v in (report or {}).items()}
+        arrays |= {f"report/{k}": v for k, v in values.items()}
         write_arrays(self.path / f"group-{group:04d}-{done:08d}.npz", arrays)
         state = {"done": np.asarray(done), **{f"carry{k}": v for k, v in as_arrays(carry).items()}}
         write_arrays(self.path / f"group-{group:04d}.npz", state)
@@ -102,6 +108,18 @@ def from_arrays(arrays: Any, prefix: str, like: Any) -> Any:
         else:  # NumPy files do not know bfloat16 and give bytes
             leaves.append(array.view(leaf.dtype) if array.dtype.kind == "V" else array)
     return treedef.unflatten(leaves)
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return dicts of dicts from what `as_arrays` gave, without a tree to go by."""
+    out: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parents, last = path.strip("/").split("/")
+        node = out
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = array
+    return out
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

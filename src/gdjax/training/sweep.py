@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.training.board import Board
 from gdjax.training.drive import (
     Outcome,
     Past,
@@ -20,13 +21,14 @@ from gdjax.training.drive import (
     run_together,
     to_host,
 )
+from gdjax.training.gather import gathered
 from gdjax.training.interrupt import Interrupt
 from gdjax.training.lanes import Group, make_groups
 from gdjax.training.loop import Carry, chunk_program
-from gdjax.training.population import Board, gathered
+from gdjax.training.points import Point, columns, words
 from gdjax.training.report import Bar
 from gdjax.training.result import SweepResult
-from gdjax.training.space import Point, as_points, columns
+from gdjax.training.space import as_points
 from gdjax.training.store import Store
 
 
@@ -90,10 +92,12 @@ def sweep(
         compiled once for all groups of lanes. None is as many as fit, by XLA's count of the memory
         that the compiled program needs.
       vectorize: whether lanes step together (`vmap`) or one after the other within the program.
-        None vectorizes unless on a CPU a lane has 4096 parameters or more: then it keeps a core
-        busy by itself, and alone it stays in the cache (measured in bench/: twice as fast).
-      directory: where finished chunks are kept. The same call goes on from them after it was
-        killed, and loses at most one chunk (`report_every` steps of the groups in progress).
+        None vectorizes unless on a CPU a lane has 4096 parameters or more (then it keeps a core
+        busy by itself, and alone it stays in the cache) or its loss has convolutions (those by many
+        kernels at once are slow there).
+      directory: where finished chunks are kept, on a file system that all hosts share. The same
+        call goes on from them after it was killed, and loses at most one chunk (`report_every`
+        steps of the groups in progress).
 
     Returns:
       A `SweepResult`. Memory: lanes in a program * (parameters + state + gradients), on the host
@@ -127,7 +131,7 @@ def sweep(
     store = Store(directory, {} if directory is None else _identity(points, groups))
     outcomes: list[Outcome | None] = []
     with Bar(groups[0].plan.total, progress) as bar, Interrupt() as interrupt:
-        board = Board(bar, groups)
+        board = Board(bar, [len(group.lanes) for group in groups])
 
         def run(index: int, programs: Programs) -> Outcome | None:
             group = groups[index]
@@ -137,7 +141,7 @@ def sweep(
 
             def on_chunk(done, carry, log, report):
                 store.save(index, done, carry, log, report)
-                board.show(index, done, carry, log[0])
+                board.show(index, done, carry.diverged_at, log[0])
                 return interrupt.asked
 
             return execute(group.plan, carry, on_chunk, past, programs)
@@ -163,10 +167,14 @@ def _resumed(store: Store, index: int, group: Group) -> tuple[Carry, Past]:
         found = store.load(index, group.avals, log)
     if found is None:
         return group.start(), Past()
-    carry = jax.tree.map(
-        lambda x, like: jax.device_put(x, getattr(like, "sharding", None)), found.carry, group.avals
-    )
+    carry = jax.tree.map(lambda x, like: _placed(x, like.sharding), found.carry, group.avals)
     return carry, Past(found.done, tuple(found.logs), tuple(found.reports))
+
+
+def _placed(x: Any, sharding: Any) -> Any:
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def _identity(points: Sequence[Point], groups: Sequence[Group]) -> dict[str, Any]:
@@ -176,11 +184,11 @@ def _identity(points: Sequence[Point], groups: Sequence[Group]) -> dict[str, Any
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     return {
-        "points": {k: [str(x) for x in v] for k, v in columns(points).items()},
+        "points": {k: words(v).tolist() for k, v in columns(points).items()},
         "steps": plan.total,
         "report_every": plan.length,
         "batch_size": plan.run.batch_size,
-        "key": np.asarray(key).tolist(),
+        "key": to_host(key).tolist(),
         "data": _digest(plan.data),
         "groups": [g.lanes for g in groups],
         "leaves": [f"{x.dtype}{list(x.shape)}" for g in groups for x in jax.tree.leaves(g.avals)],

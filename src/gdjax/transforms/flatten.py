@@ -1,4 +1,4 @@
-"""Show an optimizer all parameters as one long vector."""
+"""Show an optimizer all parameters as one long vector, or like ones as stacks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
+from gdjax.core.blocks import like_blocks
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.lift import treewise
-from gdjax.core.numerics import scalar_dtype, upcast
+from gdjax.core.numerics import SMALL, scalar_dtype, upcast
 
 
 def _joined(tree: Any) -> Any:
@@ -38,29 +39,71 @@ def _split(flat: Any, like: Any) -> Any:
     return treedef.unflatten(out)
 
 
-def _flatten(grads, slots, params, count, *, inner, **extra):
-    flat = None if params is None else _joined(params)
-    updates, slots = inner(_joined(grads), slots, flat, **extra)
-    return _split(updates, grads), slots
+def _blocks(leaves: list, block: int) -> list[list[int]]:
+    keys = [(x.shape, x.dtype) if x.size <= SMALL else i for i, x in enumerate(leaves)]
+    return like_blocks(keys, block)
 
 
-def _fresh(init, params):
-    return init(_joined(params))
+def _stacked(tree: Any, block: int) -> list:
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(upcast(tree))]
+    rows = [[leaves[i] for i in positions] for positions in _blocks(leaves, block)]
+    return [_stack(row) if len(row) > 1 else row[0] for row in rows]
 
 
-def flatten(inner: Any) -> Optimizer:
-    """Run an optimizer on one vector that holds all parameters end to end.
+def _unstacked(rows: list, like: Any, block: int) -> Any:
+    leaves, treedef = jax.tree.flatten(like)
+    out = [None] * len(leaves)
+    for row, positions in zip(rows, _blocks(leaves, block), strict=True):
+        parts = _cut(row) if len(positions) > 1 else [row]
+        for i, part in zip(positions, parts, strict=True):
+            out[i] = part
+    return treedef.unflatten(out)
 
-    It then takes norms and trust ratios over all parameters together, and traces once. gdjax
-    processes like leaves in blocks, so many small leaves are no reason for it by themselves; and
-    the vector costs a copy of the gradients.
+
+_stack = jax.jit(jnp.stack)  # jitted to be traced once for all blocks of a shape
+_cut = jax.jit(lambda row: [jax.lax.index_in_dim(row, i, 0, False) for i in range(len(row))])
+
+
+def _flatten(grads, slots, params, count, *, inner, block, **extra):
+    join, cut = _joined, _split
+    if block:
+        join, cut = (
+            functools.partial(_stacked, block=block),
+            functools.partial(_unstacked, block=block),
+        )
+    updates, slots = inner(join(grads), slots, None if params is None else join(params), **extra)
+    return cut(updates, grads), slots
+
+
+def _fresh(init, block, params):
+    return init(_stacked(params, block) if block else _joined(params))
+
+
+def flatten(inner: Any, *, block: int | None = None) -> Optimizer:
+    """Run an optimizer on one vector that holds all parameters end to end, or on stacks of them.
+
+    On one vector it takes norms and trust ratios over all parameters together; that costs a copy
+    of the gradients. gdjax processes like leaves in blocks, so many leaves are no reason for it.
+
+    On stacks (`block=16`) hundreds of small parameters cost less: a compiled step of AdamW on 1000
+    leaves of 64 elements takes half the time on a CPU, since most of that is for passing buffers
+    in and out, and 1000 moments are 63 here. It is for rules that are elementwise, with global
+    norms, numbers without paths, and parameters that are not sharded.
 
     Args:
       inner: the `(init, update)` pair. It sees a vector of at least float32, or a dict of one for
-        each dtype if parameters are real and complex, or float32 and float64.
+        each dtype if parameters are real and complex, or float32 and float64; with `block`, a list
+        of arrays.
+      block: how many parameters of one shape and dtype make a stack, at most. Those of more than
+        4096 elements, or without a like, stay as they are. None is one vector. With 16, XLA's CPU
+        compiler makes 16 different kernels that cut a stack; with one vector, as many as there
+        are parameters, which takes it minutes.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, shaped like the vector.
+      An `Optimizer`. State: that of `inner`, shaped like the vector or the stacks.
+
+    Raises:
+      ValueError: if `block` is less than 2.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -69,6 +112,13 @@ def flatten(inner: Any) -> Optimizer:
       >>> updates, state = opt.update(grads, opt.init(grads))
       >>> print(updates["a"])  # the rms of [3, 3, 0, 0] is 2.1213
       [1.4142 1.4142]
+      >>> opt = gdjax.flatten(gdjax.adam(0.1), block=16)
+      >>> state = opt.init({str(i): jnp.zeros((8, 8)) for i in range(20)})
+      >>> print([x.shape for x in state.slots.slots.mu])
+      [(16, 8, 8), (4, 8, 8)]
     """
+    if block is not None and block < 2:
+        raise ValueError(f"flatten(block=...) must be at least 2, got {block}.")
     inner = with_extra_args_support(inner)
-    return treewise(_flatten, functools.partial(_fresh, inner.init), inner=inner.update)
+    init = functools.partial(_fresh, inner.init, block)
+    return treewise(_flatten, init, inner=inner.update, block=block)

@@ -1,0 +1,201 @@
+"""Warm sweeps of 1 to 4096 lanes against the three other ways to train many models.
+
+Lanes step on one mini-batch of 64 digits. A Python loop and a pool of processes take as long for
+every lane, so a few of them are timed and the rest is multiplied.
+"""
+
+import functools
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from harness import Row, interleaved, must_agree, seconds
+from sklearn.datasets import load_digits
+
+import gdjax
+from gdjax.training.drive import lower_chunk
+from gdjax.training.lanes import make_groups
+from gdjax.training.places import memory_of
+
+MLP = gdjax.models.mlp((64, 128, 10))
+CONVNET = gdjax.models.convnet((8, 8, 1), [8, 16], 10)
+TIMED = 4  # lanes of those ways that go through them one by one
+
+
+def mlp_loss(params, batch):
+    return cross_entropy(MLP.apply(params, batch[0]), batch[1])
+
+
+def convnet_loss(params, batch):
+    return cross_entropy(CONVNET.apply(params, batch[0].reshape(-1, 8, 8, 1)), batch[1])
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+# name -> model, its loss, lane-steps of a sweep
+TASKS = {"MLP": (MLP, mlp_loss, 80_000), "convnet": (CONVNET, convnet_loss, 4_000)}
+
+
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return jnp.asarray(images[:64] / 16, jnp.float32), jnp.asarray(labels[:64], jnp.int32)
+
+
+def lanes(options):
+    """1 to 4096 learning rates of Adam, compiled before, against the three other ways."""
+    data = digits()
+    with pool() as processes:
+        for name, (model, loss_fn, budget) in TASKS.items():
+            params = model.init(jax.random.key(0))
+            for count in (1, 16) if options.quick else (1, 16, 256, 4096):
+                steps = 5 if options.quick else max(2, min(100, budget // count))
+                rates = np.logspace(-4, -2, count).astype(np.float32)
+                sides = {
+                    "ours": functools.partial(ours, loss_fn, params, rates, data, steps),
+                    "hand": functools.partial(by_hand(loss_fn, params, data, steps), rates),
+                }
+                must_agree(sides["ours"](), sides["hand"](), rtol=2e-2, atol=2e-3)
+                times = interleaved(sides, 1 if count > 1000 else 5)
+                loop = python_loop(loss_fn, params, rates, data, steps)
+                torch = processes and torch_pool(processes, name, rates, data, steps)
+                title = f"{name}, {count} lanes × {steps} steps, warm"
+                yield Row(title, times["ours"], "optax, vmap + scan by hand", times["hand"], 0.95)
+                yield Row(title, times["ours"], "optax, inject_hyperparams in a loop", loop, 1.0)
+                if torch:
+                    yield Row(title, times["ours"], "torch, a pool of processes", torch, 1.0)
+
+
+def ours(loss_fn, params, rates, data, steps):
+    space = {"learning_rate": rates}
+    return gdjax.sweep(loss_fn, params, gdjax.adam, space, data, steps=steps).history["loss"]
+
+
+def by_hand(loss_fn, params, data, steps):
+    @jax.jit
+    def run(rates):
+        def one(rate):
+            opt = optax.adam(rate)
+
+            def step(carry, _):
+                p, s = carry
+                loss, grads = jax.value_and_grad(loss_fn)(p, data)
+                updates, s = opt.update(grads, s, p)
+                return (optax.apply_updates(p, updates), s), loss
+
+            return jax.lax.scan(step, (params, opt.init(params)), length=steps)[1]
+
+        return jax.vmap(one)(rates)
+
+    return run
+
+
+def python_loop(loss_fn, params, rates, data, steps):
+    opt = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
+
+    @jax.jit
+    def step(p, s):
+        loss, grads = jax.value_and_grad(loss_fn)(p, data)
+        updates, s = opt.update(grads, s, p)
+        return optax.apply_updates(p, updates), s, loss
+
+    def run(rates):
+        for rate in rates:
+            p, s = params, opt.init(params)
+            s.hyperparams["learning_rate"] = jnp.asarray(rate)
+            for _ in range(steps):
+                p, s, loss = step(p, s)
+        return loss
+
+    run(rates[:1])
+    few = rates[:TIMED]
+    return seconds(lambda: run(few))[0] * len(rates) / len(few)
+
+
+# --- torch ----------------------------------------------------------------------------------------
+
+
+def pool():
+    """Return a process for each core, or a context of None without torch."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        import contextlib
+
+        return contextlib.nullcontext()
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with XLA's threads hangs
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=spawn)
+
+
+def torch_pool(processes, name, rates, data, steps):
+    """Return the seconds that the pool needs for all rates, with its processes running already."""
+    arrays = tuple(np.asarray(x) for x in data)
+    few = [float(rate) for rate in rates[: 2 * TIMED]]
+    run = functools.partial(train_with_torch, name, arrays, steps)
+    list(processes.map(run, few[:1] * 2 * (os.cpu_count() or 1)))
+    start = time.perf_counter()
+    list(processes.map(run, few))
+    return (time.perf_counter() - start) * len(rates) / len(few)
+
+
+def train_with_torch(name, arrays, steps, rate):
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    images, labels = (torch.tensor(x) for x in arrays)
+    if name == "MLP":
+        net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    else:
+        images = images.reshape(-1, 1, 8, 8)
+        convs = nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()
+        net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(64, 10))
+    opt = torch.optim.Adam(net.parameters(), rate, fused=True)
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(images), labels.long())
+        loss.backward()
+        opt.step()
+    return float(loss)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def lanes_memory(options):
+    """What one program of many lanes needs, by XLA's count.
+
+    In turn, lanes share the memory of their gradients, so it is held against parameters and states
+    alone; together, against as many programs of one lane.
+    """
+    count = 16 if options.quick else 256
+    for name, (model, loss_fn, _) in TASKS.items():
+        params = model.init(jax.random.key(0))
+        used = functools.partial(memory, loss_fn, params, digits())
+        compiled, state = used(count, False)
+        title = f"memory of {count} lanes of the {name}"
+        yield Row(f"{title}, in turn", compiled, "parameters, states", state, 1 / 1.1, unit="MB")
+        compiled, (one, _) = used(count, True)[0], used(1, True)
+        peer = f"{count} programs of one"
+        yield Row(f"{title}, together", compiled, peer, count * one, 1 / 1.1, unit="MB")
+
+
+def memory(loss_fn, params, data, count, vectorize):
+    """Return the MB of the compiled program, and those of what its lanes keep between steps."""
+    points = gdjax.grid({"learning_rate": np.logspace(-4, -2, count)})
+    (group,), _ = make_groups(
+        "sweep", loss_fn, params, gdjax.adam, points, data, steps=10, epochs=None, key=0,
+        held_out=None, metric_fn=None, report_every=None, reports=False, vectorize=vectorize,
+        lanes_per_program=count,
+    )  # fmt: skip
+    used = memory_of(lower_chunk(group.plan, group.avals, 10).compile())
+    return used / 1e6, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(group.avals)) / 1e6
+
+
+WORKLOADS = {"lanes": lanes, "lanes_memory": lanes_memory}
