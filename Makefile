@@ -15,6 +15,8 @@
 
 VENV = .venv
 WORKERS = 2
+# How tests are dealt out: those of a file share what they compile. DIST=load splits files, too.
+DIST = loadfile
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
@@ -26,7 +28,7 @@ demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/digits.py $(FLAGS)
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist $(DIST) $(TESTS)
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(VENV)/bin/ruff check
