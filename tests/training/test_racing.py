@@ -157,7 +157,7 @@ def test_range_test(tmp_path):
     np.testing.assert_allclose(test.rates[[0, -1]], [1e-7, 100.0], rtol=1e-9)
     assert test.low <= test.suggestion <= test.high
     losses = gdjax.sweep(
-        *TASK, {"learning_rate": [test.suggestion, 1e-5, 10.0]}, DATA, **MORE
+        *TASK, {"learning_rate": [test.suggestion, 1e-5, 1e3]}, DATA, **MORE
     ).final_loss
     assert losses[0] < 0.3 * losses[1:].min()
     ax = test.plot()
