@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import scipy.optimize
+from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_breast_cancer
 from tabulate import tabulate
 
@@ -59,7 +60,7 @@ def main():
     counts = jnp.asarray(np.histogram(radius, EDGES)[0], float)
 
     ours = fit(counts)
-    flat, unravel = jax.flatten_util.ravel_pytree(START)
+    flat, unravel = ravel_pytree(START)
     theirs = scipy.optimize.least_squares(
         lambda x: np.asarray(residual_fn(unravel(x), counts)), np.asarray(flat), method="lm"
     )
