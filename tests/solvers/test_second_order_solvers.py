@@ -91,7 +91,7 @@ def test_levenberg_marquardt_solves_more_garbow_hillstrom(problem):
 
     def best(dtype):
         start = jnp.asarray(problem.start, dtype)
-        run = jax.jit(lambda x: own_loop.run(METHODS["qr"], fun, x, 400, problem.residual))
+        run = jax.jit(lambda x: own_loop.run(METHODS["qr"], fun, x, 150, problem.residual))
         return float(fun(run(start)[0]))
 
     with enable_x64():
