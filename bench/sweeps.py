@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from harness import Row, must_agree, seconds
+from lanes import by_hand
 from sklearn.datasets import load_digits
 
 import gdjax
@@ -50,23 +51,8 @@ def sweep(options):
             losses.append(jnp.stack(run))
         return jnp.stack(losses)
 
-    def by_hand():
-        @jax.jit
-        def run(rates):
-            def one(rate):
-                opt = optax.adam(rate)
-
-                def step(carry, _):
-                    p, s = carry
-                    loss, grads = jax.value_and_grad(loss_fn)(p, data)
-                    updates, s = opt.update(grads, s, p)
-                    return (optax.apply_updates(p, updates), s), loss
-
-                return jax.lax.scan(step, (params, opt.init(params)), length=steps)[1]
-
-            return jax.vmap(one)(rates)
-
-        return run(jnp.asarray(rates))
+    def hand():
+        return by_hand(loss_fn, params, data, steps)(jnp.asarray(rates))
 
     def cold(function):  # compiles included: forget what was compiled before
         jax.clear_caches()
@@ -76,7 +62,7 @@ def sweep(options):
     for _ in range(3):
         t, losses = cold(ours)
         times["ours"].append(t)
-        t, hand = cold(by_hand)
+        t, hand = cold(hand)
         times["hand"].append(t)
     must_agree(losses, hand, rtol=2e-2, atol=2e-3)
     loop, _ = cold(python_loop)
