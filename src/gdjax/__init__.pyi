@@ -31,7 +31,7 @@ from gdjax.core.hyper import schedule as schedule
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
-from gdjax.core.lift import treewise as treewise
+from gdjax.core.treewise import treewise as treewise
 from gdjax.core.numerics import safe_increment as safe_increment
 
 # Linear algebra

@@ -1,4 +1,4 @@
-"""From a rule for one array to an optimizer of trees: `leafwise`, `descend` and `treewise`.
+"""From a rule for one array to an optimizer of trees: `leafwise` and `descend`.
 
 This file is where the promises of every optimizer are kept: numbers are read from the state only,
 arithmetic is done in at least float32, the state never changes its avals, one rule is traced once
@@ -20,24 +20,11 @@ from jax.interpreters.partial_eval import DynamicJaxprTracer
 from gdjax.core.base import Optimizer, State
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import as_float_leaves, check_like
-from gdjax.core.hyper import (
-    Masked,
-    as_hyper,
-    in_force,
-    is_schedule,
-    leaf_values,
-    spread,
-)
-from gdjax.core.numerics import (
-    cast,
-    cast_like,
-    compute_dtype,
-    real_dtype,
-    safe_increment,
-    upcast,
-)
+from gdjax.core.hyper import Masked, as_hyper, in_force, leaf_values, spread
+from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
 
 Static = tuple[tuple[str, Hashable], ...]
+NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
 
 
 def leafwise(
@@ -74,7 +61,7 @@ def leafwise(
       >>> print(updates["w"])
       [-0.5  0.5]
     """
-    name = _name(rule)
+    name = rule_name(rule)
     given = dict(hyperparams or {})
 
     def init(params: Any) -> State:
@@ -88,7 +75,7 @@ def leafwise(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    return Optimizer(init, _leafwise_update(rule, _freeze(static), map_rows))
+    return Optimizer(init, _leafwise_update(rule, frozen(static), map_rows))
 
 
 def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str, Any]:
@@ -174,68 +161,16 @@ def _descent(rule: Callable) -> Callable:
         direction, slots = rule(grad, slots, param, count, **rest)
         if weight_decay is not None:
             if param is None:
-                raise ValueError(f"{_name(rule)} with weight_decay needs {NEEDS_PARAMS}")
+                raise ValueError(f"{rule_name(rule)} with weight_decay needs {NEEDS_PARAMS}")
             direction = direction + weight_decay * param
         return -learning_rate * direction, slots
 
     return step
 
 
-NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
-
-
-def treewise(
-    rule: Callable,
-    slots: Callable | None = None,
-    hyperparams: dict | None = None,
-    **static: Hashable,
-) -> Optimizer:
-    """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
-
-    Args:
-      rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
-        `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
-        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
-        keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
-      slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
-      hyperparams: name -> number or schedule for the whole tree; None is "off".
-      **static: booleans, strings and functions, also the `update` of other optimizers.
-
-    Returns:
-      An `Optimizer` with state `State(count, hyperparams, slots)`.
-
-    Example:
-      >>> import gdjax, jax, jax.numpy as jnp
-      >>> def _longest(grads, slots, params, count, *, limit):
-      ...     largest = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]))
-      ...     return jax.tree.map(lambda g: g * jnp.minimum(1, limit / largest), grads), slots
-      >>> opt = gdjax.treewise(_longest, hyperparams=dict(limit=1.0))
-      >>> updates, state = opt.update([jnp.array([1.0, 4.0])], opt.init([jnp.ones(2)]))
-      >>> print(updates)
-      [Array([0.25, 1.  ], dtype=float32)]
-    """
-    name = _name(rule)
-    given = dict(hyperparams or {})
-
-    def init(params: Any) -> State:
-        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
-        for k, v in hyper.items():
-            if not (v is None or is_schedule(v) or jax.tree_util.all_leaves([v])):
-                raise ValueError(
-                    f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
-                    "of the parameters differently, give each part an optimizer of its own."
-                )
-        return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
-
-    return Optimizer(init, _treewise_update(rule, _freeze(static)))
-
-
-# --- the two lifted updates ----------------------------------------------------------------------
-
-
 @functools.lru_cache(maxsize=1024)
 def _leafwise_update(rule: Callable, static: Static, map_rows: Callable) -> Callable:
-    name, fixed = _name(rule), dict(static)
+    name, fixed = rule_name(rule), dict(static)
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
     def leaf(row, count, hyper, extra):
@@ -258,7 +193,7 @@ def _leafwise_update(rule: Callable, static: Static, map_rows: Callable) -> Call
         parts = [None] * len(leaves)
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = _used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
+        used = used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
         hyper = {
             k: leaf_values(f"{name}({k}=...)", in_force(v, state.count), grads)
             for k, v in state.hyperparams.items()
@@ -279,28 +214,61 @@ def _leafwise_update(rule: Callable, static: Static, map_rows: Callable) -> Call
     return compiled(update, name)
 
 
-@functools.lru_cache(maxsize=1024)
-def _treewise_update(rule: Callable, static: Static) -> Callable:
-    name, fixed = _name(rule), dict(static)
+def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
+    """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
+    if not slots:
+        return [()] * len(leaves)
+    try:
+        columns = [treedef.flatten_up_to(tree) for tree in slots]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name}: the gradients do not have the tree structure that the state was made for. "
+            f"Call init with these parameters. {error}"
+        ) from None
+    return [type(slots)(*row) for row in zip(*columns, strict=True)]
 
-    def update(grads, state, params=None, **extra):
-        leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        if "raw_params" in _keywords(rule)[0]:
-            extra = {**extra, "raw_params": params}
-        if params is not None:
-            parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-            params = treedef.unflatten(upcast(parts))
-        hyper = {k: in_force(v, state.count) for k, v in state.hyperparams.items()}
-        used = _used_extras(rule, name, {*hyper, *fixed}, extra)
-        count = safe_increment(state.count)
-        up = treedef.unflatten(upcast(leaves))
-        updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
-        new = treedef.unflatten(
-            [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
+
+# --- what `treewise` shares ----------------------------------------------------------------------
+
+
+def rule_name(rule: Callable) -> str:
+    """Return the name of a rule in errors and traces."""
+    return getattr(rule, "__name__", type(rule).__name__).strip("_")
+
+
+def frozen(static: dict[str, Hashable]) -> Static:
+    """Return what is structure of a rule, in one order, as a key."""
+    for key, value in static.items():
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"{key}={value!r} is part of an optimizer's structure and must be hashable; a "
+                "number or an array belongs into hyperparams."
+            ) from None
+    return tuple(sorted(static.items()))
+
+
+def used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
+    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
+    keywords, required, takes_all = keywords_of(rule)
+    if takes_all:
+        return extra
+    for key in required - known - extra.keys():
+        raise TypeError(
+            f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
+            f"It got {', '.join(extra) or 'no extra argument'}."
         )
-        return new, State(count, state.hyperparams, cast_like(slots, state.slots))
+    return {k: v for k, v in extra.items() if k in keywords - known}
 
-    return compiled(update, name)
+
+@functools.lru_cache(maxsize=1024)
+def keywords_of(rule: Callable) -> tuple[set[str], set[str], bool]:
+    """Return the keywords of a rule, those without a default, and whether it takes all."""
+    parameters = inspect.signature(rule).parameters.values()
+    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    required = {p.name for p in keyword if p.default is p.empty}
+    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def compiled(update: Callable, name: str) -> Callable:
@@ -330,57 +298,3 @@ def _as_jax(x: Any) -> Any:
 
 def _is_structure(x: Any) -> bool:
     return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))
-
-
-# --- helpers --------------------------------------------------------------------------------
-
-
-def _name(rule: Callable) -> str:
-    return getattr(rule, "__name__", type(rule).__name__).strip("_")
-
-
-def _freeze(static: dict[str, Hashable]) -> Static:
-    for key, value in static.items():
-        try:
-            hash(value)
-        except TypeError:
-            raise TypeError(
-                f"{key}={value!r} is part of an optimizer's structure and must be hashable; a "
-                "number or an array belongs into hyperparams."
-            ) from None
-    return tuple(sorted(static.items()))
-
-
-def _used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
-    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
-    keywords, required, takes_all = _keywords(rule)
-    if takes_all:
-        return extra
-    for key in required - known - extra.keys():
-        raise TypeError(
-            f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
-            f"It got {', '.join(extra) or 'no extra argument'}."
-        )
-    return {k: v for k, v in extra.items() if k in keywords - known}
-
-
-@functools.lru_cache(maxsize=1024)
-def _keywords(rule: Callable) -> tuple[set[str], set[str], bool]:
-    parameters = inspect.signature(rule).parameters.values()
-    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    required = {p.name for p in keyword if p.default is p.empty}
-    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
-    """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
-    if not slots:
-        return [()] * len(leaves)
-    try:
-        columns = [treedef.flatten_up_to(tree) for tree in slots]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name}: the gradients do not have the tree structure that the state was made for. "
-            f"Call init with these parameters. {error}"
-        ) from None
-    return [type(slots)(*row) for row in zip(*columns, strict=True)]

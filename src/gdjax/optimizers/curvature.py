@@ -18,8 +18,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq
+from gdjax.core.treewise import treewise
 
 
 class Randomness(NamedTuple):

@@ -16,9 +16,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain
 from gdjax.core.checks import POSITIVE, check_choice, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, treewise
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt, sum_sq, times
 from gdjax.core.trees import copied, map_leaves, total, zero
+from gdjax.core.treewise import treewise
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 

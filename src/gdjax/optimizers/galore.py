@@ -21,8 +21,9 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import FINITE, check_choice, checked
 from gdjax.core.every import INTERVAL, is_due, when_due
-from gdjax.core.lift import descend, treewise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.treewise import treewise
 from gdjax.linalg.matrices import Axes, DimensionNumbers, matrix_axes
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.optimizers.sgd import _gradient

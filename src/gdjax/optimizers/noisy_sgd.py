@@ -11,8 +11,8 @@ from typing import Any
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import times
+from gdjax.core.treewise import treewise
 from gdjax.transforms.noise import add_noise_to, fresh_randomness
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, check_choice, checked
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype, sum_sq, times
+from gdjax.core.treewise import treewise
 
 VARIANTS = ("sps", "sps+")
 

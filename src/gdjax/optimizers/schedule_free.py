@@ -19,9 +19,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, Range, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, treewise
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import copied, map_leaves, zero
+from gdjax.core.treewise import treewise
 from gdjax.optimizers.radam import samples
 
 OPEN_UNIT = Range("in (0, 1]", lambda x: 0 < x <= 1)

@@ -19,9 +19,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
 from gdjax.core.every import INTERVAL, is_due, when_due
-from gdjax.core.lift import descend, treewise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import clip_parts, compute_dtype
 from gdjax.core.trees import map_leaves, zeros_like
+from gdjax.core.treewise import treewise
 from gdjax.optimizers.curvature import hutchinson_estimator_diag_hessian
 from gdjax.optimizers.sgd import _gradient
 

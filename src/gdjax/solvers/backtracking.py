@@ -15,8 +15,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, Range, checked
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.treewise import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.line import fresh, is_finite, line, remember, tell

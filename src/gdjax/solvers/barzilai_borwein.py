@@ -18,7 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.treewise import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.line import fresh, is_finite, line, pick, remember

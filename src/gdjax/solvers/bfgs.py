@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
+from gdjax.core.treewise import treewise
 from gdjax.solvers.line import searched
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.solvers.zoom import scale_by_zoom_linesearch

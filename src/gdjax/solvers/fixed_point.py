@@ -19,8 +19,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, as_float_leaves, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.core.treewise import treewise
 from gdjax.solvers.converge import converge
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares

@@ -14,7 +14,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, Range, checked
-from gdjax.core.lift import treewise
+from gdjax.core.treewise import treewise
 from gdjax.solvers.damped import jacobian, linearized
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.vector import as_tree

@@ -17,7 +17,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_choice, checked
-from gdjax.core.lift import treewise
+from gdjax.core.treewise import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.line import Line, Point, fresh, is_finite, line, pick, remember

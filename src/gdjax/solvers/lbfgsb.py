@@ -18,8 +18,9 @@ from jax import Array
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import as_float_leaves, checked
 from gdjax.core.hyper import as_hyper, leaf_values
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.treewise import treewise
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT

@@ -19,8 +19,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, Range, check_choice, checked
-from gdjax.core.lift import treewise
 from gdjax.core.trees import zero, zeros_like
+from gdjax.core.treewise import treewise
 from gdjax.solvers.damped import cg_solver, jacobian, linearized, qr_solver
 from gdjax.solvers.vector import as_tree, as_vector
 

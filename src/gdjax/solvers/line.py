@@ -18,8 +18,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State, is_state
 from gdjax.core.chain import chain
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, scalar_dtype
+from gdjax.core.treewise import treewise
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.transforms.scale import scale_by_learning_rate
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import upcast
+from gdjax.core.treewise import treewise
 
 
 @functools.partial(

@@ -17,8 +17,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, checked
-from gdjax.core.lift import treewise
 from gdjax.core.trees import zero
+from gdjax.core.treewise import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT, gain_ratio
 from gdjax.solvers.vector import as_tree, as_vector

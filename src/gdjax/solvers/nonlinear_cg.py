@@ -15,8 +15,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
+from gdjax.core.treewise import treewise
 from gdjax.solvers.line import searched
 from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.solvers.zoom import scale_by_zoom_linesearch

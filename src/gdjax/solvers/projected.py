@@ -15,8 +15,9 @@ import jax
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import apply_updates, with_extra_args_support
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied
+from gdjax.core.treewise import treewise
 
 
 @functools.partial(

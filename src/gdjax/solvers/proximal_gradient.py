@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import POSITIVE, Range, as_float_leaves, checked
 from gdjax.core.hyper import as_hyper
-from gdjax.core.lift import treewise
 from gdjax.core.trees import copied, zero
+from gdjax.core.treewise import treewise
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.proximal_step import Proximal, proximal_step, reg_names

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import leafwise, treewise
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import clip_parts, root_mean_sq, sum_sq, times
+from gdjax.core.treewise import treewise
 
 
 def _clip(grad, slots, param, count, *, max_delta):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.blocks import like_blocks
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import SMALL, scalar_dtype, upcast
+from gdjax.core.treewise import treewise
 
 
 def _joined(tree: Any) -> Any:

@@ -12,8 +12,8 @@ from gdjax.core.base import Optimizer
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt
+from gdjax.core.treewise import treewise
 
 
 class Randomness(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt, sum_sq, times
+from gdjax.core.treewise import treewise
 
 
 def _normalize_by_update_norm(grads, slots, params, count, *, scale_factor, eps):

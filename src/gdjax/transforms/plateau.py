@@ -13,8 +13,8 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, Range, checked
 from gdjax.core.every import INTERVAL, as_interval
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, scalar_dtype, times
+from gdjax.core.treewise import treewise
 
 FACTOR = Range("in (0, 1)", lambda x: 0 < x < 1)
 

@@ -18,7 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.blocks import map_blocks
 from gdjax.core.chain import chain, identity
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import treewise
+from gdjax.core.treewise import treewise
 from gdjax.transforms.noise import Randomness, fresh_randomness
 from gdjax.transforms.per_example import per_example_global_norm_clip
 from gdjax.transforms.scale import scale_by_learning_rate

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.lift import leafwise, treewise
+from gdjax.core.lift import leafwise
+from gdjax.core.treewise import treewise
 
 
 class EmptyState(NamedTuple):

@@ -19,10 +19,10 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
 from gdjax.core.every import INTERVAL, as_interval
 from gdjax.core.hyper import as_hyper, in_force
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
 from gdjax.core.reading import states_in
 from gdjax.core.trees import map_leaves
+from gdjax.core.treewise import treewise
 from gdjax.wrappers.guard import ask, fresh_skip_state, tally, unless
 
 

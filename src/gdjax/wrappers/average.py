@@ -16,8 +16,9 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves, zero
+from gdjax.core.treewise import treewise
 
 
 class Average(NamedTuple):

@@ -19,10 +19,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import FINITE, check_range
 from gdjax.core.every import either
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like, safe_increment, sum_sq, upcast
 from gdjax.core.reading import states_in
 from gdjax.core.trees import map_leaves, zero
+from gdjax.core.treewise import treewise
 
 
 class Guarded(NamedTuple):

@@ -17,8 +17,9 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, Range, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves
+from gdjax.core.treewise import treewise
 from gdjax.wrappers.reset import memory, reset
 
 PERIOD = Range("finite and >= 1", lambda x: 1 <= x < math.inf)

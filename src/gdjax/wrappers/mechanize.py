@@ -19,9 +19,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
+from gdjax.core.treewise import treewise
 
 
 class Mechanic(NamedTuple):

@@ -20,9 +20,10 @@ from gdjax.core.base import Optimizer, State
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, in_force, leaf_values
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import states_in, the_only
+from gdjax.core.treewise import treewise
 from gdjax.wrappers.metric import diagonal_metric
 
 SEPARABLE = {  # they treat each element by itself

@@ -19,9 +19,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.evaluation import eval_params, map_held
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, times, upcast
 from gdjax.core.trees import copied, magnitude, map_leaves
+from gdjax.core.treewise import treewise
 from gdjax.wrappers.reset import memory, reset
 
 

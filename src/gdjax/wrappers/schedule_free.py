@@ -15,8 +15,9 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, checked
 from gdjax.core.evaluation import eval_params
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves
+from gdjax.core.treewise import treewise
 from gdjax.optimizers.schedule_free import (
     OPEN_UNIT,
     RANGES,

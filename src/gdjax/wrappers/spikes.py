@@ -17,8 +17,8 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, check_choice, checked
-from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype, sum_sq
+from gdjax.core.treewise import treewise
 from gdjax.wrappers.guard import tally, unless
 
 WATCH = ("grad_norm", "value", "both")

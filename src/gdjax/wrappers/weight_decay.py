@@ -24,10 +24,11 @@ from gdjax.core.base import Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, check_choice, checked
 from gdjax.core.hyper import is_schedule
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import the_only
 from gdjax.core.trees import product
+from gdjax.core.treewise import treewise
 from gdjax.transforms.decay import add_decayed_weights
 
 KINDS = ("decoupled", "l2", "independent", "corrected")

@@ -1,0 +1,86 @@
+"""From a rule for a whole tree to an optimizer: `treewise`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import Optimizer, State
+from gdjax.core.checks import as_float_leaves, check_like
+from gdjax.core.hyper import as_hyper, in_force, is_schedule
+from gdjax.core.lift import Static, compiled, frozen, keywords_of, rule_name, used_extras
+from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
+
+
+def treewise(
+    rule: Callable,
+    slots: Callable | None = None,
+    hyperparams: dict | None = None,
+    **static: Hashable,
+) -> Optimizer:
+    """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
+
+    Args:
+      rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
+        `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
+        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
+        keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
+      slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
+      hyperparams: name -> number or schedule for the whole tree; None is "off".
+      **static: booleans, strings and functions, also the `update` of other optimizers.
+
+    Returns:
+      An `Optimizer` with state `State(count, hyperparams, slots)`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def _longest(grads, slots, params, count, *, limit):
+      ...     largest = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]))
+      ...     return jax.tree.map(lambda g: g * jnp.minimum(1, limit / largest), grads), slots
+      >>> opt = gdjax.treewise(_longest, hyperparams=dict(limit=1.0))
+      >>> updates, state = opt.update([jnp.array([1.0, 4.0])], opt.init([jnp.ones(2)]))
+      >>> print(updates)
+      [Array([0.25, 1.  ], dtype=float32)]
+    """
+    name = rule_name(rule)
+    given = dict(hyperparams or {})
+
+    def init(params: Any) -> State:
+        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+        for k, v in hyper.items():
+            if not (v is None or is_schedule(v) or jax.tree_util.all_leaves([v])):
+                raise ValueError(
+                    f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
+                    "of the parameters differently, give each part an optimizer of its own."
+                )
+        return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
+
+    return Optimizer(init, _treewise_update(rule, frozen(static)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _treewise_update(rule: Callable, static: Static) -> Callable:
+    name, fixed = rule_name(rule), dict(static)
+
+    def update(grads, state, params=None, **extra):
+        leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+        if "raw_params" in keywords_of(rule)[0]:
+            extra = {**extra, "raw_params": params}
+        if params is not None:
+            parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
+            params = treedef.unflatten(upcast(parts))
+        hyper = {k: in_force(v, state.count) for k, v in state.hyperparams.items()}
+        used = used_extras(rule, name, {*hyper, *fixed}, extra)
+        count = safe_increment(state.count)
+        up = treedef.unflatten(upcast(leaves))
+        updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        new = treedef.unflatten(
+            [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
+        )
+        return new, State(count, state.hyperparams, cast_like(slots, state.slots))
+
+    return compiled(update, name)
