@@ -26,13 +26,13 @@ from gdjax.core.chain import with_extra_args_support as with_extra_args_support
 from gdjax.core.evaluation import eval_params as eval_params
 from gdjax.core.hyper import Schedule as Schedule
 from gdjax.core.hyper import by_path as by_path
-from gdjax.core.reading import hyperparams as hyperparams
 from gdjax.core.hyper import schedule as schedule
-from gdjax.core.reading import with_hyperparams as with_hyperparams
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
-from gdjax.core.treewise import treewise as treewise
 from gdjax.core.numerics import safe_increment as safe_increment
+from gdjax.core.reading import hyperparams as hyperparams
+from gdjax.core.reading import with_hyperparams as with_hyperparams
+from gdjax.core.treewise import treewise as treewise
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root

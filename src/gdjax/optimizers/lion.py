@@ -99,7 +99,7 @@ def lion(
       learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
         like all numbers below.
       b1: weight of the mean in the direction, in [0, 1).
-      b2: decay of the mean, in (0, 1).
+      b2: decay of the mean, in (0, 1); rounding in the direction grows as b1 / b2.
       mu_dtype: dtype of the mean; None is float32, or float64 for float64 parameters.
       weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
       mask: which leaves decay, see `adamw`.
