@@ -30,7 +30,7 @@ def _zero_moments(param) -> BeliefMoments:
 
 def _adabelief(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
-    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad - mu) + eps_root
+    nu = b2 * slots.nu + ((1 - b2) * abs_sq(grad - mu) + eps_root)  # within: else XLA copies nu
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     new = BeliefMoments(mu, nu)
     return mu_hat / new.diagonal(count, b2=b2, eps=eps), new

@@ -31,7 +31,8 @@ def _adadelta(grad, slots, param, count, *, rho, eps, learning_rate=None, weight
             raise ValueError(f"adadelta with weight_decay needs {NEEDS_PARAMS}")
         grad = grad + weight_decay * param
     e_g = rho * slots.e_g + (1 - rho) * abs_sq(grad)
-    step = safe_sqrt(slots.e_x + eps) / safe_sqrt(e_g + eps) * grad
+    # sqrt(e_x + eps) / sqrt(e_g + eps) * grad; XLA stores a quotient once, but else both roots
+    step = grad / (safe_sqrt(e_g + eps) / safe_sqrt(slots.e_x + eps))
     e_x = rho * slots.e_x + (1 - rho) * abs_sq(step)
     return (step if learning_rate is None else -learning_rate * step), Squares(e_g, e_x)
 

@@ -35,8 +35,10 @@ def _rprop(
     def parts(grad, sizes, previous):
         sizes = jnp.where(count == 1, learning_rate, sizes)
         turn = jnp.sign(grad) * jnp.sign(previous)
-        factor = jnp.where(turn > 0, eta_plus, jnp.where(turn < 0, eta_minus, 1))
-        sizes = jnp.clip(sizes * factor, min_step_size, max_step_size)
+        longer, same, shorter = (
+            jnp.clip(eta * sizes, min_step_size, max_step_size) for eta in (eta_plus, 1, eta_minus)
+        )
+        sizes = jnp.where(turn > 0, longer, jnp.where(turn < 0, shorter, same))
         grad = jnp.where(turn < 0, 0, grad)
         step = sizes * jnp.sign(grad)
         return -step if flip_sign else step, sizes, grad

@@ -72,7 +72,9 @@ def weigh(slots, rate, count, weight_lr_power, weight_count_power):
 
 def move(param, z, update, c, b1):
     """Return the updates of y, the parameter, and the next z."""
-    return c * (z - param) + (1 - b1 * (1 - c)) * update, z + update
+    z = z + update
+    before = z - update  # read off the new z, since XLA would copy the old one to keep it
+    return c * (before - param) + (1 - b1 * (1 - c)) * update, z
 
 
 def _descend(param, z, direction, rate, c, b1):

@@ -42,8 +42,8 @@ def _slow(slow, param):
 
 
 def _sync(slow, param, update, due, share):
-    synced = slow + share * (param + update - slow)
-    return jnp.where(due > 0, synced - param, update), jnp.where(due > 0, synced, slow)
+    slow = jnp.where(due > 0, slow + share * (param + update - slow), slow)
+    return jnp.where(due > 0, slow - param, update), slow
 
 
 def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
