@@ -1,5 +1,6 @@
 """A sweep is the same however it is cut, on however many devices, interrupted or killed."""
 
+import functools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from x64 import enable_x64
 
 import gdjax
 from gdjax.training import lanes as lanes_module
+from gdjax.training import loop as loop_module
 from gdjax.training import places as places_module
 from gdjax.training.store import Store
 
@@ -101,6 +103,46 @@ def test_every_group_uses_one_program():
 
     gdjax.sweep(again, PARAMS, gdjax.adam, RATES, (X, Y), lanes_per_program=1, **MORE)
     assert len(traced) == once
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, jax.vmap, None])
+def test_a_convolution_is_found_wherever_it_is(wrap):
+    """Lanes with one run in turn; those without, and as small as these, run together."""
+
+    def smooth(x):
+        return jnp.convolve(x, jnp.ones(3), mode="same")
+
+    def loss(params, batch, inner):
+        rows = jax.lax.scan(lambda c, x: (c, inner(x)), 0, batch[None] * params["w"])[1]
+        return jnp.mean(rows**2)
+
+    inner = smooth if wrap is None else wrap(jax.vmap(smooth) if wrap is not jax.vmap else smooth)
+    x = X if wrap is not None else X[:, 0]
+    for function, how in ((inner, "map"), (jnp.sin, "vmap")):
+        (group, *_), _ = lanes_module.make_groups(
+            "sweep", functools.partial(loss, inner=function), {"w": jnp.ones(())}, gdjax.sgd,
+            [{"learning_rate": 0.1}], x, steps=1, epochs=None, key=0, held_out=None, metric_fn=None,
+            report_every=None, reports=False,
+        )  # fmt: skip
+        assert group.plan.run.lanes == how
+
+
+@pytest.mark.parametrize("leaves", [0, 3, 20, 70])
+def test_a_step_is_taken_whole_or_not_at_all(leaves):
+    new = {"rows": [jnp.full(2, i + 0.5) for i in range(leaves)]}
+    old = {"rows": [jnp.full(2, -i - 0.5) for i in range(leaves)]}
+    for ok in (True, False):
+        same(jax.jit(loop_module._either)(ok, new, old), new if ok else old)
+
+
+def test_a_branch_of_a_small_run_has_no_copies_for_other_threads():
+    """XLA on a CPU hands more than 8 copies at once to threads, which took half of the time."""
+    opt = gdjax.adam(0.1)
+    carry = loop_module.Carry(PARAMS, opt.init(PARAMS), jnp.int32(-1))
+    step = loop_module.step_fn(loop_module.Run(loss_fn, opt.update))
+    program = jax.make_jaxpr(step)(carry, (X, Y), jax.random.key(0), jnp.int32(0))
+    branches = [len(e.outvars) for e in program.eqns if e.primitive.name == "cond"]
+    assert sum(branches) > 8 >= max(branches)
 
 
 def test_lanes_per_program_follows_the_compiled_memory(monkeypatch):

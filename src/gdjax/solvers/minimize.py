@@ -12,6 +12,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
 from gdjax.core.evaluation import eval_params
@@ -192,7 +193,11 @@ def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
     return with_extra_args_support(_default() if opt is None else opt)
 
 
-_default = functools.cache(lbfgs)
+@functools.cache
+def _default() -> Optimizer:
+    """Return L-BFGS whose state is made in one program, not in thirty small ones."""
+    init, update = lbfgs()
+    return Optimizer(jax.jit(init), update)
 
 
 def _show(bar: Bar, steps: Any, value: Any, grad_norm: Any) -> None:

@@ -77,7 +77,7 @@ def execute(
     evaluate = evaluate or evaluate_program(plan.metric_fn, bool(plan.run.lanes))
     done, logs, reports = past.done, list(past.logs), list(past.reports)
     chunks = _chunks(plan, carry, done, programs) if plan.examples else _stream(plan, carry)
-    if _all_diverged(carry):
+    if done and _all_diverged(carry):
         chunks = iter(())
     for done, carry, log in chunks:  # noqa: B020  (a generator, which has its own carry)
         logs.append(log)

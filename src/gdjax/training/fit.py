@@ -160,7 +160,7 @@ def fit(
         report_every=report_every,
         reports=bool(progress or callbacks),
     )
-    params, state = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, state))
+    params, state = _copied((params, state))  # what is donated is not the caller's
     with Bar(plan.total, progress) as bar:
 
         def on_chunk(done, carry, log, report):
@@ -188,6 +188,11 @@ def fit(
     result = FitResult(outcome.carry.params, outcome.carry.state, history, taken, seconds, first)
     _tell_nonfinite(result, diverged_at, on_nonfinite)
     return result
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
 def _tell_nonfinite(result: FitResult, diverged_at: int, on_nonfinite: str) -> None:

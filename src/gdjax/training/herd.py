@@ -12,7 +12,7 @@ import numpy as np
 
 from gdjax.core.checks import check_choice
 from gdjax.training.board import Board
-from gdjax.training.drive import Past, compile_plan, execute, run_together, to_host
+from gdjax.training.drive import Past, Programs, compile_plan, execute, run_together, to_host
 from gdjax.training.gather import carried, final_losses
 from gdjax.training.interrupt import Interrupt
 from gdjax.training.lanes import Group, make_groups
@@ -93,12 +93,15 @@ class Herd:
                 board.show(index, done, carry.diverged_at, log[0])
                 return self.interrupt.asked
 
-            return execute(plan, carry, on_chunk, Past(start), programs[group.structure])
+            programs = compiled.get(group.structure)
+            return execute(plan, carry, on_chunk, Past(start), programs)
 
-        programs = {
-            group.structure: compile_plan(group.plan, _shapes(carry), stop, start)
-            for group, carry in zip(self.groups, self.carries, strict=True)
-        }
+        compiled: dict[int, Programs] = {}
+        if self.where.in_threads(len(self.groups)):
+            for group, carry in zip(self.groups, self.carries, strict=True):
+                if group.structure not in compiled:
+                    shapes = _shapes(carry)
+                    compiled[group.structure] = compile_plan(group.plan, shapes, stop, start)
         outcomes = run_together(
             [functools.partial(run, i) for i in range(len(self.groups))], self.where.workers
         )

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gdjax.training.data import as_key, is_stream
@@ -16,7 +17,7 @@ from gdjax.training.loop import Carry, Run
 from gdjax.training.places import Places, free_memory, lanes_that_fit, memory_of, places
 from gdjax.training.plan import Plan, make_plan
 from gdjax.training.points import Point, columns, structures
-from gdjax.training.starts import Start, begin, make_start
+from gdjax.training.starts import lower_start, make_start
 
 LARGE = 4096  # parameters of a lane from which on it keeps a CPU core busy by itself
 
@@ -72,6 +73,7 @@ def make_groups(
     run = run._replace(
         own_keys="seed" in points[0] or "batch_seed" in points[0], shards=where.devices
     )
+    given = None if init else jax.tree.map(jnp.asarray, params)
     groups, plan = [], None
     for kind, (fixed, lanes) in enumerate(kinds):
         rows = [points[i] for i in lanes]
@@ -85,14 +87,17 @@ def make_groups(
             run = run._replace(lanes="vmap" if together else "map")
         plan = plan._replace(run=run._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in fixed}
-        starting = functools.partial(begin, start, table, None if init else params, where)
+        starting = functools.cache(functools.partial(lower_start, start, table, given, where))
         size = _group_size(plan, where, len(lanes), lanes_per_program, starting)
+        lowered, carry = starting(size)
+        begin = lowered.compile()
         for at in range(0, len(lanes), size):
             part = _padded(at, size, len(lanes))
-            place, carry = starting(part)
+            numbers = jax.device_put({k: v[part] for k, v in table.items()})
             own = _keys(plan.key, table, where, part) if run.own_keys else plan.key
             inside = plan._replace(key=own)
-            groups.append(Group(lanes[at : at + size], kind, inside, place.compile(), carry))
+            begin_part = functools.partial(begin, numbers, given)
+            groups.append(Group(lanes[at : at + size], kind, inside, begin_part, carry))
     return groups, where
 
 
@@ -135,7 +140,7 @@ def _group_size(
     where: Places,
     lanes: int,
     given: int | None,
-    starting: Callable[[np.ndarray], tuple[Start, Carry]],
+    starting: Callable[[int], tuple[Any, Carry]],
 ) -> int:
     """Return the lanes of a group, a multiple of the devices."""
     if given is not None:
@@ -145,13 +150,13 @@ def _group_size(
     limit, length = free_memory() // where.workers, min(plan.length, plan.total or plan.length)
 
     def used(size):
-        start, carry = starting(_padded(0, size, lanes))
+        start, carry = starting(size)
         keys = plan.key
         if plan.run.own_keys:
             dtype = jax.eval_shape(as_key, plan.key).dtype
             keys = jax.ShapeDtypeStruct((size,), dtype, sharding=where.sharding)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(start.lowered.compile)  # needed next; the chunk's trace takes one core
+            pool.submit(start.compile)  # needed next; the chunk's trace takes one core
             return memory_of(lower_chunk(plan._replace(key=keys), carry, length).compile())
 
     return where.whole(lanes_that_fit(used, where.share(lanes), limit))

@@ -78,11 +78,28 @@ def step_fn(run: Run) -> Callable:
         new_params = apply_updates(params, updates)
         alive = diverged_at < 0
         ok = alive & _all_finite(new_params)
-        params, state = jax.lax.cond(ok, lambda: (new_params, new_state), lambda: (params, state))
+        params, state = _either(ok, (new_params, new_state), (params, state))
         diverged_at = jnp.where(ok | ~alive, diverged_at, i)
         return Carry(params, state, diverged_at), (jnp.where(alive, loss, jnp.nan), aux)
 
     return step
+
+
+def _either(ok: Array, new: Any, old: Any) -> Any:
+    """Return the new tree if `ok`, else the old one.
+
+    On a CPU, XLA hands more than 8 copies that could run at once to its other threads, and to wake
+    those takes longer than to copy small arrays: there, one branch has at most 8 of them.
+    """
+    news, treedef = jax.tree.flatten(new)
+    olds, size = jax.tree.leaves(old), max(1, len(news))
+    if jax.default_backend() == "cpu" and size <= 8 * 8 and sum(x.size for x in news) < 2**20:
+        size = 8
+    chosen = []
+    for i in range(0, len(news), size):
+        part = slice(i, i + size)
+        chosen += jax.lax.cond(ok, lambda p=part: news[p], lambda p=part: olds[p])
+    return treedef.unflatten(chosen)
 
 
 def _all_finite(tree: Any) -> Array:

@@ -6,6 +6,8 @@ leaves cores idle on small arrays, so there groups run in a thread each.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +31,10 @@ class Places(NamedTuple):
     def share(self, lanes: int) -> int:
         """Return the lanes of a group if every worker gets one."""
         return self.whole(-(-lanes // self.workers))
+
+    def in_threads(self, groups: int) -> bool:
+        """Return whether so many groups run in threads of their own."""
+        return self.workers > 1 and groups > 1
 
     def put(self, tree: Any) -> Any:
         """Return arrays, the same on every device."""
@@ -75,7 +81,18 @@ def lanes_that_fit(used: Callable[[int], int], lanes: int, limit: int) -> int:
 
 def memory_of(compiled: Any) -> int:
     """Return the bytes that a compiled program needs on each device while it runs, by XLA."""
-    m = compiled.memory_analysis()
+    return _bytes_of(_Program(compiled.runtime_executable(), compiled))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    executable: Any  # the same for the same program, while `compiled` is new each time
+    compiled: Any = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=8)  # XLA takes milliseconds to count
+def _bytes_of(program: _Program) -> int:
+    m = program.compiled.memory_analysis()
     if m is None:
         return 0
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def make_plan(
             batch = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((run.batch_size, *x.shape[1:]), x.dtype), data
             )
-        convolves = "conv_general_dilated" in str(check_loss(caller, run, params, batch))
+        convolves = _has(check_loss(caller, run, params, batch), "conv_general_dilated")
     if held_out is not None:
         held_out, _ = check_arrays(f"{caller}(held_out=...)", held_out, None)
         if metric_fn is None and run.needs_key:
@@ -93,7 +94,8 @@ def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
 def check_loss(caller: str, run: Run, params: Any, batch: Any) -> Any:
     """Return the loss function's jaxpr; raise unless it gives one real number (and maybe aux)."""
     more = (jax.eval_shape(as_key, 0),) if run.needs_key else ()
-    jaxpr, out = jax.make_jaxpr(run.loss_fn, return_shape=True)(params, batch, *more)
+    traced = _jitted(run.loss_fn).trace(params, batch, *more)
+    jaxpr, out = traced.jaxpr, traced.out_info
     if run.has_aux:
         if not (isinstance(out, tuple) and len(out) == 2):
             raise TypeError(
@@ -108,6 +110,20 @@ def check_loss(caller: str, run: Run, params: Any, batch: Any) -> Any:
             "Reduce it, for example by jnp.mean."
         )
     return jaxpr
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(loss_fn: Callable) -> Any:
+    return jax.jit(loss_fn)
+
+
+def _has(jaxpr: Any, primitive: str) -> bool:
+    """Return whether a jaxpr, or one inside of it, has this primitive; its text takes longer."""
+    return any(
+        eqn.primitive.name == primitive
+        or any(_has(x, primitive) for x in jax.tree.leaves(eqn.params) if hasattr(x, "eqns"))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _check_metric(caller: str, metric_fn: Callable, params: Any, held_out: Any) -> None:

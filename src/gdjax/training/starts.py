@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,28 +140,19 @@ def _start_cached(optimizer: Any, fixed: tuple, init: Callable | None) -> Callab
     return start
 
 
-class Start(NamedTuple):
-    """Makes the carry of some lanes where they will live."""
+def lower_start(
+    start: Callable, table: dict[str, np.ndarray], params: Any, where: Places, lanes: int
+) -> tuple[Any, Carry]:
+    """Return the program that makes a carry where it will live, lowered, and the carry's shapes.
 
-    lowered: Any
-    arguments: tuple
-
-    def compile(self) -> Callable[[], Carry]:
-        """Return a function that can be called in any thread."""
-        return functools.partial(self.lowered.compile(), *self.arguments)
-
-
-def begin(
-    start: Callable, table: dict[str, np.ndarray], params: Any, where: Places, lanes: Any
-) -> tuple[Start, Carry]:
-    """Return the start of the lanes in these rows of the table, and the carry's shapes."""
-    part = jax.device_put({k: v[lanes] for k, v in table.items()})
-    arguments = part, jax.tree.map(jnp.asarray, params)
-    lowered = _jitted(start, where.sharding).lower(*arguments, len(lanes))
+    It is called with so many rows of the table and the parameters; compiled, in any thread.
+    """
+    rows = {k: np.resize(v, lanes) for k, v in table.items()}
+    lowered = _jitted(start, where.sharding).lower(rows, params, lanes)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.sharding), lowered.out_info
     )
-    return Start(lowered, arguments), shapes
+    return lowered, shapes
 
 
 @functools.lru_cache(maxsize=64)

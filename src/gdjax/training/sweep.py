@@ -133,7 +133,7 @@ def sweep(
     with Bar(groups[0].plan.total, progress) as bar, Interrupt() as interrupt:
         board = Board(bar, [len(group.lanes) for group in groups])
 
-        def run(index: int, programs: Programs) -> Outcome | None:
+        def run(index: int, programs: Programs | None) -> Outcome | None:
             group = groups[index]
             if interrupt.asked:
                 return None
@@ -148,7 +148,9 @@ def sweep(
 
         for kind in range(groups[-1].structure + 1):  # one structure after the other
             inside = [i for i, group in enumerate(groups) if group.structure == kind]
-            programs = compile_plan(groups[inside[0]].plan, groups[inside[0]].avals)
+            programs = None
+            if where.in_threads(len(inside)):
+                programs = compile_plan(groups[inside[0]].plan, groups[inside[0]].avals)
             tasks = [lambda i=i, p=programs: run(i, p) for i in inside]
             outcomes += run_together(tasks, where.workers)
     if all(outcome is None for outcome in outcomes):
