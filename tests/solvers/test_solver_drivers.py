@@ -75,7 +75,7 @@ def test_least_squares_statuses_lanes_and_other_methods():
     for opt in (gdjax.gauss_newton(), gdjax.lbfgs(), gdjax.levenberg_marquardt(solver="cg")):
         fit = gdjax.least_squares(residual_fn, 2 * jnp.ones(2), opt, args=(targets[0],))
         np.testing.assert_allclose(fit.params, [1.0, 2.0], rtol=1e-3)
-    with pytest.raises(gdjax.MinimizeError, match="STEP_LIMIT"):
+    with pytest.raises(gdjax.MinimizeError, match="^least_squares: STEP_LIMIT"):
         gdjax.least_squares(
             residual_fn, 5 * jnp.ones(2), args=(jnp.ones(2),), max_steps=2, throw=True
         )

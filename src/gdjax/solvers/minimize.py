@@ -170,7 +170,7 @@ def minimize(
         jax.block_until_ready(result)
         jax.effects_barrier()
         bar.__exit__()
-    return checked_result(result) if throw else result
+    return checked_result(result, "minimize") if throw else result
 
 
 def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
