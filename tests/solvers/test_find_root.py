@@ -159,6 +159,15 @@ def test_how_it_ends():
     assert unbounded(jnp.inf) == gdjax.Status.NONFINITE and unbounded(2.0) == 0
 
 
+def test_a_function_whose_rounding_differs_between_two_calls():
+    """XLA may compute it twice, and leave out the rounding to bfloat16 once."""
+    with enable_x64():
+        coarse = lambda x: (x**2 - 2).astype(jnp.bfloat16)  # noqa: E731
+        result = gdjax.find_root(coarse, (0.0, 2.0))
+        assert status(result) == ["CONVERGED"]
+        np.testing.assert_allclose(result.params, math.sqrt(2), rtol=2**-8)
+
+
 def test_tolerance_is_a_distance():
     roots = jnp.array([1.0, 10.0, 100.0, 777.0])
     fun = lambda x, r: (x - r) * (1 + (x - r) ** 2)  # noqa: E731

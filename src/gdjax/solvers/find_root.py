@@ -93,9 +93,12 @@ def _status(c: Carry, tol: Array) -> Array:
     narrow = 0.5 * width <= _near(c, tol)
     status = jnp.where(narrow, Status.CONVERGED, -1)
     status = jnp.where(narrow & jnp.isinf(best.f), Status.NONFINITE, status)
+    return jnp.where(best.f == 0, Status.CONVERGED, status).astype(jnp.int32)
+
+
+def _status_at_start(c: Carry, tol: Array) -> Array:
     same = jnp.sign(c.new.f) == jnp.sign(c.across.f)
-    status = jnp.where(same, Status.NO_SIGN_CHANGE, status)
-    status = jnp.where(best.f == 0, Status.CONVERGED, status)
+    status = jnp.where(same & (_best(c).f != 0), Status.NO_SIGN_CHANGE, _status(c, tol))
     known = ~jnp.isnan(c.new.f) & ~jnp.isnan(c.across.f)
     known &= jnp.isfinite(c.new.x) & jnp.isfinite(c.across.x)
     return jnp.where(known, status, Status.NONFINITE).astype(jnp.int32)
@@ -115,7 +118,7 @@ def _search(fun: Callable, lower: Array, upper: Array, tol: Array) -> Carry:
     new, across = Point(lower, fun(lower)), Point(upper, fun(upper))
     zero = jnp.zeros(lower.shape, jnp.int32)
     start = Carry(new, across, across, zero, zero)
-    start = start._replace(status=_status(start, tol))
+    start = start._replace(status=_status_at_start(start, tol))
     return jax.lax.while_loop(lambda c: jnp.any(c.status < 0), step, start)
 
 
