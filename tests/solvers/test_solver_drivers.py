@@ -293,7 +293,16 @@ def test_derivative_of_ridge_equals_the_closed_form():
         np.testing.assert_allclose(second, 2 * np.linalg.solve(gram, -slope)[2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("solve", [implicit.solve_cg, implicit.solve_gmres])
+@pytest.mark.parametrize(
+    "solve",
+    [
+        implicit.solve_cg,
+        implicit.solve_gmres,
+        jax.scipy.sparse.linalg.cg,  # with a status
+        lambda times, right: jnp.linalg.solve(jax.jacobian(times)(right), right),
+    ],
+    ids=["solve_cg", "solve_gmres", "jax_scipy", "own"],
+)
 def test_every_linear_solver_gives_the_derivative_forwards_and_backwards(solve):
     a = np.diag([1.0, 3.0, 10.0]) + 0.1
     with enable_x64():
@@ -309,6 +318,22 @@ def test_every_linear_solver_gives_the_derivative_forwards_and_backwards(solve):
         np.testing.assert_allclose(push(b, b), want @ b, atol=1e-9)
         pull = jax.jit(jax.grad(lambda b: solution(b)[0]))
         np.testing.assert_allclose(pull(b), want[0], atol=1e-9)
+
+
+def test_a_linear_solver_of_ones_own_for_a_fixed_point():
+    """Its matrix is not symmetric, so that backwards it must get the transpose."""
+    a = np.array([[0.5, 0.4, 0.0], [0.0, 0.3, -0.2], [0.1, 0.0, 0.2]])
+    with enable_x64():
+
+        def solution(b, solve):
+            fun = lambda x: jnp.asarray(a) @ x + b  # noqa: E731
+            return gdjax.fixed_point(fun, jnp.zeros(3), tol=1e-13, implicit_diff=solve).params
+
+        b = jnp.array([1.0, -2.0, 0.5])
+        gmres = jax.scipy.sparse.linalg.gmres
+        for jacobian in (jax.jacrev, jax.jacfwd):
+            ours = jacobian(solution)(b, lambda times, right: gmres(times, right, tol=1e-13)[0])
+            np.testing.assert_allclose(ours, np.linalg.inv(np.eye(3) - a), atol=1e-10)
 
 
 def test_derivative_of_the_lasso_its_value_and_of_bounds():
