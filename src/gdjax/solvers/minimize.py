@@ -123,8 +123,8 @@ def minimize(
         `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It may be the
         linear solver to use, such as `jax.scipy.sparse.linalg.cg`: a function of the matrix, given
         as its product with a vector, and of the right side, a vector. True takes a dense one up to
-        100 parameters, then conjugate gradients, or GMRES with constraints. The derivative is as exact as the solution: see `tol`. The result
-        then has no `state`.
+        100 parameters, then conjugate gradients, or GMRES with constraints. The derivative is as
+        exact as the solution: see `tol`. The result then has no `state`.
       trace: whether to record value and gradient norm of each step; needs an int `max_steps`.
       progress: whether to show a bar (needs tqdm), or a function of (steps, value, grad_norm).
       throw: whether to raise unless every lane converged; only outside of `jit`.
