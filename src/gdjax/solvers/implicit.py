@@ -104,8 +104,10 @@ def solve_gmres(times: Callable[[Array], Array], right: Array) -> Any:
     """Solve any regular system by GMRES, restarted after 50 products."""
     restart, tol = max(min(right.size, 50), 1), _tolerance(right.dtype)
 
-    def solve(times, right):
-        return jax.scipy.sparse.linalg.gmres(times, right, tol=tol, restart=restart, maxiter=20)[0]
+    def solve(times, right):  # "batched" would always take 50: a contraction needs 10 to 25
+        return jax.scipy.sparse.linalg.gmres(
+            times, right, tol=tol, restart=restart, maxiter=20, solve_method="incremental"
+        )[0]
 
     return jax.lax.custom_linear_solve(times, right, solve, transpose_solve=solve)
 
