@@ -119,9 +119,69 @@ def test_in_the_set_and_nearer_than_any_other_point(name, start):
     assert near <= np.linalg.norm(x - others, axis=1).min() + 1e-9 * (1 + near)
 
 
+def nearest_in_section(x, lower, upper, a, b):
+    """Return the nearest point by halving an interval of multipliers, in NumPy."""
+    low, high = -1e6, 1e6
+    for _ in range(200):
+        tau = (low + high) / 2
+        y = np.clip(x - tau * a, lower, upper)
+        low, high = (tau, high) if a @ y > b else (low, tau)
+    return y
+
+
+def test_box_sections_equal_bisection():
+    """Normals of both signs with zeros among them, bounds that are none, ties, the empty set."""
+    rng = np.random.default_rng(0)
+    with enable_x64():
+        project = jax.jit(P.projection_box_section)
+        for trial in range(60):
+            n = 1 + trial % 7
+            x, a = rng.normal(0, 2, n), rng.normal(0, 1, n)
+            lower = rng.normal(-0.5, 0.7, n)
+            upper = lower + rng.exponential(1, n)
+            if trial % 3 == 0:
+                a = np.where(rng.random(n) < 0.3, 0.0, a)
+                x = np.round(x)
+            if trial % 4 == 0:
+                lower = np.where(rng.random(n) < 0.5, -np.inf, lower)
+                upper = np.where(rng.random(n) < 0.5, np.inf, upper)
+            inner = np.clip(rng.normal(0, 1, n), lower, upper)
+            b = a @ inner + (100.0 if trial % 10 == 9 else 0.0)  # at times, no point has it
+            ours = project(x, lower, upper, a, b)
+            want = nearest_in_section(x, lower, upper, a, b)
+            np.testing.assert_allclose(ours, want, atol=1e-9 if trial % 10 < 9 else 1e-4)
+            assert np.all((ours >= lower) & (ours <= upper))
+        x = jnp.asarray(rng.normal(0, 2, 5))
+        same = P.projection_box_section(x, 0.0, None, jnp.ones(5), 2.0)
+        np.testing.assert_allclose(same, P.projection_simplex(x, 2.0), atol=1e-14)
+        same = P.projection_box_section(x, None, None, x + 1, 2.0)
+        np.testing.assert_allclose(same, P.projection_hyperplane(x, x + 1, 2.0), atol=1e-14)
+        np.testing.assert_array_equal(P.projection_box_section(x, 0, 1, 0 * x, 3.0), x.clip(0, 1))
+
+
+def test_derivatives_of_a_box_section():
+    with enable_x64():
+        x, a = jnp.array([2.0, 0.3, -1.0, 0.4]), jnp.array([1.0, 2.0, -1.0, 0.5])
+
+        def measured(x, lower, upper, a, b):
+            y = P.projection_box_section({"x": x}, lower, upper, {"x": a}, b)["x"]
+            return y @ jnp.array([1.0, -2.0, 3.0, 0.5])
+
+        given = (x, jnp.full(4, -0.5), jnp.array(0.9), a, jnp.array(1.2))
+        grads = jax.jit(jax.grad(measured, argnums=(0, 1, 2, 3, 4)))(*given)
+        for i, grad in enumerate(grads):
+            for j in range(grad.size):
+                h = 1e-6 * (np.arange(grad.size) == j).reshape(grad.shape)
+                ahead, behind = (
+                    measured(*given[:i], given[i] + s * h, *given[i + 1 :]) for s in (1, -1)
+                )
+                np.testing.assert_allclose(np.ravel(grad)[j], (ahead - behind) / 2e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
+        (lambda z: P.projection_box_section(z, 0, 1, z, 1.0), [0, 0, 0]),
         (lambda z: P.projection_simplex(z, 0.0), [0, 0, 0]),
         (lambda z: P.projection_l1_sphere(z), [1 / 3, 1 / 3, 1 / 3]),
         (lambda z: P.projection_l1_ball(z, 0.0), [0, 0, 0]),
@@ -186,6 +246,12 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
         ),
         (lambda: P.projection_simplex(jnp.ones(2, int)), TypeError, r"tree=...\) must be float"),
         (lambda: P.projection_simplex(jnp.ones(2, complex)), TypeError, r"must be real"),
+        (lambda: P.projection_box_section(1j, 0, 1, 1.0, 1), TypeError, "for real arrays"),
+        (
+            lambda: P.projection_box_section(jnp.ones(2), 0, 1, jnp.ones(3), 1),
+            ValueError,
+            "agree in shape",
+        ),
         (
             lambda: P.projection_vector({"a": jnp.ones(2)}, {"b": jnp.ones(2)}),
             ValueError,

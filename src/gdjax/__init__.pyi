@@ -346,6 +346,7 @@ from gdjax import transforms as transforms
 from gdjax import tree as tree
 
 # Solvers: run to convergence
+from gdjax.solvers.find_root import find_root as find_root
 from gdjax.solvers.fixed_point import anderson as anderson
 from gdjax.solvers.fixed_point import fixed_point as fixed_point
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton

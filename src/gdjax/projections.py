@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_like, checked
 from gdjax.core.hyper import leaf_values
 from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, upcast
+from gdjax.solvers.box_section import projection_box_section as projection_box_section
 
 
 def projection_non_negative(tree: Any) -> Any:

@@ -75,7 +75,7 @@ def test_least_squares_statuses_lanes_and_other_methods():
     for opt in (gdjax.gauss_newton(), gdjax.lbfgs(), gdjax.levenberg_marquardt(solver="cg")):
         fit = gdjax.least_squares(residual_fn, 2 * jnp.ones(2), opt, args=(targets[0],))
         np.testing.assert_allclose(fit.params, [1.0, 2.0], rtol=1e-3)
-    with pytest.raises(gdjax.MinimizeError, match="STEP_LIMIT"):
+    with pytest.raises(gdjax.MinimizeError, match="^least_squares: STEP_LIMIT"):
         gdjax.least_squares(
             residual_fn, 5 * jnp.ones(2), args=(jnp.ones(2),), max_steps=2, throw=True
         )
@@ -293,7 +293,16 @@ def test_derivative_of_ridge_equals_the_closed_form():
         np.testing.assert_allclose(second, 2 * np.linalg.solve(gram, -slope)[2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("solve", [implicit.solve_cg, implicit.solve_gmres])
+@pytest.mark.parametrize(
+    "solve",
+    [
+        implicit.solve_cg,
+        implicit.solve_gmres,
+        jax.scipy.sparse.linalg.cg,  # with a status
+        lambda times, right: jnp.linalg.solve(jax.jacobian(times)(right), right),
+    ],
+    ids=["solve_cg", "solve_gmres", "jax_scipy", "own"],
+)
 def test_every_linear_solver_gives_the_derivative_forwards_and_backwards(solve):
     a = np.diag([1.0, 3.0, 10.0]) + 0.1
     with enable_x64():
@@ -309,6 +318,39 @@ def test_every_linear_solver_gives_the_derivative_forwards_and_backwards(solve):
         np.testing.assert_allclose(push(b, b), want @ b, atol=1e-9)
         pull = jax.jit(jax.grad(lambda b: solution(b)[0]))
         np.testing.assert_allclose(pull(b), want[0], atol=1e-9)
+
+
+def test_a_linear_solver_of_ones_own_for_a_fixed_point():
+    """Its matrix is not symmetric, so that backwards it must get the transpose."""
+    a = np.array([[0.5, 0.4, 0.0], [0.0, 0.3, -0.2], [0.1, 0.0, 0.2]])
+    with enable_x64():
+
+        def solution(b, solve):
+            fun = lambda x: jnp.asarray(a) @ x + b  # noqa: E731
+            return gdjax.fixed_point(fun, jnp.zeros(3), tol=1e-13, implicit_diff=solve).params
+
+        b = jnp.array([1.0, -2.0, 0.5])
+        gmres = jax.scipy.sparse.linalg.gmres
+        for jacobian in (jax.jacrev, jax.jacfwd):
+            ours = jacobian(solution)(b, lambda times, right: gmres(times, right, tol=1e-13)[0])
+            np.testing.assert_allclose(ours, np.linalg.inv(np.eye(3) - a), atol=1e-10)
+
+
+def test_a_derivative_takes_few_products_where_few_do():
+    """Those of a contraction by 0.3: each makes the error smaller by as much, to 6e-6."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(150, 150))
+    a = jnp.asarray(0.3 * a / np.linalg.norm(a, 2), jnp.float32)
+    b, counts = jnp.ones(150), []
+
+    def times(v):
+        jax.debug.callback(lambda: counts.append(1))
+        return v - a @ v
+
+    x = jax.jit(lambda b: implicit.solve_gmres(times, b))(b)
+    jax.effects_barrier()
+    np.testing.assert_allclose(x - a @ x, b, atol=1e-4)
+    assert len(counts) < 20
 
 
 def test_derivative_of_the_lasso_its_value_and_of_bounds():

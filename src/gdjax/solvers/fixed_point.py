@@ -181,4 +181,4 @@ def fixed_point(
     else:
         run = _run if inside else _compiled
     result = run(fun, opt.update, *given)
-    return checked_result(result) if throw else result
+    return checked_result(result, "fixed_point") if throw else result

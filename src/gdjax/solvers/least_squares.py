@@ -96,7 +96,7 @@ def _start(name, fun, params, opt, rooted, args, tol, max_steps, implicit_diff, 
     else:
         run = _run if inside else _compiled
     result = run(*static, *given)
-    return checked_result(result) if throw else result
+    return checked_result(result, name) if throw else result
 
 
 def least_squares(

@@ -14,12 +14,13 @@ from jax import Array
 
 
 class Status(enum.IntEnum):
-    """How a minimization ended."""
+    """How a run to convergence ended."""
 
     CONVERGED = 0
     STEP_LIMIT = 1
     LINE_SEARCH_FAILED = 2
     NONFINITE = 3
+    NO_SIGN_CHANGE = 4
 
 
 MEANING = {
@@ -28,6 +29,8 @@ MEANING = {
     "may be wrong, the objective not smooth, or tol below what the dtype can resolve",
     Status.NONFINITE: "the objective or its gradient is not finite, at the start or wherever a "
     "step may lead; it may be unbounded below",
+    Status.NO_SIGN_CHANGE: "the function has the same sign at both ends of the bracket, between "
+    "which it may have no root; widen it, or look at the function",
 }
 
 
@@ -78,12 +81,11 @@ class Result:
         return self.status == Status.CONVERGED
 
 
-def checked_result(result: Result) -> Result:
+def checked_result(result: Result, name: str) -> Result:
     """Return the result, or raise if a lane did not converge."""
     if isinstance(result.status, jax.core.Tracer):
         raise TypeError(
-            "minimize(throw=True) cannot raise under jit, vmap or grad: look at result.status "
-            "there."
+            f"{name}(throw=True) cannot raise under jit, vmap or grad: look at result.status there."
         )
     status = np.ravel(np.asarray(result.status))
     bad = np.flatnonzero(status != Status.CONVERGED)
@@ -94,7 +96,7 @@ def checked_result(result: Result) -> Result:
             if result.status.ndim
             else ""
         )
-        error = MinimizeError(f"minimize: {lanes}{first.name}: {MEANING[first]}.")
+        error = MinimizeError(f"{name}: {lanes}{first.name}: {MEANING[first]}.")
         error.result = result
         raise error
     return result

@@ -1,0 +1,91 @@
+"""The nearest point of a box that lies on a hyperplane, by a root of one multiplier.
+
+Boyd & Vandenberghe (2004), section 5.5.3: the point is clip(x - tau a, lower, upper), with tau such
+that <a, .> is right, which falls with tau, piece by piece a line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from gdjax.core.checks import as_float_leaves, check_like
+from gdjax.core.hyper import leaf_values
+from gdjax.core.numerics import cast_like, upcast
+from gdjax.solvers.find_root import find_root
+
+
+def projection_box_section(tree: Any, lower: Any, upper: Any, a: Any, b: Any) -> Any:
+    """Return the nearest y with lower <= y <= upper and <a, y> = b.
+
+    Good for: the dual of a support vector machine with an intercept; portfolios with limits.
+
+    Where no y in the box has <a, y> = b, the result is one that comes nearest to it. Everything may
+    be differentiated.
+
+    Args:
+      tree: tree of float arrays.
+      lower: a number, an array, or a prefix tree or `by_path` of those; None is no bound.
+      upper: likewise, >= `lower`.
+      a: the normal, a tree of the same structure and shapes.
+      b: a number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([2.0, 0.3, -1.0])
+      >>> print(projection_box_section(x, 0.0, 0.8, jnp.ones(3), 1.0).round(4))
+      [0.8 0.2 0. ]
+    """
+    call = "projection_box_section"
+    leaves, treedef = as_float_leaves(f"{call}(tree=...)", tree)
+    normals, _ = as_float_leaves(f"{call}(a=...)", a)
+    if any(jnp.iscomplexobj(x) for x in [*leaves, *normals]):
+        raise TypeError(f"{call} is for real arrays, got a complex one.")
+    check_like(f"{call}(tree=...)", leaves, treedef, f"{call}(a=...)", a)
+    tree = treedef.unflatten([jnp.asarray(x) for x in leaves])
+    x, unravel = ravel_pytree(upcast(tree))
+    if not x.size:
+        return tree
+    ends = []
+    for name, bound, none in (("lower", lower, -jnp.inf), ("upper", upper, jnp.inf)):
+        values = leaf_values(f"{call}({name}=...)", bound, tree)
+        values = [none if v is None else jnp.asarray(v) for v in values]
+        whole = [jnp.broadcast_to(v, leaf.shape) for v, leaf in zip(values, leaves)]
+        ends.append(ravel_pytree(whole)[0].astype(x.dtype))
+    low, high = ends
+    normal = ravel_pytree(upcast(a))[0].astype(x.dtype)
+    return cast_like(unravel(_section(x, low, high, normal, jnp.asarray(b, x.dtype))), tree)
+
+
+def _section(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Array:
+    fixed = jax.lax.stop_gradient((x, lower, upper, a, b))
+    tau = jax.lax.stop_gradient(_multiplier(*fixed))
+    y = jnp.clip(x - tau * a, lower, upper)
+    # which are inside of the box is known; tau follows from those, exactly, with its derivatives
+    inside = (a != 0) & (lower < x - tau * a) & (x - tau * a < upper)
+    held = jnp.sum(jnp.where(inside, 0, a * y))
+    square = jnp.sum(jnp.where(inside, a * a, 0))
+    tau = (jnp.sum(jnp.where(inside, a * x, 0)) + held - b) / jnp.where(square > 0, square, 1)
+    return jnp.where(inside, jnp.clip(x - tau * a, lower, upper), y)
+
+
+def _multiplier(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Array:
+    """Return tau with <a, clip(x - tau a, lower, upper)> = b, or the end that comes nearest."""
+
+    def excess(tau):
+        return jnp.vdot(a, jnp.clip(x - tau * a, lower, upper)) - b
+
+    corners = jnp.concatenate([(x - lower) / a, (x - upper) / a])  # not finite: there is none
+    corners = jnp.where(jnp.isfinite(corners), corners, jnp.nan)
+    first, last = (jnp.nan_to_num(end(corners)) for end in (jnp.nanmin, jnp.nanmax))
+    # before the first corner and after the last only what has no bound on that side moves
+    up, down = ~jnp.isfinite(upper), ~jnp.isfinite(lower)
+    slope_before = jnp.sum(jnp.where(jnp.where(a > 0, up, down), a * a, 0))
+    slope_after = jnp.sum(jnp.where(jnp.where(a > 0, down, up), a * a, 0))
+    first += jnp.where(slope_before > 0, jnp.minimum(excess(first), 0) / slope_before, 0)
+    last += jnp.where(slope_after > 0, jnp.maximum(excess(last), 0) / slope_after, 0)
+    return find_root(excess, (first, last)).params
