@@ -20,6 +20,9 @@ class Status(enum.IntEnum):
     STEP_LIMIT = 1
     LINE_SEARCH_FAILED = 2
     NONFINITE = 3
+    INFEASIBLE = 4
+    UNBOUNDED = 5
+    NOT_CONVEX = 6
 
 
 MEANING = {
@@ -28,6 +31,11 @@ MEANING = {
     "may be wrong, the objective not smooth, or tol below what the dtype can resolve",
     Status.NONFINITE: "the objective or its gradient is not finite, at the start or wherever a "
     "step may lead; it may be unbounded below",
+    Status.INFEASIBLE: "no point satisfies all constraints; result.state has the multipliers that "
+    "prove it",
+    Status.UNBOUNDED: "the objective falls for ever along result.params, without leaving the "
+    "constraints; add a bound, or curvature",
+    Status.NOT_CONVEX: "Q has a negative eigenvalue; minimize(...) finds a local minimum",
 }
 
 
