@@ -295,6 +295,7 @@ from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_
 from gdjax.solvers.minimize import minimize as minimize
 from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
 from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gdjax.solvers.quadratic_program import quadratic_program as quadratic_program
 from gdjax.solvers.result import MinimizeError as MinimizeError
 from gdjax.solvers.result import Result as Result
 from gdjax.solvers.result import Status as Status

@@ -21,6 +21,9 @@ class Status(enum.IntEnum):
     LINE_SEARCH_FAILED = 2
     NONFINITE = 3
     NO_SIGN_CHANGE = 4
+    INFEASIBLE = 5
+    UNBOUNDED = 6
+    NOT_CONVEX = 7
 
 
 MEANING = {
@@ -31,6 +34,11 @@ MEANING = {
     "step may lead; it may be unbounded below",
     Status.NO_SIGN_CHANGE: "the function has the same sign at both ends of the bracket, between "
     "which it may have no root; widen it, or look at the function",
+    Status.INFEASIBLE: "no point satisfies all constraints; result.state has the multipliers that "
+    "prove it",
+    Status.UNBOUNDED: "the objective falls for ever along result.params, without leaving the "
+    "constraints; add a bound, or curvature",
+    Status.NOT_CONVEX: "Q has a negative eigenvalue; minimize(...) finds a local minimum",
 }
 
 

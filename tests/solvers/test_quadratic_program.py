@@ -1,0 +1,321 @@
+"""`quadratic_program` against all sets of constraints that may bind, tried one by one."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from sklearn.datasets import load_breast_cancer
+from sklearn.svm import SVC
+from x64 import enable_x64
+
+import gdjax
+
+N, P, M = 5, 1, 4
+NAMES = ("Q", "c", "A", "b", "G", "h", "lower", "upper")
+
+
+def program(seed, kind=""):
+    """Return a random program with a point inside."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(N, 2 if "singular" in kind else N))
+    Q = 0.0 * np.eye(N) if "linear" in kind else root @ root.T
+    inside = rng.normal(size=N)
+    A, G = rng.normal(size=(P, N)), rng.normal(size=(M, N))
+    lower, upper = inside - rng.uniform(0.1, 1, N), inside + rng.uniform(0.1, 1, N)
+    if "half" in kind:
+        lower[::2], upper[1::2] = -np.inf, np.inf
+    h = G @ inside + rng.uniform(0, 1, M)
+    if "fixed" in kind:
+        lower[0] = upper[0] = inside[0]
+    if "rows" in kind:
+        h[0] = np.inf
+        A, G = 1e3 * A, np.array([1e-3, 1, 1e3, 1e2])[:, None] * G
+        h = G @ inside + 1e-1 * np.array([np.inf, 1, 1e3, 1e2])
+    return Q, rng.normal(size=N), A, A @ inside, G, h, lower, upper
+
+
+def solve(q, **options):
+    *rest, lower, upper = q
+    return gdjax.quadratic_program(*rest, bounds=(lower, upper), **options)
+
+
+@jax.jit
+def exactly(q):
+    return solve(q, tol=1e-10)
+
+
+def unknowns(q):
+    result = solve(q, tol=1e-12)
+    return jnp.concatenate([result.params, *result.state])
+
+
+backwards, forwards = jax.jit(jax.jacrev(unknowns)), jax.jit(jax.jacfwd(unknowns))
+
+
+def oracle(q):
+    """Return the least feasible point where some rows hold with equality, and the multipliers."""
+    Q, c, A, b, G, h, lower, upper = q
+    rows = np.concatenate([G, -np.eye(N), np.eye(N)])
+    limits = np.concatenate([h, -lower, upper])
+    there = np.flatnonzero(np.isfinite(limits))
+    best = np.inf, None, None, None
+    for k in range(N - P + 1):
+        for some in itertools.combinations(there, k):
+            some = list(some)
+            C, d = np.concatenate([A, rows[some]]), np.concatenate([b, limits[some]])
+            K = np.block([[Q, C.T], [C, np.zeros((len(d), len(d)))]])
+            if abs(np.linalg.det(K)) < 1e-9:
+                continue
+            x, y = np.split(np.linalg.solve(K, np.concatenate([-c, d])), [N])
+            value = x @ Q @ x / 2 + c @ x
+            fits = (rows @ x <= limits + 1e-9 * (1 + np.abs(rows).max(1))).all()
+            if fits and (y[P:] >= -1e-9).all() and value < best[0]:
+                z = np.zeros(len(limits))
+                z[some] = y[P:]
+                best = value, x, y[:P], z
+    return best
+
+
+KINDS = ["", "linear", "singular half", "half", "rows", "fixed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_finds_what_all_sets_of_binding_constraints_give(kind):
+    programs = [program(seed, kind) for seed in range(4)]
+    with enable_x64():
+        many = jax.tree.map(lambda *v: jnp.asarray(np.stack(v)), *programs)
+        result = jax.vmap(exactly)(tuple(many))
+        assert result.converged.all() and result.steps.max() < 20
+        for i, q in enumerate(programs):
+            value, x, y, z = oracle(q)
+            np.testing.assert_allclose(result.value[i], value, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(result.params[i], x, rtol=1e-5, atol=1e-5)
+            if "fixed" in kind:  # two rows for one bound: only their difference counts
+                continue
+            found = [v[i] for v in result.state]
+            np.testing.assert_allclose(found[0], y, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(np.concatenate(found[1:]), z, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32(kind):
+    for seed in range(3):
+        q = program(seed, kind)
+        result = solve([jnp.asarray(v, jnp.float32) for v in q])
+        assert result.params.dtype == jnp.float32 and result.converged
+        np.testing.assert_allclose(result.value, oracle(q)[0], rtol=2e-3, atol=2e-3)
+
+
+def test_variables_of_very_different_units():
+    units = 10.0 ** np.linspace(-3, 3, N)
+    Q, c, A, b, G, h, lower, upper = q = program(0)
+    other = units[:, None] * Q * units, units * c, A * units, b, G * units, h
+    with enable_x64():
+        result = solve((*other, lower / units, upper / units))
+        assert result.converged
+        np.testing.assert_allclose(units * result.params, oracle(q)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_more_accurate_than_asked_is_possible_and_less_than_rounding_is_not_waited_for():
+    q = program(0)
+    with enable_x64():
+        exact = solve(q, tol=1e-13)
+        assert exact.converged
+        np.testing.assert_allclose(exact.params, oracle(q)[1], atol=1e-11)
+        never = solve(q, tol=0.0)
+        assert never.status == gdjax.Status.LINE_SEARCH_FAILED and never.steps < 50
+        np.testing.assert_allclose(never.params, oracle(q)[1], atol=1e-11)
+        short = solve(q, max_steps=2)
+        assert short.status == gdjax.Status.STEP_LIMIT and short.steps == 2
+
+
+# --- programs without a solution ---------------------------------------------------------------
+
+
+def test_a_proof_that_no_point_fits():
+    for seed in range(3):
+        Q, c, A, b, G, h, lower, upper = program(seed, "half")
+        h[0] = (G @ np.clip(0, lower, upper))[0]
+        G[1], h[1] = -G[0], -h[0] - 0.1
+        for dtype in (jnp.float32, jnp.float64):
+            with enable_x64():
+                q = [jnp.asarray(v, dtype) for v in (Q, c, A, b, G, h, lower, upper)]
+                result = solve(q)
+                assert result.status == gdjax.Status.INFEASIBLE, (seed, dtype)
+                y, z, below, above = map(np.asarray, result.state)
+            residual = A.T @ y + G.T @ z + above - below
+            finite = [np.where(np.isfinite(v), v, 0) for v in (lower, upper)]
+            total = b @ y + h @ z - finite[0] @ below + finite[1] @ above
+            assert np.abs(residual).sum() < -0.01 * total  # no x with elements up to 100
+    with pytest.raises(gdjax.MinimizeError, match="INFEASIBLE: no point satisfies"):
+        solve([v.astype(jnp.float32) for v in q], throw=True)
+
+
+def test_equations_that_contradict_each_other():
+    A, b = jnp.ones((2, 3)), jnp.array([1.0, 2.0])
+    result = gdjax.quadratic_program(jnp.eye(3), jnp.zeros(3), A, b)
+    assert result.status == gdjax.Status.INFEASIBLE
+    result = gdjax.quadratic_program(jnp.eye(3), jnp.zeros(3), A, jnp.ones(2))  # say it twice
+    assert result.converged
+    np.testing.assert_allclose(result.params, np.full(3, 1 / 3), atol=1e-4)
+
+
+def test_a_direction_without_an_end():
+    Q, c = jnp.diag(jnp.array([1.0, 0.0])), jnp.array([0.0, -1.0])
+    result = gdjax.quadratic_program(Q, c, bounds=(0.0, None))
+    assert result.status == gdjax.Status.UNBOUNDED
+    assert result.params[1] > 0
+    assert gdjax.quadratic_program(Q, c, bounds=(0.0, 5.0)).converged
+
+
+def test_a_large_solution_is_no_proof_of_anything():
+    for size in (1e3, 1e5):
+        result = gdjax.quadratic_program(
+            jnp.eye(2), jnp.zeros(2), jnp.array([[1.0, 1.0]]), jnp.array([size])
+        )
+        assert result.converged
+        np.testing.assert_allclose(result.params, size / 2, rtol=1e-3)
+
+
+def test_not_convex_and_not_finite():
+    Q = jnp.diag(jnp.array([1.0, -1.0]))
+    result = gdjax.quadratic_program(Q, jnp.ones(2), bounds=(-1, 1))
+    assert result.status == gdjax.Status.NOT_CONVEX
+    nan = gdjax.quadratic_program(jnp.eye(2), jnp.array([1.0, jnp.nan]))
+    assert nan.status == gdjax.Status.NONFINITE
+
+
+def test_a_bad_lane_leaves_the_others_alone():
+    limits = jnp.array([[1.0, -2.0], [0.5, 1.0], [jnp.nan, 1.0]])  # x <= 1 and -x <= -2, ...
+
+    def one(h):
+        return gdjax.quadratic_program(jnp.eye(1), -jnp.ones(1), G=[[1.0], [-1.0]], h=h)
+
+    result = jax.vmap(one)(limits)
+    names = [gdjax.Status(int(s)).name for s in result.status]
+    assert names == ["INFEASIBLE", "CONVERGED", "NONFINITE"]
+    np.testing.assert_allclose(result.params[1], 0.5, atol=1e-3)
+
+
+# --- derivatives --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["", "half", "linear"])
+def test_derivatives_equal_differences_of_the_oracle(kind):
+    q = program(1, kind)
+
+    def truth(q):
+        _, x, y, z = oracle(q)
+        return np.concatenate([x, y, z])
+
+    rng = np.random.default_rng(0)
+    with enable_x64():
+        back, forth = backwards(q), forwards(q)
+    for i, name in enumerate(NAMES):
+        if name == "Q" and kind == "linear":
+            continue  # half of the directions lead to no convex function
+        to = rng.normal(size=q[i].shape)
+        to = np.where(np.isfinite(q[i]), to + to.T if name == "Q" else to, 0)
+        moved = [[v + s * to if k == i else v for k, v in enumerate(q)] for s in (1e-6, -1e-6)]
+        slope = (truth(moved[0]) - truth(moved[1])) / 2e-6
+        found = np.tensordot(np.nan_to_num(back[i]), to, to.ndim)
+        np.testing.assert_allclose(found, slope, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(back[i], forth[i], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_derivatives_of_the_value_are_the_multipliers_and_second_ones_exist():
+    q = program(2)
+
+    def value(c, h):
+        return solve((q[0], c, *q[2:5], h, *q[6:]), tol=1e-10).value
+
+    with enable_x64():
+        c, h = jnp.asarray(q[1]), jnp.asarray(q[5])
+        result = exactly(q)
+        by_c, by_h = jax.grad(value, (0, 1))(c, h)
+        np.testing.assert_allclose(by_c, result.params, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(by_h, -result.state.inequality, rtol=1e-6, atol=1e-6)
+        hessian = jax.hessian(value)(c, h)
+        slopes = forwards(tuple(map(jnp.asarray, q)))[1][:N]  # of x by c
+        np.testing.assert_allclose(hessian, slopes, rtol=1e-6, atol=1e-8)
+
+
+def test_no_constraint_that_binds_leaves_the_gradient_of_an_unconstrained_one():
+    with enable_x64():
+        Q, c = jnp.array([[3.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        free = gdjax.quadratic_program(Q, c)
+        np.testing.assert_allclose(free.params, -np.linalg.solve(Q, c), rtol=1e-9)
+
+        def solution(c):
+            return gdjax.quadratic_program(Q, c, bounds=(-9.0, 9.0)).params
+
+        np.testing.assert_allclose(jax.jacobian(solution)(c), -np.linalg.inv(Q), rtol=1e-6)
+
+
+# --- real programs ------------------------------------------------------------------------------
+
+
+def test_the_dual_of_a_support_vector_machine_equals_scikit_learns():
+    x, labels = load_breast_cancer(return_X_y=True)
+    x, y = ((x - x.mean(0)) / x.std(0))[:150], np.where(labels == 1, 1.0, -1.0)[:150]
+    kernel = np.exp(-((x[:, None] - x) ** 2).sum(-1) / 30)
+    with enable_x64():
+        dual = gdjax.quadratic_program(
+            y[:, None] * kernel * y, -np.ones(150), y[None], [0.0], bounds=(0.0, 1.0), tol=1e-10
+        )
+    assert dual.converged
+    peer = SVC(C=1.0, kernel="precomputed", tol=1e-10).fit(kernel, y)
+    mine = (np.asarray(dual.params) * y)[peer.support_]
+    np.testing.assert_allclose(mine, peer.dual_coef_[0], atol=1e-5)
+    np.testing.assert_allclose(dual.state.equality, peer.intercept_, atol=1e-5)
+
+
+def test_a_linear_program_equals_scipys():
+    rng = np.random.default_rng(0)
+    cost, supply, demand = rng.uniform(size=(6, 8)), np.full(6, 4.0), np.full(8, 3.0)
+    A = np.concatenate([np.kron(np.eye(6), np.ones(8)), np.kron(np.ones(6), np.eye(8))])
+    b = np.concatenate([supply, demand])  # the rows of a transport problem depend on each other
+    peer = scipy.optimize.linprog(cost.ravel(), A_eq=A, b_eq=b, bounds=(0, None))
+    with enable_x64():
+        result = gdjax.quadratic_program(np.zeros((48, 48)), cost.ravel(), A, b, bounds=(0, None))
+        assert result.converged
+        np.testing.assert_allclose(result.value, peer.fun, rtol=1e-6)
+
+
+# --- input --------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_named():
+    eye, zero = jnp.eye(2), jnp.zeros(2)
+    for arrays, options, message in (
+        ((jnp.eye(3), zero), {}, r"Q \[n, n\] and c \[n\], n >= 1, got \[3, 3\] and \[2\]"),
+        ((eye, zero, eye), {}, "both A and b, or neither"),
+        ((eye, zero), dict(G=eye, h=jnp.ones(3)), r"G \[rows, 2\] and h \[rows\], got"),
+        ((eye, zero), dict(bounds=(0, jnp.ones(3))), r"arrays \[2\], got \[3\]"),
+        ((eye, zero), dict(bounds=0.0), r"must be \(lower, upper\), got 0.0"),
+        ((eye, zero), dict(tol=-1.0), "tol"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gdjax.quadratic_program(*arrays, **options)
+    with pytest.raises(TypeError, match=r"c=\.\.\.\) must be real, got dtype complex64"):
+        gdjax.quadratic_program(eye, zero + 1j)
+
+
+def test_whole_numbers_and_half_precision_are_computed_in_float32():
+    whole = gdjax.quadratic_program([[2, 0], [0, 2]], [-2, -8], bounds=(0, 3))
+    np.testing.assert_allclose(whole.params, [1, 3], atol=1e-3)
+    half = gdjax.quadratic_program(jnp.eye(2, dtype=jnp.bfloat16), jnp.ones(2, jnp.bfloat16))
+    assert half.params.dtype == jnp.float32
+    np.testing.assert_allclose(half.params, -1, atol=1e-3)
+
+
+def test_other_numbers_compile_nothing():
+    from gdjax.solvers import quadratic_program
+
+    solve(program(0), tol=1e-3)
+    before = quadratic_program._run._cache_size()
+    solve(program(1), tol=1e-4, max_steps=30)
+    assert quadratic_program._run._cache_size() == before
