@@ -14,14 +14,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gdjax.core.base import State, is_state
 from gdjax.core.chain import apply_updates
+from gdjax.core.checks import NONNEGATIVE, Range, as_float_leaves, check_range
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.solvers.line import found_in, pick
 from gdjax.solvers.optimality import feasible, optimality
 from gdjax.solvers.result import Status
+
+STEPS = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x))
 
 
 class Carry(NamedTuple):
@@ -46,6 +50,30 @@ def largest(tree: Any) -> Array:
     return functools.reduce(jnp.maximum, [x.astype(dtype) for x in sizes], jnp.zeros((), dtype))
 
 
+def start_of(
+    name: str, params: Any, args: Any, tol: Any, max_steps: Any
+) -> tuple[Any, Array, Array]:
+    """Return parameters, tolerance and step limit as arrays, or say what is wrong with them."""
+    if not isinstance(args, (tuple, list)):
+        kind = type(args).__name__
+        raise TypeError(f"{name}(args=...) must be a tuple, as in args=(x,), got {kind}.")
+    if params is None:
+        raise TypeError(f"{name} needs parameters to start from, got None.")
+    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+    leaves = [jnp.asarray(x) for x in leaves]
+    if tol is None:
+        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
+    for what, value, allowed in (("tol", tol, NONNEGATIVE), ("max_steps", max_steps, STEPS)):
+        check_range(f"{name}({what}=...)", value, allowed)
+        if np.ndim(value):
+            raise TypeError(
+                f"{name}({what}=...) must be one number, got an array of shape {np.shape(value)}. "
+                "For several at once use jax.vmap."
+            )
+    params = treedef.unflatten(leaves)
+    return params, jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+
+
 def slots_in(state: Any) -> list[Any]:
     """Return the slots of every optimizer in a state."""
     found = []
@@ -65,13 +93,18 @@ def uphill(value_fn: Callable) -> Callable:
     """Return `value_and_grad` of a real function, at least float32, its gradient uphill."""
 
     def number(params):
-        value = jnp.asarray(value_fn(params))
-        if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"minimize(fun=...) must return one real number, got {value.dtype}"
-                f"{list(value.shape)}. With has_aux=True it returns (value, aux)."
-            )
-        return value
+        value = value_fn(params)
+        if hasattr(value, "dtype") or isinstance(value, (int, float, complex)):
+            value = jnp.asarray(value)
+            if value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+                return value
+            got = f"{value.dtype}{list(value.shape)}"
+        else:
+            got = type(value).__name__
+        raise TypeError(
+            f"minimize(fun=...) must return one real number, got {got}. With has_aux=True it "
+            "returns (value, aux)."
+        )
 
     def value_and_grad(params):
         value, grad = jax.value_and_grad(number)(params)
@@ -103,7 +136,7 @@ def converge(
       max_steps: most updates.
       extra: extra arguments of `update` that do not change, such as `value_fn`.
       trace: whether to record each step; `max_steps` must then be an int.
-      show: called on the host with steps, value and norm after each update.
+      show: called with the arrays steps, value and norm after each update.
     """
 
     def look(params, state, value, grad):
@@ -146,7 +179,7 @@ def converge(
             before = dict(value=c.value, grad_norm=c.grad_norm)
             record = {k: record[k].at[c.steps].set(v) for k, v in before.items()}
         if show is not None:
-            jax.debug.callback(show, steps, value, norm)
+            show(steps, value, norm)
         evaluations = c.evaluations + evaluations
         return Carry(params, state, value, grad, norm, steps, evaluations, failures, status, record)
 
