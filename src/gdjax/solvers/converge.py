@@ -1,9 +1,10 @@
 """Update until the gradient is small, in one loop on the device.
 
 How a solver takes part: its slots may hold `value` and `grad`, those at the new parameters, which
-are then not computed again; `evals`, what the last update evaluated; `failed`, whether it found no
-better point; `nonfinite`, whether it met a value that was not finite; `settled`, whether no step
-can change the value by more than rounding; and methods `optimality` and `feasible`.
+are then not computed again unless it is wrapped; `evals`, what the last update evaluated; `failed`,
+whether it found no better point; `nonfinite`, whether it met a value that was not finite;
+`settled`, whether no step can change the value by more than rounding; and methods `optimality` and
+`feasible`.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ def converge(
         updates, state = update(c.grad, c.state, c.params, **given)
         params = feasible(state, apply_updates(c.params, updates))
         kept, evaluations = found_in(state), reported(state, "evals")
-        if len(kept) == 1:
-            value, grad = kept[0].value, kept[0].grad
+        if kept is not None:
+            value, grad = kept.value, kept.grad
         else:
             value, grad = value_and_grad(params)
             evaluations += 1
@@ -171,7 +172,7 @@ def converge(
         keep = (status == Status.NONFINITE) & ~failed
         new, old = (params, value, grad, norm), (c.params, c.value, c.grad, c.grad_norm)
         params, value, grad, norm = pick(keep, old, new)
-        if len(kept) != 1:  # a solver's own state is never nonfinite; to select it takes copies
+        if kept is None:  # a solver's own state is never nonfinite; to select it takes copies
             state = pick(keep, c.state, state)
         steps = c.steps + 1
         record = c.trace

@@ -9,6 +9,7 @@ backwards (`grad`), under jit and vmap, and again for second derivatives, throug
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -75,10 +76,23 @@ def _tolerance(dtype: Any) -> float:
 def choose_solve(asked: Any, symmetric: bool, size: int) -> LinearSolve:
     """Return the linear solver that a user asked for; True is the fitting one of those below."""
     if callable(asked):
-        return asked
+        return functools.partial(_solve_by, asked)
     if size <= 100:
         return solve_dense
     return solve_cg if symmetric else solve_gmres
+
+
+def _solve_by(asked: Callable, times: Callable[[Array], Array], right: Array) -> Any:
+    """Solve by a user's function, which may return more besides, as `jax.scipy.sparse.linalg.cg`.
+
+    Its own derivative, which backwards is a transpose, is never needed.
+    """
+
+    def solve(times, right):
+        found = asked(times, right)
+        return found[0] if isinstance(found, tuple) else found
+
+    return jax.lax.custom_linear_solve(times, right, solve, transpose_solve=solve)
 
 
 def solve_cg(times: Callable[[Array], Array], right: Array) -> Any:

@@ -134,9 +134,10 @@ def minimize(
       has_aux: whether `fun` returns `(value, aux)`.
       implicit_diff: whether the result can be differentiated, by the implicit function theorem, by
         `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It may be the
-        linear solver to use; True takes a dense one up to 100 parameters, then conjugate gradients,
-        or GMRES with constraints. The derivative is as exact as the solution: see `tol`. The result
-        then has no `state`.
+        linear solver to use, `solve(times, right)` for a matrix given by its products, as
+        `jax.scipy.sparse.linalg.cg` or `gmres`; True takes a dense one up to 100 parameters, then
+        conjugate gradients, or GMRES with constraints. The derivative is as exact as the solution:
+        see `tol`. The result then has no `state`.
       trace: whether to record value and gradient norm of each step; needs an int `max_steps`.
       progress: whether to show a bar (needs tqdm), or a function of (steps, value, grad_norm).
       throw: whether to raise unless every lane converged; only outside of `jit`.
