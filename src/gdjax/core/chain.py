@@ -106,7 +106,7 @@ def with_extra_args_support(tx: Any) -> Optimizer:
     """
     try:
         init, update = tx
-    except TypeError:
+    except (TypeError, ValueError):
         init = update = None
     if not (callable(init) and callable(update)):
         raise TypeError(

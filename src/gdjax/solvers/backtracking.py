@@ -75,12 +75,14 @@ def _backtracking_linesearch(
     begin = first, jnp.zeros((), jnp.int32), ~found.descends, no
     t, tries, enough, nonfinite = jax.lax.while_loop(unfinished, attempt, begin)
     failed = ~enough | ~found.descends | ~found.moves(t)
+    short = failed & found.descends & found.moves(t)  # the next update goes on from there
+    rate = jnp.where(failed & ~short, slots.learning_rate, t)
     if hasattr(slots, "grad"):
         end = found.at(t)
         step, slots = remember(slots, found, end, tries + 1, failed, nonfinite)
+        slots = slots._replace(learning_rate=rate)
     else:
         step = jnp.where(failed, 0, t * found.direction)
-        rate = jnp.where(failed, slots.learning_rate, t)
         slots = Backtracking(rate, tries, failed, nonfinite | ~is_finite(start))
     if verbose:
         tell(slots, enough)
@@ -106,7 +108,8 @@ def scale_by_backtracking_linesearch(
     f(x + t d) <= (1 + rtol) f(x) + slope_rtol t <g, d> + atol,  t = t_0, t_0 decrease_factor, ...
 
     Values that are not finite shorten the step. Where no t is short enough the update is 0 and
-    `failed` in the state says so, while optax takes the last one whether or not f falls.
+    `failed` in the state says so, while optax takes the last one whether or not f falls; the next
+    update goes on from there.
 
     Args:
       max_backtracking_steps: how often t is shortened at most in one update, >= 1.

@@ -27,7 +27,7 @@ from gdjax.solvers.vector import as_tree, as_vector
 from gdjax.solvers.zoom import rounding
 
 KINDS = ("adaptive", "alternate", "long", "short")
-SHORTEST, LONGEST = 1e-10, 1e10  # Raydan's safeguard of a rate
+SHORTEST, LONGEST = 1e-30, 1e30  # of a rate; Raydan's 1e-10 and 1e10 depend on the units
 
 
 class Secant(NamedTuple):

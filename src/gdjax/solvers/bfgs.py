@@ -2,7 +2,7 @@
 
 Nocedal & Wright (2006), "Numerical optimization", Algorithm 6.1, (6.17), (6.20).
 Paper -> here: H -> inverse_hessian, rho -> 1 / <s, y>; s, y as there.
-Deviation: a pair with <s, y> <= eps |y|^2 is refused.
+Deviation: a pair with <s, y> <= eps |s| |y| is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
 from gdjax.core.treewise import treewise
 from gdjax.solvers.line import searched
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.vector import as_tree, as_vector, is_curved
 from gdjax.solvers.zoom import scale_by_zoom_linesearch
 
 
@@ -40,7 +40,7 @@ def _bfgs(grads, slots, params, count, *, raw_params):
     s = jnp.where(count > 1, x - slots.params, 0)
     y = g - slots.updates
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
-    keep = jnp.isfinite(yy) & (sy > jnp.finfo(dtype).eps * yy)
+    keep = is_curved(s, y, sy, yy)
     stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction led nowhere: start again
     pairs = jnp.where(stuck, 0, slots.pairs)
     norm = jnp.sqrt(jnp.vdot(g, g))

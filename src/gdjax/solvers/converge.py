@@ -1,9 +1,10 @@
 """Update until the gradient is small, in one loop on the device.
 
 How a solver takes part: its slots may hold `value` and `grad`, those at the new parameters, which
-are then not computed again; `evals`, what the last update evaluated; `failed`, whether it found no
-better point; `nonfinite`, whether it met a value that was not finite; `settled`, whether no step
-can change the value by more than rounding; and methods `optimality` and `feasible`.
+are then not computed again unless it is wrapped; `evals`, what the last update evaluated; `failed`,
+whether it found no better point; `nonfinite`, whether it met a value that was not finite;
+`settled`, whether no step can change the value by more than rounding; and methods `optimality` and
+`feasible`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gdjax.core.base import State, is_state
 from gdjax.core.chain import apply_updates
+from gdjax.core.checks import NONNEGATIVE, Range, as_float_leaves, check_range
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.solvers.line import found_in, pick
 from gdjax.solvers.optimality import feasible, optimality
 from gdjax.solvers.result import Status
+
+STEPS = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x))
 
 
 class Carry(NamedTuple):
@@ -46,6 +51,30 @@ def largest(tree: Any) -> Array:
     return functools.reduce(jnp.maximum, [x.astype(dtype) for x in sizes], jnp.zeros((), dtype))
 
 
+def start_of(
+    name: str, params: Any, args: Any, tol: Any, max_steps: Any
+) -> tuple[Any, Array, Array]:
+    """Return parameters, tolerance and step limit as arrays, or say what is wrong with them."""
+    if not isinstance(args, (tuple, list)):
+        kind = type(args).__name__
+        raise TypeError(f"{name}(args=...) must be a tuple, as in args=(x,), got {kind}.")
+    if params is None:
+        raise TypeError(f"{name} needs parameters to start from, got None.")
+    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+    leaves = [jnp.asarray(x) for x in leaves]
+    if tol is None:
+        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
+    for what, value, allowed in (("tol", tol, NONNEGATIVE), ("max_steps", max_steps, STEPS)):
+        check_range(f"{name}({what}=...)", value, allowed)
+        if np.ndim(value):
+            raise TypeError(
+                f"{name}({what}=...) must be one number, got an array of shape {np.shape(value)}. "
+                "For several at once use jax.vmap."
+            )
+    params = treedef.unflatten(leaves)
+    return params, jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+
+
 def slots_in(state: Any) -> list[Any]:
     """Return the slots of every optimizer in a state."""
     found = []
@@ -65,13 +94,18 @@ def uphill(value_fn: Callable) -> Callable:
     """Return `value_and_grad` of a real function, at least float32, its gradient uphill."""
 
     def number(params):
-        value = jnp.asarray(value_fn(params))
-        if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"minimize(fun=...) must return one real number, got {value.dtype}"
-                f"{list(value.shape)}. With has_aux=True it returns (value, aux)."
-            )
-        return value
+        value = value_fn(params)
+        if hasattr(value, "dtype") or isinstance(value, (int, float, complex)):
+            value = jnp.asarray(value)
+            if value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+                return value
+            got = f"{value.dtype}{list(value.shape)}"
+        else:
+            got = type(value).__name__
+        raise TypeError(
+            f"minimize(fun=...) must return one real number, got {got}. With has_aux=True it "
+            "returns (value, aux)."
+        )
 
     def value_and_grad(params):
         value, grad = jax.value_and_grad(number)(params)
@@ -103,7 +137,7 @@ def converge(
       max_steps: most updates.
       extra: extra arguments of `update` that do not change, such as `value_fn`.
       trace: whether to record each step; `max_steps` must then be an int.
-      show: called on the host with steps, value and norm after each update.
+      show: called with the arrays steps, value and norm after each update.
     """
 
     def look(params, state, value, grad):
@@ -120,8 +154,8 @@ def converge(
         updates, state = update(c.grad, c.state, c.params, **given)
         params = feasible(state, apply_updates(c.params, updates))
         kept, evaluations = found_in(state), reported(state, "evals")
-        if len(kept) == 1:
-            value, grad = kept[0].value, kept[0].grad
+        if kept is not None:
+            value, grad = kept.value, kept.grad
         else:
             value, grad = value_and_grad(params)
             evaluations += 1
@@ -138,7 +172,7 @@ def converge(
         keep = (status == Status.NONFINITE) & ~failed
         new, old = (params, value, grad, norm), (c.params, c.value, c.grad, c.grad_norm)
         params, value, grad, norm = pick(keep, old, new)
-        if len(kept) != 1:  # a solver's own state is never nonfinite; to select it takes copies
+        if kept is None:  # a solver's own state is never nonfinite; to select it takes copies
             state = pick(keep, c.state, state)
         steps = c.steps + 1
         record = c.trace
@@ -146,7 +180,7 @@ def converge(
             before = dict(value=c.value, grad_norm=c.grad_norm)
             record = {k: record[k].at[c.steps].set(v) for k, v in before.items()}
         if show is not None:
-            jax.debug.callback(show, steps, value, norm)
+            show(steps, value, norm)
         evaluations = c.evaluations + evaluations
         return Carry(params, state, value, grad, norm, steps, evaluations, failures, status, record)
 

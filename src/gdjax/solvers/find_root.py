@@ -23,6 +23,7 @@ from gdjax.core.checks import NONNEGATIVE, check_range
 from gdjax.core.numerics import cast_like, compute_dtype, is_inexact, scalar_dtype
 from gdjax.solvers.implicit import solve_diagonal, with_implicit_derivative
 from gdjax.solvers.line import pick
+from gdjax.solvers.program import call
 from gdjax.solvers.result import Result, Status, checked_result
 
 
@@ -139,9 +140,6 @@ def _run(fun: Callable, lower: Array, upper: Array, args: tuple, tol: Array) -> 
     return Result(x, f, jnp.abs(f), steps, steps + 2, status, None, None, None)
 
 
-_compiled = jax.jit(_run, static_argnums=0)
-
-
 def _bracket(fun: Callable, bracket: Any, args: tuple, tol: Any) -> tuple[Array, Array, Array]:
     """Return both ends and the tolerance, checked, in the shape of all equations."""
     if not isinstance(bracket, tuple) or len(bracket) != 2:
@@ -225,7 +223,5 @@ def find_root(
       [0.0065 0.0027 0.0007]
     """
     lower, upper, tol = _bracket(fun, bracket, args, tol)
-    given = (lower, upper, args, tol)
-    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
-    result = (_run if inside else _compiled)(fun, *given)
+    result = call("find_root", _run, fun, (), (lower, upper, args, tol))
     return checked_result(result, "find_root") if throw else result

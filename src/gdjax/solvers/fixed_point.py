@@ -13,18 +13,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, as_float_leaves, check_range, checked
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS
-from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.treewise import treewise
-from gdjax.solvers.converge import converge
+from gdjax.solvers.converge import converge, start_of
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares
+from gdjax.solvers.program import call
 from gdjax.solvers.result import Result, checked_result
 from gdjax.solvers.vector import as_tree, as_vector
 
@@ -109,7 +110,7 @@ def _run(fun, update, params, state, args, tol, limit) -> Result:
     )  # fmt: skip
 
 
-def _run_implicit(solve, fun, update, params, state, args, tol, limit) -> Result:
+def _run_implicit(fun, solve, update, params, state, args, tol, limit) -> Result:
     def condition(p):
         return cast_like(jax.tree.map(lambda a, b: a - b, p, fun(p, *args)), p)
 
@@ -121,10 +122,6 @@ def _run_implicit(solve, fun, update, params, state, args, tol, limit) -> Result
     linear_solve = choose_solve(solve, False, size)
     found, result = with_implicit_derivative(condition, run, params, linear_solve)
     return dataclasses.replace(result, params=found)
-
-
-_compiled = jax.jit(_run, static_argnums=(0, 1))
-_compiled_implicit = jax.jit(_run_implicit, static_argnums=(0, 1, 2))
 
 
 def fixed_point(
@@ -149,7 +146,7 @@ def fixed_point(
       params: a tree of float arrays, where to start.
       opt: any optimizer, to which params - fun(params) is the gradient; None is `anderson()`;
         `gradient_descent(1.0)` is plain iteration.
-      args: further arguments of `fun`: arrays that may change without a new compile.
+      args: further arguments of `fun`, see `minimize`.
       tol: largest change >= 0 that counts as none; None is the square root of the dtype's
         precision.
       max_steps: most updates, >= 0.
@@ -166,19 +163,11 @@ def fixed_point(
       >>> print(f"{root(2.0):.4f} {jax.grad(root)(2.0):.4f}")  # 1 / (2 sqrt(2))
       1.4142 0.3536
     """
-    opt = anderson() if opt is None else opt
-    leaves, treedef = as_float_leaves("fixed_point: the parameters", params)
-    params = treedef.unflatten([jnp.asarray(x) for x in leaves])
-    if tol is None:
-        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
-    check_range("fixed_point(tol=...)", tol, NONNEGATIVE)
-    check_range("fixed_point(max_steps=...)", max_steps, NONNEGATIVE)
-    tol, limit = jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+    opt = with_extra_args_support(anderson() if opt is None else opt)
+    params, tol, limit = start_of("fixed_point", params, args, tol, max_steps)
     given = (params, opt.init(params), args, tol, limit)
-    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
     if implicit_diff:
-        run = functools.partial(_run_implicit if inside else _compiled_implicit, implicit_diff)
+        result = call("fixed_point", _run_implicit, fun, (implicit_diff, opt.update), given)
     else:
-        run = _run if inside else _compiled
-    result = run(fun, opt.update, *given)
+        result = call("fixed_point", _run, fun, (opt.update,), given)
     return checked_result(result, "fixed_point") if throw else result

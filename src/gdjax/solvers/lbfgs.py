@@ -2,10 +2,11 @@
 
 Liu & Nocedal (1989), https://doi.org/10.1007/BF01589116; Nocedal & Wright (2006), Algorithm 7.4.
 Paper -> here: m -> memory_size, s -> steps, y -> changes, H_0 -> gamma, q and r as there.
-Deviations: a pair with <s, y> <= eps |y|^2 is refused, so that the direction always leads downhill;
-the loops over the pairs are products with the inverse of R, the upper triangle of <s_i, y_j>: the
-loop from the newest pair is R alpha = S g, the one back R' c = .... A new pair gives R one more
-column, and so its inverse (Byrd, Nocedal & Schnabel, 1994, https://doi.org/10.1007/BF01582063).
+Deviations: a pair with <s, y> <= eps |s| |y| is refused, so that the direction always leads
+downhill, whatever the units are; the loops over the pairs are products with the inverse of R, the
+upper triangle of <s_i, y_j>: the loop from the newest pair is R alpha = S g, the one back R' c =
+.... A new pair gives R one more column, and so its inverse (Byrd, Nocedal & Schnabel, 1994,
+https://doi.org/10.1007/BF01582063).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gdjax.core.numerics import cast
 from gdjax.core.treewise import treewise
 from gdjax.linalg.axes import matmul
 from gdjax.solvers.line import searched
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.vector import as_tree, as_vector, is_curved
 from gdjax.solvers.zoom import scale_by_zoom_linesearch
 
 
@@ -53,7 +54,7 @@ def with_pair(h: History, s: Array, y: Array) -> History:
     """Return the history with one more pair, or as it was if the pair has no positive curvature."""
     m = h.inverse.shape[0]
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
-    keep = jnp.isfinite(yy) & (sy > jnp.finfo(s.dtype).eps * yy)
+    keep = is_curved(s, y, sy, yy)
     row = jnp.where(keep, (h.newest + 1) % m, h.newest)
 
     def put(rows, new):  # written in place; a refused pair writes what is there

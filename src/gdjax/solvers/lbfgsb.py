@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, checked
+from gdjax.core.checks import as_float_leaves, checked, leaf_name
 from gdjax.core.hyper import as_hyper, leaf_values
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype
@@ -25,7 +25,7 @@ from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.gauss_newton import INSIDE
 from gdjax.solvers.levenberg_marquardt import COUNT
 from gdjax.solvers.line import Line, Point, is_finite, pick
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.vector import as_tree, as_vector, is_curved
 from gdjax.solvers.zoom import wolfe_search
 
 
@@ -44,8 +44,11 @@ class Bounded(NamedTuple):
 
     def optimality(self, params, grads, hyperparams):
         """Return x - clip(x - grads, lower, upper), the projected gradient."""
-        ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
-        return jax.tree.map(lambda x, y: x - y, params, ahead)
+
+        def project(x, g, lower, upper):  # not by x - g, which may be x, rounded
+            return jnp.clip(g, x - upper, x - lower)
+
+        return jax.tree.map(project, params, grads, self.lower, self.upper)
 
     def feasible(self, params):
         """Return the parameters, clipped to the box."""
@@ -107,7 +110,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     best = pick(moved, end.low, here)
     s, y = jnp.where(moved, place(best.t) - x, 0), best.grad - g
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
-    keep = moved & (sy > jnp.finfo(dtype).eps * yy)
+    keep = moved & is_curved(s, y, sy, yy)
 
     def append(rows, new):
         return jnp.where(keep, jnp.concatenate([rows[1:], new[None]]), rows)
@@ -215,11 +218,14 @@ def lbfgsb(
 
 def _whole(name: str, bound: Any, none: float, leaves: list, params: Any) -> list[Array]:
     """Return the bound of every element, for each leaf."""
-    values = leaf_values(f"lbfgsb({name}=...)", bound, params)
-    return [
-        jnp.array(
-            jnp.broadcast_to(jnp.asarray(none if b is None else b, compute_dtype(p)), p.shape),
-            copy=True,
-        )
-        for b, p in zip(values, leaves, strict=True)
-    ]
+    values, whole = leaf_values(f"lbfgsb({name}=...)", bound, params), []
+    for i, (b, p) in enumerate(zip(values, leaves, strict=True)):
+        b = jnp.asarray(none if b is None else b)
+        if b.ndim > p.ndim or any(n not in (1, m) for n, m in zip(b.shape[::-1], p.shape[::-1])):
+            raise ValueError(
+                f"lbfgsb({name}=...) has shape {b.shape} where the parameter at "
+                f"{leaf_name(params, i)!r} has {p.shape}."
+            )
+        b = b.astype(p.dtype).astype(compute_dtype(p))  # what the parameter can be equal to
+        whole.append(jnp.array(jnp.broadcast_to(b, p.shape), copy=True))
+    return whole

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
-from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.trees import total
-from gdjax.solvers.converge import converge, largest, uphill
+from gdjax.solvers.converge import converge, largest, start_of, uphill
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
+from gdjax.solvers.program import call
 from gdjax.solvers.result import Result, Status, checked_result
 
 
@@ -58,7 +56,7 @@ def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
     )  # fmt: skip
 
 
-def _run_implicit(solve, fun, update, rooted, params, state, args, tol, limit) -> Result:
+def _run_implicit(fun, solve, update, rooted, params, state, args, tol, limit) -> Result:
     def condition(p):
         if rooted:
             return cast_like(fun(p, *args), p)
@@ -75,27 +73,14 @@ def _run_implicit(solve, fun, update, rooted, params, state, args, tol, limit) -
     return dataclasses.replace(result, params=found, value=half_squares(fun(found, *args)))
 
 
-_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
-_compiled_implicit = jax.jit(_run_implicit, static_argnums=(0, 1, 2, 3))
-
-
 def _start(name, fun, params, opt, rooted, args, tol, max_steps, implicit_diff, throw) -> Result:
     opt = with_extra_args_support(levenberg_marquardt() if opt is None else opt)
-    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
-    params = treedef.unflatten([jnp.asarray(x) for x in leaves])
-    if tol is None:
-        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
-    check_range(f"{name}(tol=...)", tol, NONNEGATIVE)
-    check_range(f"{name}(max_steps=...)", max_steps, NONNEGATIVE)
-    static = (fun, opt.update, rooted)
-    tol, limit = jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+    params, tol, limit = start_of(name, params, args, tol, max_steps)
     given = (params, opt.init(params), args, tol, limit)
-    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
     if implicit_diff:
-        run = functools.partial(_run_implicit if inside else _compiled_implicit, implicit_diff)
+        result = call(name, _run_implicit, fun, (implicit_diff, opt.update, rooted), given)
     else:
-        run = _run if inside else _compiled
-    result = run(*static, *given)
+        result = call(name, _run, fun, (opt.update, rooted), given)
     return checked_result(result, name) if throw else result
 
 
@@ -122,7 +107,7 @@ def least_squares(
       residual_fn: `residual_fn(params, *args)` returns a tree of residuals, real or complex.
       params: a tree of float or complex arrays, where to start.
       opt: `levenberg_marquardt()`, `gauss_newton()`, or any optimizer; None is the first.
-      args: further arguments of `residual_fn`: arrays that may change without a new compile.
+      args: further arguments of `residual_fn`, see `minimize`.
       tol: see above, >= 0; None is the square root of the dtype's precision.
       max_steps: most updates, >= 0.
       implicit_diff: see `minimize`.

@@ -80,6 +80,12 @@ def line(name: str, updates: Any, raw_params: Any, extra: dict) -> Line:
             )
     value_fn, more = extra["value_fn"], accepted(extra["value_fn"], extra)
     d, x, g = as_vector(updates), as_vector(raw_params), as_vector(extra["grad"])
+    if d.size != g.size:
+        raise ValueError(
+            f"{name}: grad=... has {g.size} elements, the updates have {d.size}. value_fn= takes "
+            "all parameters, so a line search cannot be the optimizer of a group: close over what "
+            "is kept fixed, and minimize over the rest."
+        )
     dtype = jnp.result_type(d, x, g)
     d, x, g = d.astype(dtype), x.astype(dtype), g.astype(dtype)
 
@@ -200,20 +206,28 @@ def _in_one(direction: Callable, search: Callable, own: tuple, theirs: tuple) ->
     return step
 
 
-def found_in(state: Any) -> list[Any]:
-    """Return the slots of all line searches and solvers in a state: those with value and grad.
+def found_in(state: Any) -> Any:
+    """Return the slots with value and gradient at the new parameters, or None.
 
-    A wrapper for which what is inside of it does not hold gives its slots a `value` that is None.
+    They hold there if nothing changes the step of a line search or solver: if it is the optimizer
+    itself, or ends a chain. What wraps it or follows it may make another step of it.
     """
-    found = []
+    while type(state) is tuple and state:
+        state = state[-1]
+    slots = state.slots if isinstance(state, State) else None
+    return slots if _keeps_gradient(slots) else None
+
+
+def _keeps_gradient(slots: Any) -> bool:
+    return hasattr(slots, "value") and hasattr(slots, "grad")
+
+
+def has_search(state: Any) -> bool:
+    """Return whether a line search or solver that keeps its gradient is somewhere in a state."""
     for node in jax.tree.leaves(state, is_leaf=is_state):
-        if isinstance(node, State):
-            own = hasattr(node.slots, "value") and hasattr(node.slots, "grad")
-            if not own:
-                found += found_in(node.slots)
-            elif node.slots.value is not None:
-                found.append(node.slots)
-    return found
+        if isinstance(node, State) and (_keeps_gradient(node.slots) or has_search(node.slots)):
+            return True
+    return False
 
 
 def value_and_grad_from_state(value_fn: Callable) -> Callable:
@@ -224,10 +238,11 @@ def value_and_grad_from_state(value_fn: Callable) -> Callable:
 
     Returns:
       `value_and_grad(params, *args, state, **kwargs)`. It evaluates if the state holds no finite
-      value, as before the first update.
+      value, as before the first update, or if something that wraps or follows the line search may
+      have made another step of its step.
 
     Raises:
-      ValueError: if the state has no value and gradient, or several.
+      ValueError: if there is no value and gradient anywhere in the state.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -245,13 +260,15 @@ def value_and_grad_from_state(value_fn: Callable) -> Callable:
 
     def value_and_grad(params: Any, *args: Any, state: Any, **kwargs: Any) -> tuple[Array, Any]:
         slots = found_in(state)
-        if len(slots) != 1:
+        if slots is None:
+            if has_search(state):
+                value, grad = jax.value_and_grad(value_fn)(params, *args, **kwargs)
+                return value, jax.tree.map(jnp.conj, grad)
             raise ValueError(
-                f"value_and_grad_from_state needs a state with one value and gradient, got "
-                f"{len(slots)}. A line search keeps them; the backtracking one only with "
-                "store_grad=True."
+                "value_and_grad_from_state needs a state with one value and gradient, got 0. A "
+                "line search keeps them; the backtracking one only with store_grad=True."
             )
-        value, grad = slots[0].value, slots[0].grad
+        value, grad = slots.value, slots.grad
 
         def evaluated():
             value_now, grad_now = jax.value_and_grad(value_fn)(params, *args, **kwargs)

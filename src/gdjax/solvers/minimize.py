@@ -8,35 +8,50 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
-import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_range
 from gdjax.core.evaluation import eval_params
-from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype
+from gdjax.core.numerics import cast_like
 from gdjax.projections import projection_box
-from gdjax.solvers.converge import converge, largest, uphill
+from gdjax.solvers.converge import converge, largest, start_of, uphill
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.lbfgs import lbfgs
 from gdjax.solvers.lbfgsb import lbfgsb
 from gdjax.solvers.optimality import optimality
+from gdjax.solvers.program import call
 from gdjax.solvers.projected import projected
 from gdjax.solvers.projected_gradient import projected_gradient
 from gdjax.solvers.result import Result, checked_result
-from gdjax.training.report import Bar
+from gdjax.solvers.watch import Watch, tell
 
 
-def _solve(fun, update, has_aux, trace, show, params, state, args, tol, max_steps) -> Result:
-    def value_fn(p):
+def _with_aux(fun: Callable, has_aux: bool, args: tuple) -> Callable:
+    """Return the function of the parameters alone that gives value and aux."""
+
+    def both(p):
         out = fun(p, *args)
-        return out[0] if has_aux else out
+        if not has_aux:
+            return out, None
+        if not isinstance(out, (tuple, list)) or len(out) != 2:
+            kind = type(out).__name__
+            raise TypeError(f"minimize(has_aux=True): fun must return (value, aux), got {kind}.")
+        return out
+
+    return both
+
+
+def _solve(fun, update, has_aux, trace, params, state, args, tol, max_steps, ticket) -> Result:
+    both = _with_aux(fun, has_aux, args)
+
+    def value_fn(p):
+        return both(p)[0]
 
     value_and_grad = uphill(value_fn)
     extra = dict(value_fn=value_fn)
     limit = trace if trace else max_steps
+    show = None if ticket is None else functools.partial(jax.debug.callback, tell, ticket)
     end = converge(value_and_grad, update, params, state, tol, limit, extra, bool(trace), show)
     final = eval_params(end.state, end.params)
     if final is not end.params:  # other weights than those that were trained
@@ -45,29 +60,26 @@ def _solve(fun, update, has_aux, trace, show, params, state, args, tol, max_step
         end = end._replace(
             params=final, value=value, grad_norm=norm, evaluations=end.evaluations + 1
         )
-    aux = fun(end.params, *args)[1] if has_aux else None
+    aux = both(end.params)[1] if has_aux else None
     return Result(
         end.params, end.value, end.grad_norm, end.steps, end.evaluations, end.status, end.state,
         aux, end.trace,
     )  # fmt: skip
 
 
-_compiled = jax.jit(_solve, static_argnums=(0, 1, 2, 3, 4))
-
-
-def _implicit(solve, fun, update, has_aux, trace, show, params, state, args, tol, limit) -> Result:
+def _implicit(fun, solve, update, has_aux, trace, params, state, *rest) -> Result:
     """Return what `_solve` returns, with derivatives by args, the state's numbers, and closures."""
+    both = _with_aux(fun, has_aux, rest[0])
 
     def value_fn(p):
-        out = fun(p, *args)
-        return out[0] if has_aux else out
+        return both(p)[0]
 
     def condition(p):
         _, grad = uphill(value_fn)(p)
         return cast_like(optimality(state, p, grad), p)
 
     def run(p):
-        result = _solve(fun, update, has_aux, trace, show, p, state, args, tol, limit)
+        result = _solve(fun, update, has_aux, trace, p, state, *rest)
         return result.params, dataclasses.replace(result, params=None, aux=None, state=None)
 
     grads = uphill(value_fn)(params)[1]
@@ -75,11 +87,8 @@ def _implicit(solve, fun, update, has_aux, trace, show, params, state, args, tol
     size = sum(x.size for x in jax.tree.leaves(params))
     linear_solve = choose_solve(solve, symmetric, size)
     found, result = with_implicit_derivative(condition, run, params, linear_solve)
-    value, aux = fun(found, *args) if has_aux else (fun(found, *args), None)
+    value, aux = both(found)
     return dataclasses.replace(result, params=found, value=value, aux=aux)
-
-
-_compiled_implicit = jax.jit(_implicit, static_argnums=(0, 1, 2, 3, 4, 5))
 
 
 def minimize(
@@ -103,13 +112,17 @@ def minimize(
     It stops when no element of the gradient is larger than `tol` (with constraints: of what stands
     for it, such as x - prox(x - grad)), after `max_steps` updates, when two updates in a row found
     no better point, or where the objective is not finite. Under `vmap` every lane ends by itself.
-    A second call with the same `fun` and shapes compiles nothing, whatever the numbers are.
+    A second call with the same `fun` and shapes compiles nothing, whatever the numbers are; a new
+    function, as a lambda in a loop, compiles anew. As under `jax.jit`, globals and what `fun`
+    closes over are read when it compiles: give what changes in `args`.
 
     Args:
-      fun: `fun(params, *args)` returns the objective, a real number; with `has_aux`, a pair.
+      fun: `fun(params, *args)` returns the objective, a real number; with `has_aux`, a pair. If it
+        is a pytree, as `jax.tree_util.Partial` or an Equinox module, its arrays are data like args.
       params: a tree of float or complex arrays, where to start.
       opt: an `(init, update)` pair; None is `lbfgs()`. It is given `value`, `grad`, `value_fn`.
-      args: further arguments of `fun`: arrays that may change without a new compile.
+      args: further arguments of `fun`, a tuple: arrays and numbers may change without a new
+        compile; anything else, as functions and strings, is structure.
       bounds: (lower, upper), each a number, an array, a prefix tree of those, or None for no bound.
         No point outside is evaluated. With `opt=None` the method is `lbfgsb`, else `opt`'s steps
         are `projected`.
@@ -118,7 +131,7 @@ def minimize(
         steps are `projected`.
       tol: largest gradient element >= 0 that counts as zero, in units of value per parameter. None
         is the square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64.
-      max_steps: most updates, >= 0.
+      max_steps: most updates, a whole number >= 0.
       has_aux: whether `fun` returns `(value, aux)`.
       implicit_diff: whether the result can be differentiated, by the implicit function theorem, by
         `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It may be the
@@ -135,7 +148,7 @@ def minimize(
 
     Raises:
       MinimizeError: see `throw`; its `result` is what was reached.
-      TypeError: if `fun` does not return a real number.
+      TypeError: if `fun` does not return a real number, or an argument is of the wrong kind.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -147,31 +160,18 @@ def minimize(
       >>> print(many.converged)
       [ True  True  True]
     """
+    params, tol, limit = start_of("minimize", params, args, tol, max_steps)
     opt = _method(opt, bounds, constraint, params)
-    leaves, treedef = as_float_leaves("minimize: the parameters", params)
-    params = treedef.unflatten([jnp.asarray(x) for x in leaves])
-    if tol is None:
-        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
-    check_range("minimize(tol=...)", tol, NONNEGATIVE)
-    check_range("minimize(max_steps=...)", max_steps, NONNEGATIVE)
     if trace and not isinstance(max_steps, (int, np.integer)):
         raise TypeError(f"minimize(trace=True) needs an int as max_steps, got {max_steps!r}.")
-    bar = Bar(int(max_steps), progress is True)
-    show = progress if callable(progress) else functools.partial(_show, bar) if progress else None
-    limit = jnp.asarray(max_steps, jnp.int32)
-    tol = jnp.asarray(tol, scalar_dtype())
-    static = (fun, opt.update, has_aux, int(max_steps) if trace else 0, show)
-    given = (params, opt.init(params), args, tol, limit)
-    inside = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given))
-    if implicit_diff:
-        run = _implicit if inside else _compiled_implicit
-        result = run(implicit_diff, *static, *given)
-    else:
-        result = (_solve if inside else _compiled)(*static, *given)
-    if progress:
-        jax.block_until_ready(result)
-        jax.effects_barrier()
-        bar.__exit__()
+    with Watch(progress, max_steps) as watch:
+        static = (opt.update, has_aux, int(max_steps) if trace else 0)
+        given = (params, opt.init(params), args, tol, limit, watch.ticket)
+        if implicit_diff:
+            result = call("minimize", _implicit, fun, (implicit_diff, *static), given)
+        else:
+            result = call("minimize", _solve, fun, static, given)
+        watch.result = result
     return checked_result(result, "minimize") if throw else result
 
 
@@ -199,7 +199,3 @@ def _default() -> Optimizer:
     """Return L-BFGS whose state is made in one program, not in thirty small ones."""
     init, update = lbfgs()
     return Optimizer(jax.jit(init), update)
-
-
-def _show(bar: Bar, steps: Any, value: Any, grad_norm: Any) -> None:
-    bar.show(int(steps), value=float(value), grad_norm=float(grad_norm))

@@ -22,7 +22,7 @@ from gdjax.core.treewise import treewise
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["numbers", "inner", "value", "grad"],
+    data_fields=["numbers", "inner"],
     meta_fields=["projection"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Projected:
     numbers: tuple  # what the projection takes besides, trees of arrays
     inner: Any  # state of the optimizer
     projection: Callable  # structure
-    value: None = None  # values and gradients kept inside are those on the way, not of the result
-    grad: None = None
 
     def optimality(self, params, grads, hyperparams):
         """Return x - projection(x - grads), the projected gradient."""

@@ -47,3 +47,12 @@ def as_tree(vector: Array, like: Any) -> Any:
             start += x.size
         out.append(cast(part, x.dtype))
     return treedef.unflatten(out)
+
+
+def is_curved(s: Array, y: Array, sy: Array, yy: Array) -> Array:
+    """Return whether a step s and y, how the gradient changed, show positive curvature.
+
+    <s, y> > eps |s| |y|, in whatever units they are.
+    """
+    length = jnp.sqrt(jnp.vdot(s, s)) * jnp.sqrt(yy)
+    return jnp.isfinite(yy) & (sy > jnp.finfo(s.dtype).eps * length)

@@ -1,0 +1,193 @@
+"""Which runs share a compiled program, and how long one is kept."""
+
+import dataclasses
+import functools
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+
+
+class Counted:
+    """A quartic that counts how often it is traced."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def __call__(self, x, target):
+        self.traces += 1
+        return jnp.sum((x - target) ** 4 + 0.5 * (x - target) ** 2)
+
+    def method(self, x, target):
+        return self(x, target)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["target"], meta_fields=["power"])
+@dataclasses.dataclass
+class Distance:
+    """A function with data, as an Equinox module; not hashable."""
+
+    target: jax.Array
+    power: int
+
+    def __call__(self, x):
+        TRACED.append(self.power)
+        return jnp.sum((x - self.target) ** self.power)
+
+    def method(self, x):
+        return self(x)
+
+
+TRACED = []
+
+
+def distance(target, x):
+    TRACED.append(2)
+    return jnp.sum((x - target) ** 2)
+
+
+@pytest.mark.parametrize("solver", ["minimize", "implicit", "least_squares", "root", "fixed_point"])
+def test_functions_are_let_go(solver):
+    run = dict(minimize=gdjax.minimize, least_squares=gdjax.least_squares, root=gdjax.root)
+    run |= dict(fixed_point=gdjax.fixed_point)
+    run |= dict(implicit=functools.partial(gdjax.minimize, implicit_diff=True))
+
+    class Owner:
+        shift = 0.5
+
+        def method(self, x):
+            return (x - self.shift) ** 2 if "im" in solver else 0.1 * (x - self.shift)
+
+    def once():
+        owner = Owner()
+        assert run[solver](lambda x: owner.method(x), 1.0).converged
+        assert run[solver](owner.method, 1.0).converged
+        return weakref.ref(owner)
+
+    ref = once()
+    gc.collect()
+    assert ref() is None
+
+
+def test_derivatives_and_lanes_outside_of_jit_are_compiled_once():
+    fun = Counted()
+
+    def solve(target):
+        return gdjax.minimize(fun, jnp.zeros(2), args=(target,), implicit_diff=True).params
+
+    runs = jax.vmap(solve), jax.jacobian(solve), jax.jacfwd(solve), jax.hessian(solve)
+    for run in runs:
+        run(jnp.ones(2))
+        before = fun.traces
+        run(2 * jnp.ones(2))
+        assert fun.traces == before
+    np.testing.assert_allclose(runs[1](jnp.ones(2)), jnp.eye(2), atol=1e-3)
+
+
+def test_progress_and_methods_compile_nothing_anew():
+    fun = Counted()
+    seen = []
+    for i in range(2):
+        before = fun.traces
+        result = gdjax.minimize(
+            fun.method, jnp.zeros(2), args=(1.0,), progress=lambda *row, i=i: seen.append((i, row))
+        )
+        assert len(seen) == (i + 1) * result.steps
+    assert fun.traces == before and seen[-1][0] == 1
+    assert seen[-1][1][0] == result.steps and seen[-1][1][2] == result.grad_norm
+    told = jax.jit(
+        lambda t: gdjax.minimize(
+            fun, jnp.zeros(2), args=(t,), progress=lambda *row: seen.append((2, row))
+        )
+    )
+    for _ in range(2):
+        count = len(seen)
+        steps = told(1.0).steps
+        jax.effects_barrier()
+        assert len(seen) == count + steps and seen[-1][0] == 2
+
+
+def test_arrays_of_functions_that_are_trees_are_data():
+    def partial(t):
+        return jax.tree_util.Partial(distance, t)
+
+    for make in (partial, lambda t: Distance(t, 2), lambda t: Distance(t, 2).method):
+        counts = []
+        for i in (1.0, 2.0):
+            TRACED.clear()
+            found = gdjax.minimize(make(jnp.full(2, i)), jnp.zeros(2))
+            np.testing.assert_allclose(found.params, i, rtol=1e-5)
+            counts.append(len(TRACED))
+        assert counts[0] > 0 and counts[1] == 0
+
+        def solve(t, make=make):
+            return gdjax.minimize(make(t), jnp.zeros(2), implicit_diff=True).params.sum()
+
+        np.testing.assert_allclose(jax.grad(solve)(jnp.ones(2)), [1, 1], rtol=1e-5)
+    gdjax.minimize(Distance(jnp.ones(2), 4), jnp.zeros(2))  # a number that is none of its arrays
+    assert TRACED[-1] == 4
+
+
+def test_what_is_no_array_in_args_is_structure():
+    def fun(x, model, kind, data):
+        assert kind == "square"
+        return jnp.sum(model(x - data) ** 2)
+
+    for wrap in (lambda f: f, jax.jit):
+        found = wrap(lambda t: gdjax.minimize(fun, jnp.zeros(2), args=(jnp.tanh, "square", t)))(2.0)
+        np.testing.assert_allclose(found.params, 2.0, rtol=1e-4)
+    with pytest.raises(TypeError, match=r"minimize: what is no array .* be hashable"):
+        gdjax.minimize(fun, jnp.zeros(2), args=({1, 2}, "square", 2.0))
+
+    @dataclasses.dataclass
+    class Plain:
+        shift: float
+
+        def __call__(self, x):
+            return x - self.shift
+
+    with pytest.raises(TypeError, match=r"root: the function .*Plain.* make its class a pytree"):
+        gdjax.root(Plain(1.0), 0.0)
+    with pytest.raises(TypeError, match=r"fixed_point needs a function, got 3"):
+        gdjax.fixed_point(3, 0.0)  # pyright: ignore[reportArgumentType]
+
+
+def test_arguments_of_the_wrong_kind():
+    def fun(x, *args):
+        return jnp.sum(x**2)
+
+    x = jnp.ones(2)
+    cases = {
+        r"args=...\) must be a tuple, as in args=\(x,\), got float": dict(args=3.0),
+        r"tol=...\) must be one number, got an array of shape \(2,\)": dict(tol=jnp.ones(2)),
+        r"max_steps=...\) must be a whole number from 0 to 2\*\*31 - 1, got 10.5": dict(
+            max_steps=10.5
+        ),
+        r"max_steps=...\) must be a whole number .* got 10995116": dict(max_steps=2**40),
+        r"expected an \(init, update\) pair, got 'lbfgs'": dict(opt="lbfgs"),
+        r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
+    }
+    for message, given in cases.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            gdjax.minimize(fun, x, **given)
+    with pytest.raises(TypeError, match="must return one real number, got NoneType"):
+        gdjax.minimize(lambda x: None, x)
+    with pytest.raises(TypeError, match="must return one real number, got tuple"):
+        gdjax.minimize(lambda x: (jnp.sum(x), x), x)
+    with pytest.raises(TypeError, match="root needs parameters to start from, got None"):
+        gdjax.root(fun, None)
+    limits = jax.vmap(lambda n: gdjax.minimize(fun, x, gdjax.sgd(0.1), max_steps=n).steps)
+    assert limits(jnp.array([0, 3])).tolist() == [0, 3]
+
+
+def test_a_start_in_numpys_float64_has_the_tolerance_of_what_is_computed():
+    def fun(x):
+        return jnp.sum((x - 0.3) ** 4 + x**2)
+
+    single, double = (gdjax.minimize(fun, np.ones(3, d)) for d in (np.float32, np.float64))
+    assert single.converged and double.steps == single.steps
