@@ -161,6 +161,16 @@ def by_optimistix(fun, start):
     ).value
 
 
+LABELS = {
+    "gdjax": "gdjax.lbfgs",
+    "bfgs": "gdjax.bfgs",
+    "nonlinear_cg": "gdjax.nonlinear_cg",
+    "newton_cg": "gdjax.newton_cg",
+    "scipy": "SciPy, L-BFGS-B",
+    "optax": "optax.lbfgs",
+    "jaxopt": "jaxopt.LBFGS",
+    "optimistix": "optimistix.LBFGS",
+}
 OURS = (by_gdjax, by_bfgs, by_nonlinear_cg, by_newton_cg)
 SOLVERS = {f.__name__[3:]: f for f in (*OURS, by_scipy, by_optax, by_jaxopt, by_optimistix)}
 
@@ -208,18 +218,21 @@ def table(rows, solvers):
         for s in solvers
     }
     print(f"{len(rows)} problems")
-    axes = plt.figure(figsize=(6, 4), layout="constrained").add_subplot()
+    axes = plt.figure(figsize=(8, 4.5), layout="constrained").add_subplot()
+    most = max(first[np.isfinite(first)].max() for first in at.values())
     for s, first in at.items():
         run = sum(s in r for r in rows)
         both = np.isfinite(first) & np.isfinite(at["scipy"])
         ratio = np.median(first[both] / at["scipy"][both])
-        print(f"| {s} | {np.isfinite(first).sum()} of {run} | {ratio:.2f} |")
+        print(f"| {LABELS[s]} | {np.isfinite(first).sum()} of {run} | {ratio:.2f} |")
         if run < len(rows):  # not all of them: no curve to compare with
             continue
         x = np.sort(first[np.isfinite(first)])
-        axes.step(x, np.arange(1, x.size + 1), where="post", label=s)
-    axes.set(xscale="log", xlabel="evaluations", ylabel=f"solved, of {len(rows)}")
-    axes.legend()
+        y, style = np.arange(1, x.size + 1), "-" if SOLVERS[s] in OURS else "--"
+        label = f"{LABELS[s]}: {x.size}"
+        axes.step([*x, most], [*y, x.size], style, where="post", label=label)
+    axes.set(xscale="log", xlabel="evaluations", ylabel=f"problems solved, of {len(rows)}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.figure.savefig(RESULTS / "cutest.png", dpi=100)
     plt.close(axes.figure)
 
