@@ -169,6 +169,9 @@ def test_arguments_of_the_wrong_kind():
             max_steps=10.5
         ),
         r"max_steps=...\) must be a whole number .* got 10995116": dict(max_steps=2**40),
+        r"progress=...\) must be True, False or a function .*, got 5": dict(progress=5),
+        r"bounds=...\) must be a pair .* tuple\(jnp.array\(pairs\).T\)": dict(bounds=[(0, 1)] * 2),
+        r"constraint=...\) must be a projection, .* got {'type'": dict(constraint={"type": "eq"}),
         r"expected an \(init, update\) pair, got 'lbfgs'": dict(opt="lbfgs"),
         r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
     }
@@ -181,6 +184,18 @@ def test_arguments_of_the_wrong_kind():
         gdjax.minimize(lambda x: (jnp.sum(x), x), x)
     with pytest.raises(TypeError, match="root needs parameters to start from, got None"):
         gdjax.root(fun, None)
+    with pytest.raises(TypeError, match=r"expected an \(init, update\) pair, got 'zoom'"):
+        gdjax.lbfgs(linesearch="zoom")
+    with pytest.raises(TypeError, match="residual_fn must return residuals, got None"):
+        gdjax.least_squares(lambda x: None, x)
+    fit = gdjax.least_squares(lambda x: [x[0] - 2, 1.0], x)
+    np.testing.assert_allclose(fit.params, [2, 1], rtol=1e-5)
+    for solve in (gdjax.root, gdjax.fixed_point):  # x - x[:1] would be taken for 0
+        name = rf"{solve.__name__}\(fun=...\) must return"
+        with pytest.raises(ValueError, match=rf"{name} shapes .* got \[\(1,\)\] for \[\(2,\)\]"):
+            solve(lambda x: x[:1], x)
+        with pytest.raises(ValueError, match=rf"{name} a tree like the parameters"):
+            solve(lambda x: {"a": x}, x)
     limits = jax.vmap(lambda n: gdjax.minimize(fun, x, gdjax.sgd(0.1), max_steps=n).steps)
     assert limits(jnp.array([0, 3])).tolist() == [0, 3]
 

@@ -24,7 +24,7 @@ from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.treewise import treewise
 from gdjax.solvers.converge import converge, start_of
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
-from gdjax.solvers.least_squares import half_squares
+from gdjax.solvers.least_squares import half_squares, like_params
 from gdjax.solvers.program import call
 from gdjax.solvers.result import Result, checked_result
 from gdjax.solvers.vector import as_tree, as_vector
@@ -98,9 +98,14 @@ def anderson(history_size: int = 5, mixing: Any = 1.0, ridge: Any = 1e-10) -> Op
     return treewise(_anderson, slots, dict(mixing=mixing, ridge=ridge))
 
 
+def _change(fun: Callable, params: Any, args: tuple) -> Any:
+    new = like_params("fixed_point", fun(params, *args), params)
+    return jax.tree.map(lambda x, y: x - y, params, new)
+
+
 def _run(fun, update, params, state, args, tol, limit) -> Result:
     def look(p):
-        f = jax.tree.map(lambda a, b: (a - b).astype(compute_dtype(a)), p, fun(p, *args))
+        f = jax.tree.map(lambda x: x.astype(compute_dtype(x)), _change(fun, p, args))
         return half_squares(f), f
 
     end = converge(look, update, params, state, tol, limit, {})
@@ -112,7 +117,7 @@ def _run(fun, update, params, state, args, tol, limit) -> Result:
 
 def _run_implicit(fun, solve, update, params, state, args, tol, limit) -> Result:
     def condition(p):
-        return cast_like(jax.tree.map(lambda a, b: a - b, p, fun(p, *args)), p)
+        return cast_like(_change(fun, p, args), p)
 
     def run(p):
         result = _run(fun, update, p, state, args, tol, limit)

@@ -30,9 +30,39 @@ def _sum_sq(r: Array) -> Array:
     return jnp.sum(r.real**2 + r.imag**2 if jnp.iscomplexobj(r) else r * r)
 
 
-def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
+def like_params(name: str, out: Any, params: Any) -> Any:
+    """Return what a function returned, as arrays; raise unless it has the parameters' shapes."""
+    if jax.tree.structure(out) != jax.tree.structure(params):
+        raise ValueError(
+            f"{name}(fun=...) must return a tree like the parameters, got "
+            f"{jax.tree.structure(out)} for {jax.tree.structure(params)}."
+        )
+    out = jax.tree.map(jnp.asarray, out)
+    shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (out, params)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name}(fun=...) must return shapes like those of the parameters, got {shapes[0]} for "
+            f"{shapes[1]}."
+        )
+    return out
+
+
+def _residuals(fun: Callable, rooted: bool, args: tuple) -> Callable:
+    """Return the residuals as a function of the parameters alone."""
+
     def residual_fn(p):
-        return fun(p, *args)
+        out = fun(p, *args)
+        if rooted:
+            return like_params("root", out, p)
+        if out is None:
+            raise TypeError("least_squares: residual_fn must return residuals, got None.")
+        return jax.tree.map(jnp.asarray, out)
+
+    return residual_fn
+
+
+def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
+    residual_fn = _residuals(fun, rooted, args)
 
     def value_and_residual(p):
         r = residual_fn(p)
@@ -57,10 +87,12 @@ def _run(fun, update, rooted, params, state, args, tol, limit) -> Result:
 
 
 def _run_implicit(fun, solve, update, rooted, params, state, args, tol, limit) -> Result:
+    residual_fn = _residuals(fun, rooted, args)
+
     def condition(p):
         if rooted:
-            return cast_like(fun(p, *args), p)
-        return cast_like(uphill(lambda p: half_squares(fun(p, *args)))(p)[1], p)
+            return cast_like(residual_fn(p), p)
+        return cast_like(uphill(lambda p: half_squares(residual_fn(p)))(p)[1], p)
 
     def run(p):
         result = _run(fun, update, rooted, p, state, args, tol, limit)
@@ -70,7 +102,7 @@ def _run_implicit(fun, solve, update, rooted, params, state, args, tol, limit) -
     found, result = with_implicit_derivative(
         condition, run, params, choose_solve(solve, not rooted, size)
     )
-    return dataclasses.replace(result, params=found, value=half_squares(fun(found, *args)))
+    return dataclasses.replace(result, params=found, value=half_squares(residual_fn(found)))
 
 
 def _start(name, fun, params, opt, rooted, args, tol, max_steps, implicit_diff, throw) -> Result:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State, is_state
-from gdjax.core.chain import chain
+from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.treewise import treewise
@@ -175,6 +175,7 @@ def searched(direction: Optimizer, learning_rate: Any, linesearch: Any) -> Optim
     plain = [direction, scale_by_learning_rate(rate)]
     if linesearch is None:
         return chain(*plain)
+    linesearch = with_extra_args_support(linesearch)
     example = linesearch.init(jnp.zeros(())), direction.init(jnp.zeros(()))
     ours = all(isinstance(state, State) for state in example)
     if not (ours and isinstance(example[0].slots, LineSearch)):

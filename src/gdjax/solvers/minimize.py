@@ -181,13 +181,21 @@ def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
         raise ValueError("minimize: give bounds=... or constraint=..., a projection onto both.")
     if bounds is not None:
         if not isinstance(bounds, tuple) or len(bounds) != 2:
-            raise ValueError(f"minimize(bounds=...) must be a pair (lower, upper), got {bounds!r}.")
+            raise ValueError(
+                f"minimize(bounds=...) must be a pair (lower, upper), got {bounds!r}. SciPy's list "
+                "of pairs is tuple(jnp.array(pairs).T)."
+            )
         box = lbfgsb(*bounds)
         if opt is None:
             return box
         slots = box.init(params).slots
         return projected(opt, projection_box, slots.lower, slots.upper)
     if constraint is not None:
+        if not callable(constraint):
+            raise TypeError(
+                f"minimize(constraint=...) must be a projection, a function of the parameters, got "
+                f"{constraint!r}."
+            )
         if opt is None:
             return projected_gradient(constraint, accelerated=True)
         return projected(opt, constraint)

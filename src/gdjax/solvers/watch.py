@@ -21,6 +21,11 @@ class Watch:
     """Someone to tell about each step, from entering to leaving; a caller's program for good."""
 
     def __init__(self, progress: bool | Callable, max_steps: Any):
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(
+                f"minimize(progress=...) must be True, False or a function of (steps, value, "
+                f"grad_norm), got {progress!r}."
+            )
         self.ticket: Array | None = None
         self.bar: Bar | None = None
         self.result: Any = None  # to wait for
@@ -45,11 +50,13 @@ class Watch:
             return
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self.result)):
             return  # the program that is being traced will tell, whenever it runs
-        jax.block_until_ready(self.result)
-        jax.effects_barrier()
-        del _watching[int(self.ticket)]
-        if self.bar is not None:
-            self.bar.__exit__()
+        try:
+            jax.block_until_ready(self.result)
+            jax.effects_barrier()
+        finally:
+            del _watching[int(self.ticket)]
+            if self.bar is not None:
+                self.bar.__exit__()
 
 
 def tell(ticket: Any, steps: Any, value: Any, grad_norm: Any) -> None:
