@@ -132,6 +132,17 @@ def test_more_accurate_than_asked_is_possible_and_less_than_rounding_is_not_wait
         assert short.status == gdjax.Status.STEP_LIMIT and short.steps == 2
 
 
+def test_a_thousand_programs_at_once():
+    q = tuple(jnp.asarray(v, jnp.float32) for v in program(0))
+    shifts = jnp.linspace(-1.0, 1.0, 1000)
+    result = jax.jit(jax.vmap(lambda t: solve((q[0], q[1] + t, *q[2:]))))(shifts)
+    assert result.converged.all()
+    for i in (0, 500, 999):
+        moved = (q[0], q[1] + shifts[i], *q[2:])
+        value = oracle([np.asarray(v, np.float64) for v in moved])[0]
+        np.testing.assert_allclose(result.value[i], value, rtol=2e-3, atol=2e-3)
+
+
 # --- programs without a solution ---------------------------------------------------------------
 
 

@@ -160,6 +160,10 @@ def interior_point(q: Program, tol: Array, limit: Array) -> Carry:
     """Return where the method ends: at `best`, with a `status`."""
     rows = Rows.of(q)
     h = rows.limits
+    shift = jnp.finfo(h.dtype).eps ** 0.75 * jnp.eye(q.c.size, dtype=h.dtype)
+    convex = jnp.isfinite(jnp.linalg.cholesky(q.Q + shift)).all()
+    # lets all else wait: two decompositions at a time may hang XLA on CPUs (jaxlib 0.10)
+    q = q._replace(Q=jnp.where(convex, q.Q, 0))
 
     def direction(solve, at, constant, share, comp, comp_tau):
         """Newton's step that takes away a share of the residuals, and `comp` from s z."""
@@ -218,8 +222,6 @@ def interior_point(q: Program, tol: Array, limit: Array) -> Carry:
     x, y, z = newton(q, rows, ones, ones, 2)((-q.c, q.b, h))
     at = Point(x, y, positive(z), positive(-z), one, one)
     error, status = _look(q, rows, at, tol)
-    shift = jnp.finfo(h.dtype).eps ** 0.75 * jnp.eye(q.c.size, dtype=h.dtype)
-    convex = jnp.isfinite(jnp.linalg.cholesky(q.Q + shift)).all()
     status = jnp.where(convex, status, Status.NOT_CONVEX)
     status = jnp.where(jnp.isfinite(error), status, Status.NONFINITE).astype(jnp.int32)
     none = jnp.zeros((), jnp.int32)
