@@ -119,7 +119,8 @@ def nonlinear_cg(method: str = "polak_ribiere", linesearch: Any = DEFAULT) -> Op
 
     Args:
       method: which beta.
-      linesearch: see `lbfgs`; directions stay conjugate only after accurate searches.
+      linesearch: see `lbfgs`, with curv_rtol = 0.1 or less, since directions stay conjugate only
+        after accurate searches: `scale_by_hager_zhang_linesearch(curv_rtol=0.1)`.
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 16 bytes per element.

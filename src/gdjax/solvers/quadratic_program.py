@@ -196,8 +196,9 @@ def quadratic_program(
     Returns:
       A `Result`: `state` has the `Multipliers`, `grad_norm` is the error. With `Status.INFEASIBLE`
       these prove that no x fits (A'y + G'z + upper - lower ones = 0 and a negative sum of limits
-      times multipliers); with `Status.UNBOUNDED`, `params` is a direction without an end. Memory:
-      about 3 (n + p)^2 + 2 m n numbers.
+      times multipliers); with `Status.UNBOUNDED`, `params` is a direction without an end. With
+      `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point is returned.
+      Memory: about 3 (n + p)^2 + 2 m n numbers.
 
     Raises:
       MinimizeError: see `throw`.
