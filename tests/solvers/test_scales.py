@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from x64 import enable_x64
 
 import gdjax
 from gdjax.solvers.optimality import optimality
@@ -44,7 +45,7 @@ def test_units_of_the_objective_in_float32(name, unit):
 @pytest.mark.parametrize("name", ["lbfgs", "bfgs", "lbfgsb"])
 @pytest.mark.parametrize("unit", [1e-8, 1e8])
 def test_units_of_the_parameters_in_float64(name, unit):
-    with jax.enable_x64(True):
+    with enable_x64():
 
         def fun(x):
             x = x / unit

@@ -105,7 +105,7 @@ def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Any:
     then takes back most of what that has changed.
     """
     n, p = q.c.size, q.b.size
-    delta = jnp.finfo(q.c.dtype).eps ** 0.75
+    delta = float(jnp.finfo(q.c.dtype).eps) ** 0.75
     divisor = s + delta * z
     H = q.Q + rows.gram(z / divisor)
     K = jnp.block([[H, q.A.T], [q.A, jnp.zeros((p, p), H.dtype)]])
@@ -160,7 +160,7 @@ def interior_point(q: Program, tol: Array, limit: Array) -> Carry:
     """Return where the method ends: at `best`, with a `status`."""
     rows = Rows.of(q)
     h = rows.limits
-    shift = jnp.finfo(h.dtype).eps ** 0.75 * jnp.eye(q.c.size, dtype=h.dtype)
+    shift = float(jnp.finfo(h.dtype).eps) ** 0.75 * jnp.eye(q.c.size, dtype=h.dtype)
     convex = jnp.isfinite(jnp.linalg.cholesky(q.Q + shift)).all()
     # lets all else wait: two decompositions at a time may hang XLA on CPUs (jaxlib 0.10)
     q = q._replace(Q=jnp.where(convex, q.Q, 0))
