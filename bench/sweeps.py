@@ -62,9 +62,9 @@ def sweep(options):
     for _ in range(3):
         t, losses = cold(ours)
         times["ours"].append(t)
-        t, hand = cold(hand)
+        t, expected = cold(hand)
         times["hand"].append(t)
-    must_agree(losses, hand, rtol=2e-2, atol=2e-3)
+    must_agree(losses, expected, rtol=2e-2, atol=2e-3)
     loop, _ = cold(python_loop)
     mine = statistics.median(times["ours"])
     name = f"sweep of 32 rates, {steps} steps, with compile"
