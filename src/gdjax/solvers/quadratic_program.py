@@ -177,6 +177,10 @@ def quadratic_program(
     solution and the multipliers have derivatives by all arrays, by one more linear solve, forwards
     and backwards; where an inequality holds with equality and costs nothing, those of one side.
 
+    On CPUs (jaxlib 0.10), two calls in one jitted function, of about 1000 lanes each, that do not
+    depend on each other may wait for ever, as XLA runs their decompositions at the same time: make
+    them one call of 2000 lanes.
+
     Args:
       Q: positive semidefinite array [n, n]; its symmetric part counts. With a negative eigenvalue
         the status is `Status.NOT_CONVEX`.
