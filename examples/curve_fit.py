@@ -106,7 +106,7 @@ def main():
     ax.set(xlabel="mean radius", ylabel="samples per bin")
     ax.legend()
     fig.savefig(OUTPUT / "curve_fit.png", dpi=120)
-    print(f"\nPicture: {OUTPUT.name}/curve_fit.png")
+    print(f"\nPicture: examples/{OUTPUT.name}/curve_fit.png")
 
 
 if __name__ == "__main__":

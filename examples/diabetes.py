@@ -76,7 +76,7 @@ def main():
     ax.set(xlabel="step", ylabel="loss above the least-squares loss", xscale="log", yscale="log")
     ax.legend()
     fig.savefig(OUTPUT / "diabetes.png", dpi=120)
-    print(f"\nPicture: {OUTPUT.name}/diabetes.png")
+    print(f"\nPicture: examples/{OUTPUT.name}/diabetes.png")
 
 
 if __name__ == "__main__":

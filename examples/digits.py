@@ -148,7 +148,7 @@ def main():
     ax = result.plot()
     ax.set_title("Adam on digits: final loss against learning rate")
     ax.figure.savefig(OUTPUT / "digits_rates.png", dpi=120)
-    print(f"\nPictures: {OUTPUT.name}/digits_loss.png, {OUTPUT.name}/digits_rates.png")
+    print("\nPictures: examples/output/digits_loss.png, examples/output/digits_rates.png")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main():
     right.set(xlabel="step", ylabel="learning rate", yscale="log")
     right.legend(fontsize="small")
     fig.savefig(OUTPUT / "hypergradients.png", dpi=120)
-    print(f"Picture: {OUTPUT.name}/hypergradients.png")
+    print(f"Picture: examples/{OUTPUT.name}/hypergradients.png")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main():
     right.set(xscale="log", xlabel="penalty", ylabel="mean squared error, held out")
     right.legend()
     fig.savefig(OUTPUT / "lasso_path.png", dpi=120)
-    print(f"\nPicture: {OUTPUT.name}/lasso_path.png")
+    print(f"\nPicture: examples/{OUTPUT.name}/lasso_path.png")
 
 
 if __name__ == "__main__":
