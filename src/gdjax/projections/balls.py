@@ -1,0 +1,149 @@
+"""Projections onto the simplex, and onto balls and spheres of the l1 and l2 norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, upcast
+from gdjax.projections.reading import keep, read
+
+
+@checked(scale=NONNEGATIVE)
+def projection_simplex(tree: Any, scale: Any = 1) -> Any:
+    """Return the nearest non-negative tree whose elements sum to `scale`.
+
+    Args:
+      tree: tree of float arrays.
+      scale: the sum, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(projection_simplex(jnp.array([2.5, 3.0, -1.0])))
+      [0.25 0.75 0.  ]
+
+    References:
+      Held, Wolfe & Crowder (1974), "Validation of subgradient optimization".
+    """
+    tree = read("projection_simplex", tree)
+    x, unravel = ravel_pytree(upcast(tree))
+    return cast_like(unravel(unit_simplex(x, scale)), tree)
+
+
+@checked(scale=NONNEGATIVE)
+def projection_l1_sphere(tree: Any, scale: Any = 1) -> Any:
+    """Return the nearest tree whose magnitudes sum to `scale`.
+
+    Elements that are 0 may grow, to the positive side (optax leaves them 0, off the sphere).
+
+    Args:
+      tree: tree of float arrays.
+      scale: the sum of magnitudes, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(projection_l1_sphere(jnp.array([2.5, -3.0, 0.0])))
+      [ 0.25 -0.75  0.  ]
+    """
+    return _l1(read("projection_l1_sphere", tree), scale, ball=False)
+
+
+@checked(scale=NONNEGATIVE)
+def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
+    """Return the nearest tree whose magnitudes sum to at most `scale`.
+
+    Args:
+      tree: tree of float arrays.
+      scale: the largest sum of magnitudes, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(projection_l1_ball(jnp.array([2.5, -3.0, 0.5])))
+      [ 0.25 -0.75  0.  ]
+
+    References:
+      Duchi et al. (2008), "Efficient projections onto the l1-ball for learning in high dimensions".
+    """
+    return _l1(read("projection_l1_ball", tree), scale, ball=True)
+
+
+@checked(scale=NONNEGATIVE)
+def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
+    """Return the nearest tree of Euclidean norm `scale`; a zero tree goes to equal elements.
+
+    Args:
+      tree: tree of float or complex arrays.
+      scale: the norm, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(projection_l2_sphere(jnp.array([3.0, 4.0])))
+      [0.6 0.8]
+    """
+    tree = read("projection_l2_sphere", tree, complex_too=True)
+    size = sum(x.size for x in jax.tree.leaves(tree))
+    norm = safe_sqrt(sum_sq(tree))
+    factor = scale / jnp.where(norm > 0, norm, 1)
+    equal = scale / max(size, 1) ** 0.5
+    return keep(lambda x: jnp.where(norm > 0, x * factor.astype(x.real.dtype), equal), tree)
+
+
+@checked(scale=NONNEGATIVE)
+def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
+    """Shrink the tree to a Euclidean norm of at most `scale`.
+
+    Args:
+      tree: tree of float or complex arrays.
+      scale: the largest norm, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(projection_l2_ball(jnp.array([3.0, 4.0])))
+      [0.6 0.8]
+    """
+    tree = read("projection_l2_ball", tree, complex_too=True)
+    norm = safe_sqrt(sum_sq(tree))
+    factor = jnp.where(norm > scale, scale / jnp.where(norm > scale, norm, 1), 1)
+    return keep(lambda x: x * factor.astype(x.real.dtype), tree)
+
+
+def unit_simplex(x: Array, scale: Any = 1) -> Array:
+    """Project the rows of x, over the last axis, onto the simplex of sum `scale`.
+
+    p = max(x - tau, 0), with tau such that the sum is right. Only which elements are positive is
+    found by sorting; tau is a mean over those, so gradients of any order are right.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(unit_simplex(jnp.array([[1e4, 1e4 - 0.5], [0.0, 0.0]])))
+      [[0.75 0.25]
+       [0.5  0.5 ]]
+    """
+    if x.shape[-1] == 0:
+        return x
+    scale = jnp.asarray(scale, x.dtype)
+    x = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))  # shifts tau only
+    fixed, size = jax.lax.stop_gradient((x, scale))
+    ordered = -jnp.sort(-fixed, axis=-1)
+    rank = jax.lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) + 1
+    slack = ordered * rank - jnp.cumsum(ordered, axis=-1) + size
+    count = jnp.maximum(jnp.sum(slack > 0, axis=-1, keepdims=True), 1)
+    # ties with the last of them are in too: they get the same value
+    support = fixed >= jnp.take_along_axis(ordered, count - 1, axis=-1)
+    number = jnp.sum(support, axis=-1, keepdims=True).astype(x.dtype)
+    tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - scale) / number
+    return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
+
+
+def _l1(tree: Any, scale: Any, ball: bool) -> Any:
+    x, unravel = ravel_pytree(upcast(tree))
+    sign, size = jnp.where(x < 0, -1, 1).astype(x.dtype), jnp.abs(x)
+    projected = sign * unit_simplex(size, scale)
+    if ball:
+        projected = jnp.where(jnp.sum(size) <= scale, x, projected)
+    return cast_like(unravel(projected), tree)
