@@ -11,13 +11,13 @@ from gdjax.core.base import State as State
 from gdjax.core.base import GradientTransformation as GradientTransformation
 from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 from gdjax.core.base import MaskOrFn as MaskOrFn
-from gdjax.core.base import OptState as OptState
-from gdjax.core.base import Params as Params
+from gdjax.core.types import OptState as OptState
+from gdjax.core.types import Params as Params
 from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
 from gdjax.core.base import TransformInitFn as TransformInitFn
 from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
 from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
-from gdjax.core.base import Updates as Updates
+from gdjax.core.types import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -117,10 +117,10 @@ from gdjax.optimizers.apollo import apollo_mini as apollo_mini
 from gdjax.optimizers.came import came as came
 from gdjax.optimizers.cocob import cocob as cocob
 from gdjax.optimizers.cocob import scale_by_cocob as scale_by_cocob
-from gdjax.optimizers.curvature import (
+from gdjax.transforms.curvature import (
     gauss_newton_bartlett_diag_hessian as gauss_newton_bartlett_diag_hessian,
 )
-from gdjax.optimizers.curvature import (
+from gdjax.transforms.curvature import (
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
 )
 from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
@@ -246,8 +246,8 @@ from gdjax.transforms.per_example import (
     per_example_global_norm_clip as per_example_global_norm_clip,
 )
 from gdjax.transforms.per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
-from gdjax.transforms.conditional import conditionally_mask as conditionally_mask
-from gdjax.transforms.conditional import conditionally_transform as conditionally_transform
+from gdjax.wrappers.conditional import conditionally_mask as conditionally_mask
+from gdjax.wrappers.conditional import conditionally_transform as conditionally_transform
 from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_nonnegative
 from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
@@ -256,7 +256,7 @@ from gdjax.transforms.distance import (
     scale_by_distance_over_gradients as scale_by_distance_over_gradients,
 )
 from gdjax.transforms.ema import ema as ema
-from gdjax.transforms.flatten import flatten as flatten
+from gdjax.wrappers.flatten import flatten as flatten
 from gdjax.transforms.measure import measure_with_ema as measure_with_ema
 from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
@@ -267,7 +267,7 @@ from gdjax.transforms.plateau import reduce_on_plateau as reduce_on_plateau
 from gdjax.transforms.privacy import (
     differentially_private_aggregate as differentially_private_aggregate,
 )
-from gdjax.transforms.privacy import dpsgd as dpsgd
+from gdjax.optimizers.dpsgd import dpsgd as dpsgd
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
@@ -277,7 +277,7 @@ from gdjax.transforms.stateless import init_empty_state as init_empty_state
 from gdjax.transforms.stateless import set_to_zero as set_to_zero
 from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
-from gdjax.transforms.trace import trace as trace
+from gdjax.optimizers.sgd import trace as trace
 
 # Solvers: line searches, quasi-Newton methods, and the loop that runs any optimizer to convergence
 from gdjax.solvers.backtracking import (
@@ -345,6 +345,9 @@ from gdjax import schedules as schedules
 from gdjax import second_order as second_order
 from gdjax import transforms as transforms
 from gdjax import tree as tree
+from gdjax import optimizers as optimizers
+from gdjax import solvers as solvers
+from gdjax import wrappers as wrappers
 
 # Solvers: run to convergence
 from gdjax.solvers.find_root import find_root as find_root
@@ -387,7 +390,7 @@ from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
 from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.qk_clip import qk_clip as qk_clip
-from gdjax.wrappers.sam import normalize as normalize
+from gdjax.transforms.normalize import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.core
+import numpy as np
 from jax import Array
 
-if TYPE_CHECKING:  # for type checkers only: importing chex costs as much as the rest of gdjax
-    from chex import ArrayTree
-else:
-    ArrayTree = Any
-
-# What users of optax annotate with.
-Params = ArrayTree
-Updates = ArrayTree
-OptState = ArrayTree
-ScalarOrSchedule = float | Array | Callable[[Any], Any]
-MaskOrFn = Any | Callable[[Any], Any] | None
+from gdjax.core.types import Mask, OptState, P, Params, Scalar
 
 
 class InitFn(Protocol):
     """Makes the state of an optimizer for given parameters."""
 
-    def __call__(self, params: Any, /) -> Any:
+    def __call__(self, params: Params, /) -> OptState:
         """Return the state for `params`, a tree of arrays or of `jax.ShapeDtypeStruct`."""
         ...
 
@@ -32,8 +24,8 @@ class UpdateFn(Protocol):
     """One step: gradients in, updates to *add* to the parameters out."""
 
     def __call__(
-        self, updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+        self, updates: P, state: OptState, params: Params = None, **extra: Any
+    ) -> tuple[P, OptState]:
         """Return `(updates, state)`; `extra` is forwarded to whichever part asks for it by name."""
         ...
 
@@ -53,6 +45,10 @@ class Optimizer(NamedTuple):
     init: InitFn
     update: UpdateFn
 
+    def __repr__(self) -> str:
+        """Name the update function, which says what the optimizer is."""
+        return f"Optimizer({getattr(self.update, '__name__', self.update)})"
+
 
 class State(NamedTuple):
     """The state of one optimizer or transform.
@@ -67,6 +63,48 @@ class State(NamedTuple):
     hyperparams: dict[str, Any]
     slots: Any
 
+    def __repr__(self) -> str:
+        """Show the numbers; of the slots, how large they are."""
+        numbers = ", ".join(f"{k}={short(v)}" for k, v in self.hyperparams.items())
+        return f"State(count={short(self.count)}, {numbers or 'no numbers'}, {_of_slots(self)})"
+
+
+def short(value: Any) -> str:
+    """Return a value as a few words: a number as it is, an array or a tree by its size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(short(jnp.array(0.5)), short({"a": jnp.ones((2, 3)), "b": jnp.ones(4)}))
+      0.5 {2 arrays, 40 bytes}
+      >>> print(short(jnp.ones((2, 3), jnp.bfloat16)))
+      bfloat16[2, 3]
+    """
+    leaves = jax.tree.leaves(value)
+    if jax.tree_util.all_leaves([value]) and hasattr(value, "dtype"):
+        known = value.shape == () and isinstance(value, jax.Array | np.ndarray | np.generic)
+        if (
+            known
+            and not isinstance(value, jax.core.Tracer)
+            and getattr(value.dtype, "kind", "") in (*"biufc",)
+        ):
+            return f"{np.asarray(value).item():.6g}"
+        return f"{value.dtype}{list(value.shape)}"
+    if not any(hasattr(x, "dtype") for x in leaves):
+        return repr(value)
+    total = sum(x.size * x.dtype.itemsize for x in leaves if hasattr(x, "dtype"))
+    return f"{{{len(leaves)} arrays, {total:,} bytes}}"
+
+
+def _of_slots(state: State) -> str:
+    fields = getattr(state.slots, "_fields", ())
+    if not fields:
+        return "no slots" if state.slots == () else f"slots={short(state.slots)}"
+    parts = (
+        f"{k}={v!r}" if is_state(v) else f"{k}={short(v)}"
+        for k, v in zip(fields, state.slots, strict=True)
+    )
+    return f"{type(state.slots).__name__}({', '.join(parts)})"
+
 
 def is_state(node: Any) -> bool:
     """Return whether `node` is the state of one optimizer."""
@@ -80,3 +118,5 @@ GradientTransformationExtraArgs = Optimizer
 TransformInitFn = InitFn
 TransformUpdateFn = UpdateFn
 TransformUpdateExtraArgsFn = UpdateFn
+ScalarOrSchedule = Scalar
+MaskOrFn = Mask

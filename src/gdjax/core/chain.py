@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,10 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
-
-if TYPE_CHECKING:
-    from gdjax.core.base import Params, Updates
+from gdjax.core.types import P, Pair, Params, Updates
 
 
-def chain(*optimizers: Any) -> Optimizer:
+def chain(*optimizers: Pair) -> Optimizer:
     """Apply optimizers or transforms in turn; each sees the updates of the one before it.
 
     Low-precision gradients travel through the chain as float32 and are cast back once, at its end.
@@ -42,13 +39,13 @@ def chain(*optimizers: Any) -> Optimizer:
     """
     members = tuple(with_extra_args_support(o) for o in optimizers)
 
-    def init(params: Any) -> tuple:
+    def init(params: Params) -> tuple:
         return tuple(member.init(params) for member in members)
 
     return Optimizer(init, _chain_update(tuple(member.update for member in members)))
 
 
-def named_chain(*optimizers: tuple[str, Any]) -> Optimizer:
+def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
     """Apply optimizers in turn, like `chain`, with a state that is a dict of their names.
 
     Args:
@@ -69,7 +66,7 @@ def named_chain(*optimizers: tuple[str, Any]) -> Optimizer:
             raise ValueError(f"named_chain needs distinct strings as names, got {names}.")
     members = tuple(with_extra_args_support(o) for _, o in optimizers)
 
-    def init(params: Any) -> dict:
+    def init(params: Params) -> dict:
         return {name: m.init(params) for name, m in zip(names, members, strict=True)}
 
     return Optimizer(init, _chain_update(tuple(member.update for member in members), names))
@@ -95,7 +92,7 @@ def _chain_update(members: tuple[Callable, ...], names: tuple[str, ...] | None =
     return compiled(chain, "chain")
 
 
-def with_extra_args_support(tx: Any) -> Optimizer:
+def with_extra_args_support(tx: Pair) -> Optimizer:
     """Let the update of a foreign pair accept extra arguments, which it then ignores.
 
     Args:
@@ -138,7 +135,7 @@ def identity() -> Optimizer:
 
 
 @jax.jit
-def apply_updates(params: Params, updates: Updates) -> Any:
+def apply_updates(params: P, updates: Updates) -> P:
     """Add updates to parameters; each parameter keeps its dtype.
 
     Args:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -13,6 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.base import State
 from gdjax.core.hyper import is_schedule, is_value, path_name
 from gdjax.core.numerics import is_inexact
 
@@ -30,8 +32,14 @@ class Range(NamedTuple):
 
 UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
 CLOSED_UNIT = Range("in [0, 1]", lambda x: 0 <= x <= 1)
+OPEN_UNIT = Range("in (0, 1)", lambda x: 0 < x < 1)
+SHARE = Range("in (0, 1]", lambda x: 0 < x <= 1)
 NONNEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
 POSITIVE = Range("finite and > 0", lambda x: 0 < x < math.inf)
+AT_LEAST_ONE = Range("finite and >= 1", lambda x: 1 <= x < math.inf)
+ABOVE_ONE = Range("finite and > 1", lambda x: 1 < x < math.inf)
+WHOLE = Range("a whole number >= 1", lambda x: 1 <= x < math.inf and x == round(x))
+COUNT = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x))
 FINITE = Range("finite", math.isfinite)
 
 # What the field's standard names may be; `checked(name=Range)` adds to it or overrides it.
@@ -45,6 +53,30 @@ STANDARD = {
     "b3": UNIT,
     "decay": UNIT,
     "momentum": UNIT,
+}
+
+# What users of other libraries type, and the name that it has here.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "step_size": "learning_rate",
+    "stepsize": "learning_rate",
+    "alpha": "learning_rate",
+    "eta": "learning_rate",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "beta1": "b1",
+    "beta2": "b2",
+    "beta_1": "b1",
+    "beta_2": "b2",
+    "betas": "b1",
+    "rho": "decay",
+    "gamma": "decay",
+    "epsilon": "eps",
+    "opt": "optimizer",
+    "inner": "optimizer",
+    "tx": "optimizer",
+    "seed": "key",
+    "rng": "key",
 }
 
 
@@ -70,7 +102,7 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(factory)
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = signature.bind(*args, **kwargs).arguments
+            given = bound_arguments(factory.__name__, signature, args, kwargs)
             for name in known.keys() & given.keys():
                 may_be_none = known[name].optional or signature.parameters[name].default is None
                 if given[name] is None and may_be_none:
@@ -78,9 +110,34 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
             return factory(*args, **kwargs)
 
+        vars(build)["__ranges__"] = ranges  # for `direction_of`
         return build
 
     return decorate
+
+
+def bound_arguments(
+    name: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name, or say which one does not exist or is missing.
+
+    Args:
+      name: the function that was called, for errors.
+      signature: its signature.
+      args: the positional arguments of the call.
+      kwargs: the keyword arguments of the call.
+    """
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        problem = str(error)
+    names = list(signature.parameters)
+    for unknown in kwargs.keys() - signature.parameters.keys():
+        problem = f"got an unexpected keyword argument {unknown!r}"
+        meant = [SYNONYMS.get(unknown, ""), *difflib.get_close_matches(unknown, names, 1)]
+        meant = [other for other in meant if other in names]
+        problem += f"; did you mean {meant[0]!r}?" if meant else ";"
+    raise TypeError(f"{name}() {problem} It takes {', '.join(names)}.")
 
 
 def check_range(what: str, value: Any, allowed: Range) -> None:
@@ -100,6 +157,21 @@ def check_range(what: str, value: Any, allowed: Range) -> None:
                 raise ValueError(f"{what} must be {allowed.text}, got {number}.")
 
 
+def check_integer(what: str, value: Any, least: int = 1) -> int:
+    """Return an integer that is structure, as a window or a rank; raise for anything else.
+
+    Example:
+      >>> check_integer("lbfgs(memory_size=...)", 2.5)
+      Traceback (most recent call last):
+      ...
+      ValueError: lbfgs(memory_size=...) must be an integer >= 1, got 2.5.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if not whole or value < least:
+        raise ValueError(f"{what} must be an integer >= {least}, got {value!r}.")
+    return int(value)
+
+
 def check_choice(what: str, value: Any, choices: Any) -> None:
     """Raise unless `value` is one of the choices.
 
@@ -111,6 +183,29 @@ def check_choice(what: str, value: Any, choices: Any) -> None:
     """
     if value not in choices:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_state(name: str, state: Any, numbers: Collection[str]) -> None:
+    """Raise unless a state is one that an optimizer made.
+
+    Args:
+      name: what the user called.
+      state: what came in as state.
+      numbers: the names of the optimizer's hyperparameters.
+    """
+    if isinstance(state, State) and state.hyperparams.keys() == set(numbers):
+        return
+    if isinstance(state, State):
+        got = f"one with the hyperparameters {', '.join(state.hyperparams) or '(none)'}"
+    elif isinstance(state, (tuple, list, dict)):
+        got = f"a {type(state).__name__} of {len(state)}, as of a chain"
+    else:
+        got = f"{type(state).__name__}"
+    raise ValueError(
+        f"{name}: this state is not of this optimizer, whose hyperparameters are "
+        f"{', '.join(sorted(numbers)) or '(none)'}; got {got}. Pass what the same optimizer's init "
+        "or last update returned."
+    )
 
 
 def as_float_leaves(what: str, tree: Any) -> tuple[list[Any], Any]:

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import is_state
-from gdjax.core.hyper import in_force
+from gdjax.core.hyper import value_at
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.protocols import HoldsEvalParams, outermost_states
 
 
 def eval_params(state: Any, params: Any) -> Any:
@@ -42,12 +42,10 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(params, gdjax.eval_params(state, params))
       [1.] [2.]
     """
-    for node in jax.tree.leaves(state, is_leaf=is_state):
-        if not is_state(node):
-            continue
-        if hasattr(node.slots, "eval_params"):
+    for node in outermost_states(state):
+        if isinstance(node.slots, HoldsEvalParams):
             last = jnp.maximum(node.count - 1, 0)
-            numbers = {k: in_force(v, last) for k, v in node.hyperparams.items()}
+            numbers = {k: value_at(v, last) for k, v in node.hyperparams.items()}
             params = node.slots.eval_params(params, node.count, numbers)
         else:
             params = eval_params(node.slots, params)

@@ -14,9 +14,6 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import State
-from gdjax.core.checks import Range
-
-INTERVAL = Range("a whole number >= 1", lambda x: x >= 1 and x == round(x))
 
 
 def as_interval(value: Array, count: Array) -> Array:

@@ -267,7 +267,7 @@ def spread(what: str, value: Any, tree: Any) -> list[Any]:
 # --- in a step ------------------------------------------------------------------------------------
 
 
-def in_force(value: Any, count: Array) -> Any:
+def value_at(value: Any, count: Array) -> Any:
     """Return `value` with every schedule in it replaced by what it gives at `count`."""
 
     def evaluate(node):

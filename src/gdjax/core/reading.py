@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import State, is_state
+from gdjax.core.base import is_state
 from gdjax.core.hyper import (
     Masked,
     PerLeaf,
@@ -17,9 +16,10 @@ from gdjax.core.hyper import (
     as_array,
     as_hyper,
     as_scalar,
-    in_force,
     is_schedule,
+    value_at,
 )  # fmt: skip
+from gdjax.core.protocols import states_in
 
 
 def _key(key: Any) -> str:
@@ -29,14 +29,6 @@ def _key(key: Any) -> str:
 def _is_index(key: Any) -> bool:
     sequence = (jax.tree_util.SequenceKey, jax.tree_util.FlattenedIndexKey)
     return isinstance(key, sequence)
-
-
-def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
-    """Yield the path and the state of every optimizer in a tree, the outer before the inner."""
-    for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
-        if is_state(node):
-            yield path + where, node
-            yield from states_in(node.slots, path + where)
 
 
 BOXED = jax.tree_util.GetAttrKey("value")  # in Flax, each array may be in a box of its own
@@ -99,7 +91,7 @@ def hyperparams(state: Any) -> dict[str, Any]:
     """
     entries = _entries(state)
     names = shortest_names([(path, size) for path, size, _, _ in entries])
-    values = [in_force(value, count) for _, _, value, count in entries]
+    values = [value_at(value, count) for _, _, value, count in entries]
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
 
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, check_like
-from gdjax.core.hyper import as_hyper, in_force, is_schedule
+from gdjax.core.checks import as_float_leaves, check_like, check_state
+from gdjax.core.hyper import as_hyper, is_schedule, value_at
 from gdjax.core.lift import Static, compiled, frozen, keywords_of, rule_name, used_extras
 from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
 
@@ -19,7 +19,9 @@ from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
 def treewise(
     rule: Callable,
     slots: Callable | None = None,
-    hyperparams: dict | None = None,
+    hyperparams: dict[str, Any] | None = None,
+    *,
+    name: str | None = None,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
@@ -31,6 +33,7 @@ def treewise(
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
       slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
+      name: what the user called, for errors and traces; None is the name of the rule.
       **static: booleans, strings and functions, also the `update` of other optimizers.
 
     Returns:
@@ -46,7 +49,7 @@ def treewise(
       >>> print(updates)
       [Array([0.25, 1.  ], dtype=float32)]
     """
-    name = rule_name(rule)
+    name = name or rule_name(rule)
     given = dict(hyperparams or {})
 
     def init(params: Any) -> State:
@@ -59,21 +62,22 @@ def treewise(
                 )
         return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
 
-    return Optimizer(init, _treewise_update(rule, frozen(static)))
+    return Optimizer(init, _treewise_update(rule, frozen(static), name, tuple(sorted(given))))
 
 
 @functools.lru_cache(maxsize=1024)
-def _treewise_update(rule: Callable, static: Static) -> Callable:
-    name, fixed = rule_name(rule), dict(static)
+def _treewise_update(rule: Callable, static: Static, name: str, numbers: tuple) -> Callable:
+    fixed = dict(static)
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+        check_state(name, state, numbers)
         if "raw_params" in keywords_of(rule)[0]:
             extra = {**extra, "raw_params": params}
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
             params = treedef.unflatten(upcast(parts))
-        hyper = {k: in_force(v, state.count) for k, v in state.hyperparams.items()}
+        hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
         used = used_extras(rule, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))

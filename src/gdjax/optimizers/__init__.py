@@ -1,1 +1,5 @@
 """Optimizers, one family per file."""
+
+from gdjax.namespace import make_namespace
+
+make_namespace(__name__)

@@ -17,15 +17,15 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, checked
-from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.checks import CLOSED_UNIT, WHOLE, checked
+from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
 from gdjax.optimizers.adam_mini import axes_per_leaf
-from gdjax.optimizers.curvature import hutchinson_estimator_diag_hessian
-from gdjax.optimizers.sgd import _gradient
+from gdjax.optimizers.sgd import gradient_rule
+from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 
 
 class CurvatureMoments(NamedTuple):
@@ -80,7 +80,7 @@ def _start(params, estimate_init, average_axes, mu_dtype) -> CurvatureMoments:
     return CurvatureMoments(mu, nu, jnp.zeros((), jnp.int32), estimate_init(params))
 
 
-@checked(hessian_power=CLOSED_UNIT, update_interval=INTERVAL)
+@checked(hessian_power=CLOSED_UNIT, update_interval=WHOLE)
 def adahessian(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -154,4 +154,4 @@ def adahessian(
     numbers = dict(b1=b1, b2=b2, eps=eps, hessian_power=hessian_power)
     numbers["update_interval"] = update_interval
     direction = treewise(_adahessian, slots, numbers, estimate=estimate.update)
-    return chain(direction, descend(_gradient, None, {}, learning_rate, weight_decay, mask))
+    return chain(direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, mask))

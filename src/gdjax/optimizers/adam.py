@@ -39,7 +39,8 @@ def _denominator(nu, count, b2, eps, eps_root) -> Array:
     return safe_sqrt(nu / bias_correction(b2, count) + eps_root) + eps
 
 
-def _adam(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
+def adam_rule(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
+    """Return Adam's direction, uphill, and the new moments."""
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
@@ -62,7 +63,7 @@ def zero_moments(param, mu_dtype=None, nu_dtype=None) -> Moments:
 
 
 def adam_moments(param, mu_dtype=None, nu_dtype=None) -> AdamMoments:
-    """Return zero moments for one parameter, for `_adam` as it is."""
+    """Return zero moments for one parameter, for `adam_rule` as it is."""
     return AdamMoments(*zero_moments(param, mu_dtype, nu_dtype))
 
 
@@ -89,7 +90,9 @@ def scale_by_adam(
       [-0.1  0.1]
     """
     slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    return leafwise(_adam, slots, dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root), nesterov=nesterov)
+    return leafwise(
+        adam_rule, slots, dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root), nesterov=nesterov
+    )
 
 
 @checked()
@@ -147,7 +150,7 @@ def adam(
     """
     slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return descend(_adam, slots, numbers, learning_rate, nesterov=nesterov)
+    return descend(adam_rule, slots, numbers, learning_rate, nesterov=nesterov)
 
 
 @checked()
@@ -204,4 +207,4 @@ def adamw(
     """
     slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return descend(_adam, slots, numbers, learning_rate, weight_decay, mask, nesterov=nesterov)
+    return descend(adam_rule, slots, numbers, learning_rate, weight_decay, mask, nesterov=nesterov)

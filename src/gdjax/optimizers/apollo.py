@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_choice, checked
-from gdjax.core.every import INTERVAL, as_interval
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, checked
+from gdjax.core.every import as_interval
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
@@ -123,7 +123,7 @@ def _init_sketches(init, key, rank, tensor, spec, params) -> State:
     return state._replace(slots=Scaled(*map(treedef.unflatten, zip(*rows, strict=True))))
 
 
-@checked(scale=NONNEGATIVE, update_proj_gap=INTERVAL, growth_limit=POSITIVE._replace(optional=True))
+@checked(scale=NONNEGATIVE, update_proj_gap=WHOLE, growth_limit=POSITIVE._replace(optional=True))
 def apollo(
     learning_rate: Any,
     rank: int = 128,

@@ -21,7 +21,7 @@ from gdjax.core.keys import fresh_key
 from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, compute_dtype, safe_sqrt
 from gdjax.optimizers.muon import RANGES
-from gdjax.optimizers.orthogonal import (
+from gdjax.optimizers.shared.orthogonal import (
     SCALES,
     Orthogonal,
     init_with,

@@ -19,7 +19,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.trees import magnitude
 from gdjax.optimizers.muon import RANGES
-from gdjax.optimizers.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
 
 
 def _largest(rows: Array, fraction: float) -> Array:

@@ -19,14 +19,14 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import FINITE, check_choice, checked
-from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.checks import FINITE, WHOLE, check_choice, checked
+from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.treewise import treewise
 from gdjax.linalg.matrices import Axes, DimensionNumbers, matrix_axes
 from gdjax.optimizers.adam import scale_by_adam
-from gdjax.optimizers.sgd import _gradient
+from gdjax.optimizers.sgd import gradient_rule
 
 GaLoreDimensionNumbers = DimensionNumbers
 
@@ -114,7 +114,7 @@ def _empty(x, axes, rank, side):
     return jnp.zeros((*batch, *low), dtype), projector
 
 
-@checked(scale=FINITE, update_proj_gap=INTERVAL)
+@checked(scale=FINITE, update_proj_gap=WHOLE)
 def scale_by_galore(
     rank: int = 128,
     update_proj_gap: Any = 200,
@@ -150,7 +150,7 @@ def check_rank(name: str, rank: Any) -> None:
         raise ValueError(f"{name}(rank=...) must be an int >= 1, got {rank!r}.")
 
 
-@checked(scale=FINITE, update_proj_gap=INTERVAL)
+@checked(scale=FINITE, update_proj_gap=WHOLE)
 def galore(
     learning_rate: Any,
     rank: int = 128,
@@ -213,4 +213,4 @@ def galore(
     direction = scale_by_galore(
         rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side
     )
-    return chain(direction, descend(_gradient, None, {}, learning_rate, weight_decay, mask))
+    return chain(direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, mask))

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, UNIT, checked
-from gdjax.core.every import INTERVAL, is_due
+from gdjax.core.checks import POSITIVE, UNIT, WHOLE, checked
+from gdjax.core.every import is_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.linalg.axes import gram, rotated, rotated_back, scaled, sum_others
@@ -69,7 +69,7 @@ def weigh(slots, gradient, low, count, beta, eps):
 
 @checked(
     shampoo_beta=UNIT._replace(optional=True),
-    precondition_frequency=INTERVAL,
+    precondition_frequency=WHOLE,
     init_factor=POSITIVE,
 )
 def kl_shampoo(
@@ -152,7 +152,7 @@ def kl_shampoo(
 
 @checked(
     shampoo_beta=UNIT._replace(optional=True),
-    precondition_frequency=INTERVAL,
+    precondition_frequency=WHOLE,
     init_factor=POSITIVE,
 )
 def kl_soap(

@@ -19,7 +19,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, checked
 from gdjax.core.trees import product
 from gdjax.linalg.matrices import DimensionNumbers
-from gdjax.optimizers.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
 
 MuonDimensionNumbers = DimensionNumbers
 

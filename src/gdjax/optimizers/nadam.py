@@ -24,7 +24,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_choice, checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.optimizers.adam import Moments, _adam, adam_moments, zero_moments
+from gdjax.optimizers.adam import Moments, adam_moments, adam_rule, zero_moments
 
 
 class WarmMoments(NamedTuple):
@@ -37,7 +37,7 @@ class WarmMoments(NamedTuple):
 
 def _nadam(grad, slots, param, count, *, b1, b2, eps, eps_root):
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return _adam(grad, slots, param, count, nesterov=True, **numbers)
+    return adam_rule(grad, slots, param, count, nesterov=True, **numbers)
 
 
 def _nadam_torch(grad, slots, param, count, *, b1, b2, eps, eps_root, momentum_decay):

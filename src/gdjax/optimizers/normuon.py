@@ -21,7 +21,7 @@ from gdjax.core.checks import checked
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.linalg.matrices import Axes
 from gdjax.optimizers.muon import RANGES
-from gdjax.optimizers.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
 
 
 def _norm(matrix: Array) -> Array:

@@ -18,7 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import compute_dtype
-from gdjax.optimizers.adam import _adam, zero_moments
+from gdjax.optimizers.adam import adam_rule, zero_moments
 
 
 class Previous(NamedTuple):
@@ -49,7 +49,7 @@ def _optimistic_adam(
     b1, b2, eps, eps_root, nesterov,
 ):  # fmt: skip
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    x, new = _adam(grad, slots, param, count, nesterov=nesterov, **numbers)
+    x, new = adam_rule(grad, slots, param, count, nesterov=nesterov, **numbers)
     if optimism is None:
         step = learning_rate * _correct(x, slots.previous, count, alpha, beta)
     else:

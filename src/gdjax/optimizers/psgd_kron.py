@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_choice, checked
-from gdjax.core.every import INTERVAL, renew_when
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, WHOLE, check_choice, checked
+from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
@@ -85,7 +85,7 @@ def _init_keys(init, key, params) -> State:
 
 RANGES = dict(
     preconditioner_update_probability=PROBABILITY, preconditioner_lr=NONNEGATIVE,
-    preconditioner_init_scale=POSITIVE, balance_interval=INTERVAL,
+    preconditioner_init_scale=POSITIVE, balance_interval=WHOLE,
     clip_update_rms=POSITIVE._replace(optional=True), bound_decay=UNIT,
 )  # fmt: skip
 

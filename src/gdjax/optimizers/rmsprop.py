@@ -20,7 +20,7 @@ from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, safe_sqrt
 from gdjax.core.numerics import bias_correction as gathered
 from gdjax.optimizers.adam import zero_moments
-from gdjax.optimizers.sgd import _momentum
+from gdjax.optimizers.sgd import momentum_rule
 
 
 class Rms(NamedTuple):
@@ -57,7 +57,7 @@ def _rmsprop(
     step = -learning_rate * direction
     if momentum is None:
         return step, new
-    step, kept = _momentum(step, slots, param, count, momentum=momentum, nesterov=nesterov)
+    step, kept = momentum_rule(step, slots, param, count, momentum=momentum, nesterov=nesterov)
     return step, new._replace(trace=kept.trace)
 
 

@@ -19,8 +19,8 @@ from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
-from gdjax.optimizers.averaging import RANGES, ScheduleFree, fresh, move, weigh
 from gdjax.optimizers.radam import samples
+from gdjax.optimizers.shared.averaging import RANGES, ScheduleFree, fresh, move, weigh
 
 
 class Rms(NamedTuple):

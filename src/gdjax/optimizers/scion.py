@@ -16,7 +16,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, UNIT, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, root_mean_sq
-from gdjax.optimizers.orthogonal import Orthogonal, orthogonalized, scaled
+from gdjax.optimizers.shared.orthogonal import Orthogonal, orthogonalized, scaled
 
 
 def _mean(grad, slots, param, count, *, beta, **rest):

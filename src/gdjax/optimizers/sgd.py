@@ -17,7 +17,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import compute_dtype
 
 
@@ -37,11 +37,13 @@ class MomentumTrace(Trace):
         return 1 - (numbers["momentum"] if "momentum" in numbers else numbers["decay"])
 
 
-def _gradient(grad, slots, param, count):
+def gradient_rule(grad, slots, param, count):
+    """Return the gradient as it is."""
     return grad, slots
 
 
-def _momentum(grad, slots, param, count, *, momentum, nesterov):
+def momentum_rule(grad, slots, param, count, *, momentum, nesterov):
+    """Return the trace, or with `nesterov` what it will be one step ahead, and the new slots."""
     trace = momentum * slots.trace + grad
     return (grad + momentum * trace if nesterov else trace), slots._replace(trace=trace)
 
@@ -52,7 +54,7 @@ def zero_trace(param, accumulator_dtype=None) -> Trace:
 
 
 def momentum_trace(param, accumulator_dtype=None) -> MomentumTrace:
-    """Return a zero trace, for `_momentum` of gradients."""
+    """Return a zero trace, for `momentum_rule` of gradients."""
     return MomentumTrace(*zero_trace(param, accumulator_dtype))
 
 
@@ -74,7 +76,7 @@ def gradient_descent(learning_rate: Any) -> Optimizer:
       >>> print(opt.update(jnp.array([1.0, -4.0]), opt.init(jnp.zeros(2)))[0])
       [-0.5  2. ]
     """
-    return descend(_gradient, None, {}, learning_rate)
+    return descend(gradient_rule, None, {}, learning_rate)
 
 
 @checked()
@@ -120,4 +122,43 @@ def sgd(
             raise ValueError("sgd(nesterov=True) needs momentum, got momentum=None.")
         return gradient_descent(learning_rate)
     slots = functools.partial(momentum_trace, accumulator_dtype=accumulator_dtype)
-    return descend(_momentum, slots, dict(momentum=momentum), learning_rate, nesterov=nesterov)
+    return descend(momentum_rule, slots, dict(momentum=momentum), learning_rate, nesterov=nesterov)
+
+
+def _trace(grad, slots, param, count, *, decay, nesterov):
+    return momentum_rule(grad, slots, param, count, momentum=decay, nesterov=nesterov)
+
+
+@checked()
+def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> Optimizer:
+    """Replace the gradient by the decaying sum of the gradients so far.
+
+    trace = decay * trace + g;  the result is trace or, with `nesterov`, g + decay * trace
+
+    `sgd(lr, momentum)` is `chain(trace(momentum), scale_by_learning_rate(lr))`. A running mean,
+    `ema`, is (1 - decay) times this sum.
+
+    Args:
+      decay: decay of the sum, in [0, 1): a number, schedule or prefix tree.
+      nesterov: whether to look one step ahead.
+      accumulator_dtype: dtype of the sum; None is at least float32.
+
+    Returns:
+      An `Optimizer`. State: 4 bytes per element.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.trace(0.5)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for _ in range(3):
+      ...     total, state = opt.update(jnp.ones(1), state)
+      ...     print(total)
+      [1.]
+      [1.5]
+      [1.75]
+    """
+    slots = functools.partial(momentum_trace, accumulator_dtype=accumulator_dtype)
+    return leafwise(_trace, slots, dict(decay=decay), nesterov=nesterov)

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, check_choice, checked
-from gdjax.core.every import INTERVAL, as_interval, init_phases, is_due
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, WHOLE, check_choice, checked
+from gdjax.core.every import as_interval, init_phases, is_due
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.inverse_root import newton_order, renewed_roots
 from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
-from gdjax.optimizers.grafting import GRAFTS, graft_direction, grafted
+from gdjax.optimizers.shared.grafting import GRAFTS, graft_direction, grafted
 
 
 class Blocked(NamedTuple):
@@ -96,7 +96,7 @@ def _start(param, merge, block_size, graft, stagger) -> Blocked:
 
 RANGES = dict(
     b2=CLOSED_UNIT, b3=UNIT._replace(optional=True), exponent=POSITIVE._replace(optional=True),
-    precondition_frequency=INTERVAL, start_preconditioning_step=INTERVAL._replace(optional=True),
+    precondition_frequency=WHOLE, start_preconditioning_step=WHOLE._replace(optional=True),
     graft_b2=UNIT, graft_eps=NONNEGATIVE,
 )  # fmt: skip
 

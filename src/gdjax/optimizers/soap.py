@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import UNIT, checked
-from gdjax.core.every import INTERVAL, init_phases, is_due, when_due
+from gdjax.core.checks import UNIT, WHOLE, checked
+from gdjax.core.every import init_phases, is_due, when_due
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.linalg.axes import gram, rotated, rotated_back
@@ -98,7 +98,7 @@ def start(
     return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, values, failures, phase)
 
 
-@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=INTERVAL)
+@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE)
 def scale_by_soap(
     b1: Any = 0.95,
     b2: Any = 0.95,
@@ -130,7 +130,7 @@ def scale_by_soap(
     )  # fmt: skip
 
 
-@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=INTERVAL)
+@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE)
 def soap(
     learning_rate: Any,
     b1: Any = 0.95,

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
-from gdjax.core.every import INTERVAL, is_due, when_due
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, checked
+from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import clip_parts, compute_dtype
 from gdjax.core.trees import map_leaves, zeros_like
 from gdjax.core.treewise import treewise
-from gdjax.optimizers.curvature import hutchinson_estimator_diag_hessian
-from gdjax.optimizers.sgd import _gradient
+from gdjax.optimizers.sgd import gradient_rule
+from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 
 OPTIONAL = NONNEGATIVE._replace(optional=True)
 
@@ -66,7 +66,7 @@ def _start(params, estimate_init, mu_dtype) -> Curvature:
     return Curvature(mu, zeros_like(params), estimate_init(params))
 
 
-@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=INTERVAL)
+@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=WHOLE)
 def scale_by_sophia(
     b1: Any = 0.965,
     b2: Any = 0.99,
@@ -95,7 +95,7 @@ def scale_by_sophia(
     return treewise(_sophia, slots, numbers, estimate=estimate.update)
 
 
-@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=INTERVAL)
+@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=WHOLE)
 def sophia(
     learning_rate: Any,
     b1: Any = 0.965,
@@ -164,5 +164,5 @@ def sophia(
         b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype
     )
     return chain(
-        direction, descend(_gradient, None, {}, learning_rate, weight_decay, weight_decay_mask)
+        direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, weight_decay_mask)
     )

@@ -19,8 +19,8 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, safe_sqrt
-from gdjax.optimizers.adam import _adam, zero_moments
-from gdjax.optimizers.sgd import _momentum, zero_trace
+from gdjax.optimizers.adam import adam_rule, zero_moments
+from gdjax.optimizers.sgd import momentum_rule, zero_trace
 
 
 def trust_ratio(param, update, min_norm=0, trust_coefficient=1, eps=0) -> Array:
@@ -48,14 +48,14 @@ def _lars(
     if trust_coefficient is not None:
         grad = trust_ratio(param, grad, 0, trust_coefficient, eps) * grad
     step = -learning_rate * grad
-    return _momentum(step, slots, param, count, momentum=momentum, nesterov=nesterov)
+    return momentum_rule(step, slots, param, count, momentum=momentum, nesterov=nesterov)
 
 
 def _lamb(grad, slots, param, count, *, learning_rate, b1, b2, eps, eps_root, weight_decay=None):
     if param is None:
         raise ValueError(f"lamb needs {NEEDS_PARAMS}")
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    direction, slots = _adam(grad, slots, param, count, nesterov=False, **numbers)
+    direction, slots = adam_rule(grad, slots, param, count, nesterov=False, **numbers)
     if weight_decay is not None:
         direction = direction + weight_decay * param
     return -learning_rate * trust_ratio(param, direction) * direction, slots

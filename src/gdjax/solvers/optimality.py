@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from gdjax.core.base import is_state
-from gdjax.core.hyper import in_force
+from gdjax.core.hyper import value_at
 
 
 def optimality(state: Any, params: Any, grads: Any) -> Any:
@@ -37,7 +37,7 @@ def optimality(state: Any, params: Any, grads: Any) -> Any:
         if not is_state(node):
             continue
         if hasattr(node.slots, "optimality"):
-            numbers = {k: in_force(v, node.count) for k, v in node.hyperparams.items()}
+            numbers = {k: value_at(v, node.count) for k, v in node.hyperparams.items()}
             return node.slots.optimality(params, grads, numbers)
         inner = optimality(node.slots, params, grads)
         if inner is not grads:

@@ -14,13 +14,10 @@ from gdjax.transforms.centralize import centralize as centralize
 from gdjax.transforms.clip import clip as clip
 from gdjax.transforms.clip import clip_by_block_rms as clip_by_block_rms
 from gdjax.transforms.clip import clip_by_global_norm as clip_by_global_norm
-from gdjax.transforms.conditional import conditionally_mask as conditionally_mask
-from gdjax.transforms.conditional import conditionally_transform as conditionally_transform
 from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_nonnegative
 from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.ema import ema as ema
-from gdjax.transforms.flatten import flatten as flatten
 from gdjax.transforms.measure import measure_with_ema as measure_with_ema
 from gdjax.transforms.measure import snapshot as snapshot
 from gdjax.transforms.noise import add_noise as add_noise
@@ -35,13 +32,15 @@ from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
 from gdjax.transforms.stateless import set_to_zero as set_to_zero
 from gdjax.transforms.stateless import stateless as stateless
 from gdjax.transforms.stateless import stateless_with_tree_map as stateless_with_tree_map
-from gdjax.transforms.trace import trace as trace
 
 
 def __getattr__(name: str) -> Any:
     import gdjax
+    from gdjax.namespace import HOMES
 
-    home = vars(gdjax)["_HOME"].get(name, "")
-    if home.startswith(("gdjax.transforms.", "gdjax.wrappers.", "gdjax.core.")):
+    home = HOMES.get(name, "gdjax.")
+    if home.startswith(
+        ("gdjax.transforms.", "gdjax.wrappers.", "gdjax.core.", "gdjax.optimizers.sgd")
+    ):
         return getattr(gdjax, name)
     raise AttributeError(f"module 'gdjax.transforms' has no attribute {name!r}")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import checked
-from gdjax.core.every import INTERVAL, as_interval
+from gdjax.core.checks import WHOLE, checked
+from gdjax.core.every import as_interval
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import compute_dtype
 
@@ -31,7 +31,7 @@ def _nothing(param) -> Gathered:
     return Gathered(jnp.zeros_like(param, dtype=compute_dtype(param)))
 
 
-@checked(k=INTERVAL)
+@checked(k=WHOLE)
 def apply_every(k: Any = 1) -> Optimizer:
     """Sum up updates and return the sum every k steps, zeros in between.
 

@@ -43,8 +43,8 @@ def strong(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x), copy=True), tree)
 
 
-def _snapshot(grads, slots, params, count, *, name, measure):
-    return grads, Snapshot({name: measure(grads)})
+def _snapshot(grads, slots, params, count, *, measure_name, measure):
+    return grads, Snapshot({measure_name: measure(grads)})
 
 
 def _first_snapshot(name, measure, params) -> Snapshot:
@@ -71,7 +71,7 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Optimizer:
       5.0
     """
     slots = functools.partial(_first_snapshot, measure_name, measure)
-    return treewise(_snapshot, slots, name=measure_name, measure=measure)
+    return treewise(_snapshot, slots, measure_name=measure_name, measure=measure)
 
 
 # --- measures with a state ------------------------------------------------------------------------

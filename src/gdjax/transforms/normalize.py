@@ -12,6 +12,16 @@ from gdjax.core.numerics import safe_sqrt, sum_sq, times
 from gdjax.core.treewise import treewise
 
 
+def unit_length(tree: Any, length: Any) -> Any:
+    """Return the tree scaled to a Euclidean norm of `length`; a zero tree stays zero."""
+    norm = safe_sqrt(sum_sq(tree))
+    return times(tree, jnp.where(norm > 0, length / jnp.where(norm > 0, norm, 1), 0))
+
+
+def _normalize(grads, slots, params, count):
+    return unit_length(grads, 1), slots
+
+
 def _normalize_by_update_norm(grads, slots, params, count, *, scale_factor, eps):
     length = safe_sqrt(sum_sq(grads)) + eps
     some = length != 0  # eps = 0: a zero gradient stays zero
@@ -42,3 +52,15 @@ def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-6) -> Optimi
       [-6. -8.]
     """
     return treewise(_normalize_by_update_norm, None, dict(scale_factor=scale_factor, eps=eps))
+
+
+def normalize() -> Optimizer:
+    """Divide the whole tree by its Euclidean norm; zeros stay zeros, where optax gives NaN.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.normalize()
+      >>> print(opt.update(jnp.array([3.0, 4.0]), opt.init(jnp.ones(2)))[0])
+      [0.6 0.8]
+    """
+    return treewise(_normalize)

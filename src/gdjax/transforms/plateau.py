@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, Range, checked
-from gdjax.core.every import INTERVAL, as_interval
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, WHOLE, Range, checked
+from gdjax.core.every import as_interval
 from gdjax.core.numerics import safe_increment, scalar_dtype, times
 from gdjax.core.treewise import treewise
 
@@ -65,7 +65,7 @@ def _fresh(params) -> Plateau:
 
 @checked(
     factor=FACTOR, patience=NONNEGATIVE, rtol=CLOSED_UNIT, atol=NONNEGATIVE, cooldown=NONNEGATIVE,
-    accumulation_size=INTERVAL, min_scale=NONNEGATIVE,
+    accumulation_size=WHOLE, min_scale=NONNEGATIVE,
 )  # fmt: skip
 def reduce_on_plateau(
     factor: Any = 0.1,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import State, is_state
-from gdjax.core.hyper import Masked, Placeholder, in_force
+from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
 
 Filter = Callable[[tuple, Any], bool]
@@ -86,7 +86,7 @@ def _is_hyperparameter(path: tuple) -> bool:
 def _read(path: tuple, node: Any, owner: Any) -> Any:
     if not (_is_hyperparameter(path) and is_state(owner)):
         return node
-    value = in_force(node, owner.count)
+    value = value_at(node, owner.count)
     return value.value if isinstance(value, Masked) else value
 
 

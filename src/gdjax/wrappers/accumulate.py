@@ -16,11 +16,11 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
-from gdjax.core.every import INTERVAL, as_interval
-from gdjax.core.hyper import as_hyper, in_force
+from gdjax.core.checks import WHOLE, checked
+from gdjax.core.every import as_interval
+from gdjax.core.hyper import as_hyper, value_at
 from gdjax.core.numerics import compute_dtype, safe_increment
-from gdjax.core.reading import states_in
+from gdjax.core.protocols import states_in
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
 from gdjax.wrappers.guard import ask, fresh_skip_state, tally, unless
@@ -61,7 +61,7 @@ def _accumulate(grads, slots, params, count, *, use_grad_mean, should_skip, inne
     if slots.acc_grads is not None:
         add = _mean if use_grad_mean else _sum
         (gathered,) = map_leaves(add, 1, (slots.acc_grads, grads), n, skip)
-        k = as_interval(in_force(steps.hyperparams["every_k"], steps.count), n)
+        k = as_interval(value_at(steps.hyperparams["every_k"], steps.count), n)
         due = n + 1 >= k
     skip = jnp.array(False) if skip is None else skip
     due &= ~skip
@@ -91,7 +91,7 @@ def _fresh(init, every_k, should_skip, dtype, params) -> Accumulated:
     return Accumulated(steps, zero(), start, acc_grads, zero(), skip_state, init(params))
 
 
-@checked(every_k=INTERVAL)
+@checked(every_k=WHOLE)
 def accumulate(
     optimizer: Any,
     every_k: Any,

@@ -20,7 +20,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import FINITE, check_range
 from gdjax.core.every import either
 from gdjax.core.numerics import cast_like, safe_increment, sum_sq, upcast
-from gdjax.core.reading import states_in
+from gdjax.core.protocols import states_in
 from gdjax.core.trees import map_leaves, zero
 from gdjax.core.treewise import treewise
 

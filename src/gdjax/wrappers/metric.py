@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import leaf_name
-from gdjax.core.hyper import in_force, leaf_values
+from gdjax.core.hyper import leaf_values, value_at
 from gdjax.core.numerics import upcast
-from gdjax.core.reading import states_in
+from gdjax.core.protocols import states_in
 
 
 def diagonal_metric(state: Any, params: Any) -> list[Any]:
@@ -30,7 +30,7 @@ def diagonal_metric(state: Any, params: Any) -> list[Any]:
         mine = [i for i, x in enumerate(columns[0]) if x is not None]  # the others: other groups'
         last = jnp.maximum(node.count - 1, 0)
         numbers = {
-            k: leaf_values(k, in_force(v, last), node.slots[0]) for k, v in node.hyperparams.items()
+            k: leaf_values(k, value_at(v, last), node.slots[0]) for k, v in node.hyperparams.items()
         }
         rows = [type(node.slots)(*(column[i] for column in columns)) for i in mine]
         given = [{k: v[j] for k, v in numbers.items()} for j in range(len(rows))]

@@ -17,7 +17,8 @@ from gdjax.core.base import Optimizer, is_state
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import safe_sqrt, sum_sq
-from gdjax.core.reading import hyperparams, shortest_names, states_in
+from gdjax.core.protocols import states_in
+from gdjax.core.reading import hyperparams, shortest_names
 from gdjax.core.trees import zero
 from gdjax.core.treewise import treewise
 from gdjax.transforms.measure import measures as measure_with

@@ -19,10 +19,11 @@ from gdjax import projections, proximal
 from gdjax.core.base import Optimizer, State
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
-from gdjax.core.hyper import as_hyper, in_force, leaf_values
+from gdjax.core.hyper import as_hyper, leaf_values, value_at
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import safe_increment
-from gdjax.core.reading import states_in, the_only
+from gdjax.core.protocols import states_in
+from gdjax.core.reading import the_only
 from gdjax.core.treewise import treewise
 from gdjax.wrappers.metric import diagonal_metric
 
@@ -55,7 +56,7 @@ def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
     leaves, treedef = jax.tree.flatten(params)
     rate, rate_count = the_only("with_prox", slots.inner, "learning_rate")
     updates, state = inner(grads, slots.inner, params, **extra)
-    rates = leaf_values("learning_rate", in_force(rate, rate_count), params)
+    rates = leaf_values("learning_rate", value_at(rate, rate_count), params)
     diagonal = [None] * len(leaves) if metric is None else metric(state, params)
     pairs = {(id(eta), id(d)): (eta, d) for eta, d in zip(rates, diagonal, strict=True)}
     step = {key: eta if d is None else eta.astype(d.dtype) / d for key, (eta, d) in pairs.items()}
@@ -64,7 +65,7 @@ def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
         scaling = steps[0] if steps else jnp.ones(())
     else:
         scaling = treedef.unflatten(steps)
-    given = in_force(slots.prox.hyperparams.get("hyperparams_prox"), slots.prox.count)
+    given = value_at(slots.prox.hyperparams.get("hyperparams_prox"), slots.prox.count)
     moved = jax.tree.map(jnp.add, params, updates)
     new = prox(moved, given, scaling)
     updates = jax.tree.map(jnp.subtract, new, params)

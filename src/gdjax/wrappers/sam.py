@@ -20,9 +20,10 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.evaluation import eval_params, map_held
 from gdjax.core.lift import NEEDS_PARAMS
-from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, times, upcast
+from gdjax.core.numerics import cast_like, times, upcast
 from gdjax.core.trees import copied, magnitude, map_leaves
 from gdjax.core.treewise import treewise
+from gdjax.transforms.normalize import unit_length
 from gdjax.wrappers.reset import memory, reset
 
 
@@ -53,26 +54,17 @@ def _return(center, param, update):
 # --- the climb --------------------------------------------------------------------------------
 
 
-def _unit(tree, length):
-    norm = safe_sqrt(sum_sq(tree))
-    return times(tree, jnp.where(norm > 0, length / jnp.where(norm > 0, norm, 1), 0))
-
-
-def _normalize(grads, slots, params, count):
-    return _unit(grads, 1), slots
-
-
 def _stretched(grad, param, eta):
     return (magnitude(param) + eta) * grad
 
 
 def _sam_adversary(grads, slots, params, count, *, rho, eta, adaptive):
     if not adaptive:
-        return _unit(grads, -rho), slots
+        return unit_length(grads, -rho), slots
     if params is None:
         raise ValueError(f"sam_adversary(adaptive=True) needs {NEEDS_PARAMS}")
     (stretched,) = map_leaves(_stretched, 1, (grads, params), eta)
-    return map_leaves(_stretched, 1, (_unit(stretched, -rho), params), eta)[0], slots
+    return map_leaves(_stretched, 1, (unit_length(stretched, -rho), params), eta)[0], slots
 
 
 # --- climb, then descend --------------------------------------------------------------------------
@@ -128,18 +120,6 @@ def _fresh(init, adversary_init, opaque, keep_first, params) -> Sam:
 
 
 # --- public ---------------------------------------------------------------------------------------
-
-
-def normalize() -> Optimizer:
-    """Divide the whole tree by its Euclidean norm; zeros stay zeros, where optax gives NaN.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.normalize()
-      >>> print(opt.update(jnp.array([3.0, 4.0]), opt.init(jnp.ones(2)))[0])
-      [0.6 0.8]
-    """
-    return treewise(_normalize)
 
 
 @checked(rho=NONNEGATIVE, eta=NONNEGATIVE)

@@ -18,7 +18,7 @@ from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.treewise import treewise
-from gdjax.optimizers.averaging import (
+from gdjax.optimizers.shared.averaging import (
     OPEN_UNIT,
     RANGES,
     ScheduleFree,

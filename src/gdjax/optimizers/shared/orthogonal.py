@@ -18,13 +18,13 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import as_float_leaves, check_choice
-from gdjax.core.hyper import Schedule, in_force, leaf_values, schedule
+from gdjax.core.hyper import Schedule, leaf_values, schedule, value_at
 from gdjax.core.lift import NEEDS_PARAMS, compiled, init_hyperparams, leafwise, mask_decay
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes, matrix_axes
 from gdjax.linalg.polar import PRECONDITIONINGS, ns_table, polar_kernel
-from gdjax.optimizers.adam import Moments, _adam, corrected_mean
+from gdjax.optimizers.adam import Moments, adam_rule, corrected_mean
 
 NESTEROV = (True, False, "corrected")
 SCALES = ("width", "spectral", None)
@@ -177,7 +177,7 @@ def _after(mid: State, before: State) -> State:
 def _polar_leaves(tree: Any, state: State, kernel: Callable) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     axes = treedef.flatten_up_to(state.slots.axes)
-    numbers = [in_force(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
+    numbers = [value_at(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
     shared = list(zip(*(leaf_values("eps", v, tree) for v in numbers), strict=True))
     stacks, uses = [], []
     for x, a, more in zip(leaves, axes, shared, strict=True):
@@ -232,7 +232,7 @@ def or_adam(matrix_rule: Callable) -> Callable:
             rate = learning_rate if adam_learning_rate is None else adam_learning_rate
             moments = Moments(slots.mu, slots.nu)
             numbers = dict(b1=adam_b1, b2=adam_b2, eps=eps, eps_root=adam_eps_root)
-            dir_, moments = _adam(o, moments, param, count, nesterov=bool(nesterov), **numbers)
+            dir_, moments = adam_rule(o, moments, param, count, nesterov=bool(nesterov), **numbers)
             slots = slots._replace(mu=moments.mu, nu=moments.nu)
             weight_decay = adam_weight_decay
         else:

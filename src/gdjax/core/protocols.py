@@ -1,0 +1,101 @@
+"""How the slots of an optimizer take part in what reads a state from outside, and who asks them.
+
+A slots class takes part in a protocol by having its members; nothing is registered. `states_in`
+is the one walk over the states of a tree: whoever reads a protocol uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jax import Array
+
+from gdjax.core.base import State, is_state
+from gdjax.core.types import Params, PyTree
+
+
+@runtime_checkable
+class HoldsEvalParams(Protocol):
+    """Holds other weights to evaluate with than those that are trained; see `eval_params`."""
+
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
+        """Return them after `count` updates, whose last one used `hyperparams`."""
+        ...
+
+
+@runtime_checkable
+class HasDiagonal(Protocol):
+    """Divides its step element by element; see `with_prox`.
+
+    `uniform`, if true, says that the divisor is one number for a whole array.
+    """
+
+    def diagonal(self, count: Array, **hyperparams: Any) -> Array:
+        """Return the divisor for one array after `count` updates."""
+        ...
+
+
+@runtime_checkable
+class SkipsSteps(Protocol):
+    """Leaves out some steps; see `skipped_steps`."""
+
+    def skipped_steps(self) -> Array:
+        """Return how many were left out so far, int32."""
+        ...
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """Measures while it runs; see `metrics`."""
+
+    def metrics(self) -> dict[str, Array]:
+        """Return name -> number, of the last step."""
+        ...
+
+
+@runtime_checkable
+class HasOptimality(Protocol):
+    """Solves something other than gradient = 0; see `gdjax.solvers.optimality`."""
+
+    def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
+        """Return the tree that vanishes at a solution."""
+        ...
+
+
+@runtime_checkable
+class HasFeasibleSet(Protocol):
+    """Keeps the parameters in a set."""
+
+    def feasible(self, params: Params) -> Params:
+        """Return the parameters, put back into the set."""
+        ...
+
+
+@runtime_checkable
+class KeepsGradient(Protocol):
+    """Knows objective and gradient at the new parameters, as line searches do."""
+
+    @property
+    def value(self) -> Array:
+        """The objective, inf before the first update."""
+        ...
+
+    @property
+    def grad(self) -> PyTree:
+        """Its gradient, uphill, shaped like the parameters."""
+        ...
+
+
+def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+    """Yield path and state of every optimizer in a tree, the outer before the inner."""
+    for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
+        if is_state(node):
+            yield path + where, node
+            yield from states_in(node.slots, path + where)
+
+
+def outermost_states(tree: Any) -> list[State]:
+    """Return the states in a tree that are not inside of another one."""
+    return [node for node in jax.tree.leaves(tree, is_leaf=is_state) if is_state(node)]

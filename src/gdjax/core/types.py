@@ -1,0 +1,55 @@
+"""What arguments may be: the aliases that annotate every public function.
+
+They are names for readers and type checkers. At run time nothing is checked against them; that is
+what `gdjax.core.checks` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from jax import Array
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+
+    from gdjax.core.hyper import PerLeaf
+
+
+class Dataclass(Protocol):
+    """An instance of a dataclass: an Equinox module, a Flax struct, a chex dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+P = TypeVar("P")  # the type of the parameters, which gradients and updates share
+T = TypeVar("T")
+
+# --- trees ---
+
+PyTree: TypeAlias = Any  # a tree of arrays; any container that JAX knows, or an array by itself
+Params: TypeAlias = PyTree  # the parameters
+Updates: TypeAlias = PyTree  # gradients or updates, shaped like the parameters
+OptState: TypeAlias = PyTree  # the state of an optimizer
+
+# --- numbers that steer an optimizer ---
+
+Number: TypeAlias = float | int | Array | np.ndarray | np.generic  # one number, maybe traced
+ScheduleFn: TypeAlias = Callable[[Any], Any]  # of the step count; `gdjax.Schedule` is one
+Scalar: TypeAlias = Number | ScheduleFn  # one number for the whole tree, maybe scheduled
+PrefixTree: TypeAlias = "Mapping[Any, Any] | list[Any] | tuple[Any, ...] | Dataclass | PerLeaf"
+Hyperparam: TypeAlias = "Scalar | PrefixTree"  # one number, or one for each part of the tree
+
+# --- what is static ---
+
+Mask: TypeAlias = "bool | PrefixTree | Callable[[Any], Any] | None"  # which leaves take part
+DType: TypeAlias = "DTypeLike | None"  # None is the default that the docstring names
+Key: TypeAlias = int | Array  # a seed, or a key of jax.random
+AxisName: TypeAlias = "str | tuple[str, ...] | None"  # of `vmap`, `pmap` or `shard_map`
+
+# --- functions ---
+
+LossFn: TypeAlias = Callable[..., Any]  # (params, ...) -> a real scalar, or (scalar, aux)
+Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]  # (init, update), ours or foreign
