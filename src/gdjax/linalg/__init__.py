@@ -1,4 +1,4 @@
-"""Numerics of matrices, shared by optimizers and useful by themselves."""
+"""Numerical linear algebra, for optimizers and for direct use."""
 
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls

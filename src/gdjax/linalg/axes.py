@@ -36,7 +36,7 @@ def along(x: Array, matrix: Array, axis: int) -> Array:
 
 
 def along_inverse(x: Array, upper: Array, axis: int) -> Array:
-    """Return what `along` takes to x: y with `along(y, upper, axis)` = x, by a triangular solve.
+    """Return y with `along(y, upper, axis)` = x, by a triangular solve.
 
     Example:
       >>> m = jnp.array([[1.0, 2.0], [0.0, 1.0]])
@@ -53,7 +53,13 @@ def along_inverse(x: Array, upper: Array, axis: int) -> Array:
 
 
 def rotated(x: Array, bases: Sequence[Array | None], skip: int | None = None) -> Array:
-    """Return the coordinates of x in the bases: their columns, one basis for each axis or None."""
+    """Return the coordinates of x in the bases, one for each axis or None; columns are vectors.
+
+    Args:
+      x: an array.
+      bases: for each axis a unitary matrix, or None to leave the axis as it is.
+      skip: an axis to leave as it is.
+    """
     for axis, basis in enumerate(bases):
         if basis is not None and axis != skip:
             x = along(x, basis.conj(), axis)
@@ -61,7 +67,7 @@ def rotated(x: Array, bases: Sequence[Array | None], skip: int | None = None) ->
 
 
 def rotated_back(x: Array, bases: Sequence[Array | None]) -> Array:
-    """Return the array that has the coordinates x in the bases: the inverse of `rotated`."""
+    """Return the array with the coordinates x in the bases: the inverse of `rotated`."""
     for axis, basis in enumerate(bases):
         if basis is not None:
             x = along(x, basis.T, axis)

@@ -1,9 +1,9 @@
-"""Many like matrices, one program: they are stacked, and a rule goes over the stack.
+"""Batches of matrices of equal shape: they are stacked, and a rule is mapped over the stack.
 
-For rules with products, decompositions and branches. On a CPU they are not stacked but go in blocks
-(`gdjax.core.blocks`): equal kernels are compiled once all the same, nothing is copied into stacks
-and out, and matrices stay in the cache. On accelerators small products leave the units idle and
-each kernel costs a launch. Measurements are in bench/README.md.
+For rules with products, decompositions and branches. On accelerators small products leave the units
+idle and each kernel costs a launch. On a CPU nothing is stacked; rules are applied in blocks
+(`gdjax.core.blocks`): equal kernels are compiled once there too, nothing is copied into stacks and
+out, and matrices stay in the cache. Measurements are in bench/README.md.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from jax import Array
 from gdjax.core.blocks import map_blocks
 
 
-def in_turn(function: Callable) -> Callable:
-    """Return a function that maps `function` over a leading axis in a loop: `jax.vmap`'s sibling.
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that maps `function` over a leading axis in a loop, unlike `jax.vmap`.
 
-    A `lax.cond` on what differs from one to the next then costs only where it is true.
+    A `lax.cond` whose condition differs between the elements then costs only where it is true.
     """
     return functools.partial(jax.lax.map, function)
 
 
 def map_buckets(
-    function: Callable,
+    function: Callable[..., Any],
     rows: Sequence[Any],
     keys: Sequence[Hashable],
-    shared: Sequence[tuple] = (),
+    shared: Sequence[tuple[Any, ...]] = (),
     *,
-    lift: Callable = jax.vmap,
+    lift: Callable[..., Any] = jax.vmap,
     stacks: bool = False,
     batched: bool | None = None,
 ) -> list[Any]:
-    """Return `[function(row, *more) for row, more in zip(rows, shared)]`, by buckets of like rows.
+    """Return `[function(row, *more) for row, more in zip(rows, shared)]`, by buckets of equal rows.
+
+    A bucket holds the rows of equal key, shapes and dtypes.
 
     Args:
       function: a function of one row, the same object in every call.
@@ -66,17 +68,17 @@ def map_buckets(
         buckets.setdefault(key, []).append(i)
     out: list[Any] = [None] * len(rows)
     for members in buckets.values():
-        more, few = shared[members[0]] if shared else (), [rows[i] for i in members]
-        if len(few) == 1 and not stacks:
-            out[members[0]] = function(few[0], *more)
+        more, bucket = shared[members[0]] if shared else (), [rows[i] for i in members]
+        if len(bucket) == 1 and not stacks:
+            out[members[0]] = function(bucket[0], *more)
             continue
-        stack = jax.tree.map(lambda *xs: _join(xs, stacks), *few)
+        stack = jax.tree.map(lambda *xs: _join(xs, stacks), *bucket)
         results = lift(lambda row, more=more: function(row, *more))(stack)
         arrays, treedef = jax.tree.flatten(results)
-        sizes = tuple(len(jax.tree.leaves(row)[0]) for row in few) if stacks else None
+        sizes = tuple(len(jax.tree.leaves(row)[0]) for row in bucket) if stacks else None
         columns = [_cut(x, sizes) for x in arrays]
-        for place, i in enumerate(members):
-            out[i] = treedef.unflatten([column[place] for column in columns])
+        for position, i in enumerate(members):
+            out[i] = treedef.unflatten([column[position] for column in columns])
     return out
 
 
@@ -84,12 +86,12 @@ map_in_turn = functools.partial(map_buckets, lift=in_turn)
 
 
 def map_scanned(
-    function: Callable,
+    function: Callable[..., Any],
     rows: Sequence[Any],
     keys: Sequence[Hashable],
-    shared: Sequence[tuple] = (),
+    shared: Sequence[tuple[Any, ...]] = (),
 ) -> list[Any]:
-    """Do as `map_buckets`, but on a CPU in a loop over the stack: for rules slow to compile."""
+    """Do as `map_buckets`, on a CPU in a loop over the stack: for rules that compile slowly."""
     lift = in_turn if jax.default_backend() == "cpu" else jax.vmap
     return map_buckets(function, rows, keys, shared, lift=lift, batched=True)
 
@@ -100,7 +102,7 @@ def _like(row: Any, stacks: bool) -> Hashable:
 
 
 @functools.lru_cache(maxsize=1024)
-def _one_by_one(function: Callable) -> Callable:
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     def one_by_one(stack, *more):
         if len(jax.tree.leaves(stack)[0]) == 1:
             one = function(jax.tree.map(lambda x: x[0], stack), *more)

@@ -1,13 +1,14 @@
-"""Eigenbases of Hermitian matrices that change slowly: one QR decomposition instead of all of eigh.
+"""Eigenbases of slowly changing Hermitian matrices, by one QR decomposition in place of `eigh`.
 
 One step of orthogonal iteration, as in SOAP: Vyas et al. (2024), Algorithm 4,
 https://arxiv.org/abs/2409.11321. Bases are constants for differentiation: where eigenvalues are
-equal their derivative does not exist, and where they are close it is large without a meaning.
+equal their derivative does not exist, and where they are close it is large and meaningless.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from jax import Array
 
 from gdjax.core.every import renew_when, when_due
 from gdjax.linalg.axes import matmul
+
+PerAxis: TypeAlias = tuple[Array | None, ...]  # a matrix or a vector for each axis, or None
 
 
 def eigenbasis(matrix: Array) -> Array:
@@ -37,8 +40,8 @@ def eigenbasis(matrix: Array) -> Array:
 def tracked_basis(matrix: Array, basis: Array) -> tuple[Array, Array]:
     """Return a better eigenbasis by one step of orthogonal iteration, and the order of its columns.
 
-    order = columns by falling diag(basis^H matrix basis); the new basis is Q of
-    Q R = matrix basis[:, order]
+    order = columns by decreasing diag(basis^H matrix basis);
+    the new basis is Q of Q R = matrix basis[:, order]
 
     Args:
       matrix: Hermitian positive semidefinite, [n, n].
@@ -58,14 +61,14 @@ def tracked_basis(matrix: Array, basis: Array) -> tuple[Array, Array]:
     matrix, basis = jax.lax.stop_gradient((matrix, basis))
     image = matmul(matrix, basis)
     values = jnp.sum((basis.conj() * image).real, axis=0)  # as `diagonal_in`
-    # Without this a singular matrix leaves some columns of Q to rounding noise.
+    # without this, rounding errors alone would determine some columns of Q for a singular matrix
     lift = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), initial=0)
     order = jnp.argsort(-values)
     return jnp.linalg.qr((image + lift * basis)[:, order])[0], order
 
 
 def diagonal_in(matrix: Array, basis: Array) -> Array:
-    """Return the diagonal of basis^H matrix basis, real: what stands for the eigenvalues there.
+    """Return the diagonal of basis^H matrix basis, real: estimates of the eigenvalues.
 
     Example:
       >>> print(diagonal_in(jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.eye(2)))
@@ -75,19 +78,30 @@ def diagonal_in(matrix: Array, basis: Array) -> Array:
 
 
 def after(others: Sequence[Array], x: Array) -> Array:
-    """Return x, to be computed with only once the last of the others, which is finite, is there.
+    """Return x with a data dependence on the last of the others, which must be finite.
 
     For decompositions in a branch of `lax.cond`: XLA's CPU runtime (seen in jaxlib 0.10, two cores,
-    256 x 256) runs independent ones at the same time there, and may then wait for ever. It takes
-    real arithmetic to tie them: `optimization_barrier` is gone when the order is decided.
+    256 x 256) runs independent ones at the same time there, which can deadlock. The dependence
+    makes them run one after another. It must be arithmetic: `optimization_barrier` is removed
+    before the order is decided.
     """
     return x + (0 * others[-1].real.ravel()[0]).astype(x.dtype) if others else x
 
 
-def renewed_bases(due, count, factors, bases):
+def renewed_bases(
+    due: Array, count: Array, factors: PerAxis, bases: PerAxis
+) -> tuple[PerAxis, PerAxis, Array]:
     """Return bases, the orders of their columns and how many failed, after a renewal if due.
 
-    What comes from no axis is None. The first bases come from eigendecompositions.
+    Args:
+      due: whether to renew, a scalar.
+      count: t = 1, 2, ...; at t = 1 the bases come from eigendecompositions.
+      factors: for each axis a Hermitian matrix, or None.
+      bases: likewise, the bases before. One stays where the new one is not finite.
+
+    Returns:
+      New bases, integers [n] for each basis (new column i comes from old column order[i]), and an
+      integer. Axes without a factor have None.
     """
     axes = [i for i, f in enumerate(factors) if f is not None]
     old = [bases[i] for i in axes]
@@ -96,12 +110,11 @@ def renewed_bases(due, count, factors, bases):
     if axes:
         given = [factors[i] for i in axes], count == 1
         old, orders, failed = renew_when(due, _renew, (old, orders, failed), *given)
-    at = {axis: k for k, axis in enumerate(axes)}
-    bases, orders = (
-        tuple(found[at[i]] if i in at else None for i in range(len(factors)))
-        for found in (old, orders)
-    )
-    return bases, orders, failed
+
+    def per_axis(found: Sequence[Any]) -> PerAxis:
+        return tuple(found[axes.index(i)] if i in axes else None for i in range(len(factors)))
+
+    return per_axis(old), per_axis(orders), failed
 
 
 def _renew(kept, factors, first):
@@ -109,19 +122,21 @@ def _renew(kept, factors, first):
     new_bases, new_orders = [], []
     for factor, basis, order in zip(factors, bases, orders, strict=True):
         factor = after(new_bases, factor)
-        new, place = jax.lax.cond(
+        new, new_order = jax.lax.cond(
             first,
             lambda factor=factor, order=order: (eigenbasis(factor), order),
             lambda factor=factor, basis=basis: tracked_basis(factor, basis),
         )
         ok = jnp.all(jnp.isfinite(new))
         new_bases.append(jnp.where(ok, new, basis))
-        new_orders.append(jnp.where(ok, place, order))
+        new_orders.append(jnp.where(ok, new_order, order))
         failed = failed + ~ok
     return new_bases, new_orders, failed
 
 
-def renewed_values(due, values, factors, bases):
+def renewed_values(
+    due: Array, values: PerAxis | None, factors: PerAxis, bases: PerAxis
+) -> PerAxis | None:
     """Return the diagonals of the factors in the bases, if due and finite; None for None."""
     if values is None:
         return None

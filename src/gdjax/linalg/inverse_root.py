@@ -1,14 +1,14 @@
-"""Inverse roots of positive definite matrices: by products alone, and by eigenvalues.
+"""Inverse roots of positive definite matrices, by matrix products alone or by eigenvalues.
 
 Coupled Newton iteration: Guo & Higham (2006), "A Schur-Newton method for the matrix p-th root and
 its inverse"; Higham (2008), "Functions of matrices", equation 7.18.
-Paper -> here: X_k -> root, M_k -> rest (root^p times the matrix, which goes to 1).
+Paper -> here: X_k -> root, M_k -> rest (root^p times the matrix, which converges to 1).
 """
 
 from __future__ import annotations
 
 import functools
-import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,9 +17,10 @@ from jax import Array
 from jax.lax import Precision
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_integer, checked
 from gdjax.core.every import renew_when
 from gdjax.core.numerics import cast, upcast
+from gdjax.core.types import Number
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.eigenbasis import after
 from gdjax.linalg.power_iteration import power_iteration
@@ -28,10 +29,10 @@ from gdjax.linalg.power_iteration import power_iteration
 @checked(num_iters=NONNEGATIVE, ridge_epsilon=NONNEGATIVE, error_tolerance=NONNEGATIVE)
 def matrix_inverse_pth_root(
     matrix: ArrayLike,
-    p: Any,
-    num_iters: ArrayLike = 100,
-    ridge_epsilon: ArrayLike = 1e-6,
-    error_tolerance: ArrayLike = 1e-6,
+    p: int,
+    num_iters: Number = 100,
+    ridge_epsilon: Number = 1e-6,
+    error_tolerance: Number = 1e-6,
     precision: Precision = Precision.HIGHEST,
 ) -> tuple[Array, Array]:
     """Return (matrix + ridge)**(-1/p) and how far its p-th power times the matrix is from 1.
@@ -41,20 +42,20 @@ def matrix_inverse_pth_root(
 
     Args:
       matrix: real float array [n, n], symmetric and positive semidefinite.
-      p: an integer >= 1, any (optax takes it for the nearest power of two up to 8).
-      num_iters: how many steps at most.
+      p: any integer >= 1 (optax replaces it by the nearest power of two up to 8).
+      num_iters: the maximal number of steps.
       ridge_epsilon: >= 0; times the largest eigenvalue, it is added to the diagonal.
       error_tolerance: stop when the error, below, is less than this.
       precision: of the matrix products.
 
     Returns:
-      The root, in the dtype of the matrix (computed in float32 at least, in float64 where the
+      The root, in the dtype of the matrix (computed in at least float32, in float64 where the
       matrix is); and the largest element of |root^p (matrix + ridge) - 1|. The iteration stops
-      where this starts to grow, and the last root before is returned.
+      when this starts to grow, and the root before that is returned.
 
     Raises:
-      ValueError: if the matrix is not square or a number is out of range.
-      TypeError: if the matrix is not real and float, or `p` no integer.
+      ValueError: if the matrix is not square, a number is out of range, or `p` is not an integer.
+      TypeError: if the matrix is not real and float.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,12 +65,7 @@ def matrix_inverse_pth_root(
        [0.  1. ]] True
     """
     call = "matrix_inverse_pth_root"
-    try:
-        p = operator.index(p)
-    except TypeError as error:
-        raise TypeError(f"{call}(p=...) must be a Python integer, got {p!r}.") from error
-    if p < 1:
-        raise ValueError(f"{call}(p=...) must be >= 1, got {p}.")
+    p = check_integer(f"{call}(p=...)", p)
     ((given,), _) = as_float_leaves(f"{call}(matrix=...)", matrix)
     a = upcast(jnp.asarray(given))
     if jnp.iscomplexobj(a):
@@ -84,7 +80,7 @@ def matrix_inverse_pth_root(
     one = jnp.eye(a.shape[0], dtype=a.dtype)
     a = a / top + ridge * one
 
-    def times(x, y):
+    def times(x: Array, y: Array) -> Array:
         return jnp.matmul(x, y, precision=precision)
 
     def off(rest):
@@ -110,7 +106,7 @@ def matrix_inverse_pth_root(
     return cast(top ** (-1 / p) * root, given.dtype), error
 
 
-def matrix_inverse_power(matrix: Array, power: ArrayLike, eps: ArrayLike) -> Array:
+def matrix_inverse_power(matrix: Array, power: Number, eps: Number) -> Array:
     """Return (matrix + shift)**(-power) by an eigendecomposition, for any real power.
 
     shift = eps - min(0, the smallest eigenvalue)
@@ -141,26 +137,30 @@ def renewed_roots(
     due: Array,
     roots: tuple[Array, ...],
     factors: tuple[Array, ...],
-    numbers: tuple[Any, Any, Any],
+    numbers: tuple[Number, Number, Number],
     order: int | None,
-) -> tuple[tuple[Array, ...], Any]:
+) -> tuple[tuple[Array, ...], Array | int]:
     """Return the inverse roots of all factors after a renewal, where due, and how many failed.
 
-    A root that is not finite, or by products too wrong, is not taken: the old one stays.
+    A root that is not finite, or whose error after the iteration is large, is not used: the old one
+    stays.
 
     Args:
       due: whether to renew: a scalar, or [blocks], which are then renewed one by one, so that only
-        those that are due cost anything.
+        those that are due cost time.
       roots: for each axis [blocks, n, n].
       factors: likewise; the root is that of factor / scale + eps.
       numbers: scale, power and eps.
-      order: None for eigenvalues; else by products, (..)**(-1 / order), and 0 for twice the axes.
+      order: p of the inverse p-th root by matrix products, 0 for twice the number of axes; or None
+        for (..)**(-power) by eigenvalues.
     """
     if not factors:
         return roots, 0
     function = functools.partial(_renew, order=order)
 
-    def block(roots, factors, due):
+    def block(
+        roots: tuple[Array, ...], factors: tuple[Array, ...], due: Array
+    ) -> tuple[tuple[Array, ...], Array]:
         given = tuple(jnp.asarray(x, factors[0].real.dtype) for x in numbers)
         return renew_when(due, function, (roots, jnp.zeros((), jnp.int32)), factors, *given)
 
@@ -172,10 +172,7 @@ def renewed_roots(
 
 
 def newton_order(what: str, exponent: Any) -> int:
-    """Return p of the inverse p-th root, which is structure: it decides which products are done.
-
-    For `renewed_roots`: 0 for None.
-    """
+    """Return p of the inverse p-th root, a static number, for `renewed_roots`; 0 for None."""
     if exponent is None:
         return 0
     if not isinstance(exponent, (int, float)) or abs(1 / exponent - round(1 / exponent)) > 1e-9:
@@ -203,7 +200,7 @@ def _renew(kept, factors, scale, power, eps, *, order):
     return tuple(out), failed
 
 
-def _power(x: Array, p: int, times: Any) -> Array:
+def _power(x: Array, p: int, times: Callable[[Array, Array], Array]) -> Array:
     """Return x**p with about log2(p) products."""
     if p == 1:
         return x

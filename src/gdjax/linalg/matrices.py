@@ -1,4 +1,4 @@
-"""Which axes of a parameter make matrices, and the parameter as such matrices."""
+"""Which axes of a parameter make matrices, and the parameter viewed as these matrices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.hyper import PerLeaf, path_name
+from gdjax.core.types import Params, PrefixTree
+
+# which leaves are matrices, and how: one for all leaves, a prefix tree, or a function giving one
+MatrixSpec: TypeAlias = "DimensionNumbers | PrefixTree | Callable[[Params], Any] | None"
+# an axis or several, for all matrices or by path
+AxesSpec: TypeAlias = int | tuple[int, ...] | PerLeaf | None
 
 
 class DimensionNumbers(NamedTuple):
@@ -38,9 +44,9 @@ class DimensionNumbers(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """The axes of a matrix, made nonnegative; they know how to view an array as matrices.
+    """The axes of a matrix, made nonnegative, with the views of an array as matrices.
 
-    They are structure: a pytree without leaves, so that they can be kept in a state.
+    They are static: a pytree without leaves, so that they can be kept in a state.
     """
 
     batch: tuple[int, ...]
@@ -75,13 +81,15 @@ class Axes:
         whole = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
         return self.array(whole, like)
 
-    def map(self, function: Callable, x: Array) -> Array:
+    def map(self, function: Callable[[Array], Array], x: Array) -> Array:
         """Return `function` of each part of x, in the shape of x."""
         return self.joined([function(piece) for piece in self.pieces(x)], x)
 
 
-def matrix_axes(what: str, spec: Any, params: Any, splits: bool = False) -> list[Axes | None]:
-    """Return for each leaf the axes of its matrices, or None if it is not to be seen as one.
+def matrix_axes(
+    what: str, spec: MatrixSpec, params: Params, splits: bool = False
+) -> list[Axes | None]:
+    """Return for each leaf the axes of its matrices, or None if it is not a matrix.
 
     Args:
       what: the argument's name, for errors.
@@ -94,6 +102,7 @@ def matrix_axes(what: str, spec: Any, params: Any, splits: bool = False) -> list
     named = jax.tree_util.tree_flatten_with_path(params)[0]
     if callable(spec):
         spec = spec(params)
+    specs: list[Any] = []
     if spec is None:
         specs = [DimensionNumbers() if x.ndim == 2 else None for _, x in named]
     elif isinstance(spec, DimensionNumbers):
@@ -101,7 +110,6 @@ def matrix_axes(what: str, spec: Any, params: Any, splits: bool = False) -> list
     elif isinstance(spec, PerLeaf):
         specs = spec.per_leaf(tuple(path_name(path) for path, _ in named))
     else:
-        specs = []
         jax.tree.map(
             lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
             spec,
@@ -114,7 +122,7 @@ def matrix_axes(what: str, spec: Any, params: Any, splits: bool = False) -> list
     ]
 
 
-def _axes(what: str, spec: Any, x: Any, splits: bool) -> Axes | None:
+def _axes(what: str, spec: DimensionNumbers | None, x: Any, splits: bool) -> Axes | None:
     if spec is None or not math.prod(x.shape):
         return None
     sides = [side if isinstance(side, tuple) else (side,) for side in spec[:2]]
@@ -136,3 +144,33 @@ def _axes(what: str, spec: Any, x: Any, splits: bool) -> Axes | None:
             + ("." if splits else "; this optimizer takes matrices whole.")
         )
     return dataclasses.replace(axes, splits=parts)
+
+
+def axes_per_leaf(
+    what: str, spec: AxesSpec, params: Params, default: tuple[int, ...] = ()
+) -> list[tuple[int, ...]]:
+    """Return the axes that a specification names, for each leaf.
+
+    Args:
+      what: the argument's name, for errors.
+      spec: an axis or a tuple of axes, for the leaves of two and more dimensions; the others get
+        none. Or `by_path` of those, which names leaves of any kind.
+      params: the parameters.
+      default: what None means for a leaf of two and more dimensions, outside `by_path`.
+    """
+    named = jax.tree_util.tree_flatten_with_path(params)[0]
+    if isinstance(spec, PerLeaf):
+        values = spec.per_leaf(tuple(path_name(path) for path, _ in named))
+    else:
+        spec = default if spec is None else spec
+        values = [spec if jnp.ndim(x) > 1 else () for _, x in named]
+    axes = []
+    for (path, x), value in zip(named, values, strict=True):
+        value = () if value is None else value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(i, int) and -x.ndim <= i < x.ndim for i in value):
+            raise ValueError(
+                f"{what} must name axes of the parameters, got {value} for {path_name(path)!r} of "
+                f"shape {x.shape}. Name them by parameter with gdjax.by_path."
+            )
+        axes.append(tuple(i % x.ndim for i in value))
+    return axes

@@ -1,4 +1,4 @@
-"""Bounds of the spectral norm (the largest singular value) by a few products with vectors."""
+"""Bounds of the spectral norm, the largest singular value, by a few products with vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gdjax.linalg.axes import matmul
 
 
 def spectral_norm_lower_bound(matrix: Array) -> Array:
-    """Return a bound from below: one step of the power method from the longest row or column.
+    """Return a lower bound: one step of the power method from the longest row or column.
 
     On random matrices it is rarely less than 1 / sqrt(2) of the norm (Li 2024,
     https://arxiv.org/abs/2402.04553).
@@ -36,7 +36,7 @@ def spectral_norm_lower_bound(matrix: Array) -> Array:
 
 
 def spectral_norm_upper_bound(matrix: Array) -> Array:
-    """Return the least of two bounds from above, each off by at most a factor of sqrt(min(m, n)).
+    """Return the smaller of two upper bounds, each at most sqrt(min(m, n)) times the norm.
 
     min(Frobenius norm, sqrt(largest absolute row sum * largest absolute column sum))
 

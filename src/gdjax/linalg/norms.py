@@ -1,25 +1,28 @@
-"""Norms that may be differentiated where they are zero."""
+"""Norms that can be differentiated where they are zero."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.numerics import cast, compute_dtype, root_mean_sq
+from gdjax.core.types import Number
 
 
 def safe_norm(
-    x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims: bool = False
+    x: ArrayLike,
+    min_norm: Number,
+    ord: int | float | str | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    keepdims: bool = False,
 ) -> Array:
     """Return the larger of a norm and `min_norm`, with derivative 0 where the norm is below it.
 
     Args:
       x: an array; norms are taken in at least float32.
       min_norm: the least value >= 0.
-      ord: as in `jnp.linalg.norm`; so is `axis`: None is all of a vector, or the Frobenius norm of
-        an array of any number of axes.
+      ord: as in `jnp.linalg.norm`. With `axis=None` too, None is the 2-norm of all elements.
       axis: an axis, or two for norms of matrices.
       keepdims: whether the axes stay, with length 1.
 
@@ -38,7 +41,7 @@ def safe_norm(
     return jnp.where(small.reshape(safe.shape), min_norm, safe)
 
 
-def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
+def safe_root_mean_squares(x: ArrayLike, min_rms: Number) -> Array:
     """Return the larger of the root-mean-square and `min_rms`, with derivative 0 below it.
 
     Args:

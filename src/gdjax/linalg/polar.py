@@ -10,20 +10,26 @@ a s + b s^3 + c s^5 and leaves the singular vectors.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from gdjax.core.checks import as_float_leaves, check_choice, checked
+from gdjax.core.checks import as_float_leaves, check_choice, check_integer, checked
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
+from gdjax.core.types import DType, Number
 
-# Each set as published; what it makes of singular values in [1e-3, 1] stands behind it.
+Coefficients: TypeAlias = str | Array | np.ndarray | Sequence[Any]  # a name, (a, b, c), or a table
+Preconditioning: TypeAlias = Literal["frobenius", "spectral", "schatten", "aol"]
+PRECONDITIONINGS = get_args(Preconditioning)
+
+# Each set as published; its image of singular values in [1e-3, 1] is noted beside it.
 _KELLER = [(3.4445, -4.7750, 2.0315)] * 5  # [0.470, 1.202], Jordan et al.
-_YOU = [  # [0.475, 1.145], Jiacheng You (2025); of [1e-2, 1] it makes [0.978, 1.032]
+_YOU = [  # [0.475, 1.145], Jiacheng You (2025); the image of [1e-2, 1] is [0.978, 1.032]
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
     (3.7418, -5.5913, 2.3037),
@@ -49,8 +55,8 @@ _POLAR_EXPRESS = [  # 1 to within 1e-4 after 8 steps, Amsel et al. with a lower 
 ]
 
 
-def _for_smaller(row: tuple, s: float) -> tuple:
-    """Return the coefficients that make of s x what `row` makes of x."""
+def _for_smaller(row: tuple[float, ...], s: float) -> tuple[float, ...]:
+    """Return the coefficients that map s x to what `row` maps x to."""
     return row[0] / s, row[1] / s**3, row[2] / s**5
 
 
@@ -63,25 +69,26 @@ NAMED = {
     # 1% of safety against rounding in all but the last, as in the authors' code
     "polar_express": [*(_for_smaller(r, 1.01) for r in _POLAR_EXPRESS[:-1]), _POLAR_EXPRESS[-1]],
 }
-PRECONDITIONINGS = ("frobenius", "spectral", "schatten", "aol")
 
 
-def ns_table(what: str, ns_coeffs: Any, ns_steps: int | None = None) -> Any:
+def ns_table(name: str, ns_coeffs: Coefficients, ns_steps: int | None = None) -> ArrayLike:
     """Return the coefficients of all steps, [k, 3], from a name, one triple or k of them.
 
-    A name gives its first `ns_steps` rows, the last one repeated if need be; a triple is repeated;
-    of a table all rows count.
+    A name gives its first `ns_steps` rows, the last one repeated if necessary; a triple is
+    repeated; of a table all rows are used. `name` is what the user called, for errors.
     """
-    if ns_steps is not None and (not isinstance(ns_steps, int) or ns_steps < 1):
-        raise ValueError(f"{what}: ns_steps must be an int >= 1, got {ns_steps!r}.")
+    if ns_steps is not None:
+        ns_steps = check_integer(f"{name}(ns_steps=...)", ns_steps)
     if isinstance(ns_coeffs, str):
-        check_choice(f"{what}: ns_coeffs", ns_coeffs, NAMED)
+        check_choice(f"{name}(ns_coeffs=...)", ns_coeffs, NAMED)
         rows = NAMED[ns_coeffs]
         steps = len(rows) if ns_steps is None else ns_steps
         return np.array((rows + [rows[-1]] * steps)[:steps])
     table = _array(ns_coeffs)
     if table.ndim not in (1, 2) or table.shape[-1] != 3 or not table.size:
-        raise ValueError(f"{what}: ns_coeffs must have shape (3,) or (k, 3), got {table.shape}.")
+        raise ValueError(
+            f"{name}(ns_coeffs=...) must be of shape (3,) or (k, 3), got {table.shape}."
+        )
     if table.ndim == 1:
         return jnp.broadcast_to(table, (5 if ns_steps is None else ns_steps, 3))
     return table
@@ -96,37 +103,37 @@ def _array(x: Any) -> Array:
 
 @checked()
 def polar(
-    x: Any,
-    ns_coeffs: Any = "polar_express",
+    x: ArrayLike,
+    ns_coeffs: Coefficients = "polar_express",
     ns_steps: int | None = None,
-    eps: Any = 1e-8,
-    preconditioning: str = "frobenius",
+    eps: Number = 1e-8,
+    preconditioning: Preconditioning = "frobenius",
     *,
-    form: str | None = None,
-    dtype: Any = None,
+    form: Literal["direct", "gram"] | None = None,
+    dtype: DType = None,
 ) -> Array:
-    """Return the polar factor of each matrix, U V^H of U S V^H, up to the set's accuracy.
+    """Return the polar factor of each matrix, U V^H of U S V^H, as accurately as the coefficients.
 
     Args:
       x: float or complex array [*batch, m, n]; batch axes are mapped over.
-      ns_coeffs: how singular values above 1e-3 of the norm go to 1. By name: "keller"
-        ("standard"), 5 steps, to [0.47, 1.2]; "you" ("dion"), 5 steps, to [0.475, 1.145], and to 1
-        within 0.03 above 1e-2; "polar_express5", 5 steps, to [0.85, 1.14]; "polar_express", 8
-        steps, to 1 within 1e-4.
+      ns_coeffs: coefficients of the steps, which bring singular values above 1e-3 of the norm close
+        to 1. By name: "keller" ("standard"), 5 steps, into [0.47, 1.2]; "you" ("dion"), 5 steps,
+        into [0.475, 1.145], and those above 1e-2 to 1 within 0.03; "polar_express5", 5 steps, into
+        [0.85, 1.14]; "polar_express", 8 steps, to 1 within 1e-4.
         Or (a, b, c) for every step, or a table of k such rows.
-      ns_steps: how many steps; None is as many as the set has, 5 for one triple.
+      ns_steps: the number of steps; None is as many as the set has, 5 for one triple.
       eps: added to the norm >= 0, so that a zero matrix gives zero.
       preconditioning: what makes the largest singular value at most 1: "frobenius" divides by the
-        norm; "schatten" by |X X^H|^(1/2), "aol" row by row with the sums of |X X^H| (it moves the
-        result a little away from U V^H), which both bring small singular values nearer to 1 for one
-        product more; "spectral" by the exact norm, at the cost of an SVD. All are scale free.
-      form: "direct" or "gram"; None takes the one with fewer operations, see below. With m <= n,
-        the direct form costs 4 m^2 n + 2 m^3 a step, the Gram form, which iterates on X X^H, in all
-        8 m^2 n + 28 m^3 for 5 steps.
+        norm; "schatten" by |X X^H|^(1/2), "aol" row by row with the sums of |X X^H| (the result
+        deviates a little from U V^H); both bring small singular values closer to 1 at the cost of
+        one more product; "spectral" by the exact norm, at the cost of an SVD. All are scale free.
+      form: "direct" or "gram"; None is the one with fewer operations. With m <= n, the direct form
+        costs 4 m^2 n + 2 m^3 per step; the Gram form, which iterates on X X^H, costs 8 m^2 n +
+        28 m^3 for 5 steps together.
       dtype: of the products; None is that of x, at least float32. On accelerators bfloat16 is
-        several times faster and enough for Muon; it always takes the direct form, for the Gram
-        form lives from small eigenvalues, which bfloat16 gets wrong (float16 does not). Products in
-        float32 follow JAX's `default_matmul_precision`, which on GPUs may be TF32.
+        several times faster and accurate enough for Muon; it always uses the direct form, as the
+        Gram form depends on small eigenvalues, which bfloat16 does not resolve (float16 does).
+        Products in float32 follow JAX's `default_matmul_precision`, which on GPUs may be TF32.
 
     Returns:
       An array like x. Zero matrices give zero; derivatives are finite.
@@ -156,12 +163,12 @@ def polar(
 
 
 @functools.lru_cache(maxsize=256)
-def polar_kernel(preconditioning: str, form: str | None, dtype: Any) -> Callable:
-    """Return the function (x [m, n] with m <= n, table [k, 3], eps) -> polar factor, remembered."""
+def polar_kernel(preconditioning: str, form: str | None, dtype: DType) -> Callable[..., Array]:
+    """Return the function (x [m, n] with m <= n, table [k, 3], eps) -> polar factor; cached."""
 
-    def kernel(x: Array, table: Any, eps: Any) -> Array:
+    def kernel(x: Array, table: ArrayLike, eps: Number) -> Array:
         m, n = x.shape
-        y = _start(x, eps, preconditioning)
+        y = _preconditioned(x, eps, preconditioning)
         table = jnp.asarray(table, y.real.dtype)
         used = y.astype(dtype or y.dtype) if not jnp.iscomplexobj(y) else y
         gram = form == "gram"
@@ -172,7 +179,7 @@ def polar_kernel(preconditioning: str, form: str | None, dtype: Any) -> Callable
     return kernel
 
 
-def _start(x: Array, eps: Any, preconditioning: str) -> Array:
+def _preconditioned(x: Array, eps: Number, preconditioning: str) -> Array:
     norm = safe_sqrt(jnp.sum(abs_sq(x))) + jnp.asarray(eps, x.real.dtype)
     y = x / jnp.where(norm > 0, norm, 1)
     if preconditioning == "frobenius":
@@ -189,7 +196,7 @@ def _start(x: Array, eps: Any, preconditioning: str) -> Array:
 
 
 def _segments(steps: int) -> list[int]:
-    """Return how many steps the Gram form takes before each new start: 2, then 3 at a time."""
+    """Return the numbers of steps between restarts of the Gram form: 2, then 3 each time."""
     rest = steps - 2
     return [steps] if rest <= 0 else [2, *[3] * (rest // 3), *([rest % 3] if rest % 3 else [])]
 
@@ -210,8 +217,8 @@ def _direct(y: Array, table: Array) -> Array:
 
 
 def _gram(y: Array, table: Array) -> Array:
-    # Rounding makes small eigenvalues of R = Y Y^H negative, and each step makes them larger: a
-    # new start from Y itself, while they are small, keeps them so.
+    # Rounding makes small eigenvalues of R = Y Y^H negative, and each step amplifies them. They stay
+    # small if R is computed again, from Y, while they are.
     start = 0
     for steps in _segments(len(table)):
         y = _gram_steps(y, table[start : start + steps])

@@ -1,4 +1,4 @@
-"""The largest eigenvalue in magnitude, by multiplying again and again (von Mises 1929)."""
+"""The eigenvalue of largest magnitude, by repeated multiplication (von Mises 1929)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
 from gdjax.core.numerics import real_dtype, safe_sqrt, sum_sq, upcast
+from gdjax.core.types import Number, PyTree
 
 
 @checked(num_iters=NONNEGATIVE, error_tolerance=NONNEGATIVE)
 def power_iteration(
     matrix: ArrayLike | Callable[[Any], Any],
     *,
-    v0: Any = None,
-    num_iters: ArrayLike = 100,
-    error_tolerance: ArrayLike = 1e-6,
+    v0: PyTree | None = None,
+    num_iters: Number = 100,
+    error_tolerance: Number = 1e-6,
     precision: Precision = Precision.HIGHEST,
     key: Array | None = None,
-) -> tuple[Array, Any]:
+) -> tuple[Array, PyTree]:
     """Return the eigenvalue of largest magnitude, and its eigenvector.
 
-    The error falls with the ratio of the two largest magnitudes at each product; if they are equal
-    and the signs differ it does not fall. A zero matrix has eigenvalue 0 (optax: NaN).
+    Each product reduces the error by the ratio of the two largest magnitudes; if these are equal
+    with different signs, it does not converge. A zero matrix has eigenvalue 0 (optax: NaN).
 
     Args:
-      matrix: float array [n, n] with a real eigenvalue of largest magnitude (symmetric or Hermitian
-        will do), or a linear function of a tree.
-      v0: where to start: a vector [n], or a tree that the function takes. None is uniform in
+      matrix: float array [n, n] with a real eigenvalue of largest magnitude (for example symmetric
+        or Hermitian), or a linear function of a tree.
+      v0: the first vector: an array [n], or a tree that the function takes. None is uniform in
         [-1, 1], for an array only.
-      num_iters: how many products at most.
+      num_iters: the maximal number of products.
       error_tolerance: stop when |A v - eigenvalue v| is less than this times the eigenvalue.
       precision: of the products with an array.
       key: for the random start; None is `jax.random.PRNGKey(0)`.
@@ -57,9 +58,7 @@ def power_iteration(
     """
     if callable(matrix):
         if v0 is None:
-            raise ValueError(
-                "power_iteration(v0=...) must be given where the matrix is a function."
-            )
+            raise ValueError("power_iteration(v0=...) must be given if the matrix is a function.")
         product = matrix
     else:
         ((array,), _) = as_float_leaves("power_iteration(matrix=...)", matrix)
@@ -101,12 +100,12 @@ def power_iteration(
     return value, _unit(image)
 
 
-def _dot(x: Any, y: Any) -> Array:
+def _dot(x: PyTree, y: PyTree) -> Array:
     parts = jax.tree.map(lambda x, y: jnp.vdot(x, y).real, x, y)
     return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
 
 
-def _unit(x: Any) -> Any:
+def _unit(x: PyTree) -> PyTree:
     norm = safe_sqrt(sum_sq(x))
     norm = jnp.where(norm > 0, norm, 1)
     return jax.tree.map(lambda leaf: leaf / norm.astype(leaf.real.dtype), x)

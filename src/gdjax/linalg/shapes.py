@@ -1,9 +1,9 @@
-"""How an array is seen by methods with a matrix for each of its axes: merged, and in blocks."""
+"""Shapes for methods with a matrix for each axis of an array: axes merged, and cut in blocks."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -13,8 +13,8 @@ def merged_shape(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
     """Return the shape with neighbouring axes merged, from the left, while they stay small.
 
     Args:
-      shape: of an array; axes of length 1 vanish.
-      limit: the longest that a merged axis may be; axes that are longer stay as they are.
+      shape: of an array; axes of length 1 are dropped.
+      limit: the maximal length of a merged axis; axes that are longer stay as they are.
 
     Example:
       >>> merged_shape((3, 3, 64, 128), 1024), merged_shape((1, 512, 2048), 1024)
@@ -34,14 +34,14 @@ def merged_shape(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
 
 
 class Blocks(NamedTuple):
-    """An array cut into equal blocks, at most so long in each axis.
+    """How an array is cut into blocks of equal shape.
 
-    An axis that the number of its cuts does not divide is filled up with zeros, fewer than there
-    are cuts. Zeros do not touch what products with their own transpose give for the rest.
+    An axis whose length the number of blocks does not divide is padded with zeros, fewer than there
+    are blocks. The zeros do not change the other entries of Gram matrices.
 
     Attributes:
       shape: of the whole array.
-      grid: how many blocks there are along each axis.
+      grid: the number of blocks along each axis.
       block: the shape of one.
     """
 
@@ -76,8 +76,8 @@ class Blocks(NamedTuple):
 def blocks_of(shape: tuple[int, ...], limit: int) -> Blocks:
     """Return how to cut an array into the fewest blocks of at most `limit` in each axis.
 
-    The blocks of one array are of one shape, so that one batched call does all of them: 1500 is cut
-    into 750 + 750, not into 1024 + 476, which costs less too, as work grows with the cube.
+    All blocks of an array have one shape, so that one batched call processes them: 1500 is cut into
+    750 + 750, not into 1024 + 476. This also costs less, as the work grows with the cube.
 
     Example:
       >>> blocks_of((1500, 512), 1024)
@@ -93,12 +93,14 @@ def blocks_of(shape: tuple[int, ...], limit: int) -> Blocks:
 
 
 def seen_shape(shape: tuple[int, ...], merge: int | None) -> tuple[int, ...]:
-    """Return the shape in which a parameter is rotated: merged up to a length, or as it is."""
+    """Return the shape in which a parameter is rotated: merged up to a length, or unchanged."""
     return shape if merge is None or len(shape) < 2 else merged_shape(shape, merge)
 
 
-def rotated_axes(shape: tuple[int, ...], limit: int, one_sided: bool, precondition_1d: bool):
-    """Return for each axis whether it is rotated."""
+def rotated_axes(
+    shape: tuple[int, ...], limit: int, one_sided: bool, precondition_1d: bool
+) -> list[bool]:
+    """Return for each axis whether it is rotated; see `soap`."""
     if 0 in shape or (len(shape) == 1 and not precondition_1d):
         return [False] * len(shape)
     rotated = [1 < n <= limit for n in shape]
@@ -106,9 +108,3 @@ def rotated_axes(shape: tuple[int, ...], limit: int, one_sided: bool, preconditi
         shortest = min((n, i) for i, n in enumerate(shape) if rotated[i])[1]
         rotated = [i == shortest for i in range(len(shape))]
     return rotated
-
-
-def check_length(what: str, value: Any) -> None:
-    """Raise unless a length is a positive integer: it decides shapes, so it cannot be traced."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{what} must be an int >= 1, got {value!r}.")

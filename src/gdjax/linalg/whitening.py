@@ -1,15 +1,16 @@
-"""Kronecker factors Q_k, one for each axis of an array, that learn to whiten it.
+"""Kronecker factors Q_k, one for each axis of an array, fitted so that their product whitens it.
 
 Li (2015), https://arxiv.org/abs/1512.04202; Li (2024), https://arxiv.org/abs/2402.04553 and
 https://arxiv.org/abs/2402.11858. A factor is a matrix [n, n] or a diagonal [n]. The criterion is
-|Q x|^2 + |Q^-H v|^2 for random v, where Q is the Kronecker product of all: it is least where
-Q^H Q x is white.
+|Q x|^2 + |Q^-H v|^2 for random v, where Q is the Kronecker product of all factors: it is minimal
+where Q^H Q x is white.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,18 @@ from gdjax.core.numerics import abs_sq
 from gdjax.linalg.axes import along, along_inverse, gram, matmul, scaled, sum_others
 from gdjax.linalg.norm_bounds import spectral_norm_lower_bound
 
-Factors = tuple[Array, ...]
-SAVING = (None, "one_diag", "all_diag")
+Factors: TypeAlias = tuple[Array, ...]
+Saving: TypeAlias = Literal["one_diag", "all_diag"]
+SAVING = (None, *get_args(Saving))
+
+
+Kept: TypeAlias = tuple[Factors, Array | None, Array, Array]  # see `learned`
 
 
 def first_factors(
-    shape: tuple[int, ...], scale: Array, limit: int, least_ndim: int, saving: str | None
+    shape: tuple[int, ...], scale: Array, limit: int, least_ndim: int, saving: Saving | None
 ) -> Factors:
-    """Return multiples of 1 whose Kronecker product is `scale`; its dtype is theirs.
+    """Return multiples of the identity, in the dtype of `scale`, whose Kronecker product is it.
 
     Args:
       shape: of the array, at least one axis.
@@ -69,16 +74,18 @@ def whitened(x: Array, factors: Factors) -> Array:
     return x
 
 
-def learned(kept, x, key, rate, decay, balance_interval):
+def learned(
+    kept: Kept, x: Array, key: Array, rate: Array, decay: Array | None, balance_interval: Array
+) -> Kept:
     """Return factors after one step; for `renew_when`.
 
-    The noise in x keeps the criterion bounded. Where x is zero or the step would not be finite,
-    factors stay as they were.
+    The noise in x keeps the criterion bounded. If x is zero or the step would not be finite, the
+    factors do not change.
 
     Args:
-      kept: factors; bounds for `procrustes_step`, or None for `triangular_step`; how many updates
-        there were, and how many failed.
-      x: what is to be whitened, at least one axis.
+      kept: factors; bounds for `procrustes_step`, or None for `triangular_step`; the numbers of
+        updates and of failures.
+      x: the array to whiten, with at least one axis.
       key: for the noise.
       rate: step size.
       decay: of the bounds, or None.
@@ -89,7 +96,7 @@ def learned(kept, x, key, rate, decay, balance_interval):
     probe = jax.random.normal(key, x.shape, x.dtype)
     noisy = x + math.sqrt(np.finfo(np.float32).eps) * jnp.mean(jnp.abs(x)) * probe
     new, tops = balanced(old, is_due(updates + 1, balance_interval)), None
-    if bounds is None:
+    if bounds is None or decay is None:
         new = triangular_step(new, noisy, probe, rate)
     else:
         new, tops = procrustes_step(new, bounds, noisy, rate, decay)
@@ -126,16 +133,16 @@ def triangular_step(factors: Factors, x: Array, probe: Array, rate: Array) -> Fa
 def procrustes_step(
     factors: Factors, bounds: Array, x: Array, rate: Array, decay: Array
 ) -> tuple[Factors, Array]:
-    """Return full factors after a step without solves, and the bounds of its length.
+    """Return full factors after a step without solves, and the bounds that divide it.
 
     With y = `whitened(x)`, C = y_k y_k^H and tau = elements / side:
     l = max(decay * l + (1 - decay) |C + tau|, |C + tau|);  Q_k = Q_k - rate * (C - tau) Q_k / l;
-    then Q_k turns a little towards the Hermitian factor of the same Q_k^H Q_k.
+    then Q_k is rotated a little towards the Hermitian factor of the same Q_k^H Q_k.
 
     Args:
       factors: Q_k.
       bounds: the l of each axis, [axes]; 0 at first.
-      x: what is to be whitened; a little noise in it keeps Q_k regular.
+      x: the array to whiten; a little noise in it keeps Q_k regular.
       rate: step size.
       decay: of the bounds, in [0, 1).
     """
@@ -153,7 +160,7 @@ def procrustes_step(
 
 
 def balanced(factors: Factors, due: Array) -> Factors:
-    """Return factors with one largest element, if due, which leaves their product as it is.
+    """Return factors rescaled to equal largest elements, if due; their product does not change.
 
     Example:
       >>> [q.tolist() for q in balanced((jnp.array([8.0, 2.0]), jnp.array([0.5])), jnp.array(True))]
@@ -166,7 +173,7 @@ def balanced(factors: Factors, due: Array) -> Factors:
 
 
 def _seen(x: Array, q: Array, axis: int) -> Array:
-    """Return what a factor sees of x: its Gram matrix along an axis, or the diagonal of that."""
+    """Return the Gram matrix of x along an axis, or its diagonal for a diagonal factor."""
     return sum_others(abs_sq(x), axis) if q.ndim == 1 else gram(x, axis)
 
 
@@ -178,8 +185,8 @@ def _largest(seen: Array) -> Array:
 def _turned(q: Array) -> Array:
     """Return exp(a R) Q to second order, with R = (Q^H - Q) / |Q^H - Q|.
 
-    The a <= 1/8 that brings it closest to the unit matrix, where the Hermitian factor is. The bound
-    is psgd_torch's; heavyball's PSGDPRO goes up to 1/2.
+    a <= 1/8 maximizes the real trace, which is largest at the Hermitian factor. The bound is
+    psgd_torch's; heavyball's PSGDPRO goes up to 1/2.
     """
     r = q.conj().T - q
     r = r / (spectral_norm_lower_bound(r) + jnp.finfo(q.real.dtype).tiny).astype(q.dtype)

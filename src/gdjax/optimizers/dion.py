@@ -1,4 +1,4 @@
-"""Dion: Muon of low rank, by one step of a power iteration with QR, and error feedback.
+"""Dion: Muon of low rank, by one step of power iteration with QR, and error feedback.
 
 Ahn et al. (2025), Algorithm 1, https://arxiv.org/abs/2504.05295
 Paper -> here: M -> mu, Q -> nu, mu -> 1 - the feedback, beta; r -> the rank. Deviations: the first
@@ -9,35 +9,51 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import check_choice, checked
+from gdjax.core.checks import checked
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import leafwise, mask_decay
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, compute_dtype, safe_sqrt
-from gdjax.optimizers.muon import RANGES
+from gdjax.core.types import DType, Hyperparam, Key, Mask
+from gdjax.linalg.axes import matmul
+from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.optimizers.shared.orthogonal import (
-    SCALES,
+    RANGES,
     Orthogonal,
-    init_with,
+    Scale,
+    check_share,
+    numbers_of,
+    on_matrices,
     only_momentum,
     or_adam,
     scaled,
 )
 
-_matmul = functools.partial(jnp.matmul, precision="highest")
+
+def _dion(grad, slots, count, *, beta, eps, scale, consistent_rms):
+    axes = slots.axes
+    m = axes.matrices(slots.mu) + axes.matrices(grad)
+    p = _orthonormal(matmul(m, slots.nu))
+    r = matmul(m.conj().mT, p)
+    m = m - (1 - beta) * matmul(p, r.conj().mT)
+    norms = safe_sqrt(jnp.sum(abs_sq(r), -2, keepdims=True))
+    q = r / (norms + eps)
+    direction = axes.array(matmul(p, q.conj().mT), grad)
+    live = jnp.any(p != 0, (-2, -1), keepdims=True)
+    new = slots._replace(mu=axes.array(m, grad), nu=jnp.where(live, q, slots.nu))
+    return scaled(direction, axes, scale, consistent_rms), new
 
 
 def _orthonormal(x: Array) -> Array:
     """Return an orthonormal basis of the columns; the columns of a zero matrix stay zero.
 
-    Dependent columns have no QR that can be differentiated: they get a little of the unit matrix,
-    too little to matter for others.
+    A small multiple of the unit matrix is added, since the QR decomposition of dependent columns
+    cannot be differentiated; it is too small to change other results.
     """
     size = safe_sqrt(jnp.sum(abs_sq(x), (-2, -1), keepdims=True))
     one = jnp.eye(x.shape[-2], x.shape[-1], dtype=x.dtype)
@@ -47,21 +63,9 @@ def _orthonormal(x: Array) -> Array:
     return jnp.where(some, q, 0)
 
 
-def _dion(grad, slots, count, *, beta, eps, scale, consistent_rms):
-    axes = slots.axes
-    m = axes.matrices(slots.mu) + axes.matrices(grad)
-    p = _orthonormal(_matmul(m, slots.nu))
-    r = _matmul(m.conj().mT, p)
-    m = m - (1 - beta) * _matmul(p, r.conj().mT)
-    norms = safe_sqrt(jnp.sum(abs_sq(r), -2, keepdims=True))
-    q = r / (norms + eps)
-    direction = axes.array(_matmul(p, q.conj().mT), grad)
-    live = jnp.any(p != 0, (-2, -1), keepdims=True)
-    new = slots._replace(mu=axes.array(m, grad), nu=jnp.where(live, q, slots.nu))
-    return scaled(direction, axes, scale, consistent_rms), new
-
-
-def _slots(param, axes, index, key, rank_fraction, mu_dtype) -> Orthogonal:
+def _slots(
+    param: Array, axes: Axes | None, index: int, key: Key, rank_fraction: float, mu_dtype: DType
+) -> Orthogonal:
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
         return slots
@@ -75,27 +79,27 @@ def _slots(param, axes, index, key, rank_fraction, mu_dtype) -> Orthogonal:
 
 @checked(**RANGES)
 def dion(
-    learning_rate: Any,
+    learning_rate: Hyperparam,
     rank_fraction: float = 0.25,
-    beta: Any = 0.95,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.01,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.01,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType = None,
     *,
-    key: Any = 0,
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.95,
-    adam_eps_root: Any = 0.0,
-    adam_weight_decay: Any = 0.0,
-    adam_learning_rate: Any = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Any = None,
-    scale: str | None = "spectral",
+    key: Key = 0,
+    adam_b1: Hyperparam = 0.9,
+    adam_b2: Hyperparam = 0.95,
+    adam_eps_root: Hyperparam = 0.0,
+    adam_weight_decay: Hyperparam | None = 0.0,
+    adam_learning_rate: Hyperparam | None = None,
+    muon_weight_dimension_numbers: MatrixSpec = None,
+    consistent_rms: Hyperparam | None = None,
+    scale: Scale | None = "spectral",
 ) -> Optimizer:
-    """Step along an orthonormal matrix of low rank that follows the momentum; Adam for the rest.
+    """Step along a low-rank orthonormal approximation of the momentum; Adam for the rest.
 
-    Good for: Muon's directions where matrices are sharded, or too large for products of their side.
+    Good for: Muon's directions where matrices are sharded, or too large for full products.
 
     M += g;  P = qr(M Q);  R = M^T P;  M -= (1 - beta) P R^T;  Q = R / (column norms + eps);
     update = -learning_rate * (scale * P Q^T + weight_decay * param)
@@ -103,7 +107,7 @@ def dion(
     Args:
       learning_rate: see `muon`, like all arguments that are not named here.
       rank_fraction: the rank over the smaller side, in (0, 1]; a shape, so a Python number.
-      beta: what stays in the momentum of the part that was used, in [0, 1).
+      beta: the share of the used part that stays in the momentum, in [0, 1).
       eps: added to the norms of the columns, and Adam's, >= 0.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
@@ -137,24 +141,9 @@ def dion(
     References:
       Ahn et al. (2025), "Dion: distributed orthonormalized updates".
     """
-    if not isinstance(rank_fraction, int | float) or not 0 < rank_fraction <= 1:
-        raise ValueError(
-            f"dion(rank_fraction=...) must be a number in (0, 1], got {rank_fraction!r}."
-        )
-    check_choice("dion(scale=...)", scale, SCALES)
-    numbers = dict(
-        learning_rate=learning_rate,
-        beta=beta,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps_root=adam_eps_root,
-        adam_weight_decay=adam_weight_decay,
-    )
+    arguments = locals()
+    check_share("dion(rank_fraction=...)", rank_fraction)
+    rule, numbers = or_adam(_dion), numbers_of(arguments)
+    optimizer = leafwise(rule, None, numbers, name="dion", nesterov=False, scale=scale)
     slots = functools.partial(_slots, key=key, rank_fraction=rank_fraction, mu_dtype=mu_dtype)
-    init = init_with(slots, numbers, muon_weight_dimension_numbers, "dion")
-    update = leafwise(or_adam(_dion), nesterov=False, scale=scale).update
-    return mask_decay(Optimizer(init, update), weight_decay_mask)
+    return on_matrices(optimizer, arguments, "dion", slots)

@@ -1,4 +1,4 @@
-"""Dion2: Muon on those rows of the momentum that have gathered most.
+"""Dion2: Muon on the largest rows of the momentum.
 
 Ahn et al. (2025), https://arxiv.org/abs/2512.16928
 Paper -> here: M -> mu, mu -> beta, alpha -> fraction. Deviations: none. The rows are those along
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,21 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.trees import magnitude
-from gdjax.optimizers.muon import RANGES
-from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.linalg.matrices import MatrixSpec
+from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.optimizers.shared.orthogonal import (
+    RANGES,
+    Scale,
+    check_share,
+    only_momentum,
+    or_adam,
+    orthogonalized,
+    scaled,
+)
 
 
-def _largest(rows: Array, fraction: float) -> Array:
-    """Return the indices of the largest rows of a matrix [m, n]."""
-    k = min(math.ceil(fraction * len(rows)), len(rows))
-    return jax.lax.top_k(jnp.sum(magnitude(jax.lax.stop_gradient(rows)), -1), k)[1]
-
-
-@functools.lru_cache(maxsize=64)
-def _of_largest_rows(fraction: float, kernel: Any) -> Any:
-    def kernel_of_rows(x, table, eps):
-        at = _largest(x, fraction)
-        return jnp.zeros_like(x).at[at].set(kernel(x[at], table, eps), unique_indices=True)
-
-    return kernel_of_rows
-
-
-def _gathered(grad, slots, param, count, **rest):
+def _accumulated(grad, slots, param, count, **rest):
     if slots.axes is None:
         return grad, slots
     mu = slots.mu + grad
@@ -57,30 +52,45 @@ def _dion2(o, slots, count, *, beta, consistent_rms, scale, fraction):
     return scaled(o, slots.axes, scale, consistent_rms), slots._replace(mu=mu)
 
 
+def _largest(rows: Array, fraction: float) -> Array:
+    """Return the indices of the largest rows of a matrix [m, n]."""
+    k = min(math.ceil(fraction * len(rows)), len(rows))
+    return jax.lax.top_k(jnp.sum(magnitude(jax.lax.stop_gradient(rows)), -1), k)[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _of_largest_rows(fraction: float, kernel: Callable[..., Array]) -> Callable[..., Array]:
+    def kernel_of_rows(x, table, eps):
+        at = _largest(x, fraction)
+        return jnp.zeros_like(x).at[at].set(kernel(x[at], table, eps), unique_indices=True)
+
+    return kernel_of_rows
+
+
 @checked(**RANGES)
 def dion2(
-    learning_rate: Any,
+    learning_rate: Hyperparam,
     fraction: float = 0.25,
-    ns_coeffs: Any = "you",
+    ns_coeffs: Coefficients = "you",
     ns_steps: int = 5,
-    beta: Any = 0.95,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.01,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.01,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType = None,
     *,
-    preconditioning: str = "frobenius",
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.95,
-    adam_eps_root: Any = 0.0,
-    adam_weight_decay: Any = 0.0,
-    adam_learning_rate: Any = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Any = None,
-    scale: str | None = "spectral",
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    adam_b1: Hyperparam = 0.9,
+    adam_b2: Hyperparam = 0.95,
+    adam_eps_root: Hyperparam = 0.0,
+    adam_weight_decay: Hyperparam | None = 0.0,
+    adam_learning_rate: Hyperparam | None = None,
+    muon_weight_dimension_numbers: MatrixSpec = None,
+    consistent_rms: Hyperparam | None = None,
+    scale: Scale | None = "spectral",
+    ns_dtype: DType = None,
 ) -> Optimizer:
-    """Run Muon on the largest rows of each matrix's momentum; the others wait and gather.
+    """Run Muon on the largest rows of each matrix's momentum; the others only accumulate.
 
     Good for: Muon at a fraction of its arithmetic, for large matrices.
 
@@ -89,11 +99,11 @@ def dion2(
 
     Args:
       learning_rate: see `muon`, like all arguments that are not named here.
-      fraction: share of the rows that move, k = ceil(fraction * rows), in (0, 1]; it is a shape, so
-        it must be a Python number. "Rows" are along the shorter side.
+      fraction: share of the rows that move, k = ceil(fraction * rows), in (0, 1]. It decides
+        shapes, so it must be a Python number. "Rows" are along the shorter side.
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
-      beta: what stays in the momentum of a row that was used, in [0, 1).
+      beta: the share of a used row that stays in the momentum, in [0, 1).
       eps: see `muon`.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
@@ -127,34 +137,14 @@ def dion2(
     References:
       Ahn et al. (2025), "Dion2: a simple method to shrink matrix in Muon".
     """
-    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise ValueError(
-            f"dion2(fraction=...) must be a Python number in (0, 1], got {fraction!r}."
-        )
-    numbers = dict(
-        learning_rate=learning_rate,
-        beta=beta,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps_root=adam_eps_root,
-        adam_weight_decay=adam_weight_decay,
-    )
+    arguments = locals()
+    check_share("dion2(fraction=...)", fraction)
     return orthogonalized(
         or_adam(_dion2),
-        numbers,
+        arguments,
         name="dion2",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=muon_weight_dimension_numbers,
-        mask=weight_decay_mask,
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype, adam=True),
-        first=_gathered,
+        first=_accumulated,
         around=functools.partial(_of_largest_rows, fraction),
         nesterov=False,
         scale=scale,

@@ -1,4 +1,4 @@
-"""Muon: step along the polar factor of the momentum of each matrix; Adam for the rest.
+"""Muon: a step along the polar factor of each matrix's momentum; Adam for other parameters.
 
 Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; Liu et al. (2025),
 https://arxiv.org/abs/2502.16982 (`consistent_rms`); Bernstein & Newhouse (2024),
@@ -11,27 +11,26 @@ comes from the flattened kernel's fan_in and fan_out, not from its last two side
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, checked
+from gdjax.core.checks import checked
 from gdjax.core.trees import product
-from gdjax.linalg.matrices import DimensionNumbers
-from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
+from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.linalg.matrices import DimensionNumbers, MatrixSpec
+from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.optimizers.shared.orthogonal import (
+    RANGES,
+    Nesterov,
+    Scale,
+    only_momentum,
+    or_adam,
+    orthogonalized,
+    scaled,
+)
 
 MuonDimensionNumbers = DimensionNumbers
-
-RANGES = dict(
-    beta=UNIT,
-    adam_b1=UNIT,
-    adam_b2=UNIT,
-    adam_eps_root=NONNEGATIVE,
-    adam_learning_rate=NONNEGATIVE,
-    adam_weight_decay=NONNEGATIVE._replace(optional=True),
-    consistent_rms=POSITIVE._replace(optional=True),
-)
 
 
 def _muon(o, slots, count, *, consistent_rms, scale):
@@ -53,19 +52,19 @@ def _times_nuclear_norm(kernel):
 
 @checked(**RANGES)
 def scale_by_muon(
-    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
+    ns_coeffs: Coefficients = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
-    beta: Any = 0.95,
-    eps: Any = 1e-8,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    mu_dtype: DType = None,
     *,
-    nesterov: bool | str = True,
+    nesterov: Nesterov = True,
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
-    weight_dimension_numbers: Any = None,
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    weight_dimension_numbers: MatrixSpec = None,
+    ns_dtype: DType = None,
 ) -> Optimizer:
-    """Replace the gradient of each matrix by the polar factor of its momentum; leave others alone.
+    """Replace the gradient of each matrix by the polar factor of its momentum, and no other.
 
     The arguments are those of `muon`. Nothing is scaled by shape. optax takes matrices only.
 
@@ -80,13 +79,8 @@ def scale_by_muon(
     """
     return orthogonalized(
         _scale_by_muon,
-        dict(beta=beta, eps=eps),
+        locals(),
         name="scale_by_muon",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=weight_dimension_numbers,
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype),
         around=_times_nuclear_norm if adaptive else None,
         nesterov=nesterov,
@@ -95,27 +89,27 @@ def scale_by_muon(
 
 @checked(**RANGES)
 def muon(
-    learning_rate: Any,
-    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
+    learning_rate: Hyperparam,
+    ns_coeffs: Coefficients = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
-    beta: Any = 0.95,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType = None,
     *,
-    nesterov: bool | str = True,
+    nesterov: Nesterov = True,
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.999,
-    adam_eps_root: Any = 0.0,
-    adam_weight_decay: Any = 0.0,
-    adam_learning_rate: Any = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Any = None,
-    scale: str | None = "width",
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    adam_b1: Hyperparam = 0.9,
+    adam_b2: Hyperparam = 0.999,
+    adam_eps_root: Hyperparam = 0.0,
+    adam_weight_decay: Hyperparam | None = 0.0,
+    adam_learning_rate: Hyperparam | None = None,
+    muon_weight_dimension_numbers: MatrixSpec = None,
+    consistent_rms: Hyperparam | None = None,
+    scale: Scale | None = "width",
+    ns_dtype: DType = None,
 ) -> Optimizer:
     r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
 
@@ -129,36 +123,36 @@ def muon(
     gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers but
+      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers except
         `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with `consistent_rms=0.2`.
-      ns_coeffs: coefficients of the polar kernel, by number or name, see `gdjax.polar`; in the
-        state. The default is "keller". Of a table all rows count (optax takes the last `ns_steps`).
-      ns_steps: steps of the kernel, an int >= 1; a table has its own.
+      ns_coeffs: coefficients of the polar kernel, by number or name, see `gdjax.polar`; kept in the
+        state. The default is "keller". Of a table all rows are used (optax: the last `ns_steps`).
+      ns_steps: steps of the kernel, an integer >= 1; a table has its own.
       beta: decay of the momentum, in [0, 1).
       eps: added to each matrix's norm, and Adam's, >= 0.
       weight_decay: strength of the decoupled decay of matrices, times the unscaled learning rate;
         None for no such term.
       weight_decay_mask: which leaves decay: a prefix tree of booleans or a function giving one.
       mu_dtype: dtype of the momentum and of Adam's mean; None is float32 at least.
-      nesterov: True looks one step ahead as above (Jordan, torch); "corrected" with optax's bias
-        correction, whose first steps point elsewhere; False not at all (Dion's authors). Adam is
-        NAdam unless False, as in optax.
+      nesterov: True looks one step ahead as above (Jordan, torch); "corrected" does so with optax's
+        bias correction, whose first steps have other directions; False does not (Dion's authors).
+        Adam is NAdam unless False, as in optax.
       adaptive: whether O is multiplied by <mu, O>, the nuclear norm, of each matrix.
-      preconditioning: how the kernel scales its start, see `gdjax.polar`.
+      preconditioning: how the kernel scales its input, see `gdjax.polar`.
       adam_b1: decay of Adam's mean, in [0, 1).
       adam_b2: decay of Adam's mean square, in [0, 1).
       adam_eps_root: added under Adam's root, >= 0.
-      adam_weight_decay: strength of the decay of the rest, or None.
-      adam_learning_rate: step size of the rest; None is `learning_rate`.
+      adam_weight_decay: strength of the decay of other parameters, or None.
+      adam_learning_rate: step size of other parameters; None is `learning_rate`.
       muon_weight_dimension_numbers: which leaves are matrices, and how: `MuonDimensionNumbers` for
         all of two and more dimensions; a prefix tree or `by_path` of them and None (Adam); or a
         function of the parameters giving one. None takes the leaves of two dimensions. Axes not
         named are a batch (stacked layers, experts, heads); a convolution is
         `MuonDimensionNumbers((0, 1, 2), 3)`; `splits=3` cuts a fused query, key and value.
-      consistent_rms: if given, scale = consistent_rms * sqrt(max(fan_in, fan_out)), which makes the
-        root mean square of a step that number whatever the shape; 0.2 is AdamW's.
-      scale: else: "width", sqrt(max(1, fan_out / fan_in)), as Jordan, optax and torch; "spectral",
-        sqrt(fan_out / fan_in), as Bernstein and Dion; None, 1.
+      consistent_rms: if given, scale = consistent_rms * sqrt(max(fan_in, fan_out)), so that this is
+        the root mean square of a step for every shape; 0.2 is AdamW's.
+      scale: used without `consistent_rms`. "width": sqrt(max(1, fan_out / fan_in)), as Jordan,
+        optax and torch; "spectral": sqrt(fan_out / fan_in), as Bernstein and Dion; None: 1.
       ns_dtype: dtype of the kernel's products, see `gdjax.polar`: jnp.bfloat16 on accelerators.
 
     Returns:
@@ -166,7 +160,8 @@ def muon(
       bytes per element of a matrix, 8 of the rest.
 
     Raises:
-      ValueError: if a concrete number or a name is out of range; at `init` for axes that are not.
+      ValueError: if a concrete number is out of range or a name is unknown; at `init`, if a
+        parameter lacks an axis.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -182,28 +177,10 @@ def muon(
       Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks".
       Liu et al. (2025), "Muon is scalable for LLM training".
     """
-    numbers = dict(
-        learning_rate=learning_rate,
-        beta=beta,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps_root=adam_eps_root,
-        adam_weight_decay=adam_weight_decay,
-    )
     return orthogonalized(
         or_adam(_muon),
-        numbers,
+        locals(),
         name="muon",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=muon_weight_dimension_numbers,
-        mask=weight_decay_mask,
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype, adam=True),
         around=_times_nuclear_norm if adaptive else None,
         nesterov=nesterov,

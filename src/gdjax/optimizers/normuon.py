@@ -1,4 +1,4 @@
-"""NorMuon and AdaMuon: Muon whose polar factor is evened out by a running second moment.
+"""NorMuon and AdaMuon: Muon whose polar factor is normalized by a running second moment.
 
 NorMuon: Li et al. (2025), Algorithm 1, https://arxiv.org/abs/2510.05491
 AdaMuon: Si et al. (2025), https://arxiv.org/abs/2507.11005
@@ -11,7 +11,6 @@ pytorch-optimizer do, not the sign of it.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,29 +18,19 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.linalg.matrices import Axes
-from gdjax.optimizers.muon import RANGES
-from gdjax.optimizers.shared.orthogonal import only_momentum, or_adam, orthogonalized, scaled
-
-
-def _norm(matrix: Array) -> Array:
-    return safe_sqrt(jnp.sum(abs_sq(matrix), (-2, -1), keepdims=True))
-
-
-def _with_rms(o: Array, axes: Axes, rms: Any) -> Array:
-    """Return each matrix with that root mean square; zero stays zero."""
-
-    def one(matrix):
-        norm, size = _norm(matrix), matrix.shape[-2] * matrix.shape[-1]
-        return matrix * (rms * size**0.5 / jnp.where(norm > 0, norm, 1))
-
-    return axes.map(one, o)
-
-
-def _with_norms_of(o: Array, like: Array, axes: Axes) -> Array:
-    pairs = zip(axes.pieces(o), axes.pieces(like), strict=True)
-    norms = [(x, _norm(x), _norm(y)) for x, y in pairs]
-    return axes.joined([x * (b / jnp.where(a > 0, a, 1)) for x, a, b in norms], o)
+from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.linalg.matrices import Axes, MatrixSpec
+from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.optimizers.shared.orthogonal import (
+    RANGES,
+    Nesterov,
+    Orthogonal,
+    Scale,
+    only_momentum,
+    or_adam,
+    orthogonalized,
+    scaled,
+)
 
 
 def _normuon(o, slots, count, *, b2, eps, consistent_rms, scale):
@@ -50,7 +39,7 @@ def _normuon(o, slots, count, *, b2, eps, consistent_rms, scale):
     nu = b2 * slots.nu + (1 - b2) * jnp.mean(abs_sq(matrices), -2)
     even = axes.array(matrices / (safe_sqrt(nu) + eps)[..., None, :], o)
     if consistent_rms is None:
-        even = scaled(_with_norms_of(even, o, axes), axes, scale, None)
+        even = scaled(_with_norms_of(even, o, axes), axes, scale)
     else:
         even = _with_rms(even, axes, consistent_rms)
     return even, slots._replace(nu=nu)
@@ -62,7 +51,30 @@ def _adamuon(o, slots, count, *, b2, eps, consistent_rms):
     return _with_rms(even, slots.axes, consistent_rms), slots._replace(nu=nu)
 
 
-def _slots(param, axes, index, mu_dtype, neurons):
+def _norm(matrix: Array) -> Array:
+    return safe_sqrt(jnp.sum(abs_sq(matrix), (-2, -1), keepdims=True))
+
+
+def _with_rms(o: Array, axes: Axes, rms: Array) -> Array:
+    """Return each matrix rescaled to that root mean square; zero stays zero."""
+
+    def one(matrix: Array) -> Array:
+        norm, size = _norm(matrix), matrix.shape[-2] * matrix.shape[-1]
+        return matrix * (rms * size**0.5 / jnp.where(norm > 0, norm, 1))
+
+    return axes.map(one, o)
+
+
+def _with_norms_of(o: Array, like: Array, axes: Axes) -> Array:
+    """Return each matrix rescaled to the norm of its counterpart; zero stays zero."""
+    pairs = zip(axes.pieces(o), axes.pieces(like), strict=True)
+    norms = [(x, _norm(x), _norm(y)) for x, y in pairs]
+    return axes.joined([x * (b / jnp.where(a > 0, a, 1)) for x, a, b in norms], o)
+
+
+def _slots(
+    param: Array, axes: Axes | None, index: int, mu_dtype: DType, neurons: bool
+) -> Orthogonal:
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
         return slots
@@ -73,31 +85,31 @@ def _slots(param, axes, index, mu_dtype, neurons):
 
 @checked(**RANGES)
 def normuon(
-    learning_rate: Any,
-    ns_coeffs: Any = "keller",
+    learning_rate: Hyperparam,
+    ns_coeffs: Coefficients = "keller",
     ns_steps: int = 5,
-    beta: Any = 0.95,
-    b2: Any = 0.95,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType = None,
     *,
-    nesterov: bool | str = True,
-    preconditioning: str = "frobenius",
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.999,
-    adam_eps_root: Any = 0.0,
-    adam_weight_decay: Any = 0.0,
-    adam_learning_rate: Any = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Any = 0.2,
-    scale: str | None = "width",
-    ns_dtype: Any = None,
+    nesterov: Nesterov = True,
+    preconditioning: Preconditioning = "frobenius",
+    adam_b1: Hyperparam = 0.9,
+    adam_b2: Hyperparam = 0.999,
+    adam_eps_root: Hyperparam = 0.0,
+    adam_weight_decay: Hyperparam | None = 0.0,
+    adam_learning_rate: Hyperparam | None = None,
+    muon_weight_dimension_numbers: MatrixSpec = None,
+    consistent_rms: Hyperparam | None = 0.2,
+    scale: Scale | None = "width",
+    ns_dtype: DType = None,
 ) -> Optimizer:
-    """Run Muon with all output neurons moving equally far.
+    """Run Muon with updates of equal norm for all output neurons.
 
-    Good for: what Muon is good for, in fewer steps still, at almost no memory more.
+    Good for: the same as Muon, in fewer steps, at almost no additional memory.
 
     O = polar(momentum);  nu = b2 nu + (1 - b2) mean over fan_in of O^2;
     O /= sqrt(nu) + eps, then rescaled to the root mean square `consistent_rms`
@@ -126,7 +138,7 @@ def normuon(
       ns_dtype: see `muon`.
 
     Returns:
-      As `muon`. State: 4 bytes more for each output of a matrix.
+      As `muon`. State: 4 more bytes for each output of a matrix.
 
     Raises:
       ValueError: as `muon`.
@@ -142,29 +154,10 @@ def normuon(
     References:
       Li et al. (2025), "NorMuon: making Muon more efficient and scalable".
     """
-    numbers = dict(
-        learning_rate=learning_rate,
-        beta=beta,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps_root=adam_eps_root,
-        adam_weight_decay=adam_weight_decay,
-    )
     return orthogonalized(
         or_adam(_normuon),
-        numbers,
+        locals(),
         name="normuon",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=muon_weight_dimension_numbers,
-        mask=weight_decay_mask,
         slots=functools.partial(_slots, mu_dtype=mu_dtype, neurons=True),
         nesterov=nesterov,
         scale=scale,
@@ -173,30 +166,30 @@ def normuon(
 
 @checked(**RANGES)
 def adamuon(
-    learning_rate: Any,
-    ns_coeffs: Any = "keller",
+    learning_rate: Hyperparam,
+    ns_coeffs: Coefficients = "keller",
     ns_steps: int = 5,
-    beta: Any = 0.95,
-    b2: Any = 0.95,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    beta: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType = None,
     *,
-    nesterov: bool | str = True,
-    preconditioning: str = "frobenius",
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.999,
-    adam_eps_root: Any = 0.0,
-    adam_weight_decay: Any = 0.0,
-    adam_learning_rate: Any = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Any = 0.2,
-    ns_dtype: Any = None,
+    nesterov: Nesterov = True,
+    preconditioning: Preconditioning = "frobenius",
+    adam_b1: Hyperparam = 0.9,
+    adam_b2: Hyperparam = 0.999,
+    adam_eps_root: Hyperparam = 0.0,
+    adam_weight_decay: Hyperparam | None = 0.0,
+    adam_learning_rate: Hyperparam | None = None,
+    muon_weight_dimension_numbers: MatrixSpec = None,
+    consistent_rms: Hyperparam | None = 0.2,
+    ns_dtype: DType = None,
 ) -> Optimizer:
-    """Run Muon with Adam's second moment, elementwise, of the polar factor.
+    """Run Muon with the polar factor divided by its elementwise second moment, as in Adam.
 
-    Good for: what Muon is good for, at AdamW's memory and learning rates.
+    Good for: the same as Muon, at AdamW's memory and learning rates.
 
     O = polar(momentum);  nu = b2 nu + (1 - b2) O^2;
     O /= sqrt(nu / (1 - b2^t)) + eps, then rescaled to the root mean square `consistent_rms`
@@ -240,29 +233,10 @@ def adamuon(
     References:
       Si et al. (2025), "AdaMuon: adaptive Muon optimizer".
     """
-    numbers = dict(
-        learning_rate=learning_rate,
-        beta=beta,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps_root=adam_eps_root,
-        adam_weight_decay=adam_weight_decay,
-    )
     return orthogonalized(
         or_adam(_adamuon),
-        numbers,
+        locals(),
         name="adamuon",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=muon_weight_dimension_numbers,
-        mask=weight_decay_mask,
         slots=functools.partial(_slots, mu_dtype=mu_dtype, neurons=False),
         nesterov=nesterov,
     )

@@ -1,4 +1,4 @@
-"""Scion: steepest descent in a norm chosen for each layer, within a ball of it or without.
+"""Scion: steepest descent in a norm chosen for each layer, constrained to a ball or not.
 
 Pethick et al. (2025), Algorithms 1 and 2, https://arxiv.org/abs/2502.07529
 Paper -> here: d -> mu, alpha -> 1 - beta, gamma -> learning_rate, rho -> radius, lmo -> minus the
@@ -8,15 +8,18 @@ direction. Deviations: none.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, UNIT, checked
+from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, root_mean_sq
-from gdjax.optimizers.shared.orthogonal import Orthogonal, orthogonalized, scaled
+from gdjax.core.types import DType, Hyperparam
+from gdjax.linalg.matrices import Axes, MatrixSpec
+from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.optimizers.shared.orthogonal import RANGES, Orthogonal, orthogonalized, scaled
 
 
 def _mean(grad, slots, param, count, *, beta, **rest):
@@ -26,7 +29,7 @@ def _mean(grad, slots, param, count, *, beta, **rest):
 
 def _scion(o, slots, param, count, *, learning_rate, radius, constrained, **rest):
     if slots.axes is not None:  # sqrt(fan_out / fan_in) times the polar factor
-        direction = scaled(o, slots.axes, "spectral", None)
+        direction = scaled(o, slots.axes, "spectral")
     elif o.ndim > 1:  # the largest element of the whole matrix, input side first
         direction = jnp.sign(o) / max(o.shape[-2], 1)
     else:
@@ -40,33 +43,33 @@ def _scion(o, slots, param, count, *, learning_rate, radius, constrained, **rest
     return update, slots
 
 
-def _slots(param, axes, index, mu_dtype) -> Orthogonal:
+def _slots(param: Array, axes: Axes | None, index: int, mu_dtype: DType) -> Orthogonal:
     return Orthogonal(jnp.zeros_like(param, dtype=mu_dtype or compute_dtype(param)), None, axes)
 
 
-@checked(beta=UNIT, radius=POSITIVE)
+@checked(**RANGES)
 def scion(
-    learning_rate: Any,
-    radius: Any = 50.0,
-    beta: Any = 0.9,
-    eps: Any = 1e-8,
-    ns_coeffs: Any = "keller",
+    learning_rate: Hyperparam,
+    radius: Hyperparam = 50.0,
+    beta: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-8,
+    ns_coeffs: Coefficients = "keller",
     ns_steps: int = 5,
-    mu_dtype: Any = None,
+    mu_dtype: DType = None,
     *,
     constrained: bool = True,
-    preconditioning: str = "frobenius",
-    weight_dimension_numbers: Any = None,
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    weight_dimension_numbers: MatrixSpec = None,
+    ns_dtype: DType = None,
 ) -> Optimizer:
-    """Step to the corner of a norm ball that the momentum points away from, layer by layer.
+    """Step towards the minimizer of the linearized loss over a ball of each layer's norm.
 
-    Good for: transformers of any width at one learning rate, on half of Adam's memory.
+    Good for: transformers of any width at one learning rate, with half of Adam's memory.
 
     mu = beta mu + (1 - beta) g;  update = -learning_rate * (radius * D + param)
 
-    D = sqrt(fan_out / fan_in) polar(mu) for matrices; sign(mu) / fan_in for matrices that are none
-    by `weight_dimension_numbers` (the output layer); mu / rms(mu) for vectors.
+    D = sqrt(fan_out / fan_in) polar(mu) for matrices; sign(mu) / fan_in for arrays that
+    `weight_dimension_numbers` excludes (the output layer); mu / rms(mu) for vectors.
 
     Args:
       learning_rate: step size >= 0, at most 1 if constrained: a number, schedule or prefix tree.
@@ -77,8 +80,8 @@ def scion(
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
       mu_dtype: dtype of the momentum; None is float32 at least.
-      constrained: whether parameters are drawn to the ball, by a decay of strength 1 (Algorithm 2);
-        False is the unconstrained form, without that term.
+      constrained: whether parameters are pulled into the ball, by a decay of strength 1 (Algorithm
+        2); False is the unconstrained form, without that term.
       preconditioning: see `muon`.
       weight_dimension_numbers: which leaves are matrices, as in `muon`.
       ns_dtype: see `muon`.
@@ -104,13 +107,8 @@ def scion(
     """
     return orthogonalized(
         _scion,
-        dict(learning_rate=learning_rate, radius=radius, beta=beta, eps=eps),
+        locals(),
         name="scion",
-        ns_coeffs=ns_coeffs,
-        ns_steps=ns_steps,
-        preconditioning=preconditioning,
-        ns_dtype=ns_dtype,
-        dimension_numbers=weight_dimension_numbers,
         slots=functools.partial(_slots, mu_dtype=mu_dtype),
         first=_mean,
         constrained=constrained,

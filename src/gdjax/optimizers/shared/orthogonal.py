@@ -1,50 +1,70 @@
-"""What Muon and its relatives share: matrices go through the polar kernel, the rest to Adam.
+"""What Muon and related methods share: a polar factor for matrices, Adam for other parameters.
 
-A method says what it orthogonalizes (here: a momentum) and what it makes of the polar factor. The
-step is three passes: the first rule over the leaves, the kernel over buckets of like matrices, the
-second rule over the leaves. Leaves that are no matrices pass the first two as they are.
+A method says what it orthogonalizes (by default a momentum) and what it does with the polar factor.
+A step has three passes: the first rule over the leaves, the polar kernel over buckets of equal
+matrices, the second rule over the leaves. The first two leave other parameters unchanged.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, check_choice
+from gdjax.core.base import Optimizer, State, UpdateFn
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
 from gdjax.core.hyper import Schedule, leaf_values, schedule, value_at
-from gdjax.core.lift import NEEDS_PARAMS, compiled, init_hyperparams, leafwise, mask_decay
+from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
+from gdjax.core.types import DType, Hyperparam, Updates
 from gdjax.linalg.buckets import map_buckets
-from gdjax.linalg.matrices import Axes, matrix_axes
+from gdjax.linalg.matrices import Axes
 from gdjax.linalg.polar import PRECONDITIONINGS, ns_table, polar_kernel
 from gdjax.optimizers.adam import Moments, adam_rule, corrected_mean
+from gdjax.optimizers.shared.slots import matrix_rows, with_slots
 
+Nesterov: TypeAlias = bool | Literal["corrected"]
+Scale: TypeAlias = Literal["width", "spectral"]
 NESTEROV = (True, False, "corrected")
-SCALES = ("width", "spectral", None)
+SCALES = (*get_args(Scale), None)
+
+# the numbers of the methods, of which each has some, and the ranges that are not standard
+NUMBERS = (
+    *("learning_rate", "beta", "b2", "eps", "weight_decay", "consistent_rms", "radius"),
+    *("adam_learning_rate", "adam_b1", "adam_b2", "adam_eps_root", "adam_weight_decay"),
+)
+RANGES = dict(
+    beta=UNIT,
+    consistent_rms=POSITIVE._replace(optional=True),
+    radius=POSITIVE,
+    adam_learning_rate=NONNEGATIVE,
+    adam_b1=UNIT,
+    adam_b2=UNIT,
+    adam_eps_root=NONNEGATIVE,
+    adam_weight_decay=NONNEGATIVE._replace(optional=True),
+)
 
 
 class Orthogonal(NamedTuple):
-    """What a method of this family remembers of one parameter."""
+    """What these methods remember of one parameter."""
 
     mu: Array | None  # momentum of a matrix, Adam's mean of others, shaped like the parameter
     nu: Array | None  # Adam's mean square; of a matrix what the method says, or None
-    axes: Axes | None  # which axes make matrices (structure, no bytes); None for Adam's share
+    axes: Axes | None  # which axes make matrices (static, no bytes); None for a parameter of Adam
 
 
 @schedule
 class Table(Schedule):
     """An array as a hyperparameter: the same at every count."""
 
-    values: Any
+    values: ArrayLike
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Any) -> ArrayLike:
         """Return the array."""
         return self.values
 
@@ -64,10 +84,10 @@ def momentum(grad, slots, param, count, *, beta, nesterov, **rest):
     return ahead, slots._replace(mu=mu)
 
 
-def scaled(o: Array, axes: Axes, scale: str | None, consistent_rms: Any) -> Array:
+def scaled(o: Array, axes: Axes, scale: Scale | None, consistent_rms: Array | None = None) -> Array:
     """Return each matrix times its scale, by name or for a consistent RMS; see `muon`."""
 
-    def one(matrix):
+    def one(matrix: Array) -> Array:
         fan_in, fan_out = matrix.shape[-2:]
         if consistent_rms is not None:
             return consistent_rms * max(fan_in, fan_out) ** 0.5 * matrix
@@ -78,139 +98,15 @@ def scaled(o: Array, axes: Axes, scale: str | None, consistent_rms: Any) -> Arra
     return axes.map(one, o)
 
 
-def orthogonalized(
-    direction: Callable,
-    numbers: dict[str, Any],
-    *,
-    name: str,
-    ns_coeffs: Any,
-    ns_steps: int,
-    preconditioning: str,
-    ns_dtype: Any,
-    dimension_numbers: Any,
-    mask: Any = None,
-    slots: Callable,
-    first: Callable = momentum,
-    around: Callable | None = None,
-    **static: Any,
-) -> Optimizer:
-    """Lift a method of this family to an optimizer of trees.
-
-    Args:
-      direction: `direction(o, slots, param, count, *, <numbers>, <static>)` returns
-        `(update, slots)` for a leaf whose gradient became `o`; with `**rest` for the numbers and
-        statics that it does not need.
-      numbers: the hyperparameters of both rules; "eps" must be among them.
-      name: the factory's name, for errors.
-      ns_coeffs: see `polar`.
-      ns_steps: see `polar`.
-      preconditioning: see `polar`.
-      ns_dtype: see `polar`.
-      dimension_numbers: which leaves are matrices, see `muon`.
-      mask: which leaves decay.
-      slots: `slots(param, axes, index)` returns an `Orthogonal`.
-      first: what is orthogonalized, a rule like `direction`.
-      around: kernel -> kernel, remembered: what else to do with one matrix [m, n], m <= n.
-      **static: the structure of both rules.
-    """
-    check_choice(f"{name}(preconditioning=...)", preconditioning, PRECONDITIONINGS)
-    if "nesterov" in static:
-        check_choice(f"{name}(nesterov=...)", static["nesterov"], NESTEROV)
-    if "scale" in static:
-        check_choice(f"{name}(scale=...)", static["scale"], SCALES)
-    table = Table(ns_table(name, ns_coeffs, ns_steps))
-    kernel = polar_kernel(preconditioning, None, ns_dtype)
-    kernel = around(kernel) if around else kernel
-    passes = [leafwise(rule, **static).update for rule in (first, direction)]
-    init = init_with(slots, {**numbers, "ns_coeffs": table}, dimension_numbers, name, splits=True)
-    return mask_decay(Optimizer(init, _update(name, *passes, kernel)), mask)
-
-
-def only_momentum(param, axes, index=0, mu_dtype=None, adam: bool = False) -> Orthogonal:
-    """Return the slots of a method that remembers a momentum of matrices; with Adam's of others."""
-    dtype = compute_dtype(param)
-    used = adam or axes is not None
-    mu = jnp.zeros_like(param, dtype=mu_dtype or dtype) if used else None
-    adams = adam and axes is None
-    return Orthogonal(mu, jnp.zeros_like(param, dtype=real_dtype(dtype)) if adams else None, axes)
-
-
-def init_with(
-    slots: Callable, numbers: dict, dimension_numbers: Any, name: str, splits: bool = False
-) -> Callable:
-    """Return the `init` of an optimizer whose slots know which axes make matrices.
-
-    Args:
-      slots: `slots(param, axes, index)` returns an `Orthogonal`.
-      numbers: the hyperparameters.
-      dimension_numbers: see `muon`.
-      name: the factory's name, for errors.
-      splits: whether cut matrices are allowed.
-    """
-    return functools.partial(_init, slots, numbers, dimension_numbers, name, splits)
-
-
-def _init(slots, numbers, spec, name, splits, params) -> State:
-    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
-    hyper = init_hyperparams(name, numbers, params)
-    axes = matrix_axes(f"{name}(...weight_dimension_numbers=...)", spec, params, splits)
-    rows = [slots(x, a, i) for i, (x, a) in enumerate(zip(leaves, axes, strict=True))]
-    columns = [treedef.unflatten([row[i] for row in rows]) for i in range(3)]
-    return State(jnp.zeros((), jnp.int32), hyper, Orthogonal(*columns))
-
-
-@functools.lru_cache(maxsize=1024)
-def _update(name: str, first: Callable, second: Callable, kernel: Callable) -> Callable:
-    def update(grads, state, params=None, **extra):
-        wide = upcast(jax.tree.map(jnp.asarray, grads))
-        ahead, mid = first(wide, state, params)
-        updates, new = second(_polar_leaves(ahead, state, kernel), _after(mid, state), params)
-        return cast_like(updates, jax.tree.map(jnp.asarray, grads)), new
-
-    return compiled(update, name)
-
-
-def _after(mid: State, before: State) -> State:
-    return mid._replace(count=before.count)
-
-
-def _polar_leaves(tree: Any, state: State, kernel: Callable) -> Any:
-    leaves, treedef = jax.tree.flatten(tree)
-    axes = treedef.flatten_up_to(state.slots.axes)
-    numbers = [value_at(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
-    shared = list(zip(*(leaf_values("eps", v, tree) for v in numbers), strict=True))
-    stacks, uses = [], []
-    for x, a, more in zip(leaves, axes, shared, strict=True):
-        for piece in a.pieces(x) if a else []:
-            wide = piece if piece.shape[-2] <= piece.shape[-1] else piece.mT
-            stacks.append(wide.reshape(-1, *wide.shape[-2:]))
-            uses.append(more)
-    keys = [tuple(map(id, more)) for more in uses]
-    out = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
-
-    def back(piece):
-        o = next(out)
-        o = o if piece.shape[-2] <= piece.shape[-1] else o.mT
-        return o.reshape(piece.shape)
-
-    return treedef.unflatten(
-        [a.map(back, x) if a else x for x, a in zip(leaves, axes, strict=True)]
-    )
-
-
 @functools.lru_cache(maxsize=256)
-def or_adam(matrix_rule: Callable) -> Callable:
+def or_adam(matrix_rule: Callable[..., Any]) -> Callable[..., Any]:
     """Return the rule that descends along `matrix_rule` for matrices, along Adam for the rest.
 
     `matrix_rule(o, slots, count, *, <numbers>, <static>)` returns (direction, slots).
     """
-    wanted = [
-        p.name
-        for p in inspect.signature(matrix_rule).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    ]
+    wanted = keywords_of(matrix_rule)[0]
 
-    @functools.wraps(matrix_rule)
+    @functools.wraps(matrix_rule)  # its signature too: the rule asks for no extras
     def rule(
         o,
         slots,
@@ -240,9 +136,124 @@ def or_adam(matrix_rule: Callable) -> Callable:
             dir_, slots = matrix_rule(o, slots, count, **{k: rest[k] for k in wanted})
         if weight_decay is not None:
             if param is None:
-                name = matrix_rule.__name__.strip("_")
-                raise ValueError(f"{name} with weight_decay needs {NEEDS_PARAMS}")
+                raise ValueError(f"{rule_name(matrix_rule)} with weight_decay needs {NEEDS_PARAMS}")
             dir_ = dir_ + weight_decay * param
         return -rate * dir_, slots
 
     return rule
+
+
+def only_momentum(
+    param: Array,
+    axes: Axes | None,
+    index: int = 0,
+    mu_dtype: DType = None,
+    adam: bool = False,
+) -> Orthogonal:
+    """Return the slots of a method that keeps a momentum of matrices; with Adam's for others."""
+    dtype = compute_dtype(param)
+    used = adam or axes is not None
+    mu = jnp.zeros_like(param, dtype=mu_dtype or dtype) if used else None
+    adams = adam and axes is None
+    return Orthogonal(mu, jnp.zeros_like(param, dtype=real_dtype(dtype)) if adams else None, axes)
+
+
+def orthogonalized(
+    rule: Callable[..., Any],
+    arguments: dict[str, Any],
+    *,
+    name: str,
+    slots: Callable[..., Orthogonal],
+    first: Callable[..., Any] = momentum,
+    around: Callable[..., Any] | None = None,
+    **static: Any,
+) -> Optimizer:
+    """Return the optimizer of a method that orthogonalizes.
+
+    Args:
+      rule: `rule(o, slots, param, count, *, <numbers>, <static>)` returns `(update, slots)` for a
+        leaf whose gradient became `o`; with `**rest` for what it does not need.
+      arguments: what the factory was called with, its `locals()`; see `muon` for their meaning.
+      name: the factory's name, for errors.
+      slots: `slots(param, axes, index)` returns the slots of one parameter.
+      first: the rule before the kernel, of the same form; what it returns is orthogonalized.
+      around: `around(kernel)` returns the kernel to use; cached, so that it is traced once.
+      **static: static arguments of both rules.
+    """
+    start = arguments["preconditioning"]
+    check_choice(f"{name}(preconditioning=...)", start, PRECONDITIONINGS)
+    if "nesterov" in static:
+        check_choice(f"{name}(nesterov=...)", static["nesterov"], NESTEROV)
+    kernel = polar_kernel(start, None, arguments["ns_dtype"])
+    kernel = around(kernel) if around else kernel
+    table = ns_table(name, arguments["ns_coeffs"], arguments["ns_steps"])
+    numbers = numbers_of(arguments) | {"ns_coeffs": Table(table)}
+    before, after = (leafwise(r, None, numbers, name=name, **static) for r in (first, rule))
+    optimizer = Optimizer(before.init, _update(name, before.update, after.update, kernel))
+    return on_matrices(optimizer, arguments, name, slots, splits=True)
+
+
+def numbers_of(arguments: dict[str, Any]) -> dict[str, Hyperparam | None]:
+    """Return the hyperparameters among the arguments of a factory."""
+    return {k: arguments[k] for k in NUMBERS if k in arguments}
+
+
+def on_matrices(
+    optimizer: Optimizer,
+    arguments: dict[str, Any],
+    name: str,
+    slots: Callable[..., Orthogonal],
+    splits: bool = False,
+) -> Optimizer:
+    """Return a leafwise optimizer with slots that depend on the axes of matrices, and its mask."""
+    if "scale" in arguments:
+        check_choice(f"{name}(scale=...)", arguments["scale"], SCALES)
+    (key,) = (k for k in arguments if k.endswith("weight_dimension_numbers"))
+    rows = matrix_rows(f"{name}({key}=...)", arguments[key], slots, splits)
+    return mask_decay(with_slots(optimizer, Orthogonal, rows), arguments.get("weight_decay_mask"))
+
+
+def check_share(what: str, value: Any) -> None:
+    """Raise unless a share that decides shapes is a Python number in (0, 1]."""
+    if not isinstance(value, int | float) or not SHARE.holds(value):
+        raise ValueError(f"{what} must be a Python number {SHARE.text}, got {value!r}.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _update(name: str, before: UpdateFn, after: UpdateFn, kernel: Callable[..., Array]) -> UpdateFn:
+    def update(grads, state, params=None, **extra):
+        grads = jax.tree.map(jnp.asarray, grads)
+        x, mid = before(upcast(grads), state, params)
+        o = _polar_factors(x, state, kernel)
+        updates, new = after(o, mid._replace(count=state.count), params)
+        return cast_like(updates, grads), new
+
+    return compiled(update, name)
+
+
+def _polar_factors(tree: Updates, state: State, kernel: Callable[..., Array]) -> Updates:
+    """Return the tree with the polar factor in place of each matrix."""
+    leaves, treedef = jax.tree.flatten(tree)
+    axes = treedef.flatten_up_to(state.slots.axes)
+    numbers = [value_at(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
+    shared = list(zip(*(leaf_values("eps", v, tree) for v in numbers), strict=True))
+    stacks, uses = [], []
+    for x, a, more in zip(leaves, axes, shared, strict=True):
+        for piece in a.pieces(x) if a else []:
+            wide = piece.mT if _is_tall(piece) else piece
+            stacks.append(wide.reshape(-1, *wide.shape[-2:]))
+            uses.append(more)
+    keys = [tuple(map(id, more)) for more in uses]
+    factors = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
+
+    def factor(piece: Array) -> Array:
+        o = next(factors)
+        return (o.mT if _is_tall(piece) else o).reshape(piece.shape)
+
+    return treedef.unflatten(
+        [a.map(factor, x) if a else x for x, a in zip(leaves, axes, strict=True)]
+    )
+
+
+def _is_tall(matrix: Array) -> bool:
+    return matrix.shape[-2] > matrix.shape[-1]
