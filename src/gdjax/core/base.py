@@ -85,7 +85,7 @@ def short(value: Any) -> str:
         if (
             known
             and not isinstance(value, jax.core.Tracer)
-            and getattr(value.dtype, "kind", "") in (*"biufc",)
+            and getattr(value.dtype, "kind", " ") in "biufc"
         ):
             return f"{np.asarray(value).item():.6g}"
         return f"{value.dtype}{list(value.shape)}"

@@ -179,7 +179,6 @@ def _lifted_update(
     rule: Callable, static: Static, map_rows: Callable, name: str, numbers: tuple, descends: bool
 ) -> Callable:
     fixed = dict(static)
-    not_extra = {*numbers, *fixed}
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
     def leaf(row, count, hyper, extra):
@@ -201,11 +200,12 @@ def _lifted_update(
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
+        if numbers:  # what composes rules runs those without numbers on states of its own
+            check_state(name, state, numbers)
         parts = [None] * len(leaves)
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(rule, name, not_extra, extra)
+        used = used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
         hyper = {
             k: leaf_values(f"{name}({k}=...)", value_at(v, state.count), grads)
             for k, v in state.hyperparams.items()

@@ -71,7 +71,8 @@ def _treewise_update(rule: Callable, static: Static, name: str, numbers: tuple) 
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
+        if numbers:  # what composes rules runs those without numbers on states of its own
+            check_state(name, state, numbers)
         if "raw_params" in keywords_of(rule)[0]:
             extra = {**extra, "raw_params": params}
         if params is not None:
