@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.types import PyTree
 
 # --- schedules ----------------------------------------------------------------------------------
 
@@ -276,15 +277,26 @@ def value_at(value: Any, count: Array) -> Any:
     return jax.tree.map(evaluate, value, is_leaf=is_schedule)
 
 
-def leaf_values(what: str, value: Any, tree: Any) -> list[Any]:
-    """Return the number for each leaf of `tree`; None where off."""
-    if value is None or jax.tree_util.all_leaves([value]) or is_schedule(value):
+def leaf_values(what: str, value: Any, tree: PyTree, count: Array | None = None) -> list[Any]:
+    """Return the number for each leaf of `tree`; None where off.
+
+    Args:
+      what: names the number in errors.
+      value: a number, a schedule or a prefix tree of those, as it lives in a state.
+      tree: the parameters, or a tree like them.
+      count: the step at which schedules are evaluated; None leaves them as they are.
+    """
+    if value is None or jax.tree_util.all_leaves([value]):
         return [value] * len(jax.tree.leaves(tree))
+    if count is not None:
+        value = value_at(value, count)
     if isinstance(value, Masked):  # over a number, a schedule, or again one number per leaf
         return value.choose(leaf_values(what, value.value, tree))
     if isinstance(value, PerLeaf):
         paths = jax.tree_util.tree_flatten_with_path(tree)[0]
         return value.per_leaf(tuple(path_name(path) for path, _ in paths))
+    if isinstance(value, Schedule) or jax.tree_util.all_leaves([value]):
+        return [value] * len(jax.tree.leaves(tree))
     return spread(what, value, tree)
 
 

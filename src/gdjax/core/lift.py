@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Hashable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.core
@@ -20,7 +20,7 @@ import numpy as np
 from gdjax.core.base import Optimizer, State
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import as_float_leaves, check_like, check_state, checked
-from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread, value_at
+from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.types import Hyperparam, Mask, Params
 
@@ -178,7 +178,7 @@ def _lift(
 def _lifted_update(
     rule: Callable, static: Static, map_rows: Callable, name: str, numbers: tuple, descends: bool
 ) -> Callable:
-    fixed = dict(static)
+    fixed, keywords = dict(static), keywords_of(rule)
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
     def leaf(row, count, hyper, extra):
@@ -205,9 +205,9 @@ def _lifted_update(
         parts = [None] * len(leaves)
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
+        used = used_extras(keywords, name, {*state.hyperparams, *fixed}, extra)
         hyper = {
-            k: leaf_values(f"{name}({k}=...)", value_at(v, state.count), grads)
+            k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
             for k, v in state.hyperparams.items()
         }
         count = safe_increment(state.count)
@@ -301,26 +301,40 @@ def frozen(static: dict[str, Hashable]) -> Static:
     return tuple(sorted(static.items()))
 
 
-def used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
-    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
-    keywords, required, takes_all = keywords_of(rule)
-    if takes_all:
+class Keywords(NamedTuple):
+    """The keyword-only arguments of a rule."""
+
+    names: set[str]
+    required: set[str]  # those without a default
+    takes_all: bool  # whether there is **extra
+
+
+def used_extras(keywords: Keywords, name: str, known: set[str], extra: dict) -> dict:
+    """Return the extras that a rule asks for by keyword, or all for a rule with `**extra`.
+
+    Args:
+      keywords: those of the rule.
+      name: what the user called, for errors.
+      known: keywords that are given by state or structure.
+      extra: what `update` was called with.
+    """
+    if keywords.takes_all:
         return extra
-    for key in required - known - extra.keys():
+    for key in keywords.required - known - extra.keys():
         raise TypeError(
             f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
             f"It got {', '.join(extra) or 'no extra argument'}."
         )
-    return {k: v for k, v in extra.items() if k in keywords - known}
+    return {k: v for k, v in extra.items() if k in keywords.names - known}
 
 
-@functools.lru_cache(maxsize=1024)
-def keywords_of(rule: Callable) -> tuple[set[str], set[str], bool]:
-    """Return the keywords of a rule, those without a default, and whether it takes all."""
+def keywords_of(rule: Callable) -> Keywords:
+    """Return the keywords of a rule."""
     parameters = inspect.signature(rule).parameters.values()
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     required = {p.name for p in keyword if p.default is p.empty}
-    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Keywords({p.name for p in keyword}, required, takes_all)
 
 
 def compiled(update: Callable, name: str) -> Callable:

@@ -45,11 +45,7 @@ def scalar_dtype() -> Any:
 
 def upcast(tree: Any) -> Any:
     """Cast every float or complex leaf to at least float32; leave the others."""
-    return jax.tree.map(_up, tree)
-
-
-def _up(x: Array) -> Array:
-    return cast(x, compute_dtype(x)) if is_inexact(x.dtype) else x
+    return jax.tree.map(lambda x: cast(x, compute_dtype(x)) if is_inexact(x.dtype) else x, tree)
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -120,7 +116,7 @@ SMALL = 4096  # elements; like arrays of at most this size are added first, then
 
 @jax.jit
 def _sums_sq(arrays: list[Array]) -> list[Array]:
-    squares = [abs_sq(_up(x)) for x in arrays]
+    squares = [abs_sq(x) for x in upcast(arrays)]
     if arrays[0].size <= SMALL:  # measured on 1000 leaves of 64: 0.3 s to compile against 2.5 s
         squares = [functools.reduce(jax.lax.add, squares)]
     return [jnp.sum(x) for x in squares]

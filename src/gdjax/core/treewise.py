@@ -67,19 +67,19 @@ def treewise(
 
 @functools.lru_cache(maxsize=1024)
 def _treewise_update(rule: Callable, static: Static, name: str, numbers: tuple) -> Callable:
-    fixed = dict(static)
+    fixed, keywords = dict(static), keywords_of(rule)
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
         if numbers:  # what composes rules runs those without numbers on states of its own
             check_state(name, state, numbers)
-        if "raw_params" in keywords_of(rule)[0]:
+        if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
             params = treedef.unflatten(upcast(parts))
         hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
-        used = used_extras(rule, name, {*hyper, *fixed}, extra)
+        used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
         updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
