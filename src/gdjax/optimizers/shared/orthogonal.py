@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
-from gdjax.core.hyper import Schedule, leaf_values, schedule, value_at
+from gdjax.core.hyper import Schedule, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
 from gdjax.core.types import DType, Hyperparam, Updates
@@ -104,7 +104,7 @@ def or_adam(matrix_rule: Callable[..., Any]) -> Callable[..., Any]:
 
     `matrix_rule(o, slots, count, *, <numbers>, <static>)` returns (direction, slots).
     """
-    wanted = keywords_of(matrix_rule)[0]
+    wanted = keywords_of(matrix_rule).names
 
     @functools.wraps(matrix_rule)  # its signature too: the rule asks for no extras
     def rule(
@@ -235,8 +235,9 @@ def _polar_factors(tree: Updates, state: State, kernel: Callable[..., Array]) ->
     """Return the tree with the polar factor in place of each matrix."""
     leaves, treedef = jax.tree.flatten(tree)
     axes = treedef.flatten_up_to(state.slots.axes)
-    numbers = [value_at(state.hyperparams[k], state.count) for k in ("ns_coeffs", "eps")]
-    shared = list(zip(*(leaf_values("eps", v, tree) for v in numbers), strict=True))
+    numbers = (state.hyperparams[k] for k in ("ns_coeffs", "eps"))
+    columns = [leaf_values("eps=...", v, tree, state.count) for v in numbers]
+    shared = list(zip(*columns, strict=True))
     stacks, uses = [], []
     for x, a, more in zip(leaves, axes, shared, strict=True):
         for piece in a.pieces(x) if a else []:
