@@ -217,8 +217,8 @@ def _direct(y: Array, table: Array) -> Array:
 
 
 def _gram(y: Array, table: Array) -> Array:
-    # Rounding makes small eigenvalues of R = Y Y^H negative, and each step amplifies them. They stay
-    # small if R is computed again, from Y, while they are.
+    # Rounding makes small eigenvalues of R = Y Y^H negative, and each step amplifies them. If R is
+    # computed again from Y in time, they stay small.
     start = 0
     for steps in _segments(len(table)):
         y = _gram_steps(y, table[start : start + steps])

@@ -1,33 +1,32 @@
-"""KL-Shampoo and KL-SOAP: factors that weigh each other, by minimizing a KL divergence.
+"""KL-Shampoo and KL-SOAP: factors that minimize a KL divergence, each weighted by the others.
 
 Lin et al. (2025), https://arxiv.org/abs/2509.03378
 Paper -> here: S_a, S_b -> factors; their eigenbases -> bases, eigenvalues -> values; beta_2 -> b2.
-Inverses and roots of the factors are taken in bases that a QR decomposition renews now and then, as
-in SOAP. Deviations: the factors start from a multiple of 1, which counts as one gradient in their
-running means; eigenvalues are at least `eps`. Arrays of more than two axes weigh each axis by all
-others. Bases are constants for differentiation.
+Inverses and roots of the factors are computed in bases that a QR decomposition renews at intervals,
+as in SOAP. Deviations: the first factors are multiples of the identity, which count as one gradient
+in their running means; eigenvalues are at least `eps`. In arrays of more than two axes, each factor
+is weighted by the inverses of all others. Bases are constants for differentiation.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, UNIT, WHOLE, checked
+from gdjax.core.checks import checked
 from gdjax.core.every import is_due
-from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import Hyperparam, Mask, Number
 from gdjax.linalg.axes import gram, rotated, rotated_back, scaled, sum_others
-from gdjax.linalg.eigenbasis import renewed_bases, renewed_values
+from gdjax.linalg.eigenbasis import PerAxis, renewed_bases, renewed_values
 from gdjax.linalg.shapes import seen_shape
-from gdjax.optimizers.soap import Rotated, lifted
+from gdjax.optimizers.soap import RANGES, Rotated, soap_optimizer
 
 
 def _kl_shampoo(
     grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge, learn
-):  # fmt: skip
+):
     gradient = grad.reshape(seen_shape(grad.shape, merge))
     mu = b1 * slots.mu + (1 - b1) * grad
     mean = (mu / bias_correction(b1, count)).reshape(gradient.shape)
@@ -47,11 +46,13 @@ def _kl_shampoo(
     return direction.reshape(grad.shape), new
 
 
-def weigh(slots, gradient, low, count, beta, eps):
+def _weighted(
+    slots: Rotated, gradient: Array, low: Array, count: Array, beta: Array, eps: Array
+) -> tuple[PerAxis, PerAxis]:
     """Return the factors after a gradient, and their diagonals in the bases.
 
-    S_k = E(beta; S_k, G_k (inverses of all other factors) G_k^H / other elements), from the old
-    inverses in the bases, where the diagonals follow at the cost of the elements.
+    S_k is the running mean of G_k (inverses of all other factors) G_k^H / other elements, with the
+    old inverses in the bases, where the diagonals follow at the cost of the elements.
     """
     beta = beta * bias_correction(beta, count) / bias_correction(beta, count + 1)
     weights = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in slots.values]
@@ -67,52 +68,48 @@ def weigh(slots, gradient, low, count, beta, eps):
     return tuple(factors), tuple(values)
 
 
-@checked(
-    shampoo_beta=UNIT._replace(optional=True),
-    precondition_frequency=WHOLE,
-    init_factor=POSITIVE,
-)
+@checked(**RANGES)
 def kl_shampoo(
-    learning_rate: Any,
-    b1: Any = 0.95,
-    b2: Any = 0.95,
-    shampoo_beta: Any = None,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.01,
-    mask: Any = None,
-    precondition_frequency: Any = 10,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    shampoo_beta: Hyperparam | None = None,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.01,
+    mask: Mask = None,
+    precondition_frequency: Hyperparam = 10,
     max_precond_dim: int = 10000,
     *,
-    init_factor: Any = 0.1,
+    init_factor: Number = 0.1,
     merge_dims: bool = False,
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
 ) -> Optimizer:
-    """Multiply a mean of the gradient by inverse square roots of factors that weigh each other.
+    """Multiply a mean of the gradient by inverse square roots of factors weighted by each other.
 
-    Good for: what Shampoo is for, without a graft to set the length of its steps.
+    Good for: the same as Shampoo, without a graft to set the norm of the steps.
 
     For an m x n matrix g, from the old factors:
     L = beta L + (1 - beta) g R^-1 g^H / n;  R = beta R + (1 - beta) g^H L^-1 g / m;
     mu = b1 mu + (1 - b1) g;
     update = -learning_rate * (L^(-1/2) mu / (1 - b1^t) R^(-1/2) + weight_decay * param)
 
-    L and R start as `init_factor` times 1 and count it as one gradient, so beta in step t is
-    shampoo_beta * (1 - shampoo_beta^t) / (1 - shampoo_beta^(t+1)). Their bases are renewed as in
-    `soap`, and the first comes from the first gradient. Parameters without a rotated axis, such as
-    scalars and vectors, go to Adam.
+    The first L and R are `init_factor` times the identity, which counts as one gradient: in step t,
+    beta is shampoo_beta * (1 - shampoo_beta^t) / (1 - shampoo_beta^(t+1)). The bases are renewed as
+    in `soap`, and the first comes from the first gradient. Parameters without a rotated axis, such
+    as scalars and vectors, are updated by Adam.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
       b1: decay of the mean, in [0, 1).
-      b2: decay of the mean square of what goes to Adam, in [0, 1).
+      b2: decay of the mean square of parameters updated by Adam, in [0, 1).
       shampoo_beta: decay of the factors, in [0, 1); None is `b2`.
-      eps: what eigenvalues are at least; for Adam, see `adam`.
+      eps: lower bound of the eigenvalues; for Adam, see `adam`.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       precondition_frequency: steps from one renewal of the bases to the next, see `soap`.
-      max_precond_dim: axes longer than this have no factor, an int.
+      max_precond_dim: axes longer than this have no factor, an integer >= 1.
       init_factor: the first eigenvalues, > 0, in units of the gradient. Large ones make the first
         steps small.
       merge_dims: see `soap`.
@@ -143,45 +140,37 @@ def kl_shampoo(
       Lin et al. (2025), "Understanding and improving Shampoo and SOAP via Kullback-Leibler
       minimization".
     """
-    return lifted(
-        descend, "kl_shampoo", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
-        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
-        rule=_kl_shampoo, learn=weigh, init_factor=init_factor,
-    )  # fmt: skip
+    return soap_optimizer("kl_shampoo", rule=_kl_shampoo, learn=_weighted, **locals())
 
 
-@checked(
-    shampoo_beta=UNIT._replace(optional=True),
-    precondition_frequency=WHOLE,
-    init_factor=POSITIVE,
-)
+@checked(**RANGES)
 def kl_soap(
-    learning_rate: Any,
-    b1: Any = 0.95,
-    b2: Any = 0.95,
-    shampoo_beta: Any = None,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.01,
-    mask: Any = None,
-    precondition_frequency: Any = 10,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    shampoo_beta: Hyperparam | None = None,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.01,
+    mask: Mask = None,
+    precondition_frequency: Hyperparam = 10,
     max_precond_dim: int = 10000,
     *,
-    init_factor: Any = 0.1,
+    init_factor: Number = 0.1,
     merge_dims: bool = False,
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
 ) -> Optimizer:
-    """Run `soap` in the eigenbases of factors that weigh each other, as in `kl_shampoo`.
+    """Run `soap` in the eigenbases of factors that are weighted by each other, as in `kl_shampoo`.
 
-    Good for: what SOAP is for; bases that a few large gradients do not dominate.
+    Good for: the same as SOAP, with bases that a few large gradients do not dominate.
 
     Args:
       learning_rate: see `soap`, like all arguments that are not named here.
       b1: see `soap`.
       b2: see `soap`.
       shampoo_beta: see `kl_shampoo`.
-      eps: see `soap`; what eigenvalues are at least, too.
+      eps: see `soap`; also the lower bound of the eigenvalues.
       weight_decay: see `soap`.
       mask: see `soap`.
       precondition_frequency: see `soap`.
@@ -213,8 +202,4 @@ def kl_soap(
     References:
       Lin et al. (2025), as for `kl_shampoo`.
     """
-    return lifted(
-        descend, "kl_soap", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
-        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
-        learn=weigh, init_factor=init_factor,
-    )  # fmt: skip
+    return soap_optimizer("kl_soap", learn=_weighted, **locals())

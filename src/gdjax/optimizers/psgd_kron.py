@@ -1,33 +1,45 @@
-"""PSGD with Kronecker factors: whiten the gradient by a preconditioner that is learned online.
+"""PSGD with Kronecker factors: a whitening preconditioner that is learned online.
 
 Li (2015), https://arxiv.org/abs/1512.04202; Li (2024), https://arxiv.org/abs/2402.04553; the
 details follow psgd-jax's `kron`, the update without solves the author's psgd_torch. Paper -> here:
 Q_k -> factors, g -> the (mean) gradient, v -> the random probe, mu (its step size) ->
-preconditioner_lr. Deviations: updates and balancings of the factors come in turns that are not
-random; factors that would not be finite are kept, and so are those of a zero gradient, which
-psgd-jax lets grow without end; the noise is psgd-jax's in both updates. The preconditioner is a
-constant for differentiation.
+preconditioner_lr. Deviations: the factors are updated and balanced at deterministic intervals;
+factors that would not be finite are kept, and so are those of a zero gradient, which grow without
+bound in psgd-jax; the noise is psgd-jax's in both updates. The preconditioner is a constant for
+differentiation.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, WHOLE, check_choice, checked
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import (
+    NONNEGATIVE,
+    POSITIVE,
+    SHARE,
+    UNIT,
+    WHOLE,
+    check_choice,
+    check_integer,
+    checked,
+)
 from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
+from gdjax.core.types import Hyperparam, Key, Mask, Number, Params
 from gdjax.linalg.buckets import map_scanned
-from gdjax.linalg.shapes import check_length
-from gdjax.linalg.whitening import SAVING, first_factors, learned, whitened
-from gdjax.schedules.update_probability import PROBABILITY, precond_update_prob_schedule
+from gdjax.linalg.whitening import SAVING, Saving, first_factors, learned, whitened
+from gdjax.optimizers.shared.slots import with_slots
+from gdjax.schedules.update_probability import precond_update_prob_schedule
+
+FactorUpdate: TypeAlias = Literal["triangular", "procrustes"]
 
 
 class Whitened(NamedTuple):
@@ -38,14 +50,24 @@ class Whitened(NamedTuple):
     bounds: Array | None  # [axes], real, what bounds the steps of "procrustes"
     waiting: Array  # int32, steps since the last update of the factors
     updates: Array  # int32, how many updates there were
-    failures: Array  # int32, how many updates were refused since they were not finite
+    failures: Array  # int32, how many updates were not applied because they were not finite
     key: Array  # where the probes come from
 
 
 def _psgd_kron(
-    grad, slots, param, count, *, b1, preconditioner_update_probability, preconditioner_lr,
-    balance_interval, clip_update_rms, bound_decay, momentum_into_precond_update,
-):  # fmt: skip
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    b1,
+    preconditioner_update_probability,
+    preconditioner_lr,
+    balance_interval,
+    clip_update_rms,
+    bound_decay,
+    momentum_into_precond_update,
+):
     mu = b1 * slots.mu + (1 - b1) * grad
     mean = mu / bias_correction(b1, count)
     shape = grad.shape or (1,)
@@ -67,45 +89,48 @@ def _psgd_kron(
     )
 
 
-def _start(param, scale, chosen, procrustes) -> Whitened:
+def _slots(
+    param: Array,
+    key: Array,
+    scale: Number,
+    limit: int,
+    least_ndim: int,
+    saving: Saving | None,
+    procrustes: bool,
+) -> Whitened:
     dtype, shape = compute_dtype(param), param.shape or (1,)
-    factors = first_factors(shape, jnp.asarray(scale, dtype), *chosen)
+    factors = first_factors(shape, jnp.asarray(scale, dtype), limit, least_ndim, saving)
     bounds = jnp.zeros(len(shape), real_dtype(dtype)) if procrustes else None
-    a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))  # no buffer twice
-    return Whitened(jnp.zeros(param.shape, dtype), factors, bounds, a, b, c, jnp.zeros(()))
-
-
-def _init_keys(init, key, params) -> State:
-    state = init(params)
-    leaves, treedef = jax.tree.flatten(params)
-    key = fresh_key(key)
-    keys = treedef.unflatten([jax.random.fold_in(key, i) for i in range(len(leaves))])
-    return state._replace(slots=state.slots._replace(key=keys))
+    counts = (jnp.zeros((), jnp.int32) for _ in range(3))  # three arrays: states are donated
+    return Whitened(jnp.zeros(param.shape, dtype), factors, bounds, *counts, key)
 
 
 RANGES = dict(
-    preconditioner_update_probability=PROBABILITY, preconditioner_lr=NONNEGATIVE,
-    preconditioner_init_scale=POSITIVE, balance_interval=WHOLE,
-    clip_update_rms=POSITIVE._replace(optional=True), bound_decay=UNIT,
-)  # fmt: skip
+    preconditioner_update_probability=SHARE,
+    preconditioner_lr=NONNEGATIVE,
+    preconditioner_init_scale=POSITIVE,
+    balance_interval=WHOLE,
+    clip_update_rms=POSITIVE._replace(optional=True),
+    bound_decay=UNIT,
+)
 
 
 @checked(**RANGES)
 def scale_by_psgd_kron(
-    b1: Any = 0.9,
-    preconditioner_update_probability: Any = None,
+    b1: Hyperparam = 0.9,
+    preconditioner_update_probability: Hyperparam | None = None,
     max_size_triangular: int = 8192,
     min_ndim_triangular: int = 2,
-    memory_save_mode: str | None = None,
+    memory_save_mode: Saving | None = None,
     momentum_into_precond_update: bool = True,
-    preconditioner_lr: Any = 0.1,
-    preconditioner_init_scale: Any = 1.0,
+    preconditioner_lr: Hyperparam = 0.1,
+    preconditioner_init_scale: Number = 1.0,
     *,
-    balance_interval: Any = 100,
-    clip_update_rms: Any = 1.1,
-    factor_update: str = "triangular",
-    bound_decay: Any = 0.9,
-    key: Any = 0,
+    balance_interval: Hyperparam = 100,
+    clip_update_rms: Hyperparam | None = 1.1,
+    factor_update: FactorUpdate = "triangular",
+    bound_decay: Hyperparam = 0.9,
+    key: Key = 0,
 ) -> Optimizer:
     """Replace the gradient by PSGD's direction; the arguments are those of `psgd_kron`.
 
@@ -119,37 +144,32 @@ def scale_by_psgd_kron(
       >>> bool(-4 < direction[0] / direction[1] < -1)  # of the gradient: -40
       True
     """
-    return _lifted(
-        leafwise, "scale_by_psgd_kron", (), b1, preconditioner_update_probability,
-        max_size_triangular, min_ndim_triangular, memory_save_mode, momentum_into_precond_update,
-        preconditioner_lr, preconditioner_init_scale, balance_interval, clip_update_rms,
-        factor_update, bound_decay, key,
-    )  # fmt: skip
+    return _optimizer("scale_by_psgd_kron", **locals())
 
 
 @checked(**RANGES)
 def psgd_kron(
-    learning_rate: Any = 0.001,
-    b1: Any = 0.9,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    preconditioner_update_probability: Any = None,
+    learning_rate: Hyperparam = 0.001,
+    b1: Hyperparam = 0.9,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    preconditioner_update_probability: Hyperparam | None = None,
     max_size_triangular: int = 8192,
     min_ndim_triangular: int = 2,
-    memory_save_mode: str | None = None,
+    memory_save_mode: Saving | None = None,
     momentum_into_precond_update: bool = True,
-    preconditioner_lr: Any = 0.1,
-    preconditioner_init_scale: Any = 1.0,
+    preconditioner_lr: Hyperparam = 0.1,
+    preconditioner_init_scale: Number = 1.0,
     *,
-    balance_interval: Any = 100,
-    clip_update_rms: Any = 1.1,
-    factor_update: str = "triangular",
-    bound_decay: Any = 0.9,
-    key: Any = 0,
+    balance_interval: Hyperparam = 100,
+    clip_update_rms: Hyperparam | None = 1.1,
+    factor_update: FactorUpdate = "triangular",
+    bound_decay: Hyperparam = 0.9,
+    key: Key = 0,
 ) -> Optimizer:
-    """Whiten a running mean of the gradient by Kronecker factors that are learned step by step.
+    """Whiten a running mean of the gradient by Kronecker factors that are learned online.
 
-    Good for: large networks, noisy gradients; no second moments and no `eps` to set.
+    Good for: large networks and noisy gradients, without second moments or an `eps` to set.
 
     mu = b1 mu + (1 - b1) g;  m = mu / (1 - b1^t);
     when due, with v ~ N(0, 1) and x = m + sqrt(2^-23) mean|m| v:
@@ -166,20 +186,20 @@ def psgd_kron(
       preconditioner_update_probability: updates of the factors for each step, in (0, 1], often a
         schedule: one is due when 1 / probability steps have passed. None is
         `precond_update_prob_schedule()`.
-      max_size_triangular: longer axes have diagonal factors, an int.
-      min_ndim_triangular: parameters of fewer axes have diagonal factors, an int.
+      max_size_triangular: longer axes have diagonal factors, an integer >= 1.
+      min_ndim_triangular: parameters of fewer axes have diagonal factors, an integer >= 0.
       memory_save_mode: None; "one_diag" for a diagonal factor on the longest axis; "all_diag".
-      momentum_into_precond_update: whether the factors learn from the mean or the gradient itself.
+      momentum_into_precond_update: whether the factors learn from the mean or from the gradient.
       preconditioner_lr: step size of the factors, >= 0.
-      preconditioner_init_scale: of the first preconditioner, > 0; of its root, that is.
+      preconditioner_init_scale: scale > 0 of the first Q, the root of the preconditioner.
       balance_interval: updates between two balancings of the factors' sizes, a whole number >= 1.
       clip_update_rms: the largest root mean square of a direction, > 0; None for any. A whitened
         gradient has 1.
-      factor_update: "triangular" as above; "procrustes" is Li's later one without solves, of full
-        matrices, with C = d d^H along each axis of the direction d of x, and tau = elements / side:
-        Q_k = Q_k - preconditioner_lr * (C - tau) Q_k / l, turned a little to be symmetric.
-      bound_decay: of l in "procrustes", a bound of |C + tau| that falls no faster, in [0, 1).
-      key: where the probes come from, an int or a `jax.random.key`. It lives in the state.
+      factor_update: "triangular" as above; "procrustes" is Li's later update of full matrices
+        without solves: with C = d d^H along each axis of the direction d of x, and tau = elements /
+        side, Q_k = Q_k - preconditioner_lr * (C - tau) Q_k / l, rotated a little towards symmetry.
+      bound_decay: decay of l in "procrustes", an upper bound of |C + tau|, in [0, 1).
+      key: for the probes, an int or a `jax.random.key`. It is kept in the state.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -204,34 +224,66 @@ def psgd_kron(
       Li (2015), "Preconditioned stochastic gradient descent".
       Li (2024), "Stochastic Hessian fittings with Lie groups".
     """
-    return _lifted(
-        descend, "psgd_kron", (learning_rate, weight_decay, mask), b1,
-        preconditioner_update_probability, max_size_triangular, min_ndim_triangular,
-        memory_save_mode, momentum_into_precond_update, preconditioner_lr,
-        preconditioner_init_scale, balance_interval, clip_update_rms, factor_update, bound_decay,
-        key,
-    )  # fmt: skip
+    return _optimizer("psgd_kron", **locals())
 
 
-def _lifted(
-    lift, name, outer, b1, probability, limit, least_ndim, mode, momentum_into_precond_update,
-    preconditioner_lr, scale, balance_interval, clip_update_rms, factor_update, bound_decay, key,
-):  # fmt: skip
-    check_length(f"{name}(max_size_triangular=...)", limit)
-    check_choice(f"{name}(memory_save_mode=...)", mode, SAVING)
+def _optimizer(
+    name: str,
+    *,
+    learning_rate: Hyperparam | None = None,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
+    b1: Hyperparam,
+    preconditioner_update_probability: Hyperparam | None,
+    max_size_triangular: int,
+    min_ndim_triangular: int,
+    memory_save_mode: Saving | None,
+    momentum_into_precond_update: bool,
+    preconditioner_lr: Hyperparam,
+    preconditioner_init_scale: Number,
+    balance_interval: Hyperparam,
+    clip_update_rms: Hyperparam | None,
+    factor_update: FactorUpdate,
+    bound_decay: Hyperparam,
+    key: Key,
+) -> Optimizer:
+    """Return `psgd_kron`, or without a learning rate its direction; `name` is for errors."""
+    check_choice(f"{name}(memory_save_mode=...)", memory_save_mode, SAVING)
     check_choice(f"{name}(factor_update=...)", factor_update, ("triangular", "procrustes"))
     procrustes = factor_update == "procrustes"
-    if probability is None:
-        probability = precond_update_prob_schedule()
+    if preconditioner_update_probability is None:
+        preconditioner_update_probability = precond_update_prob_schedule()
     numbers = dict(
-        b1=b1, preconditioner_update_probability=probability, preconditioner_lr=preconditioner_lr,
-        balance_interval=balance_interval, clip_update_rms=clip_update_rms,
+        b1=b1,
+        preconditioner_update_probability=preconditioner_update_probability,
+        preconditioner_lr=preconditioner_lr,
+        balance_interval=balance_interval,
+        clip_update_rms=clip_update_rms,
         bound_decay=bound_decay if procrustes else None,
-    )  # fmt: skip
-    chosen = limit, least_ndim, mode
-    slots = functools.partial(_start, scale=scale, chosen=chosen, procrustes=procrustes)
-    init, update = lift(
-        _psgd_kron, slots, numbers, *outer, map_rows=map_scanned,
+    )
+    optimizer = descend(
+        _psgd_kron,
+        None,
+        numbers,
+        learning_rate,
+        weight_decay,
+        mask,
+        name=name,
+        map_rows=map_scanned,
         momentum_into_precond_update=momentum_into_precond_update,
-    )  # fmt: skip
-    return Optimizer(functools.partial(_init_keys, init, key), update)
+    )
+    slots = functools.partial(
+        _slots,
+        scale=preconditioner_init_scale,
+        limit=check_integer(f"{name}(max_size_triangular=...)", max_size_triangular),
+        least_ndim=check_integer(f"{name}(min_ndim_triangular=...)", min_ndim_triangular, 0),
+        saving=memory_save_mode,
+        procrustes=procrustes,
+    )
+
+    def rows(params: Params) -> list[Whitened]:
+        first = fresh_key(key)
+        leaves = enumerate(jax.tree.leaves(params))
+        return [slots(x, jax.random.fold_in(first, i)) for i, x in leaves]
+
+    return with_slots(optimizer, Whitened, rows)

@@ -1,32 +1,44 @@
-"""Shampoo: multiply the gradient by an inverse root of its own second moments, along each axis.
+"""Shampoo: the gradient times inverse roots of its second-moment matrices, along each axis.
 
 Gupta, Koren & Singer (2018), Algorithm 2, https://arxiv.org/abs/1802.09568; with grafting, blocks
-and rare roots as in Anil et al. (2020), https://arxiv.org/abs/2002.09018, and Shi et al. (2023),
-https://arxiv.org/abs/2309.06497. Paper -> here: L, R -> factors, L^(-1/4), R^(-1/4) -> roots,
-beta_2 -> b2, epsilon -> eps. Deviations: an axis is cut into equal blocks, see `blocks_of`. The
-roots are constants for differentiation.
+and infrequent roots as in Anil et al. (2020), https://arxiv.org/abs/2002.09018, and Shi et al.
+(2023), https://arxiv.org/abs/2309.06497. Paper -> here: L, R -> factors, L^(-1/4), R^(-1/4) ->
+roots, beta_2 -> b2, epsilon -> eps. Deviations: an axis is cut into equal blocks, see `blocks_of`.
+The roots are constants for differentiation.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, UNIT, WHOLE, check_choice, checked
+from gdjax.core.checks import (
+    CLOSED_UNIT,
+    NONNEGATIVE,
+    POSITIVE,
+    UNIT,
+    WHOLE,
+    check_choice,
+    check_integer,
+    checked,
+)
 from gdjax.core.every import as_interval, init_phases, is_due
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.inverse_root import newton_order, renewed_roots
-from gdjax.linalg.shapes import Blocks, blocks_of, check_length, merged_shape
-from gdjax.optimizers.shared.grafting import GRAFTS, graft_direction, grafted
+from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
+from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
+
+Root: TypeAlias = Literal["eigh", "newton"]
 
 
 class Blocked(NamedTuple):
@@ -37,14 +49,30 @@ class Blocked(NamedTuple):
     factors: tuple[Array, ...]  # L, R: for each axis, n x n matrices [blocks, n, n]
     roots: tuple[Array, ...]  # their inverse roots, likewise
     failures: Array  # int32, how many roots failed, so that the old one was kept
-    phase: Array | None  # [blocks], in [0, 1), when in the interval the roots are renewed, or None
+    phase: Array | None  # [blocks], in [0, 1): the time of renewal within the interval, or None
 
 
 def _shampoo(
-    grad, slots, param, count, *, b1, b2, eps, precondition_frequency, exponent, b3,
-    start_preconditioning_step, graft_b2, graft_eps, graft, order, merge, block_size,
-):  # fmt: skip
-    cut = seen_blocks(grad.shape, merge, block_size)
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    b1,
+    b2,
+    eps,
+    precondition_frequency,
+    exponent,
+    b3,
+    start_preconditioning_step,
+    graft_b2,
+    graft_eps,
+    graft,
+    order,
+    merge,
+    block_size,
+):
+    cut = _blocks(grad.shape, merge, block_size)
     split, pieces = cut.split, cut.split(grad.reshape(cut.shape))
     weight = jnp.where(b2 < 1, 1 - b2, 1)  # 1 for b2 = 1: sums, as in Adagrad
     factors = tuple(
@@ -71,20 +99,22 @@ def _shampoo(
     return direction, Blocked(mu, nu, factors, roots, slots.failures + failed, slots.phase)
 
 
-def _preconditioned(piece, roots):
+def _preconditioned(piece: Array, roots: tuple[Array, ...]) -> Array:
     for axis, root in enumerate(roots):
         piece = along(piece, root.T, axis)
     return piece
 
 
-def seen_blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
+def _blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
     """Return how an array is merged and cut; a scalar is a vector of length 1."""
     return blocks_of(merged_shape(shape, block_size) if merge else shape or (1,), block_size)
 
 
-def _start(param, merge, block_size, graft, stagger) -> Blocked:
+def _slots(
+    param: Array, merge: bool, block_size: int, graft: Graft | None, stagger: bool
+) -> Blocked:
     dtype = compute_dtype(param)
-    cut = seen_blocks(param.shape, merge, block_size)
+    cut = _blocks(param.shape, merge, block_size)
     count, sides = math.prod(cut.grid), cut.block if param.size else ()
     factors = tuple(jnp.zeros((count, n, n), dtype) for n in sides)
     roots = tuple(jnp.tile(jnp.eye(n, dtype=dtype), (count, 1, 1)) for n in sides)
@@ -95,28 +125,32 @@ def _start(param, merge, block_size, graft, stagger) -> Blocked:
 
 
 RANGES = dict(
-    b2=CLOSED_UNIT, b3=UNIT._replace(optional=True), exponent=POSITIVE._replace(optional=True),
-    precondition_frequency=WHOLE, start_preconditioning_step=WHOLE._replace(optional=True),
-    graft_b2=UNIT, graft_eps=NONNEGATIVE,
-)  # fmt: skip
+    b2=CLOSED_UNIT,
+    b3=UNIT._replace(optional=True),
+    exponent=POSITIVE._replace(optional=True),
+    precondition_frequency=WHOLE,
+    start_preconditioning_step=WHOLE._replace(optional=True),
+    graft_b2=UNIT,
+    graft_eps=NONNEGATIVE,
+)
 
 
 @checked(**RANGES)
 def scale_by_shampoo(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-12,
-    precondition_frequency: Any = 10,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-12,
+    precondition_frequency: Hyperparam = 10,
     block_size: int = 1024,
     *,
-    graft: str | None = "adam",
-    exponent: Any = None,
-    b3: Any = None,
-    start_preconditioning_step: Any = None,
-    graft_b2: Any = 0.999,
-    graft_eps: Any = 1e-8,
+    graft: Graft | None = "adam",
+    exponent: Hyperparam | None = None,
+    b3: Hyperparam = None,
+    start_preconditioning_step: Hyperparam | None = None,
+    graft_b2: Hyperparam = 0.999,
+    graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
-    root: str = "eigh",
+    root: Root = "eigh",
     stagger: bool = False,
 ) -> Optimizer:
     """Replace the gradient by Shampoo's direction; the arguments are those of `shampoo`.
@@ -129,31 +163,28 @@ def scale_by_shampoo(
       [[ 1.  0.]
        [ 0. -1.]]
     """
-    return _lifted(
-        leafwise, "scale_by_shampoo", (), b1, b2, eps, precondition_frequency, block_size, graft,
-        exponent, b3, start_preconditioning_step, graft_b2, graft_eps, merge_dims, root, stagger,
-    )  # fmt: skip
+    return _optimizer("scale_by_shampoo", **locals())
 
 
 @checked(**RANGES)
 def shampoo(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-12,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    precondition_frequency: Any = 10,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-12,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    precondition_frequency: Hyperparam = 10,
     block_size: int = 1024,
     *,
-    graft: str | None = "adam",
-    exponent: Any = None,
-    b3: Any = None,
-    start_preconditioning_step: Any = None,
-    graft_b2: Any = 0.999,
-    graft_eps: Any = 1e-8,
+    graft: Graft | None = "adam",
+    exponent: Hyperparam | None = None,
+    b3: Hyperparam = None,
+    start_preconditioning_step: Hyperparam | None = None,
+    graft_b2: Hyperparam = 0.999,
+    graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
-    root: str = "eigh",
+    root: Root = "eigh",
     stagger: bool = False,
 ) -> Optimizer:
     """Multiply a running mean of the gradient by inverse roots of its second moments, axis by axis.
@@ -164,27 +195,28 @@ def shampoo(
     L = b2 L + (1 - b2) g g^H;  R = b2 R + (1 - b2) g^H g  (b2 = 1: sums);
     when due, P_L = (L / (1 - b2^t) + eps)^(-1/4), P_R likewise;
     mean = (b3 mu + (1 - b3) g) / (1 - b3 b1^(t-1));  mu = b1 mu + (1 - b1) g;
-    shaped = P_L mean P_R, made as long as the graft's direction of `mean`;
+    shaped = P_L mean P_R, rescaled to the norm of the graft's direction of `mean`;
     update = -learning_rate * (shaped + weight_decay * param)
 
-    A block of k axes has the power -1 / (2 k). Before the first roots the graft alone moves.
+    A block of k axes has the power -1 / (2 k). Before the first roots, the update is the graft's.
 
-    On a CPU, renewals may be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
-    environment: else OpenBLAS's threads and XLA's wait for each other.
+    On a CPU, renewals can be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
+    environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
       b1: decay of the mean, in [0, 1).
-      b2: decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is what the authors of
-        the distributed code start from.
-      eps: added to the eigenvalues, >= 0. If the smallest is negative by rounding, all are lifted.
+      b2: decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is the first choice of
+        the authors of the distributed code.
+      eps: added to the eigenvalues, >= 0. If the smallest is negative by rounding, all are shifted.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       precondition_frequency: steps from one renewal of the roots to the next, a whole number >= 1.
         In a `vmap` over runs a renewal costs only where one is due in some of them.
-      block_size: the longest axis of a block, an int. Longer axes are cut into equal parts.
-      graft: whose step length is taken, for each block: "adam", "rmsprop", "adagrad", "sgd" (that
-        of the mean), or None for Shampoo's own.
+      block_size: the maximal length of a block's axes, an integer >= 1. Longer axes are cut into
+        equal parts.
+      graft: the method that gives the norm of the step, for each block: "adam", "rmsprop",
+        "adagrad", "sgd" (that of the mean), or None for Shampoo's own.
       exponent: the power, as a positive number: 0.5 is L^(-1/2). None is 1 / (2 k).
       b3: weight of the mean against the new gradient; None is `b1`, and `b1**2` looks ahead as in
         NAdam.
@@ -193,15 +225,15 @@ def shampoo(
       graft_eps: added to the root of the graft's second moment.
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
-      root: "eigh" by eigenvalues, "newton" by matrix products alone, which accelerators prefer;
-        with it 1 / exponent must be a whole number and the same for all.
-      stagger: whether blocks take turns within the interval, so that no step takes much longer than
-        another, apart from the first with roots.
+      root: "eigh" by eigenvalues, "newton" by matrix products alone, which is faster on
+        accelerators; then 1 / exponent must be a whole number and the same for all.
+      stagger: whether the renewals of the blocks are spread over the interval, so that all steps
+        take about the same time, except the first with roots.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
       m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment.
-      `slots.failures` counts roots that were kept because the new one was not finite or too wrong.
+      `slots.failures` counts roots that were kept because the new one was not finite or inexact.
 
     Raises:
       ValueError: if a concrete number is out of range, or a choice unknown.
@@ -222,33 +254,62 @@ def shampoo(
       Gupta, Koren & Singer (2018), "Shampoo: preconditioned stochastic tensor optimization".
       Anil et al. (2020), "Scalable second order optimization for deep learning".
     """
-    return _lifted(
-        descend, "shampoo", (learning_rate, weight_decay, mask), b1, b2, eps,
-        precondition_frequency, block_size, graft, exponent, b3, start_preconditioning_step,
-        graft_b2, graft_eps, merge_dims, root, stagger,
-    )  # fmt: skip
+    return _optimizer("shampoo", **locals())
 
 
-def _lifted(
-    lift, name, outer, b1, b2, eps, precondition_frequency, block_size, graft, exponent, b3,
-    start_preconditioning_step, graft_b2, graft_eps, merge_dims, root, stagger,
-):  # fmt: skip
-    check_length(f"{name}(block_size=...)", block_size)
+def _optimizer(
+    name: str,
+    *,
+    learning_rate: Hyperparam | None = None,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
+    b1: Hyperparam,
+    b2: Hyperparam,
+    eps: Hyperparam,
+    precondition_frequency: Hyperparam,
+    block_size: int,
+    graft: Graft | None,
+    exponent: Hyperparam | None,
+    b3: Hyperparam | None,
+    start_preconditioning_step: Hyperparam | None,
+    graft_b2: Hyperparam,
+    graft_eps: Hyperparam,
+    merge_dims: bool,
+    root: Root,
+    stagger: bool,
+) -> Optimizer:
+    """Return `shampoo`, or without a learning rate its direction; `name` is for errors."""
+    block_size = check_integer(f"{name}(block_size=...)", block_size)
     check_choice(f"{name}(graft=...)", graft, GRAFTS)
     check_choice(f"{name}(root=...)", root, ("eigh", "newton"))
     order = None
     if root == "newton":
         order, exponent = newton_order(f"{name}(exponent=...)", exponent), None
     numbers = dict(
-        b1=b1, b2=b2, eps=eps, precondition_frequency=precondition_frequency, exponent=exponent,
-        b3=b3, start_preconditioning_step=start_preconditioning_step,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        precondition_frequency=precondition_frequency,
+        exponent=exponent,
+        b3=b3,
+        start_preconditioning_step=start_preconditioning_step,
         graft_b2=graft_b2 if graft in ("rmsprop", "adam") else None,
         graft_eps=None if graft in (None, "sgd") else graft_eps,
-    )  # fmt: skip
-    shape = dict(merge=merge_dims, block_size=block_size)
-    slots = functools.partial(_start, graft=graft, stagger=stagger, **shape)
-    map_rows = map_in_turn if stagger else map_buckets
-    init, update = lift(
-        _shampoo, slots, numbers, *outer, map_rows=map_rows, graft=graft, order=order, **shape
     )
-    return Optimizer(functools.partial(init_phases, init) if stagger else init, update)
+    shape = dict(merge=merge_dims, block_size=block_size)
+    optimizer = descend(
+        _shampoo,
+        functools.partial(_slots, graft=graft, stagger=stagger, **shape),
+        numbers,
+        learning_rate,
+        weight_decay,
+        mask,
+        name=name,
+        map_rows=map_in_turn if stagger else map_buckets,
+        graft=graft,
+        order=order,
+        **shape,
+    )
+    if not stagger:
+        return optimizer
+    return Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)

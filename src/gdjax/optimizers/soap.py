@@ -1,31 +1,37 @@
-"""SOAP: run Adam in the eigenbasis of Shampoo's factors.
+"""SOAP: Adam in the eigenbasis of Shampoo's factors.
 
 Vyas et al. (2024), Algorithm 3, https://arxiv.org/abs/2409.11321
 Paper -> here: L, R -> factors, Q_L, Q_R -> bases, M (rotated) -> mu, V -> nu, f ->
 precondition_frequency, beta_2 of the factors -> shampoo_beta. As in the authors' code, the first
-gradient only makes the bases and nothing moves, a gradient is rotated by the bases from before it,
-and `eps` is added before bias correction. Deviations: weight decay acts on the parameters as they
-were before the step, as in `adamw`; eigenvalues so small that float arithmetic cannot tell them
-from 0 are lifted before the QR decomposition. The bases are constants for differentiation.
+gradient only gives the bases and no update, a gradient is rotated by the bases from before it,
+and `eps` is added before bias correction. Deviations: weight decay acts on the parameters before
+the step, as in `adamw`; eigenvalues that float arithmetic cannot distinguish from 0 are shifted
+before the QR decomposition. The bases are constants for differentiation.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import UNIT, WHOLE, checked
+from gdjax.core.checks import POSITIVE, UNIT, WHOLE, check_integer, checked
 from gdjax.core.every import init_phases, is_due, when_due
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.types import Hyperparam, Mask, Number, Rule
 from gdjax.linalg.axes import gram, rotated, rotated_back
 from gdjax.linalg.buckets import map_buckets, map_in_turn
-from gdjax.linalg.eigenbasis import renewed_bases, renewed_values
-from gdjax.linalg.shapes import check_length, rotated_axes, seen_shape
+from gdjax.linalg.eigenbasis import PerAxis, renewed_bases, renewed_values
+from gdjax.linalg.shapes import rotated_axes, seen_shape
+
+RANGES = dict(
+    shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE, init_factor=POSITIVE
+)
 
 
 class Rotated(NamedTuple):
@@ -33,16 +39,16 @@ class Rotated(NamedTuple):
 
     mu: Array  # running mean of the rotated gradient, shaped like the parameter
     nu: Array  # running mean of its square, real
-    factors: tuple[Array | None, ...]  # L, R: a matrix [n, n] for each rotated axis of n, or None
-    bases: tuple[Array | None, ...]  # Q_L, Q_R: orthonormal columns, likewise
-    values: tuple[Array | None, ...] | None  # eigenvalues in the bases, for KL-SOAP only
+    factors: PerAxis  # L, R: a matrix [n, n] for each rotated axis of n, or None
+    bases: PerAxis  # Q_L, Q_R: orthonormal columns, likewise
+    values: PerAxis | None  # eigenvalues in the bases, for KL-SOAP only
     failures: Array  # int32, how many bases were not finite, so that the old one was kept
-    phase: Array | None  # in [0, 1), when in the interval its bases are renewed; None: at its begin
+    phase: Array | None  # in [0, 1): the time of renewal within the interval; None is its begin
 
 
 def _soap(
     grad, slots, param, count, *, b1, b2, shampoo_beta, eps, precondition_frequency, merge, learn
-):  # fmt: skip
+):
     beta = b2 if shampoo_beta is None else shampoo_beta
     shape = seen_shape(grad.shape, merge)
     gradient, mu, nu = (x.reshape(shape) for x in (grad, slots.mu, slots.nu))
@@ -59,13 +65,20 @@ def _soap(
     bases, orders, failed = renewed_bases(due, count, factors, slots.bases)
     mu, nu = when_due(due, functools.partial(_carry, slots.bases, bases, orders), mu, nu)
     new = Rotated(
-        mu.reshape(grad.shape), nu.reshape(grad.shape), factors, bases,
-        renewed_values(due, values, factors, bases), slots.failures + failed, slots.phase,
-    )  # fmt: skip
+        mu.reshape(grad.shape),
+        nu.reshape(grad.shape),
+        factors,
+        bases,
+        renewed_values(due, values, factors, bases),
+        slots.failures + failed,
+        slots.phase,
+    )
     return direction.reshape(grad.shape), new
 
 
-def _outer_products(slots, gradient, low, count, beta, eps):
+def _outer_products(
+    slots: Rotated, gradient: Array, low: Array, count: Array, beta: Array, eps: Array
+) -> tuple[PerAxis, None]:
     """Return the factors after a gradient, as running means of its Gram matrices."""
     return tuple(
         None if f is None else beta * f + (1 - beta) * gram(gradient, axis)
@@ -73,17 +86,26 @@ def _outer_products(slots, gradient, low, count, beta, eps):
     ), None
 
 
-def _carry(old, new, orders, mu, nu):
+def _carry(
+    old: PerAxis, new: PerAxis, orders: PerAxis, mu: Array, nu: Array
+) -> tuple[Array, Array]:
+    """Return the moments in the new bases."""
     for axis, order in enumerate(orders):
         if order is not None:
             nu = jnp.take(nu, order, axis)
     return rotated(rotated_back(mu, old), new), nu
 
 
-def start(
-    param, merge, limit, one_sided, precondition_1d, stagger=False, init_factor=None
+def _slots(
+    param: Array,
+    merge: int | None,
+    limit: int,
+    one_sided: bool,
+    precondition_1d: bool,
+    stagger: bool,
+    init_factor: Number | None,
 ) -> Rotated:
-    """Return what SOAP starts with for one parameter; with `init_factor` what KL-SOAP does."""
+    """Return the first slots of one parameter; `init_factor` is None for SOAP itself."""
     shape, dtype = seen_shape(param.shape, merge), compute_dtype(param)
     chosen = rotated_axes(shape, limit, one_sided, precondition_1d)
     pairs = list(zip(shape, chosen, strict=True))
@@ -98,13 +120,13 @@ def start(
     return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, values, failures, phase)
 
 
-@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE)
+@checked(**RANGES)
 def scale_by_soap(
-    b1: Any = 0.95,
-    b2: Any = 0.95,
-    shampoo_beta: Any = None,
-    eps: Any = 1e-8,
-    precondition_frequency: Any = 10,
+    b1: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    shampoo_beta: Hyperparam | None = None,
+    eps: Hyperparam = 1e-8,
+    precondition_frequency: Hyperparam = 10,
     max_precond_dim: int = 10000,
     *,
     merge_dims: bool = False,
@@ -124,22 +146,19 @@ def scale_by_soap(
       [[-0.1 -0. ]
        [-0.   0.1]]
     """
-    return lifted(
-        leafwise, "scale_by_soap", (), b1, b2, shampoo_beta, eps, precondition_frequency,
-        max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
-    )  # fmt: skip
+    return soap_optimizer("scale_by_soap", **locals())
 
 
-@checked(shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE)
+@checked(**RANGES)
 def soap(
-    learning_rate: Any,
-    b1: Any = 0.95,
-    b2: Any = 0.95,
-    shampoo_beta: Any = None,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.01,
-    mask: Any = None,
-    precondition_frequency: Any = 10,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    shampoo_beta: Hyperparam | None = None,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.01,
+    mask: Mask = None,
+    precondition_frequency: Hyperparam = 10,
     max_precond_dim: int = 10000,
     *,
     merge_dims: bool = False,
@@ -158,12 +177,12 @@ def soap(
     L = beta L + (1 - beta) g g^H;  R = beta R + (1 - beta) g^H g, with beta = shampoo_beta
 
     After steps 1 + f, 1 + 2 f, ... each basis becomes Q of the QR decomposition of L Q_L, its
-    columns ordered by their eigenvalues, and mu and nu are carried over. The first gradient gives
-    the first bases, by an eigendecomposition, and no direction. Arrays of more axes have a basis
-    for each; scalars and vectors go to Adam.
+    columns ordered by their eigenvalues, and mu and nu are transformed to the new bases. The first
+    gradient gives the first bases, by an eigendecomposition, and no direction. Arrays of more axes
+    have a basis for each; scalars and vectors are updated by Adam.
 
-    On a CPU, renewals may be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
-    environment: else OpenBLAS's threads and XLA's wait for each other.
+    On a CPU, renewals can be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
+    environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
@@ -175,14 +194,15 @@ def soap(
       mask: which leaves decay, see `adamw`.
       precondition_frequency: steps from one renewal of the bases to the next, a whole number >= 1.
         In a `vmap` over runs a renewal costs only where one is due in some of them.
-      max_precond_dim: axes longer than this are not rotated, an int.
+      max_precond_dim: axes longer than this are not rotated, an integer >= 1.
       merge_dims: whether neighbouring axes are merged from the left while not longer than
         `max_precond_dim`: (3, 3, 64, 128) to (576, 128) with 1024.
       one_sided: whether only the shortest axis of each parameter is rotated, which saves most of
         the time and memory where one side is much longer.
       precondition_1d: whether vectors are rotated too.
-      stagger: whether parameters take turns within the interval, so that no step takes much longer
-        than another, apart from the first. Accelerators then process them one by one.
+      stagger: whether the renewals of the parameters are spread over the interval, so that all
+        steps take about the same time, except the first. Accelerators then process parameters one
+        by one.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -207,22 +227,38 @@ def soap(
     References:
       Vyas et al. (2024), "SOAP: improving and stabilizing Shampoo using Adam", Algorithm 3.
     """
-    return lifted(
-        descend, "soap", (learning_rate, weight_decay, mask), b1, b2, shampoo_beta, eps,
-        precondition_frequency, max_precond_dim, merge_dims, one_sided, precondition_1d, stagger,
-    )  # fmt: skip
+    return soap_optimizer("soap", **locals())
 
 
-def lifted(
-    lift, name, outer, b1, b2, shampoo_beta, eps, precondition_frequency, limit, merge_dims,
-    one_sided, precondition_1d, stagger, rule=_soap,
-    learn=_outer_products, init_factor=None,
-):  # fmt: skip
-    """Lift the rule of SOAP or a relative; see `soap` for the arguments."""
-    check_length(f"{name}(max_precond_dim=...)", limit)
+def soap_optimizer(
+    name: str,
+    *,
+    learning_rate: Hyperparam | None = None,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
+    b1: Hyperparam,
+    b2: Hyperparam,
+    shampoo_beta: Hyperparam | None,
+    eps: Hyperparam,
+    precondition_frequency: Hyperparam,
+    max_precond_dim: int,
+    merge_dims: bool,
+    one_sided: bool,
+    precondition_1d: bool,
+    stagger: bool,
+    init_factor: Number | None = None,
+    rule: Rule = _soap,
+    learn: Callable[..., tuple[PerAxis, PerAxis | None]] = _outer_products,
+) -> Optimizer:
+    """Return `soap` or a relative, or without a learning rate its direction; `name` is for errors.
+
+    A relative has its own `rule`, or `learn(slots, gradient, low, count, beta, eps)`, which returns
+    the factors and their eigenvalues after a gradient; these exist with `init_factor` only.
+    """
+    limit = check_integer(f"{name}(max_precond_dim=...)", max_precond_dim)
     merge = limit if merge_dims else None
     slots = functools.partial(
-        start,
+        _slots,
         merge=merge,
         limit=limit,
         one_sided=one_sided,
@@ -230,8 +266,25 @@ def lifted(
         stagger=stagger,
         init_factor=init_factor,
     )
-    numbers = dict(b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps)
-    numbers["precondition_frequency"] = precondition_frequency
-    map_rows = map_in_turn if stagger else map_buckets
-    init, update = lift(rule, slots, numbers, *outer, map_rows=map_rows, merge=merge, learn=learn)
-    return Optimizer(functools.partial(init_phases, init) if stagger else init, update)
+    numbers = dict(
+        b1=b1,
+        b2=b2,
+        shampoo_beta=shampoo_beta,
+        eps=eps,
+        precondition_frequency=precondition_frequency,
+    )
+    optimizer = descend(
+        rule,
+        slots,
+        numbers,
+        learning_rate,
+        weight_decay,
+        mask,
+        name=name,
+        map_rows=map_in_turn if stagger else map_buckets,
+        merge=merge,
+        learn=learn,
+    )
+    if not stagger:
+        return optimizer
+    return Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)

@@ -1,4 +1,4 @@
-"""Grafting: the direction of one method, with the step length of another.
+"""Grafting: the direction of one method with the norm of another method's step.
 
 Agarwal et al. (2020), "Disentangling adaptive gradient methods from learning rates",
 https://arxiv.org/abs/2002.11803
@@ -6,14 +6,15 @@ https://arxiv.org/abs/2002.11803
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 
-GRAFTS = (None, "sgd", "adagrad", "rmsprop", "adam")
+Graft: TypeAlias = Literal["sgd", "adagrad", "rmsprop", "adam"]
+GRAFTS = (None, *get_args(Graft))
 
 
 def grafted(direction: Array, other: Array) -> Array:
@@ -28,14 +29,20 @@ def grafted(direction: Array, other: Array) -> Array:
 
 
 def graft_direction(
-    kind: str | None, grad: Array, mean: Array, nu: Any, count: Array, b2: Any, eps: Any
-) -> tuple[Any, Array]:
-    """Return the second moment and the direction of the method whose step length is taken.
+    kind: Graft | None,
+    grad: Array,
+    mean: Array,
+    nu: Array | None,
+    count: Array,
+    b2: Array,
+    eps: Array,
+) -> tuple[Array | None, Array]:
+    """Return the second moment and the direction of the method that gives the norm.
 
     Args:
       kind: one of `GRAFTS`; None and "sgd" have no second moment.
       grad: the gradient.
-      mean: what is divided by the root of the second moment.
+      mean: the mean gradient, which is divided by the root of the second moment.
       nu: the second moment before, or None.
       count: t = 1, 2, ...
       b2: decay of the second moment, for "rmsprop" and "adam".
