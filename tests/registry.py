@@ -260,7 +260,7 @@ SOPHIA |= dict(clip_threshold=0.8)
 ADAHESSIAN = ADAM_PLAIN | dict(hessian_power=1.0)
 BLOCKS = {"vector": (0,), "tall": (0,), "wide": (1,), "kernel": (1, -1)}
 CAME = dict(learning_rate=0.002, b1=0.85, b2=0.95, b3=0.98, eps=1e-30, eps_res=1e-4)
-CAME |= dict(clipping_threshold=0.9, weight_decay=0.1)
+CAME |= dict(clip_threshold=0.9, weight_decay=0.1)
 GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
 APOLLO = ADAM_PLAIN | dict(scale=2.0)
 SOAP = dict(learning_rate=0.02, b1=0.85, b2=0.95, shampoo_beta=0.9, eps=1e-4, weight_decay=0.1)

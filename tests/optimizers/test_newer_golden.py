@@ -34,7 +34,7 @@ SAME = {
     "madgrad": lambda: gdjax.madgrad(**MADGRAD),
     "madgrad_decoupled": lambda: gdjax.madgrad(**MADGRAD, decoupled=True),
     "came": lambda: gdjax.came(
-        0.002, 0.8, 0.95, 0.98, eps_res=1e-4, clipping_threshold=0.9, weight_decay=0.1
+        0.002, 0.8, 0.95, 0.98, eps_res=1e-4, clip_threshold=0.9, weight_decay=0.1
     ),
     "adam_mini": lambda: gdjax.adam_mini(
         **COMMON, block_axes=gdjax.by_path({"tall": -1, "wide|kernel": 0, ".*": None})

@@ -15,7 +15,7 @@ class Factored:
         return np.outer(self.r, self.c) / self.r.mean()
 
 
-def came(learning_rate, b1, b2, b3, eps, eps_res, clipping_threshold, weight_decay):
+def came(learning_rate, b1, b2, b3, eps, eps_res, clip_threshold, weight_decay):
     m, v, seconds, residuals = {}, {}, {}, {}
 
     def per_matrix(means, k, decay, x):
@@ -35,7 +35,7 @@ def came(learning_rate, b1, b2, b3, eps, eps_res, clipping_threshold, weight_dec
             else:
                 u = g[k] / np.sqrt(per_matrix(seconds, k, b2, square))
             rms = np.sqrt(np.mean(u**2))
-            u = u / max(1.0, rms / clipping_threshold)
+            u = u / max(1.0, rms / clip_threshold)
             m[k] = b1 * m.get(k, 0.0) + (1 - b1) * u
             move = m[k]
             if g[k].ndim >= 2:

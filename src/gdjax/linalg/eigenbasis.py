@@ -104,7 +104,7 @@ def renewed_bases(
       integer. Axes without a factor have None.
     """
     axes = [i for i, f in enumerate(factors) if f is not None]
-    old = [bases[i] for i in axes]
+    old = [q for q in bases if q is not None]
     orders = [jnp.arange(len(q)) for q in old]
     failed = jnp.zeros((), jnp.int32)
     if axes:

@@ -7,12 +7,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.numerics import cast, compute_dtype, root_mean_sq
-from gdjax.core.types import Number
 
 
 def safe_norm(
     x: ArrayLike,
-    min_norm: Number,
+    min_norm: ArrayLike,
     ord: int | float | str | None = None,
     axis: int | tuple[int, ...] | None = None,
     keepdims: bool = False,
@@ -41,7 +40,7 @@ def safe_norm(
     return jnp.where(small.reshape(safe.shape), min_norm, safe)
 
 
-def safe_root_mean_squares(x: ArrayLike, min_rms: Number) -> Array:
+def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike) -> Array:
     """Return the larger of the root-mean-square and `min_rms`, with derivative 0 below it.
 
     Args:

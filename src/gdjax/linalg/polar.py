@@ -149,17 +149,17 @@ def polar(
     """
     check_choice("polar(preconditioning=...)", preconditioning, PRECONDITIONINGS)
     check_choice("polar(form=...)", form, (None, "direct", "gram"))
-    ((x,), _) = as_float_leaves("polar(x=...)", jnp.asarray(x))
-    if x.ndim < 2:
-        raise ValueError(f"polar(x=...) must have two axes or more, got shape {x.shape}.")
-    if not x.size:
-        return x
-    wide = cast(x if x.shape[-2] <= x.shape[-1] else x.mT, compute_dtype(x))
+    ((given,), _) = as_float_leaves("polar(x=...)", jnp.asarray(x))
+    if given.ndim < 2:
+        raise ValueError(f"polar(x=...) must have two axes or more, got shape {given.shape}.")
+    if not given.size:
+        return given
+    wide = cast(given if given.shape[-2] <= given.shape[-1] else given.mT, compute_dtype(given))
     kernel = polar_kernel(preconditioning, form, dtype)
-    for _ in range(x.ndim - 2):
+    for _ in range(given.ndim - 2):
         kernel = jax.vmap(kernel, (0, None, None))
     out = kernel(wide, ns_table("polar", ns_coeffs, ns_steps), eps)
-    return cast(out if wide.shape == x.shape else out.mT, x.dtype)
+    return cast(out if wide.shape == given.shape else out.mT, given.dtype)
 
 
 @functools.lru_cache(maxsize=256)

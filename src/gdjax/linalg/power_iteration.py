@@ -80,13 +80,14 @@ def power_iteration(
         product = functools.partial(jnp.matmul, array, precision=precision)
 
     leaves, treedef = as_float_leaves("power_iteration(v0=...)", v0)
+    tolerance = jnp.asarray(error_tolerance)
     start = _unit(upcast(treedef.unflatten([jnp.asarray(x) for x in leaves])))
 
     def unfinished(carry):
         v, image, value, count = carry
         residual = jax.tree.map(lambda a, b: a - value.astype(b.dtype) * b, image, v)
         error = safe_sqrt(sum_sq(residual))
-        return (count < num_iters) & ((count == 0) | (error > error_tolerance * jnp.abs(value)))
+        return (count < num_iters) & ((count == 0) | (error > tolerance * jnp.abs(value)))
 
     def step(carry):
         _, image, _, count = carry

@@ -1,4 +1,4 @@
-"""Adafactor: Adam without momentum, whose mean square of a matrix is kept as rows times columns.
+"""Adafactor: Adam without momentum, with the mean square of a matrix kept as rows times columns.
 
 Shazeer & Stern (2018), Algorithms 4 and 5, https://arxiv.org/abs/1804.04235
 Paper -> here: R -> v_row, C -> v_col, V -> v, beta_2t -> the decay, epsilon_1 -> eps,
@@ -20,9 +20,10 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
+from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -35,25 +36,22 @@ class Factors(NamedTuple):
     mu: Array | None  # running mean of the update, with momentum
 
 
-def _axes(shape, factored, min_dim_size_to_factor) -> tuple[int, int] | None:
-    """Return the second largest and the largest axis, or None if there is nothing to factor."""
-    if not factored or len(shape) < 2:
-        return None
-    *_, second, first = np.argsort(shape, kind="stable")
-    return (int(second), int(first)) if shape[second] >= min_dim_size_to_factor else None
-
-
-def _power(step, decay_rate):
-    """Return the decay of the mean square at 0-based step: 0 at first, then ever closer to 1."""
-    t = step + 1
-    return 1 - jnp.where(t < 1, 1, t) ** -decay_rate
-
-
-def _normed(grad, slots, count, decay_rate, offset, eps, factored, min_dim, decay_fn):
-    """Return the gradient over its factored root-mean-square, and the new slots."""
-    decay = (decay_fn or _power)(count - 1 - offset, decay_rate)
-    squared = abs_sq(grad) + eps
-    axes = _axes(grad.shape, factored, min_dim)
+def _factored_rms(
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    decay_rate,
+    step_offset,
+    epsilon,
+    factored,
+    min_dim_size_to_factor,
+    decay_rate_fn=None,
+):
+    decay = (decay_rate_fn or _power)(count - 1 - step_offset, decay_rate)
+    squared = abs_sq(grad) + epsilon
+    axes = _axes(grad.shape, factored, min_dim_size_to_factor)
     if axes is None:
         v = decay * slots.v + (1 - decay) * squared
         return grad / safe_sqrt(v), slots._replace(v=v)
@@ -65,29 +63,35 @@ def _normed(grad, slots, count, decay_rate, offset, eps, factored, min_dim, deca
     return normed, slots._replace(v_row=v_row, v_col=v_col)
 
 
-def _mean(x, axis):
-    return jnp.sum(x, axis, keepdims=True) / max(x.shape[axis], 1)
-
-
-def _factored_rms(
-    grad, slots, param, count, *,
-    decay_rate, step_offset, epsilon, factored, min_dim_size_to_factor, decay_rate_fn,
-):  # fmt: skip
-    return _normed(
-        grad, slots, count, decay_rate, step_offset, epsilon,
-        factored, min_dim_size_to_factor, decay_rate_fn,
-    )  # fmt: skip
-
-
 def _adafactor(
-    grad, slots, param, count, *, learning_rate=None, decay_rate, decay_offset, eps, min_scale=None,
-    clipping_threshold=None, momentum=None, weight_decay_rate=None, factored,
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate=None,
+    decay_rate,
+    decay_offset,
+    eps,
+    min_scale=None,
+    clipping_threshold=None,
+    momentum=None,
+    weight_decay_rate=None,
+    factored,
     min_dim_size_to_factor,
-):  # fmt: skip
+):
     if param is None and (min_scale is not None or weight_decay_rate is not None):
         raise ValueError(f"adafactor needs {NEEDS_PARAMS}")
-    x, slots = _normed(
-        grad, slots, count, decay_rate, decay_offset, eps, factored, min_dim_size_to_factor, None
+    x, slots = _factored_rms(
+        grad,
+        slots,
+        param,
+        count,
+        decay_rate=decay_rate,
+        step_offset=decay_offset,
+        epsilon=eps,
+        factored=factored,
+        min_dim_size_to_factor=min_dim_size_to_factor,
     )
     if clipping_threshold is not None:
         x = x / jnp.maximum(1, root_mean_sq(x) / clipping_threshold)
@@ -103,7 +107,29 @@ def _adafactor(
     return -x, slots
 
 
-def _zero_factors(param, factored, min_dim, momentum=False, mu_dtype=None) -> Factors:
+def _power(step: Array, decay_rate: Array) -> Array:
+    """Return the decay of the mean square at 0-based step: 0 at first, then increasing to 1."""
+    t = step + 1
+    return 1 - jnp.where(t < 1, 1, t) ** -decay_rate
+
+
+def _axes(
+    shape: tuple[int, ...], factored: bool, min_dim_size_to_factor: int
+) -> tuple[int, int] | None:
+    """Return the second largest and the largest axis, or None if nothing is factored."""
+    if not factored or len(shape) < 2:
+        return None
+    *_, second, first = np.argsort(shape, kind="stable")
+    return (int(second), int(first)) if shape[second] >= min_dim_size_to_factor else None
+
+
+def _mean(x: Array, axis: int) -> Array:
+    return jnp.sum(x, axis, keepdims=True) / max(x.shape[axis], 1)
+
+
+def _slots(
+    param: Array, factored: bool, min_dim: int, momentum: bool = False, mu_dtype: DType = None
+) -> Factors:
     mu, v = zero_moments(param, mu_dtype)
     axes = _axes(param.shape, factored, min_dim)
     mu = mu if momentum else None
@@ -113,7 +139,7 @@ def _zero_factors(param, factored, min_dim, momentum=False, mu_dtype=None) -> Fa
     return Factors(v_row, v_col, None, mu)
 
 
-_RANGES = dict(
+RANGES = dict(
     decay_rate=NONNEGATIVE,
     decay_offset=FINITE,
     step_offset=FINITE,
@@ -124,14 +150,14 @@ _RANGES = dict(
 )
 
 
-@checked(**_RANGES)
+@checked(**RANGES)
 def scale_by_factored_rms(
     factored: bool = True,
-    decay_rate: Any = 0.8,
-    step_offset: Any = 0,
+    decay_rate: Hyperparam = 0.8,
+    step_offset: Hyperparam = 0,
     min_dim_size_to_factor: int = 128,
-    epsilon: Any = 1e-30,
-    decay_rate_fn: Callable | None = None,
+    epsilon: Hyperparam = 1e-30,
+    decay_rate_fn: Callable[[Any, Any], Any] | None = None,
 ) -> Optimizer:
     """Divide the gradient by its root-mean-square, kept as rows times columns where it is large.
 
@@ -152,36 +178,39 @@ def scale_by_factored_rms(
       [[1. 1.]
        [1. 1.]]
     """
+    name = "scale_by_factored_rms"
+    min_dim = check_integer(f"{name}(min_dim_size_to_factor=...)", min_dim_size_to_factor, 0)
     return leafwise(
         _factored_rms,
-        functools.partial(_zero_factors, factored=factored, min_dim=min_dim_size_to_factor),
+        functools.partial(_slots, factored=factored, min_dim=min_dim),
         dict(decay_rate=decay_rate, step_offset=step_offset, epsilon=epsilon),
+        name=name,
         factored=factored,
-        min_dim_size_to_factor=min_dim_size_to_factor,
+        min_dim_size_to_factor=min_dim,
         decay_rate_fn=decay_rate_fn,
     )
 
 
-@checked(**_RANGES)
+@checked(**RANGES)
 def adafactor(
-    learning_rate: Any = None,
+    learning_rate: Hyperparam | None = None,
     min_dim_size_to_factor: int = 128,
-    decay_rate: Any = 0.8,
-    decay_offset: Any = 0,
+    decay_rate: Hyperparam = 0.8,
+    decay_offset: Hyperparam = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: Any = 1.0,
-    momentum: Any = None,
-    dtype_momentum: Any = None,
-    weight_decay_rate: Any = None,
-    eps: Any = 1e-30,
+    clipping_threshold: Hyperparam | None = 1.0,
+    momentum: Hyperparam | None = None,
+    dtype_momentum: DType = None,
+    weight_decay_rate: Hyperparam | None = None,
+    eps: Hyperparam = 1e-30,
     factored: bool = True,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
     *,
-    min_scale: Any = 1e-3,
+    min_scale: Hyperparam = 1e-3,
 ) -> Optimizer:
     """Descend by steps in proportion to the parameters, with very little memory.
 
-    Good for: large matrices on little memory, T5-like language models.
+    Good for: large matrices with little memory, T5-like language models.
 
     v = decay_t v + (1 - decay_t) (|g|^2 + eps) with decay_t = 1 - t^-decay_rate, of which a matrix
     keeps the means over rows and columns; x = g / sqrt(v);
@@ -191,9 +220,10 @@ def adafactor(
     Args:
       learning_rate: step size >= 0, relative to the parameters if multiplied by their scale; None
         is 1: a number, schedule or prefix tree, like all numbers below.
-      min_dim_size_to_factor: both of the two largest axes must have so many elements.
-      decay_rate: how fast the decay goes to 1, >= 0; at 0 the mean forgets everything at once.
-      decay_offset: subtracted from t, which is kept at 1 or more; for a state that is used on.
+      min_dim_size_to_factor: the two largest axes must have at least this length, an integer.
+      decay_rate: how fast the decay increases to 1, >= 0; at 0 the mean is the newest value alone.
+      decay_offset: subtracted from t, which is at least 1; for training that continues from a
+        checkpoint.
       multiply_by_parameter_scale: whether the step is multiplied by the root-mean-square of the
         parameter.
       clipping_threshold: the largest root-mean-square of a step before its factors, > 0, or None.
@@ -205,7 +235,7 @@ def adafactor(
       eps: added to |g|^2, >= 0.
       factored: whether to factor at all.
       weight_decay_mask: which leaves decay, see `adamw`.
-      min_scale: the smallest scale of a parameter, >= 0, so that zeros can leave 0.
+      min_scale: the smallest scale of a parameter, >= 0, so that zeros can change.
 
     Returns:
       An `Optimizer`. State: of a matrix, 4 bytes for each row and column; of other arrays, 4 per
@@ -227,6 +257,7 @@ def adafactor(
     References:
       Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost".
     """
+    min_dim = check_integer("adafactor(min_dim_size_to_factor=...)", min_dim_size_to_factor, 0)
     numbers = dict(decay_rate=decay_rate, decay_offset=decay_offset, eps=eps)
     optional = dict(
         learning_rate=learning_rate,
@@ -237,9 +268,9 @@ def adafactor(
     )
     numbers |= {k: v for k, v in optional.items() if v is not None}
     slots = functools.partial(
-        _zero_factors,
+        _slots,
         factored=factored,
-        min_dim=min_dim_size_to_factor,
+        min_dim=min_dim,
         momentum=momentum is not None,
         mu_dtype=dtype_momentum,
     )
@@ -248,7 +279,7 @@ def adafactor(
         slots,
         numbers,
         factored=factored,
-        min_dim_size_to_factor=min_dim_size_to_factor,
+        min_dim_size_to_factor=min_dim,
     )
     if weight_decay_rate is None:
         return optimizer

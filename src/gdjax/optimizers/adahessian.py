@@ -1,4 +1,4 @@
-"""AdaHessian: Adam whose mean square is of the Hessian's diagonal, not of the gradient.
+"""AdaHessian: Adam with the mean square of the Hessian's diagonal in place of the gradient's.
 
 Yao et al. (2020), Algorithm 1, https://arxiv.org/abs/2006.00719
 Paper -> here: m -> mu, v -> nu, k -> hessian_power, eta -> learning_rate, b -> average_axes.
@@ -9,13 +9,13 @@ unless asked for. With an interval, the bias of nu is corrected by the number of
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, WHOLE, checked
 from gdjax.core.every import is_due, when_due
@@ -23,7 +23,8 @@ from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
-from gdjax.optimizers.adam_mini import axes_per_leaf
+from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.sgd import gradient_rule
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 
@@ -31,16 +32,27 @@ from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 class CurvatureMoments(NamedTuple):
     """What AdaHessian remembers."""
 
-    mu: Any  # m, running mean of the gradients, a tree like the parameters
-    nu: Any  # v, running mean of the squared diagonals; averaged axes have length 1
-    refreshes: Array  # how many diagonals nu has seen, int32
-    hessian_fn_state: Any  # the state of the estimate
+    mu: PyTree  # m, running mean of the gradients, a tree like the parameters
+    nu: PyTree  # v, running mean of the squared diagonals; averaged axes have length 1
+    refreshes: Array  # number of diagonals in nu so far, int32
+    hessian_fn_state: OptState  # the state of the estimate
 
 
 def _adahessian(
-    grads, slots, params, count, *,
-    b1, b2, eps, hessian_power, update_interval, estimate, raw_params, **extra,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    b1,
+    b2,
+    eps,
+    hessian_power,
+    update_interval,
+    estimate,
+    raw_params,
+    **extra,
+):
     def refresh(state, nu, refreshes):
         diagonal, state = estimate(grads, state, raw_params, **extra)
         return state, map_leaves(_mean_sq, 1, (nu, diagonal), b2)[0], refreshes + 1
@@ -53,21 +65,25 @@ def _adahessian(
     return direction, CurvatureMoments(mu, nu, seen, state)
 
 
-def _mean(mean, x, decay):
+def _mean(mean: Array, x: Array, decay: Array) -> Array:
     return decay * mean + (1 - decay) * x
 
 
-def _mean_sq(nu, diagonal, decay):
+def _mean_sq(nu: Array, diagonal: Array, decay: Array) -> Array:
     return _mean(nu, mean_to(jnp.abs(diagonal), nu.shape) ** 2, decay)
 
 
-def _divided(mu, nu, mu_weight, nu_weight, eps, power):
+def _divided(
+    mu: Array, nu: Array, mu_weight: Array, nu_weight: Array, eps: Array, power: Array
+) -> Array:
     positive = nu > 0  # the derivative of the root at 0 is infinite
     root = jnp.where(positive, jnp.where(positive, nu / nu_weight, 1) ** (power / 2), 0)
     return mu / mu_weight / (root + eps)
 
 
-def _start(params, estimate_init, average_axes, mu_dtype) -> CurvatureMoments:
+def _slots(
+    params: Params, estimate_init: InitFn, average_axes: AxesSpec, mu_dtype: DType
+) -> CurvatureMoments:
     leaves, treedef = jax.tree.flatten(params)
     axes = axes_per_leaf("adahessian(average_axes=...)", average_axes, params)
     shapes = [
@@ -82,18 +98,18 @@ def _start(params, estimate_init, average_axes, mu_dtype) -> CurvatureMoments:
 
 @checked(hessian_power=CLOSED_UNIT, update_interval=WHOLE)
 def adahessian(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-4,
-    hessian_power: Any = 1.0,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-4,
+    hessian_power: Scalar = 1.0,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
     *,
-    average_axes: Any = None,
-    update_interval: Any = 1,
-    hessian_diagonal_fn: Any = None,
-    mu_dtype: Any = None,
+    average_axes: AxesSpec = None,
+    update_interval: Scalar = 1,
+    hessian_diagonal_fn: Pair | None = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
     """Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
 
@@ -103,7 +119,7 @@ def adahessian(
     direction = mu / (1 - b1^t) / ((nu / (1 - b2^t))^(hessian_power / 2) + eps);
     update = -learning_rate * (direction + weight_decay * param)
 
-    What the estimate needs goes through `update`: for the default
+    Pass what the estimate needs to `update`: for the default
     `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
 
     Args:
@@ -112,13 +128,13 @@ def adahessian(
       b1: decay of the mean gradient, in [0, 1): a number or a schedule, like all numbers below.
       b2: decay of the mean square of the curvature, in [0, 1).
       eps: added to the root, >= 0.
-      hessian_power: 1 divides by the curvature, 0 not at all; in [0, 1].
+      hessian_power: power of the curvature in the divisor, in [0, 1]; 0 does not divide.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       average_axes: the axis or axes over which the magnitude of the diagonal is averaged, as the
         paper does over the window of a convolution: (0, 1) for kernels of shape (height, width,
         inputs, outputs), by name `by_path({".*Conv.*kernel": (0, 1), ".*": None})`. None is none.
-      update_interval: estimate the curvature every so many steps, a whole number >= 1.
+      update_interval: steps from one estimate of the curvature to the next, a whole number >= 1.
       hessian_diagonal_fn: the estimate, an `(init, update)` pair; None is
         `hutchinson_estimator_diag_hessian()`.
       mu_dtype: dtype of the mean gradient; None is at least float32.
@@ -149,9 +165,11 @@ def adahessian(
     """
     estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
     slots = functools.partial(
-        _start, estimate_init=estimate.init, average_axes=average_axes, mu_dtype=mu_dtype
+        _slots, estimate_init=estimate.init, average_axes=average_axes, mu_dtype=mu_dtype
     )
-    numbers = dict(b1=b1, b2=b2, eps=eps, hessian_power=hessian_power)
-    numbers["update_interval"] = update_interval
+    numbers = dict(
+        b1=b1, b2=b2, eps=eps, hessian_power=hessian_power, update_interval=update_interval
+    )
     direction = treewise(_adahessian, slots, numbers, estimate=estimate.update)
-    return chain(direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, mask))
+    step = descend(gradient_rule, None, {}, learning_rate, weight_decay, mask, name="adahessian")
+    return chain(direction, step)

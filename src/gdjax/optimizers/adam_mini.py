@@ -1,22 +1,20 @@
-"""Adam-mini: Adam with one step size for each block of a parameter, and so half of its memory.
+"""Adam-mini: Adam with one step size for each block of a parameter, in half of the memory.
 
 Zhang et al. (2024), Algorithm 2, https://arxiv.org/abs/2406.16793
 Paper -> here: m -> mu, v -> nu, t -> count, eta -> learning_rate, lambda -> weight_decay.
-Deviations: blocks are said by axes, not guessed from the names of the parameters; `eps_root` is an
-addition.
+Deviations: blocks are specified by axes, not inferred from the names of the parameters; `eps_root`
+is an addition.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer, State
+from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.hyper import PerLeaf, path_name
 from gdjax.core.lift import descend
 from gdjax.core.numerics import (
     abs_sq,
@@ -26,7 +24,10 @@ from gdjax.core.numerics import (
     real_dtype,
     safe_sqrt,
 )
+from gdjax.core.types import DType, Hyperparam, Mask, Params
+from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.adam import Moments, zero_moments
+from gdjax.optimizers.shared.slots import with_slots
 
 
 def _adam_mini(grad, slots, param, count, *, b1, b2, eps, eps_root):
@@ -36,67 +37,33 @@ def _adam_mini(grad, slots, param, count, *, b1, b2, eps, eps_root):
     return mu / bias_correction(b1, count) / (root + eps), Moments(mu, nu)
 
 
-def _mean_and_blocks(param, mu_dtype=None) -> Moments:
-    return Moments(zero_moments(param, mu_dtype).mu, jnp.zeros(()))  # nu: see _init_blocks
-
-
-def _init_blocks(init, block_axes, params) -> State:
-    state = init(params)
+def _slots(params: Params, block_axes: AxesSpec, mu_dtype: DType) -> list[Moments]:
+    """Return for each parameter the mean, and the mean square of each block."""
     axes = axes_per_leaf("adam_mini(block_axes=...)", block_axes, params, (-1,))
-
-    def zeros(x, kept):
+    rows = []
+    for x, kept in zip(jax.tree.leaves(params), axes, strict=True):
         shape = tuple(n if i in kept else 1 for i, n in enumerate(x.shape))
-        return jnp.zeros(shape, real_dtype(compute_dtype(x)))
-
-    leaves, treedef = jax.tree.flatten(params)
-    nu = treedef.unflatten(map(zeros, leaves, axes)) if leaves else params
-    return state._replace(slots=state.slots._replace(nu=nu))
-
-
-def axes_per_leaf(what: str, spec: Any, params: Any, matrix: tuple = ()) -> list[tuple[int, ...]]:
-    """Return the axes that a specification names, for each leaf.
-
-    Args:
-      what: the argument's name, for errors.
-      spec: an axis or a tuple of axes, for the leaves of two and more dimensions; the others get
-        none. Or `by_path` of those, which names leaves of any kind.
-      params: the parameters.
-      matrix: what None means for a leaf of two and more dimensions, if it comes without `by_path`.
-    """
-    named = jax.tree_util.tree_flatten_with_path(params)[0]
-    if isinstance(spec, PerLeaf):
-        values = spec.per_leaf(tuple(path_name(path) for path, _ in named))
-    else:
-        spec = matrix if spec is None else spec
-        values = [spec if jnp.ndim(x) > 1 else () for _, x in named]
-    axes = []
-    for (path, x), value in zip(named, values, strict=True):
-        value = () if value is None else value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(i, int) and -x.ndim <= i < x.ndim for i in value):
-            raise ValueError(
-                f"{what} must name axes of the parameters, got {value} for {path_name(path)!r} of "
-                f"shape {x.shape}. Name them by parameter with gdjax.by_path."
-            )
-        axes.append(tuple(i % x.ndim for i in value))
-    return axes
+        nu = jnp.zeros(shape, real_dtype(compute_dtype(x)))
+        rows.append(zero_moments(x, mu_dtype)._replace(nu=nu))
+    return rows
 
 
 @checked()
 def adam_mini(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
     *,
-    block_axes: Any = None,
+    block_axes: AxesSpec = None,
 ) -> Optimizer:
     """Run Adam with the mean square averaged over blocks of the parameter.
 
-    Good for: Adam's path with half its memory.
+    Good for: results like Adam's with half of its memory.
 
     mu as in `adam`;  nu = b2 nu + (1 - b2) mean over the block of |g|^2;
     update = -learning_rate * (mu / (1 - b1^t) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
@@ -141,7 +108,7 @@ def adam_mini(
     References:
       Zhang et al. (2024), "Adam-mini: use fewer learning rates to gain more".
     """
-    slots = functools.partial(_mean_and_blocks, mu_dtype=mu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    init, update = descend(_adam_mini, slots, numbers, learning_rate, weight_decay, mask)
-    return Optimizer(functools.partial(_init_blocks, init, block_axes), update)
+    optimizer = descend(_adam_mini, None, numbers, learning_rate, weight_decay, mask)
+    rows = functools.partial(_slots, block_axes=block_axes, mu_dtype=mu_dtype)
+    return with_slots(optimizer, Moments, rows)

@@ -1,32 +1,39 @@
-"""APOLLO: gradient descent whose channels are scaled as Adam would, judged in a random projection.
+"""APOLLO: gradient descent with Adam's scaling per channel, estimated in a random projection.
 
 Zhu et al. (2024), Algorithm 1, https://arxiv.org/abs/2412.05270
 Paper -> here: P -> the projection, R -> low, M^R, V^R -> mu, nu, alpha^2 -> scale, gamma ->
 growth_limit, T -> update_proj_gap, r -> rank. Deviations, as in the authors' code: Adam's bias
-correction multiplies the direction after the limiter, and `eps` is added before it. A step whose
-gradient is zero does not hold the next one down. The projection is drawn again from its key in
-every step, so it takes no memory.
+correction multiplies the direction after the limiter, and `eps` is added before it. A zero gradient
+does not limit the next step. The projection is generated from its key in every step, so it takes no
+memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, checked
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import as_interval
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
-from gdjax.linalg.matrices import Axes, matrix_axes
+from gdjax.core.types import Hyperparam, Key, Mask
+from gdjax.linalg.axes import matmul
+from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.optimizers.adam import zero_moments
-from gdjax.optimizers.galore import check_rank
+from gdjax.optimizers.shared.slots import matrix_rows, with_slots
+
+ScaleType: TypeAlias = Literal["channel", "tensor"]
+RANGES = dict(
+    scale=NONNEGATIVE, update_proj_gap=WHOLE, growth_limit=POSITIVE._replace(optional=True)
+)
 
 
 @functools.partial(
@@ -34,12 +41,12 @@ from gdjax.optimizers.galore import check_rank
 )
 @dataclasses.dataclass(frozen=True)
 class Sketch:
-    """How one parameter is seen as matrices and where its projections come from."""
+    """The axes of one parameter's matrices and the source of its projections."""
 
     key: Array  # a typed key of jax.random, a scalar
     axes: Axes
     rank: int
-    tensor: bool  # whether one scale is for a whole matrix
+    tensor: bool  # whether there is one scale for a whole matrix
 
 
 class Scaled(NamedTuple):
@@ -47,19 +54,17 @@ class Scaled(NamedTuple):
 
     mu: Array  # running mean of the projected gradient, or of the gradient itself
     nu: Array  # running mean of its square, real
-    norm: Array | None  # norm of the last scaled gradient of each matrix, (*batch, 1, 1)
+    norm: Array | None  # norm of the previous scaled gradient of each matrix, (*batch, 1, 1)
     sketch: Sketch | None
 
 
-def _apollo(
-    grad, slots, param, count, *, b1, b2, eps, scale, update_proj_gap, growth_limit=None
-):  # fmt: skip
+def _apollo(grad, slots, param, count, *, b1, b2, eps, scale, update_proj_gap, growth_limit=None):
     sketch = slots.sketch
     if sketch is None:
         low = grad
     else:
         matrices = sketch.axes.matrices(grad)
-        low = projected(matrices, sketch, (count - 1) // as_interval(update_proj_gap, count))
+        low = _projected(matrices, sketch, (count - 1) // as_interval(update_proj_gap, count))
     mu = b1 * slots.mu + (1 - b1) * low
     nu = b2 * slots.nu + (1 - b2) * abs_sq(low)
     direction = mu / (safe_sqrt(nu) + eps)
@@ -77,7 +82,7 @@ def _apollo(
     return correction * direction, Scaled(mu, nu, norm, sketch)
 
 
-def projected(matrices: Array, sketch: Sketch, period: Array) -> Array:
+def _projected(matrices: Array, sketch: Sketch, period: Array) -> Array:
     """Return the matrices with their smaller side projected to the rank by a Gaussian matrix."""
     *batch, m, n = matrices.shape
     key = jax.random.fold_in(sketch.key, period)
@@ -85,79 +90,66 @@ def projected(matrices: Array, sketch: Sketch, period: Array) -> Array:
     gaussian = jax.random.normal(key, shape, matrices.real.dtype) / sketch.rank**0.5
     gaussian = gaussian.astype(matrices.dtype)
     if _is_wide(matrices):
-        return jnp.matmul(gaussian, matrices, precision="highest")
-    return jnp.matmul(matrices, gaussian.mT, precision="highest")
+        return matmul(gaussian, matrices)
+    return matmul(matrices, gaussian.mT)
 
 
-def _is_wide(matrices: Any) -> bool:
+def _is_wide(matrices: Array) -> bool:
     return matrices.shape[-2] <= matrices.shape[-1]
 
 
-def _norm(x, axes):
+def _norm(x: Array, axes: int | tuple[int, int]) -> Array:
     return safe_sqrt(jnp.sum(abs_sq(x), axes, keepdims=True))
 
 
-def _later(param) -> Scaled:
-    zero = jnp.zeros(())  # _init_sketches puts the real ones here
-    return Scaled(zero, zero, None, None)
+def _slots(
+    param: Array, axes: Axes | None, index: int, key: Key, rank: int, tensor: bool
+) -> Scaled:
+    if axes is None:
+        return Scaled(*zero_moments(param), None, None)
+    *batch, m, n = axes.shape(param)
+    r = min(rank, m, n)
+    low = jnp.zeros((*batch, r, n) if m <= n else (*batch, m, r), compute_dtype(param))
+    norm = jnp.zeros((*batch, 1, 1), real_dtype(low.dtype))
+    sketch = Sketch(jax.random.fold_in(fresh_key(key), index), axes, r, tensor)
+    return Scaled(*zero_moments(low), norm, sketch)
 
 
-def _init_sketches(init, key, rank, tensor, spec, params) -> State:
-    state = init(params)
-    leaves, treedef = jax.tree.flatten(params)
-    axes = matrix_axes("apollo(weight_dimension_numbers=...)", spec, params)
-    key = fresh_key(key)
-    rows = []
-    for i, (x, a) in enumerate(zip(leaves, axes, strict=True)):
-        if a is None:
-            rows.append(Scaled(*zero_moments(x), None, None))
-            continue
-        *batch, m, n = a.shape(x)
-        r = min(rank, m, n)
-        low = jnp.zeros((*batch, r, n) if m <= n else (*batch, m, r), compute_dtype(x))
-        norm = jnp.zeros((*batch, 1, 1), real_dtype(low.dtype))
-        sketch = Sketch(jax.random.fold_in(key, i), a, r, tensor)
-        rows.append(Scaled(*zero_moments(low), norm, sketch))
-    if not rows:
-        return state
-    return state._replace(slots=Scaled(*map(treedef.unflatten, zip(*rows, strict=True))))
-
-
-@checked(scale=NONNEGATIVE, update_proj_gap=WHOLE, growth_limit=POSITIVE._replace(optional=True))
+@checked(**RANGES)
 def apollo(
-    learning_rate: Any,
+    learning_rate: Hyperparam,
     rank: int = 128,
-    update_proj_gap: Any = 200,
-    scale: Any = 1.0,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-6,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    weight_dimension_numbers: Any = None,
+    update_proj_gap: Hyperparam = 200,
+    scale: Hyperparam = 1.0,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-6,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    weight_dimension_numbers: MatrixSpec = None,
     *,
-    scale_type: str = "channel",
-    growth_limit: Any = 1.01,
-    key: Any = 0,
+    scale_type: ScaleType = "channel",
+    growth_limit: Hyperparam | None = 1.01,
+    key: Key = 0,
 ) -> Optimizer:
-    """Descend along the gradient, its channels scaled as Adam scales them in a random projection.
+    """Descend along the gradient, with channels scaled as by Adam in a random projection.
 
-    Good for: pre-training of large models, with SGD-like memory.
+    Good for: pre-training of large models with memory similar to SGD's.
 
     For a matrix of m <= n, with P of shape (r, m) and elements N(0, 1/r), drawn anew every
     `update_proj_gap` steps:
     low = P g;  mu, nu as in `adam`, of low;  adam = mu / (sqrt(nu) + eps);
-    scaled = g * (|adam_j| / (|low_j| + 1e-8)) in each column j, then shortened so that its norm is
-    at most `growth_limit` times the last one;
+    scaled = g * (|adam_j| / (|low_j| + 1e-8)) in each column j, then limited to a norm of at most
+    `growth_limit` times the previous one;
     update = -learning_rate * (sqrt(1 - b2^t) / (1 - b1^t) * sqrt(scale) * scaled
     + weight_decay * param)
 
-    For m > n the projection is from the right and the channels are the rows. Other parameters go to
-    Adam. A projection makes channels shorter, by about sqrt(r / m): the paper takes scale = m / r.
+    For m > n the projection is from the right and the channels are the rows. Adam updates other
+    parameters. A projection shortens channels by about sqrt(r / m): the paper takes scale = m / r.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      rank: rows of the projection, an int >= 1; at most the smaller side.
+      rank: number of rows of the projection, an integer >= 1; at most the smaller side.
       update_proj_gap: steps from one projection to the next, a whole number >= 1.
       scale: square of the factor of the scaled gradients.
       b1: see `adam`.
@@ -167,9 +159,9 @@ def apollo(
       mask: which leaves decay, see `adamw`.
       weight_dimension_numbers: which axes make matrices, see `galore`.
       scale_type: "channel" for a scale for each channel, "tensor" for one for a matrix.
-      growth_limit: how many times longer than the last one a scaled gradient may be, > 0; None for
-        any.
-      key: where the projections come from, an int or a `jax.random.key`. It lives in the state.
+      growth_limit: largest ratio > 0 of the norms of a scaled gradient and the previous one; None
+        for any.
+      key: for the projections, an int or a `jax.random.key`. It is kept in the state.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State, for an
@@ -189,27 +181,42 @@ def apollo(
     References:
       Zhu et al. (2024), "APOLLO: SGD-like memory, AdamW-level performance", Algorithm 1.
     """
-    check_choice("apollo(scale_type=...)", scale_type, ("channel", "tensor"))
-    check_rank("apollo", rank)
-    numbers = dict(b1=b1, b2=b2, eps=eps, scale=scale, update_proj_gap=update_proj_gap)
-    numbers["growth_limit"] = growth_limit
-    init, update = descend(_apollo, _later, numbers, learning_rate, weight_decay, mask)
-    tensor, spec = scale_type == "tensor", weight_dimension_numbers
-    return Optimizer(functools.partial(_init_sketches, init, key, rank, tensor, spec), update)
+    return _optimizer("apollo", **locals())
 
 
+@checked(**RANGES)
 def apollo_mini(
-    learning_rate: Any, *, rank: int = 1, scale: Any = 128.0, **options: Any
+    learning_rate: Hyperparam,
+    *,
+    rank: int = 1,
+    update_proj_gap: Hyperparam = 200,
+    scale: Hyperparam = 128.0,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-6,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    weight_dimension_numbers: MatrixSpec = None,
+    growth_limit: Hyperparam | None = 1.01,
+    key: Key = 0,
 ) -> Optimizer:
-    """Run `apollo` with one scale for each matrix, judged in a projection of rank 1.
+    """Run `apollo` with one scale for each matrix, estimated in a projection of rank 1.
 
-    Good for: as `apollo`, with almost no state at all.
+    Good for: the same as `apollo`, with almost no state.
 
     Args:
-      learning_rate: see `apollo`.
+      learning_rate: see `apollo`, like all arguments.
       rank: see `apollo`.
+      update_proj_gap: see `apollo`.
       scale: see `apollo`.
-      **options: all else that `apollo` takes.
+      b1: see `apollo`.
+      b2: see `apollo`.
+      eps: see `apollo`.
+      weight_decay: see `apollo`.
+      mask: see `apollo`.
+      weight_dimension_numbers: see `apollo`.
+      growth_limit: see `apollo`.
+      key: see `apollo`.
 
     Returns:
       An `Optimizer`. State: for an m x n matrix 8 max(m, n) bytes, about as little as SGD.
@@ -222,4 +229,42 @@ def apollo_mini(
       [[-0.0117 -0.     -0.    ]
        [-0.     -0.     -0.0156]]
     """
-    return apollo(learning_rate, rank, scale=scale, scale_type="tensor", **options)
+    return _optimizer("apollo_mini", scale_type="tensor", **locals())
+
+
+def _optimizer(
+    name: str,
+    *,
+    learning_rate: Hyperparam,
+    rank: int,
+    update_proj_gap: Hyperparam,
+    scale: Hyperparam,
+    b1: Hyperparam,
+    b2: Hyperparam,
+    eps: Hyperparam,
+    weight_decay: Hyperparam | None,
+    mask: Mask,
+    weight_dimension_numbers: MatrixSpec,
+    scale_type: ScaleType,
+    growth_limit: Hyperparam | None,
+    key: Key,
+) -> Optimizer:
+    """Return `apollo`; `name` is for errors."""
+    check_choice(f"{name}(scale_type=...)", scale_type, ("channel", "tensor"))
+    numbers = dict(
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        scale=scale,
+        update_proj_gap=update_proj_gap,
+        growth_limit=growth_limit,
+    )
+    optimizer = descend(_apollo, None, numbers, learning_rate, weight_decay, mask, name=name)
+    slots = functools.partial(
+        _slots,
+        key=key,
+        rank=check_integer(f"{name}(rank=...)", rank),
+        tensor=scale_type == "tensor",
+    )
+    what = f"{name}(weight_dimension_numbers=...)"
+    return with_slots(optimizer, Scaled, matrix_rows(what, weight_dimension_numbers, slots))

@@ -1,17 +1,17 @@
-"""CAME: Adafactor with momentum, which trusts the momentum less where it is off the newest update.
+"""CAME: Adafactor with momentum, divided by the deviation of the momentum from the new updates.
 
 Luo et al. (2023), Algorithm 2, https://arxiv.org/abs/2307.02047
 Paper -> here: r, c -> v_row, v_col, m -> mu, R, C -> res_row, res_col, U -> residual, S -> res,
-epsilon_1, epsilon_2 -> eps, eps_res, d -> clipping_threshold, eta -> learning_rate.
+epsilon_1, epsilon_2 -> eps, eps_res, d -> clip_threshold, eta -> learning_rate.
 Deviations: none. As in the authors' code the last two axes are factored, whatever their size, and
-the axes before them are a batch, but for the clipping; an array of fewer axes keeps its mean square
-and is not weighed by its residual.
+the axes before them are a batch, except in the clipping; an array of fewer axes keeps its mean
+square and is not divided by its residual.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -35,7 +36,7 @@ class Confidence(NamedTuple):
     res_col: Array | None  # over the last axis but one
 
 
-def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clipping_threshold):
+def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clip_threshold):
     square = abs_sq(grad) + eps
     if slots.v is not None:
         v = b2 * slots.v + (1 - b2) * square
@@ -43,7 +44,7 @@ def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clipping_thres
     else:
         v_row, v_col = _factors(square, slots.v_row, slots.v_col, b2)
         x, slots = _divide(grad, v_row, v_col), slots._replace(v_row=v_row, v_col=v_col)
-    x = x / jnp.maximum(1, root_mean_sq(x) / clipping_threshold)
+    x = x / jnp.maximum(1, root_mean_sq(x) / clip_threshold)
     mu = b1 * slots.mu + (1 - b1) * x
     if slots.v is not None:
         return mu, slots._replace(mu=mu)
@@ -52,27 +53,28 @@ def _came(grad, slots, param, count, *, b1, b2, b3, eps, eps_res, clipping_thres
     return _divide(mu, res_row, res_col), slots._replace(mu=mu, res_row=res_row, res_col=res_col)
 
 
-def _factors(square, row, col, decay):
+def _factors(square: Array, row: Array, col: Array, decay: Array) -> tuple[Array, Array]:
+    """Return the running means over the last axis and over the one before."""
     return (
         decay * row + (1 - decay) * jnp.mean(square, -1, keepdims=True),
         decay * col + (1 - decay) * jnp.mean(square, -2, keepdims=True),
     )
 
 
-def _divide(x, row, col):
+def _divide(x: Array, row: Array, col: Array) -> Array:
     """Return x over the root of row col / mean(row)."""
     share = _over(safe_sqrt(jnp.mean(row, -2, keepdims=True)), row)
     return _over(x, col) * share
 
 
-def _over(x, square):
+def _over(x: Array, square: Array) -> Array:
     """Return x over a root, a constant for differentiation where that would overflow float32."""
     root = safe_sqrt(square)
-    small = root < 1e-12  # only `eps` is left of the gradients
+    small = root < 1e-12  # the gradients are negligible against `eps`
     return jnp.where(small, jax.lax.stop_gradient(x / root), x / jnp.where(small, 1, root))
 
 
-def _zeros(param, mu_dtype=None) -> Confidence:
+def _slots(param: Array, mu_dtype: DType) -> Confidence:
     mu, v = zero_moments(param, mu_dtype)
     if v.ndim < 2 or not v.size:
         return Confidence(mu, v, None, None, None, None)
@@ -80,25 +82,25 @@ def _zeros(param, mu_dtype=None) -> Confidence:
     return Confidence(mu, None, *(jnp.zeros(s, v.dtype) for s in (row, col, row, col)))
 
 
-@checked(eps_res=POSITIVE, clipping_threshold=POSITIVE)
+@checked(eps_res=POSITIVE, clip_threshold=POSITIVE)
 def came(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    b3: Any = 0.9999,
-    eps: Any = 1e-30,
-    eps_res: Any = 1e-16,
-    clipping_threshold: Any = 1.0,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    b3: Hyperparam = 0.9999,
+    eps: Hyperparam = 1e-30,
+    eps_res: Hyperparam = 1e-16,
+    clip_threshold: Hyperparam = 1.0,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
-    """Run Adafactor with momentum, over the factored root-mean-square of momentum's own error.
+    """Run Adafactor with momentum, divided by the factored root-mean-square of its deviation.
 
-    Good for: large language models on Adafactor's memory with steadier steps.
+    Good for: large language models with Adafactor's memory and steadier steps.
 
     With the mean squares kept as rows times columns:
-    v = b2 v + (1 - b2) (|g|^2 + eps);  x = g / sqrt(v);  x = x / max(1, rms(x) / threshold);
+    v = b2 v + (1 - b2) (|g|^2 + eps);  x = g / sqrt(v);  x = x / max(1, rms(x) / clip_threshold);
     mu = b1 mu + (1 - b1) x;  res = b3 res + (1 - b3) (|x - mu|^2 + eps_res);
     update = -learning_rate * (mu / sqrt(res) + weight_decay * param)
 
@@ -112,7 +114,7 @@ def came(
       b3: decay of the mean squared residual, in [0, 1).
       eps: added to each squared gradient, > 0.
       eps_res: added to each squared residual, > 0.
-      clipping_threshold: largest root-mean-square of a normed gradient, > 0.
+      clip_threshold: largest root-mean-square of a normed gradient, > 0.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       mu_dtype: dtype of the momentum; None is at least float32.
@@ -135,7 +137,6 @@ def came(
       Luo et al. (2023), "CAME: confidence-guided adaptive memory efficient optimization",
       Algorithm 2.
     """
-    slots = functools.partial(_zeros, mu_dtype=mu_dtype)
-    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_res=eps_res)
-    numbers["clipping_threshold"] = clipping_threshold
+    slots = functools.partial(_slots, mu_dtype=mu_dtype)
+    numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_res=eps_res, clip_threshold=clip_threshold)
     return descend(_came, slots, numbers, learning_rate, weight_decay, mask)

@@ -1,41 +1,42 @@
-"""Fromage: turn each array of weights by an angle, at a constant norm.
+"""Fromage: rotate each array of weights by an angle, at a constant norm.
 
 Bernstein et al. (2020), Algorithm 1, https://arxiv.org/abs/2002.03432
-Paper -> here: W -> param, eta -> learning_rate. Deviations: norms below min_norm count as that, as
-in optax, so that arrays of zeros can leave 0.
+Paper -> here: W -> param, eta -> learning_rate. Deviations: norms are at least min_norm, as in
+optax, so that arrays of zeros can change.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import leafwise
+from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.trust_ratio import trust_ratio
 
 
 def _fromage(grad, slots, param, count, *, learning_rate, min_norm):
+    if param is None:
+        raise ValueError(f"fromage needs {NEEDS_PARAMS}")
     shrink = (1 + learning_rate**2) ** -0.5
     step = learning_rate * trust_ratio(param, grad, min_norm) * grad
     return (shrink - 1) * param - shrink * step, slots
 
 
 @checked(min_norm=NONNEGATIVE)
-def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Optimizer:
-    """Step by a fraction of the norm of each array, then shrink the array by what it grew.
+def fromage(learning_rate: Hyperparam, min_norm: Hyperparam = 1e-6) -> Optimizer:
+    """Step by a fraction of the norm of each array, then restore the norm approximately.
 
-    Good for: networks whose layers differ much in scale, one rate for all.
+    Good for: networks whose layers differ much in scale, with one learning rate for all.
 
     param = (param - learning_rate * |param| / |g| * g) / sqrt(1 + learning_rate^2)
 
     Args:
       learning_rate: the relative size of a step >= 0, often 0.01: a number, schedule or prefix
         tree.
-      min_norm: a smaller norm counts as this one, >= 0.
+      min_norm: lower bound >= 0 of the norms.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters; it remembers nothing of them.
+      An `Optimizer` whose `update` needs the parameters. State: nothing per parameter.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -1,9 +1,9 @@
-"""GaLore: run an optimizer on gradients of low rank, in a basis renewed now and then.
+"""GaLore: an optimizer on gradients projected to low rank, in a basis renewed at intervals.
 
 Zhao et al. (2024), Algorithm 2, https://arxiv.org/abs/2403.03507
 Paper -> here: P, Q -> projector, R -> the projected gradient, T -> update_proj_gap, alpha -> scale,
-r -> rank. Deviations: the signs of the singular vectors, which an SVD leaves open, are fixed (the
-largest element of each is positive), so that all devices give the same run. The basis is a
+r -> rank. Deviations: the signs of the singular vectors, which an SVD does not determine, are fixed
+(the largest element of each is positive), so that all devices give the same run. The basis is a
 constant for differentiation. optax projects the larger side, see `side`.
 """
 
@@ -11,24 +11,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import FINITE, WHOLE, check_choice, checked
+from gdjax.core.checks import FINITE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.treewise import treewise
-from gdjax.linalg.matrices import Axes, DimensionNumbers, matrix_axes
+from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.linalg.axes import matmul
+from gdjax.linalg.matrices import Axes, DimensionNumbers, MatrixSpec, matrix_axes
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.optimizers.sgd import gradient_rule
 
 GaLoreDimensionNumbers = DimensionNumbers
+Side: TypeAlias = Literal["smaller", "larger"]
+RANGES = dict(scale=FINITE, update_proj_gap=WHOLE)
 
 
 @functools.partial(
@@ -36,7 +40,7 @@ GaLoreDimensionNumbers = DimensionNumbers
 )
 @dataclasses.dataclass(frozen=True)
 class Projector:
-    """The basis of one parameter, with how the parameter is seen as matrices."""
+    """The basis of one parameter, and the axes of its matrices."""
 
     basis: Array  # orthonormal columns, (*batch, m, r) if left, else (*batch, n, r)
     axes: Axes
@@ -46,12 +50,12 @@ class Projector:
         """Return the matrices of x in the basis: (*batch, r, n) if left, else (*batch, m, r)."""
         matrices = self.axes.matrices(x)
         if self.left:
-            return _matmul(self.basis.conj().mT, matrices)
-        return _matmul(matrices, self.basis)
+            return matmul(self.basis.conj().mT, matrices)
+        return matmul(matrices, self.basis)
 
     def up(self, low: Array, like: Array) -> Array:
         """Return an array in the shape of `like` from matrices in the basis."""
-        full = _matmul(self.basis, low) if self.left else _matmul(low, self.basis.conj().mT)
+        full = matmul(self.basis, low) if self.left else matmul(low, self.basis.conj().mT)
         return self.axes.array(full, like)
 
     def renewed(self, x: Array) -> Projector:
@@ -63,14 +67,11 @@ class Projector:
         return dataclasses.replace(self, basis=basis * (entry.conj() / jnp.abs(entry)))
 
 
-_matmul = functools.partial(jnp.matmul, precision="highest")
-
-
 class LowRank(NamedTuple):
     """What GaLore remembers."""
 
-    inner_state: Any  # the state of the inner optimizer, for projected gradients
-    projector: Any  # a tree of `Projector`, None where the gradient is not projected
+    inner_state: OptState  # the state of the inner optimizer, for projected gradients
+    projector: PyTree  # a tree of `Projector`, None where the gradient is not projected
 
 
 def _galore(grads, slots, params, count, *, scale, update_proj_gap, inner, **extra):
@@ -92,9 +93,11 @@ def _galore(grads, slots, params, count, *, scale, update_proj_gap, inner, **ext
     return treedef.unflatten(updates), LowRank(state, treedef.unflatten(projectors))
 
 
-def _start(params, rank, inner_init, spec, side) -> LowRank:
+def _slots(
+    params: Params, what: str, spec: MatrixSpec, rank: int, side: Side, inner_init: InitFn
+) -> LowRank:
     leaves, treedef = jax.tree.flatten(params)
-    axes = matrix_axes("galore(weight_dimension_numbers=...)", spec, params)
+    axes = matrix_axes(what, spec, params)
     pairs = [
         (x, None) if a is None else _empty(x, a, rank, side)
         for x, a in zip(leaves, axes, strict=True)
@@ -105,7 +108,8 @@ def _start(params, rank, inner_init, spec, side) -> LowRank:
     return LowRank(inner_init(low), projectors)
 
 
-def _empty(x, axes, rank, side):
+def _empty(x: Array, axes: Axes, rank: int, side: Side) -> tuple[Array, Projector]:
+    """Return zeros in the shapes of the projected gradient and of its basis."""
     *batch, m, n = axes.shape(x)
     r, dtype = min(rank, m, n), compute_dtype(x)
     left = m <= n if side == "smaller" else m >= n
@@ -114,15 +118,15 @@ def _empty(x, axes, rank, side):
     return jnp.zeros((*batch, *low), dtype), projector
 
 
-@checked(scale=FINITE, update_proj_gap=WHOLE)
+@checked(**RANGES)
 def scale_by_galore(
     rank: int = 128,
-    update_proj_gap: Any = 200,
-    scale: Any = 1.0,
-    base_optimizer: Any = None,
-    weight_dimension_numbers: Any = None,
+    update_proj_gap: Scalar = 200,
+    scale: Scalar = 1.0,
+    base_optimizer: Pair | None = None,
+    weight_dimension_numbers: MatrixSpec = None,
     *,
-    side: str = "smaller",
+    side: Side = "smaller",
 ) -> Optimizer:
     """Replace the gradient by GaLore's direction; the arguments are those of `galore`.
 
@@ -134,34 +138,46 @@ def scale_by_galore(
       [[1. 0. 0.]
        [0. 0. 0.]]
     """
-    check_choice("galore(side=...)", side, ("smaller", "larger"))
-    check_rank("galore", rank)
+    return _direction("scale_by_galore", **locals())
+
+
+def _direction(
+    name: str,
+    *,
+    rank: int,
+    update_proj_gap: Scalar,
+    scale: Scalar,
+    base_optimizer: Pair | None,
+    weight_dimension_numbers: MatrixSpec,
+    side: Side,
+) -> Optimizer:
+    """Return the direction of `galore`; `name` is for errors."""
+    check_choice(f"{name}(side=...)", side, ("smaller", "larger"))
     inner = with_extra_args_support(base_optimizer or scale_by_adam())
     slots = functools.partial(
-        _start, rank=rank, inner_init=inner.init, spec=weight_dimension_numbers, side=side
+        _slots,
+        what=f"{name}(weight_dimension_numbers=...)",
+        spec=weight_dimension_numbers,
+        rank=check_integer(f"{name}(rank=...)", rank),
+        side=side,
+        inner_init=inner.init,
     )
     numbers = dict(scale=scale, update_proj_gap=update_proj_gap)
-    return treewise(_galore, slots, numbers, inner=inner.update)
+    return treewise(_galore, slots, numbers, name=name, inner=inner.update)
 
 
-def check_rank(name: str, rank: Any) -> None:
-    """Raise unless the rank is a positive integer: it is a shape, so it cannot be traced."""
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f"{name}(rank=...) must be an int >= 1, got {rank!r}.")
-
-
-@checked(scale=FINITE, update_proj_gap=WHOLE)
+@checked(**RANGES)
 def galore(
-    learning_rate: Any,
+    learning_rate: Hyperparam,
     rank: int = 128,
-    update_proj_gap: Any = 200,
-    scale: Any = 1.0,
-    base_optimizer: Any = None,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    weight_dimension_numbers: Any = None,
+    update_proj_gap: Scalar = 200,
+    scale: Scalar = 1.0,
+    base_optimizer: Pair | None = None,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    weight_dimension_numbers: MatrixSpec = None,
     *,
-    side: str = "smaller",
+    side: Side = "smaller",
 ) -> Optimizer:
     """Run Adam on the gradients of matrices in the basis of their first singular vectors.
 
@@ -171,15 +187,15 @@ def galore(
     low = U_r^H g;  direction = scale * U_r base(low);  else with V_r from the right. Then
     update = -learning_rate * (direction + weight_decay * param)
 
-    Adam's moments stay as they are when the basis changes. Other parameters go to Adam as they are.
+    Adam's moments do not change when the basis does. Adam updates other parameters as usual.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
-      rank: columns of the basis, an int >= 1; at most the smaller side.
+      rank: number of columns of the basis, an integer >= 1; at most the smaller side.
       update_proj_gap: steps from one basis to the next, a whole number >= 1. Each renewal costs an
         SVD of every matrix; under `vmap` every step does.
       scale: factor of the projected directions; the paper's alpha is 0.25.
-      base_optimizer: what runs in the basis, a transform that needs no parameters; None is
+      base_optimizer: the transform that runs in the basis; it gets no parameters. None is
         `scale_by_adam()`.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
@@ -187,8 +203,8 @@ def galore(
         parameters of two and more dimensions, a prefix tree or `by_path` of them and None, or a
         function of the parameters that gives one. Axes not named are a batch: (1, 2) for stacked
         layers, ((0, 1, 2), 3) for convolutions. None takes the parameters of two dimensions.
-      side: "smaller" has the basis on the smaller side of the matrix, as in the paper; "larger" on
-        the larger one, as in optax, which leaves fewer moments.
+      side: "smaller" projects the smaller side of the matrix, as in the paper; "larger" the larger
+        one, as in optax, which needs fewer moments.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State with
@@ -210,7 +226,14 @@ def galore(
     References:
       Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection".
     """
-    direction = scale_by_galore(
-        rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side
+    direction = _direction(
+        "galore",
+        rank=rank,
+        update_proj_gap=update_proj_gap,
+        scale=scale,
+        base_optimizer=base_optimizer,
+        weight_dimension_numbers=weight_dimension_numbers,
+        side=side,
     )
-    return chain(direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, mask))
+    step = descend(gradient_rule, None, {}, learning_rate, weight_decay, mask, name="galore")
+    return chain(direction, step)

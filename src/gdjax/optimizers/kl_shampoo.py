@@ -55,16 +55,16 @@ def _weighted(
     old inverses in the bases, where the diagonals follow at the cost of the elements.
     """
     beta = beta * bias_correction(beta, count) / bias_correction(beta, count + 1)
-    weights = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in slots.values]
-    factors, values = list(slots.factors), list(slots.values)
-    for axis, factor in enumerate(slots.factors):
-        if factor is None:
+    factors, values = list(slots.factors), list(slots.values or ())
+    weights = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values]
+    for axis, (factor, value) in enumerate(zip(slots.factors, slots.values or (), strict=True)):
+        if factor is None or value is None:
             continue
         others = gradient.size // gradient.shape[axis]
         half = scaled(rotated(gradient, slots.bases, skip=axis), weights, skip=axis)
         factors[axis] = beta * factor + (1 - beta) / others * gram(half, axis)
         share = sum_others(abs_sq(scaled(low, weights, skip=axis)), axis) / others
-        values[axis] = beta * values[axis] + (1 - beta) * share
+        values[axis] = beta * value + (1 - beta) * share
     return tuple(factors), tuple(values)
 
 

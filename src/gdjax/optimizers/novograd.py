@@ -8,7 +8,7 @@ Deviations: the defaults b1, b2, eps are optax's; the paper's are 0.95, 0.98, 1e
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -17,6 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -28,32 +29,43 @@ class LayerMoments(NamedTuple):
 
 
 def _novograd(
-    grad, slots, param, count, *, b1, b2, eps, eps_root, weight_decay=None, learning_rate=None
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    b1,
+    b2,
+    eps,
+    eps_root,
+    weight_decay=None,
+    learning_rate=None,
+    called,
 ):
     squared = jnp.sum(abs_sq(grad))
     nu = jnp.where(count == 1, squared, b2 * slots.nu + (1 - b2) * squared)
     direction = grad / (safe_sqrt(nu + eps_root) + eps)
     if weight_decay is not None:
         if param is None:
-            raise ValueError(f"novograd with weight_decay needs {NEEDS_PARAMS}")
+            raise ValueError(f"{called} with weight_decay needs {NEEDS_PARAMS}")
         direction = direction + weight_decay * param
     mu = b1 * slots.mu + direction
     return (mu if learning_rate is None else -learning_rate * mu), LayerMoments(mu, nu)
 
 
-def _zero_moments(param, mu_dtype=None) -> LayerMoments:
+def _slots(param: Array, mu_dtype: DType) -> LayerMoments:
     mu, nu = zero_moments(param, mu_dtype)
     return LayerMoments(mu, jnp.zeros((), nu.dtype))
 
 
 @checked()
 def scale_by_novograd(
-    b1: Any = 0.9,
-    b2: Any = 0.25,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    weight_decay: Any = 0.0,
-    mu_dtype: Any = None,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.25,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    weight_decay: Hyperparam | None = 0.0,
+    mu_dtype: DType = None,
 ) -> Optimizer:
     """Replace the gradient by NovoGrad's direction; the arguments are those of `novograd`.
 
@@ -65,23 +77,23 @@ def scale_by_novograd(
       [0.6 0.8]
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    return leafwise(_novograd, functools.partial(_zero_moments, mu_dtype=mu_dtype), numbers)
+    return _optimizer("scale_by_novograd", numbers, mu_dtype)
 
 
 @checked()
 def novograd(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.25,
-    eps: Any = 1e-6,
-    eps_root: Any = 0.0,
-    weight_decay: Any = 0.0,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.25,
+    eps: Hyperparam = 1e-6,
+    eps_root: Hyperparam = 0.0,
+    weight_decay: Hyperparam | None = 0.0,
     *,
-    mu_dtype: Any = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
     """Descend with momentum along gradients divided by a running norm of their array.
 
-    Good for: speech and language models on half of Adam's memory.
+    Good for: speech and language models with half of Adam's memory.
 
     nu = b2 nu + (1 - b2) |g|^2, at first |g|^2;
     mu = b1 mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param;
@@ -95,7 +107,7 @@ def novograd(
       b2: decay of the squared norm, in [0, 1).
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
-      weight_decay: strength >= 0 of the decay, which the momentum gathers too.
+      weight_decay: strength >= 0 of the decay, which is part of the sum; None is off.
       mu_dtype: dtype of the sum; None is at least float32.
 
     Returns:
@@ -121,5 +133,9 @@ def novograd(
       training of deep networks", Algorithm 1.
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    slots = functools.partial(_zero_moments, mu_dtype=mu_dtype)
-    return leafwise(_novograd, slots, numbers | dict(learning_rate=learning_rate))
+    return _optimizer("novograd", numbers | dict(learning_rate=learning_rate), mu_dtype)
+
+
+def _optimizer(name: str, numbers: dict[str, Hyperparam | None], mu_dtype: DType) -> Optimizer:
+    slots = functools.partial(_slots, mu_dtype=mu_dtype)
+    return leafwise(_novograd, slots, numbers, name=name, called=name)

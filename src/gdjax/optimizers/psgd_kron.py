@@ -101,8 +101,8 @@ def _slots(
     dtype, shape = compute_dtype(param), param.shape or (1,)
     factors = first_factors(shape, jnp.asarray(scale, dtype), limit, least_ndim, saving)
     bounds = jnp.zeros(len(shape), real_dtype(dtype)) if procrustes else None
-    counts = (jnp.zeros((), jnp.int32) for _ in range(3))  # three arrays: states are donated
-    return Whitened(jnp.zeros(param.shape, dtype), factors, bounds, *counts, key)
+    a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one array: states are donated
+    return Whitened(jnp.zeros(param.shape, dtype), factors, bounds, a, b, c, key)
 
 
 RANGES = dict(

@@ -1,4 +1,4 @@
-"""SM3: Adagrad with one number for each row, column, ... in place of one for each element.
+"""SM3: Adagrad with one accumulator for each row, column, ... in place of one for each element.
 
 Anil et al. (2019), Algorithm SM3-II, https://arxiv.org/abs/1901.11150
 Paper -> here: mu(r) -> accumulators, nu -> the local `nu`, eta -> learning_rate.
@@ -8,15 +8,16 @@ keep one number per element.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -25,13 +26,6 @@ class Covers(NamedTuple):
 
     mu: Array  # running mean of the direction, shaped like the parameter
     accumulators: tuple[Array, ...]  # for each axis, real, of length 1 along all other axes
-
-
-def _other_axes(ndim) -> list[tuple[int, ...]]:
-    """Return, for each accumulator, the axes along which it has length 1."""
-    if ndim < 2:
-        return [()]
-    return [tuple(j for j in range(ndim) if j != i) for i in range(ndim)]
 
 
 def _sm3(grad, slots, param, count, *, b1, b2, eps):
@@ -46,13 +40,20 @@ def _sm3(grad, slots, param, count, *, b1, b2, eps):
     return mu, Covers(mu, tuple(jnp.max(nu, axis, keepdims=True, initial=0) for axis in axes))
 
 
-def _zero_covers(param) -> Covers:
+def _other_axes(ndim: int) -> list[tuple[int, ...]]:
+    """Return, for each accumulator, the axes along which it has length 1."""
+    if ndim < 2:
+        return [()]
+    return [tuple(j for j in range(ndim) if j != i) for i in range(ndim)]
+
+
+def _slots(param: Array) -> Covers:
     mu, nu = zero_moments(param)
     return Covers(mu, tuple(jnp.sum(nu, axis, keepdims=True) for axis in _other_axes(nu.ndim)))
 
 
 @checked(b2=CLOSED_UNIT)
-def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
+def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1e-8) -> Optimizer:
     """Replace the gradient by SM3's direction; b1 is the `momentum` of `sm3`.
 
     Example:
@@ -64,14 +65,20 @@ def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
       [[0.7071 0.    ]
        [0.     0.7071]]
     """
-    return leafwise(_sm3, _zero_covers, dict(b1=b1, b2=b2, eps=eps))
+    return descend(_sm3, _slots, dict(b1=b1, b2=b2, eps=eps), None, name="scale_by_sm3")
 
 
 @checked(b2=CLOSED_UNIT)
-def sm3(learning_rate: Any, momentum: Any = 0.9, *, b2: Any = 1.0, eps: Any = 1e-8) -> Optimizer:
+def sm3(
+    learning_rate: Hyperparam,
+    momentum: Hyperparam = 0.9,
+    *,
+    b2: Hyperparam = 1.0,
+    eps: Hyperparam = 1e-8,
+) -> Optimizer:
     """Descend like Adagrad, with memory for rows and columns only.
 
-    Good for: large embeddings and sparse gradients on little memory.
+    Good for: large embeddings and sparse gradients with little memory.
 
     nu_ij = min(row_i, column_j) + |g_ij|^2;  row_i = max_j nu_ij;  column_j = max_i nu_ij;
     mu = momentum mu + (1 - momentum) g / sqrt(nu + eps);  update = -learning_rate * mu
@@ -79,7 +86,7 @@ def sm3(learning_rate: Any, momentum: Any = 0.9, *, b2: Any = 1.0, eps: Any = 1e
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
       momentum: decay of the mean of the direction, in [0, 1).
-      b2: decay of the accumulators, in [0, 1]; at 1 they sum up, below they are running means.
+      b2: decay of the accumulators, in [0, 1]; at 1 they are sums, below running means.
       eps: added under the root, >= 0.
 
     Returns:
@@ -98,4 +105,4 @@ def sm3(learning_rate: Any, momentum: Any = 0.9, *, b2: Any = 1.0, eps: Any = 1e
     References:
       Anil et al. (2019), "Memory efficient adaptive optimization".
     """
-    return descend(_sm3, _zero_covers, dict(b1=momentum, b2=b2, eps=eps), learning_rate)
+    return descend(_sm3, _slots, dict(b1=momentum, b2=b2, eps=eps), learning_rate)

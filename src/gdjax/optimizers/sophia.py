@@ -1,21 +1,22 @@
-"""Sophia: divide the mean gradient by an estimate of the Hessian's diagonal, and clip.
+"""Sophia: the mean gradient divided by an estimate of the Hessian's diagonal, then clipped.
 
 Liu et al. (2023), Algorithm 3, https://arxiv.org/abs/2305.14342
 Paper -> here: m -> mu, h -> nu, k -> update_interval, rho (also gamma) -> gamma, lambda ->
-weight_decay, eta -> learning_rate. Deviations: none. optax corrects the bias of mu and refreshes nu
-only after the step, so its first step is +-learning_rate everywhere and each estimate acts a step
-late.
+weight_decay, eta -> learning_rate. Deviations: none. optax corrects the bias of mu and updates nu
+after the step, so its first step is +-learning_rate everywhere and each estimate is used one step
+later.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, checked
 from gdjax.core.every import is_due, when_due
@@ -23,24 +24,39 @@ from gdjax.core.lift import descend
 from gdjax.core.numerics import clip_parts, compute_dtype
 from gdjax.core.trees import map_leaves, zeros_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.sgd import gradient_rule
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 
-OPTIONAL = NONNEGATIVE._replace(optional=True)
+RANGES = dict(
+    gamma=POSITIVE, clip_threshold=NONNEGATIVE._replace(optional=True), update_interval=WHOLE
+)
 
 
 class Curvature(NamedTuple):
     """What Sophia remembers."""
 
-    mu: Any  # m, running mean of the gradients, a tree like the parameters
-    nu: Any  # h, running mean of the estimated Hessian diagonals, likewise
-    hessian_fn_state: Any  # the state of the estimate
+    mu: PyTree  # m, running mean of the gradients, a tree like the parameters
+    nu: PyTree  # h, running mean of the estimated Hessian diagonals, likewise
+    hessian_fn_state: OptState  # the state of the estimate
 
 
 def _sophia(
-    grads, slots, params, count, *,
-    b1, b2, eps, gamma, clip_threshold, update_interval, estimate, raw_params, **extra,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    b1,
+    b2,
+    eps,
+    gamma,
+    clip_threshold,
+    update_interval,
+    estimate,
+    raw_params,
+    **extra,
+):
     def refresh(state, nu):
         diagonal, state = estimate(grads, state, raw_params, **extra)
         return state, map_leaves(_mean, 1, (nu, diagonal), b2)[0]
@@ -52,30 +68,30 @@ def _sophia(
     return direction, Curvature(mu, nu, state)
 
 
-def _mean(mean, x, decay):
+def _mean(mean: Array, x: Array, decay: Array) -> Array:
     return decay * mean + (1 - decay) * x
 
 
-def _clipped(mu, nu, gamma, eps, clip_threshold):
+def _clipped(mu: Array, nu: Array, gamma: Array, eps: Array, clip_threshold: Array | None) -> Array:
     direction = mu / jnp.maximum(gamma * nu, eps)  # where the curvature is negative, over eps
     return direction if clip_threshold is None else clip_parts(direction, clip_threshold)
 
 
-def _start(params, estimate_init, mu_dtype) -> Curvature:
+def _slots(params: Params, estimate_init: InitFn, mu_dtype: DType) -> Curvature:
     mu = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)), params)
     return Curvature(mu, zeros_like(params), estimate_init(params))
 
 
-@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=WHOLE)
+@checked(**RANGES)
 def scale_by_sophia(
-    b1: Any = 0.965,
-    b2: Any = 0.99,
-    eps: Any = 1e-8,
-    gamma: Any = 0.01,
-    clip_threshold: Any = 1.0,
-    update_interval: Any = 10,
-    hessian_diagonal_fn: Any = None,
-    mu_dtype: Any = None,
+    b1: Scalar = 0.965,
+    b2: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    gamma: Scalar = 0.01,
+    clip_threshold: Scalar | None = 1.0,
+    update_interval: Scalar = 10,
+    hessian_diagonal_fn: Pair | None = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
     """Replace the gradient by Sophia's direction; the arguments are those of `sophia`.
 
@@ -88,28 +104,50 @@ def scale_by_sophia(
       >>> print(opt.update(jnp.array([1.2, 0.1]), state, params, obj_fn=loss)[0])
       [0.2 1. ]
     """
-    estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
-    slots = functools.partial(_start, estimate_init=estimate.init, mu_dtype=mu_dtype)
-    numbers = dict(b1=b1, b2=b2, eps=eps, gamma=gamma, clip_threshold=clip_threshold)
-    numbers["update_interval"] = update_interval
-    return treewise(_sophia, slots, numbers, estimate=estimate.update)
+    return _direction("scale_by_sophia", **locals())
 
 
-@checked(gamma=POSITIVE, clip_threshold=OPTIONAL, update_interval=WHOLE)
-def sophia(
-    learning_rate: Any,
-    b1: Any = 0.965,
-    b2: Any = 0.99,
-    eps: Any = 1e-8,
-    weight_decay: Any = 1e-4,
-    weight_decay_mask: Any = None,
-    gamma: Any = 0.01,
-    clip_threshold: Any = 1.0,
-    update_interval: Any = 10,
-    hessian_diagonal_fn: Any = None,
-    mu_dtype: Any = None,
+def _direction(
+    name: str,
+    *,
+    b1: Scalar,
+    b2: Scalar,
+    eps: Scalar,
+    gamma: Scalar,
+    clip_threshold: Scalar | None,
+    update_interval: Scalar,
+    hessian_diagonal_fn: Pair | None,
+    mu_dtype: DType,
 ) -> Optimizer:
-    """Descend along a mean gradient over an estimated curvature, no element further than the rate.
+    """Return the direction of `sophia`; `name` is for errors."""
+    estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
+    slots = functools.partial(_slots, estimate_init=estimate.init, mu_dtype=mu_dtype)
+    numbers = dict(
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        gamma=gamma,
+        clip_threshold=clip_threshold,
+        update_interval=update_interval,
+    )
+    return treewise(_sophia, slots, numbers, name=name, estimate=estimate.update)
+
+
+@checked(**RANGES)
+def sophia(
+    learning_rate: Hyperparam,
+    b1: Scalar = 0.965,
+    b2: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    weight_decay: Hyperparam | None = 1e-4,
+    weight_decay_mask: Mask = None,
+    gamma: Scalar = 0.01,
+    clip_threshold: Scalar | None = 1.0,
+    update_interval: Scalar = 10,
+    hessian_diagonal_fn: Pair | None = None,
+    mu_dtype: DType = None,
+) -> Optimizer:
+    """Descend along a mean gradient divided by an estimated curvature, with clipped elements.
 
     Good for: language models, with a curvature estimate every few steps.
 
@@ -118,7 +156,7 @@ def sophia(
     update = -learning_rate * (direction + weight_decay * param)
 
     Sophia-H is the default; Sophia-G is `hessian_diagonal_fn=gauss_newton_bartlett_diag_hessian()`
-    with gamma 0.04. What the estimate needs goes through `update`: for the default
+    with gamma 0.04. Pass what the estimate needs to `update`: for the default
     `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
     The authors tune gamma so that a tenth to a half of the elements are not clipped.
 
@@ -131,7 +169,7 @@ def sophia(
       weight_decay_mask: which leaves decay, see `adamw`.
       gamma: factor > 0 of the curvature.
       clip_threshold: largest magnitude of an element of the direction; None for no bound.
-      update_interval: estimate the curvature every so many steps, a whole number >= 1.
+      update_interval: steps from one estimate of the curvature to the next, a whole number >= 1.
       hessian_diagonal_fn: the estimate, an `(init, update)` pair; None is
         `hutchinson_estimator_diag_hessian()`.
       mu_dtype: dtype of the mean gradient; None is at least float32.
@@ -160,9 +198,16 @@ def sophia(
       Liu et al. (2023), "Sophia: a scalable stochastic second-order optimizer for language model
       pre-training", Algorithm 3.
     """
-    direction = scale_by_sophia(
-        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype
+    direction = _direction(
+        "sophia",
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        gamma=gamma,
+        clip_threshold=clip_threshold,
+        update_interval=update_interval,
+        hessian_diagonal_fn=hessian_diagonal_fn,
+        mu_dtype=mu_dtype,
     )
-    return chain(
-        direction, descend(gradient_rule, None, {}, learning_rate, weight_decay, weight_decay_mask)
-    )
+    decay = weight_decay, weight_decay_mask
+    return chain(direction, descend(gradient_rule, None, {}, learning_rate, *decay, name="sophia"))

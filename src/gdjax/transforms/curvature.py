@@ -1,7 +1,7 @@
-"""Estimates of the Hessian's diagonal, which `sophia` and `adahessian` divide by.
+"""Estimates of the Hessian's diagonal, for `sophia` and `adahessian`.
 
-An estimate is a pair like an optimizer: its update returns the estimated diagonal in place of an
-update. It can be any `(init, update)`, also a user's own.
+An estimate is an `(init, update)` pair, as an optimizer is; its update returns the estimated
+diagonal. Users can write their own.
 
 Hutchinson: Liu et al. (2023), Algorithm 1, https://arxiv.org/abs/2305.14342
 Gauss-Newton-Bartlett: Algorithm 2 there.
@@ -10,7 +10,7 @@ Gauss-Newton-Bartlett: Algorithm 2 there.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,16 @@ from gdjax.core.keys import fresh_key
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Key, Params
 
 
 class Randomness(NamedTuple):
-    """Where the next random numbers come from."""
+    """The source of the next random numbers."""
 
     key: Array  # a typed key of jax.random, a scalar
 
 
-def _hutchinson(
-    grads, slots, params, count, *, raw_params, obj_fn=None, value_fn=None
-):  # fmt: skip
+def _hutchinson(grads, slots, params, count, *, raw_params, obj_fn=None, value_fn=None):
     function = value_fn if obj_fn is None else obj_fn
     if function is None:
         raise TypeError(
@@ -49,15 +48,15 @@ def _hutchinson(
     return jax.tree.map(jnp.multiply, signs, product), Randomness(key)
 
 
-def hutchinson_estimator_diag_hessian(random_seed: Any = 0) -> Optimizer:
+def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
     """Estimate the diagonal of the Hessian by z * (H z) with random signs z.
 
-    Unbiased, and exact for a diagonal Hessian. Costs about two gradients: one Hessian-vector
-    product, forward over reverse. `update` needs `obj_fn=` (or `value_fn=`, as `fit` passes it):
-    the loss as a function of the parameters alone, on the batch of this step.
+    It is unbiased, and exact for a diagonal Hessian. It costs about two gradients: one
+    Hessian-vector product, forward over reverse. `update` needs `obj_fn=` (or `value_fn=`, as `fit`
+    passes it): the loss as a function of the parameters alone, on the batch of this step.
 
     Args:
-      random_seed: an int or a `jax.random.key`; it lives in the state.
+      random_seed: an int or a `jax.random.key`; it is kept in the state.
 
     Returns:
       An `Optimizer` whose updates are the estimate. State: one key.
@@ -73,12 +72,10 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = 0) -> Optimizer:
       >>> print(estimate.update(params, estimate.init(params), params, obj_fn=loss)[0])
       [  6. -10.]
     """
-    return treewise(_hutchinson, functools.partial(_randomness, seed=random_seed))
+    return treewise(_hutchinson, functools.partial(_slots, key=random_seed))
 
 
-def _gauss_newton_bartlett(
-    grads, slots, params, count, *, raw_params, sampled_obj_fn, batch_size
-):  # fmt: skip
+def _gauss_newton_bartlett(grads, slots, params, count, *, raw_params, sampled_obj_fn, batch_size):
     if raw_params is None:
         raise ValueError(f"gauss_newton_bartlett_diag_hessian needs {NEEDS_PARAMS}")
     key, sample = jax.random.split(slots.key)
@@ -86,17 +83,17 @@ def _gauss_newton_bartlett(
     return jax.tree.map(lambda g: batch_size * abs_sq(g), sampled), Randomness(key)
 
 
-def gauss_newton_bartlett_diag_hessian(random_seed: Any = 0) -> Optimizer:
+def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
     """Estimate the Gauss-Newton diagonal by the squared gradient at labels drawn from the model.
 
-    Never negative, and costs one gradient; for losses that are the negative log-likelihood of the
-    model's own distribution, such as cross entropy. `update` needs `sampled_obj_fn=`, called with
-    (params, key): the mean loss over the batch with labels that the key draws from the model's
-    output, such as `jax.lax.stop_gradient(jax.random.categorical(key, logits))`; and `batch_size=`,
-    how many terms are in that mean.
+    It is never negative and costs one gradient. It is for losses that are the negative
+    log-likelihood of the model's own distribution, such as cross entropy. `update` needs
+    `sampled_obj_fn=`, called with (params, key): the mean loss over the batch with labels drawn
+    from the model's output, such as `jax.lax.stop_gradient(jax.random.categorical(key, logits))`;
+    and `batch_size=`, the number of terms in that mean.
 
     Args:
-      random_seed: an int or a `jax.random.key`; it lives in the state.
+      key: an int or a `jax.random.key`; it is kept in the state.
 
     Returns:
       An `Optimizer` whose updates are the estimate, batch_size * |g|^2. State: one key.
@@ -116,8 +113,8 @@ def gauss_newton_bartlett_diag_hessian(random_seed: Any = 0) -> Optimizer:
       >>> print(jax.vmap(estimate)(jnp.arange(10_000)).mean().round(1))  # the Hessian is 1
       1.0
     """
-    return treewise(_gauss_newton_bartlett, functools.partial(_randomness, seed=random_seed))
+    return treewise(_gauss_newton_bartlett, functools.partial(_slots, key=key))
 
 
-def _randomness(params, seed) -> Randomness:
-    return Randomness(fresh_key(seed))
+def _slots(params: Params, key: Key) -> Randomness:
+    return Randomness(fresh_key(key))
