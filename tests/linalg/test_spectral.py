@@ -149,10 +149,14 @@ SQUARE = jnp.eye(2)
         (lambda: gdjax.power_iteration(jnp.eye(2, dtype=int)), TypeError, "must be float or compl"),
         (
             lambda: gdjax.matrix_inverse_pth_root(SQUARE, 2.5),
-            TypeError,
-            r"p=...\) must be a Python",
+            ValueError,
+            r"p=...\) must be an integer >= 1",
         ),
-        (lambda: gdjax.matrix_inverse_pth_root(SQUARE, 0), ValueError, r"p=...\) must be >= 1"),
+        (
+            lambda: gdjax.matrix_inverse_pth_root(SQUARE, 0),
+            ValueError,
+            r"p=...\) must be an integer",
+        ),
         (lambda: gdjax.matrix_inverse_pth_root(SQUARE, 2, ridge_epsilon=-1.0), ValueError, "ridge"),
         (lambda: gdjax.nnls(SQUARE, jnp.ones(3), 4), ValueError, r"nnls needs A \[m, n\]"),
         (

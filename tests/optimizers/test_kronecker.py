@@ -1,4 +1,4 @@
-"""Methods with a matrix for each axis: what the oracle and contract tests do not reach."""
+"""Methods with a matrix for each axis: what the oracle and contract tests do not cover."""
 
 import subprocess
 import sys
@@ -6,7 +6,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
 from oracles import psgd_kron as psgd_oracles
 from oracles import shampoo as shampoo_oracles
@@ -54,7 +53,7 @@ def test_finite_on_degenerate_gradients(name):
     assert sum(int(x) for x in jax.tree.leaves(state.slots.failures)) == 0
 
 
-FAILING = {  # what is kept
+FAILING = {  # the slot that is kept
     "shampoo": ("roots", MAKERS["shampoo"]),
     "shampoo_newton": ("roots", lambda: MAKERS["shampoo"](root="newton")),
     "soap": ("bases", MAKERS["soap"]),
@@ -197,7 +196,10 @@ def changes(old, new, kept):
 
 def test_shampoo_by_products_equals_shampoo_by_eigenvalues():
     with enable_x64():
-        grads = jax.tree.map(jnp.asarray, problems.gradients(problems.parameters(), 1))
+        rng = np.random.default_rng(0)
+        grads = {
+            k: jnp.asarray(rng.normal(size=s)) for k, s in {"a": (3, 4), "b": (2, 3, 2)}.items()
+        }
         runs = [
             walk(
                 gdjax.shampoo(
@@ -267,11 +269,12 @@ def test_renewals_are_rare_in_a_vmap_over_runs():
 
 def test_bounds_blocks_and_bases():
     rng = np.random.default_rng(0)
+    bounds = jax.jit(lambda a: (spectral_norm_lower_bound(a), spectral_norm_upper_bound(a)))
     for shape in ((5, 5), (3, 9), (9, 3)):
         for _ in range(10):
             a = jnp.asarray(rng.normal(size=shape), jnp.float32)
             norm = float(np.linalg.norm(a, 2))
-            low, high = spectral_norm_lower_bound(a), spectral_norm_upper_bound(a)
+            low, high = bounds(a)
             assert norm / 1.5 < low <= norm * (1 + 1e-5)
             assert norm <= high * (1 + 1e-5)
     x = jnp.asarray(rng.normal(size=(7, 5, 3)))
@@ -280,24 +283,45 @@ def test_bounds_blocks_and_bases():
     with enable_x64():
         a = rng.normal(size=(6, 6))
         a = jnp.asarray(a @ a.T)
-        basis = jnp.eye(6)
+        basis, step = jnp.eye(6), jax.jit(tracked_basis)
         for _ in range(400):
-            basis, _ = tracked_basis(a, basis)
+            basis, _ = step(a, basis)
         np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-12)
         np.testing.assert_allclose(
             np.diag(basis.T @ a @ basis), np.linalg.eigvalsh(a)[::-1], rtol=1e-6, atol=1e-9
         )
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="block_size"):
-        gdjax.shampoo(0.1, block_size=0)
-    with pytest.raises(ValueError, match="graft"):
-        gdjax.shampoo(0.1, graft="typo")
-    with pytest.raises(ValueError, match="whole number p"):
-        gdjax.shampoo(0.1, root="newton", exponent=0.3)
-    with pytest.raises(ValueError, match="max_precond_dim"):
-        gdjax.soap(0.1, max_precond_dim=2.5)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("shampoo", dict(block_size=0)),
+        ("scale_by_shampoo", dict(graft="typo")),
+        ("shampoo", dict(root="newton", exponent=0.3)),
+        ("shampoo", dict(b2=1.5)),
+        ("scale_by_soap", dict(max_precond_dim=2.5)),
+        ("kl_soap", dict(max_precond_dim=0)),
+        ("kl_shampoo", dict(init_factor=0.0)),
+        ("psgd_kron", dict(memory_save_mode="typo")),
+        ("scale_by_psgd_kron", dict(max_size_triangular=0.5)),
+        ("apollo_mini", dict(rank=0)),
+        ("scale_by_galore", dict(side="typo")),
+    ],
+)
+def test_errors_name_the_factory_and_the_argument(name, options):
+    argument = list(options)[-1]
+    first = () if name.startswith("scale_by") else (0.1,)
+    with pytest.raises(ValueError, match=rf"^{name}\({argument}=\.\.\.\)"):
+        getattr(gdjax, name)(*first, **options)
+
+
+@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "kl_soap", "psgd_kron", "apollo_mini"])
+def test_errors_of_a_step_name_the_factory(name):
+    opt, params = getattr(gdjax, name)(0.1), jnp.ones((2, 2))
+    with pytest.raises(ValueError, match=f"^{name} with weight_decay needs the parameters"):
+        opt.update(params, opt.init(params))
+    with pytest.raises(ValueError, match=f"^{name}: this state is not of this optimizer"):
+        opt.update(params, gdjax.sgd(0.1).init(params), params)
 
 
 RENEWALS = """
@@ -314,7 +338,7 @@ print("done")
 
 @pytest.mark.slow
 def test_renewals_of_large_factors_come_to_an_end():
-    """Two decompositions in one branch made XLA's CPU runtime wait for ever; see `after`."""
+    """Two decompositions in one branch made XLA's CPU runtime deadlock; see `after`."""
     command = [sys.executable, "-c", RENEWALS]
     out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert out.stdout.strip() == "done"

@@ -1,4 +1,4 @@
-"""Where public code of matrix methods arrives, some setting of gdjax does too."""
+"""Parameters after a few steps of public code of matrix methods are reproduced by gdjax."""
 
 from pathlib import Path
 

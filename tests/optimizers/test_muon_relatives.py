@@ -1,4 +1,4 @@
-"""Dion, Dion2, Scion, hyperball and QK-clip: what their oracles do not show."""
+"""Dion, Dion2, Scion, hyperball and QK-clip: what their oracles do not test."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def test_dion_keeps_its_basis_at_zero_and_comes_to_the_polar_factor():
+def test_dion_keeps_its_basis_at_zero_and_converges_to_the_polar_factor():
     params = jnp.zeros((5, 4))
     opt = gdjax.dion(1.0, 1.0, weight_decay=None, scale=None)
     state = opt.init(params)

@@ -378,7 +378,7 @@ def test_masked_decay(factory):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gdjax.galore(0.1, rank=0), "galore(rank=...) must be an int >= 1, got 0."),
+        (lambda: gdjax.galore(0.1, rank=0), "galore(rank=...) must be an integer >= 1, got 0."),
         (lambda: gdjax.galore(0.1, side="left"), "galore(side=...) must be one of"),
         (lambda: gdjax.galore(0.1, update_proj_gap=1.5), "must be a whole number >= 1, got 1.5."),
         (lambda: gdjax.apollo(0.1, scale_type="row"), "apollo(scale_type=...) must be one of"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +170,7 @@ def renewed_roots(
     return roots, jnp.sum(failed, dtype=jnp.int32)
 
 
-def newton_order(what: str, exponent: Any) -> int:
+def newton_order(what: str, exponent: object) -> int:
     """Return p of the inverse p-th root, a static number, for `renewed_roots`; 0 for None."""
     if exponent is None:
         return 0

@@ -54,7 +54,7 @@ class Axes:
     columns: tuple[int, ...]
     splits: tuple[int, ...] = ()  # the sizes of the parts of the columns; none for a single part
 
-    def shape(self, x: Any) -> tuple[int, ...]:
+    def shape(self, x: Array) -> tuple[int, ...]:
         """Return the shape (*batch, m, n) of x as matrices."""
         sides = (math.prod(x.shape[i] for i in axes) for axes in (self.rows, self.columns))
         return (*(x.shape[i] for i in self.batch), *sides)
@@ -122,7 +122,7 @@ def matrix_axes(
     ]
 
 
-def _axes(what: str, spec: DimensionNumbers | None, x: Any, splits: bool) -> Axes | None:
+def _axes(what: str, spec: DimensionNumbers | None, x: Array, splits: bool) -> Axes | None:
     if spec is None or not math.prod(x.shape):
         return None
     sides = [side if isinstance(side, tuple) else (side,) for side in spec[:2]]

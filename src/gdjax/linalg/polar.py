@@ -21,11 +21,12 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import as_float_leaves, check_choice, check_integer, checked
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
-from gdjax.core.types import DType, Number
+from gdjax.core.types import DType
 
 Coefficients: TypeAlias = str | Array | np.ndarray | Sequence[Any]  # a name, (a, b, c), or a table
 Preconditioning: TypeAlias = Literal["frobenius", "spectral", "schatten", "aol"]
 PRECONDITIONINGS = get_args(Preconditioning)
+Kernel: TypeAlias = Callable[[Array, ArrayLike, ArrayLike], Array]  # see `polar_kernel`
 
 # Each set as published; its image of singular values in [1e-3, 1] is noted beside it.
 _KELLER = [(3.4445, -4.7750, 2.0315)] * 5  # [0.470, 1.202], Jordan et al.
@@ -106,7 +107,7 @@ def polar(
     x: ArrayLike,
     ns_coeffs: Coefficients = "polar_express",
     ns_steps: int | None = None,
-    eps: Number = 1e-8,
+    eps: ArrayLike = 1e-8,
     preconditioning: Preconditioning = "frobenius",
     *,
     form: Literal["direct", "gram"] | None = None,
@@ -163,10 +164,10 @@ def polar(
 
 
 @functools.lru_cache(maxsize=256)
-def polar_kernel(preconditioning: str, form: str | None, dtype: DType) -> Callable[..., Array]:
+def polar_kernel(preconditioning: str, form: str | None, dtype: DType) -> Kernel:
     """Return the function (x [m, n] with m <= n, table [k, 3], eps) -> polar factor; cached."""
 
-    def kernel(x: Array, table: ArrayLike, eps: Number) -> Array:
+    def kernel(x: Array, table: ArrayLike, eps: ArrayLike) -> Array:
         m, n = x.shape
         y = _preconditioned(x, eps, preconditioning)
         table = jnp.asarray(table, y.real.dtype)
@@ -179,7 +180,7 @@ def polar_kernel(preconditioning: str, form: str | None, dtype: DType) -> Callab
     return kernel
 
 
-def _preconditioned(x: Array, eps: Number, preconditioning: str) -> Array:
+def _preconditioned(x: Array, eps: ArrayLike, preconditioning: str) -> Array:
     norm = safe_sqrt(jnp.sum(abs_sq(x))) + jnp.asarray(eps, x.real.dtype)
     y = x / jnp.where(norm > 0, norm, 1)
     if preconditioning == "frobenius":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from gdjax.core.checks import checked
 from gdjax.core.trees import magnitude
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.linalg.matrices import MatrixSpec
-from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.linalg.polar import Coefficients, Kernel, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
     RANGES,
     Scale,
@@ -59,7 +58,7 @@ def _largest(rows: Array, fraction: float) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _of_largest_rows(fraction: float, kernel: Callable[..., Array]) -> Callable[..., Array]:
+def _of_largest_rows(fraction: float, kernel: Kernel) -> Kernel:
     def kernel_of_rows(x, table, eps):
         at = _largest(x, fraction)
         return jnp.zeros_like(x).at[at].set(kernel(x[at], table, eps), unique_indices=True)

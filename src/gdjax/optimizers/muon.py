@@ -19,7 +19,7 @@ from gdjax.core.checks import checked
 from gdjax.core.trees import product
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.linalg.matrices import DimensionNumbers, MatrixSpec
-from gdjax.linalg.polar import Coefficients, Preconditioning
+from gdjax.linalg.polar import Coefficients, Kernel, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
     RANGES,
     Nesterov,
@@ -42,7 +42,7 @@ def _scale_by_muon(o, slots, param, count, **rest):
 
 
 @functools.lru_cache(maxsize=64)
-def _times_nuclear_norm(kernel):
+def _times_nuclear_norm(kernel: Kernel) -> Kernel:
     def times(x, table, eps):
         o = kernel(x, table, eps)
         return jnp.sum(product(x, o)) * o

@@ -37,18 +37,18 @@ def _normuon(o, slots, count, *, b2, eps, consistent_rms, scale):
     axes = slots.axes
     matrices = axes.matrices(o)
     nu = b2 * slots.nu + (1 - b2) * jnp.mean(abs_sq(matrices), -2)
-    even = axes.array(matrices / (safe_sqrt(nu) + eps)[..., None, :], o)
+    normed = axes.array(matrices / (safe_sqrt(nu) + eps)[..., None, :], o)
     if consistent_rms is None:
-        even = scaled(_with_norms_of(even, o, axes), axes, scale)
+        normed = scaled(_with_norms_of(normed, o, axes), axes, scale)
     else:
-        even = _with_rms(even, axes, consistent_rms)
-    return even, slots._replace(nu=nu)
+        normed = _with_rms(normed, axes, consistent_rms)
+    return normed, slots._replace(nu=nu)
 
 
 def _adamuon(o, slots, count, *, b2, eps, consistent_rms):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(o)
-    even = o / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
-    return _with_rms(even, slots.axes, consistent_rms), slots._replace(nu=nu)
+    normed = o / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    return _with_rms(normed, slots.axes, consistent_rms), slots._replace(nu=nu)
 
 
 def _norm(matrix: Array) -> Array:

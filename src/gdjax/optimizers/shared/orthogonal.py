@@ -21,10 +21,10 @@ from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
 from gdjax.core.hyper import Schedule, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
-from gdjax.core.types import DType, Hyperparam, Updates
+from gdjax.core.types import DType, Hyperparam, Rule, Updates
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes
-from gdjax.linalg.polar import PRECONDITIONINGS, ns_table, polar_kernel
+from gdjax.linalg.polar import PRECONDITIONINGS, Kernel, ns_table, polar_kernel
 from gdjax.optimizers.adam import Moments, adam_rule, corrected_mean
 from gdjax.optimizers.shared.slots import matrix_rows, with_slots
 
@@ -99,7 +99,7 @@ def scaled(o: Array, axes: Axes, scale: Scale | None, consistent_rms: Array | No
 
 
 @functools.lru_cache(maxsize=256)
-def or_adam(matrix_rule: Callable[..., Any]) -> Callable[..., Any]:
+def or_adam(matrix_rule: Rule) -> Rule:
     """Return the rule that descends along `matrix_rule` for matrices, along Adam for the rest.
 
     `matrix_rule(o, slots, count, *, <numbers>, <static>)` returns (direction, slots).
@@ -159,13 +159,13 @@ def only_momentum(
 
 
 def orthogonalized(
-    rule: Callable[..., Any],
+    rule: Rule,
     arguments: dict[str, Any],
     *,
     name: str,
     slots: Callable[..., Orthogonal],
-    first: Callable[..., Any] = momentum,
-    around: Callable[..., Any] | None = None,
+    first: Rule = momentum,
+    around: Callable[[Kernel], Kernel] | None = None,
     **static: Any,
 ) -> Optimizer:
     """Return the optimizer of a method that orthogonalizes.
@@ -220,7 +220,7 @@ def check_share(what: str, value: Any) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _update(name: str, before: UpdateFn, after: UpdateFn, kernel: Callable[..., Array]) -> UpdateFn:
+def _update(name: str, before: UpdateFn, after: UpdateFn, kernel: Kernel) -> UpdateFn:
     def update(grads, state, params=None, **extra):
         grads = jax.tree.map(jnp.asarray, grads)
         x, mid = before(upcast(grads), state, params)
@@ -231,7 +231,7 @@ def _update(name: str, before: UpdateFn, after: UpdateFn, kernel: Callable[..., 
     return compiled(update, name)
 
 
-def _polar_factors(tree: Updates, state: State, kernel: Callable[..., Array]) -> Updates:
+def _polar_factors(tree: Updates, state: State, kernel: Kernel) -> Updates:
     """Return the tree with the polar factor in place of each matrix."""
     leaves, treedef = jax.tree.flatten(tree)
     axes = treedef.flatten_up_to(state.slots.axes)
