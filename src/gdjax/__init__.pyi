@@ -252,7 +252,7 @@ from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_no
 from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
-from gdjax.transforms.distance import (
+from gdjax.optimizers.dog import (
     scale_by_distance_over_gradients as scale_by_distance_over_gradients,
 )
 from gdjax.transforms.ema import ema as ema
