@@ -13,7 +13,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import called
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
-from gdjax.core.types import P, Pair, Params, Updates
+from gdjax.core.types import OptState, P, Pair, Params, Updates
 
 
 def chain(*optimizers: Pair) -> Optimizer:
@@ -40,7 +40,7 @@ def chain(*optimizers: Pair) -> Optimizer:
     """
     members = tuple(with_extra_args_support(o) for o in optimizers)
 
-    def init(params: Params) -> tuple:
+    def init(params: Params) -> tuple[OptState, ...]:
         return tuple(member.init(params) for member in members)
 
     return Optimizer(init, _chain_update(called("chain"), tuple(m.update for m in members)))
@@ -67,7 +67,7 @@ def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
             raise ValueError(f"named_chain needs distinct strings as names, got {names}.")
     members = tuple(with_extra_args_support(o) for _, o in optimizers)
 
-    def init(params: Params) -> dict:
+    def init(params: Params) -> dict[str, OptState]:
         return {name: m.init(params) for name, m in zip(names, members, strict=True)}
 
     updates = tuple(member.update for member in members)

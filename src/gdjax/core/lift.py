@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
-from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread, value_at
+from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
-from gdjax.core.types import Hyperparam, Mask, Params
+from gdjax.core.types import Hyperparam, Mask, Params, PyTree, Rule, T, TreeDef
 
 Static = tuple[tuple[str, Hashable], ...]
 Q = ParamSpec("Q")
@@ -30,9 +31,9 @@ NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
 
 
 def leafwise(
-    rule: Callable[..., tuple[Any, Any]],
+    rule: Rule,
     slots: Callable[[Any], Any] | None = None,
-    hyperparams: dict[str, Any] | None = None,
+    hyperparams: Mapping[str, Hyperparam | None] | None = None,
     *,
     name: str | None = None,
     needs_params: bool = False,
@@ -73,9 +74,9 @@ def leafwise(
 
 
 def descend(
-    rule: Callable[..., tuple[Any, Any]],
+    rule: Rule,
     slots: Callable[[Any], Any] | None,
-    hyperparams: dict[str, Any],
+    hyperparams: Mapping[str, Hyperparam | None],
     learning_rate: Hyperparam | None,
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
@@ -154,9 +155,9 @@ def direction_of(
 
 
 def _lift(
-    rule: Callable,
-    slots: Callable | None,
-    given: dict[str, Any],
+    rule: Rule,
+    slots: Callable[[Any], Any] | None,
+    given: dict[str, Hyperparam | None],
     name: str | None,
     map_rows: Callable,
     static: dict[str, Hashable],
@@ -192,7 +193,7 @@ def _lifted_update(
     needs_params: bool,
     descends: bool,
 ) -> Callable:
-    fixed = dict(static)
+    fixed, keywords = dict(static), keywords_of(rule)
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
     def leaf(row, count, hyper, extra):
@@ -221,9 +222,9 @@ def _lifted_update(
             raise ValueError(f"{name} needs {NEEDS_PARAMS}")
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(rule, name, {*state.hyperparams, *fixed}, extra)
+        used = used_extras(keywords, name, {*state.hyperparams, *fixed}, extra)
         hyper = {
-            k: leaf_values(f"{name}({k}=...)", value_at(v, state.count), grads)
+            k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
             for k, v in state.hyperparams.items()
         }
         count = safe_increment(state.count)
@@ -242,8 +243,10 @@ def _lifted_update(
     return compiled(update, name)
 
 
-def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str, Any]:
-    """Return the hyperparameters of a leafwise optimizer as they live in its state.
+def init_hyperparams(
+    name: str, given: Mapping[str, Hyperparam | None], params: Params
+) -> dict[str, PyTree]:
+    """Return the hyperparameters of a leafwise optimizer as they are kept in its state.
 
     Args:
       name: the factory's name, for errors.
@@ -256,7 +259,7 @@ def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str,
     return hyper
 
 
-def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> Optimizer:
+def mask_decay(optimizer: Optimizer, mask: Mask, name: str = "weight_decay") -> Optimizer:
     """Switch a hyperparameter of a leafwise optimizer off where `mask` is false.
 
     For rules that place the decay themselves; it reaches them as None where it is off.
@@ -267,7 +270,7 @@ def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> O
     return Optimizer(init, optimizer.update)
 
 
-def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
+def _init_masked(init: Callable[[Params], State], mask: Mask, name: str, params: Params) -> State:
     state = init(params)
     if name not in state.hyperparams:
         raise ValueError(f"mask=... says which leaves {name} is for, but {name} is None.")
@@ -275,14 +278,14 @@ def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
     return state._replace(hyperparams={**state.hyperparams, name: masked})
 
 
-def mask_leaves(mask: Any, params: Any) -> tuple[bool, ...]:
+def mask_leaves(mask: Mask, params: Params) -> tuple[bool, ...]:
     """Return one boolean for each parameter from a prefix tree of them or a function giving one."""
     if callable(mask) and type(mask) is not type(params):
         mask = mask(params)
     return tuple(bool(on) for on in spread("mask=...", mask, params))
 
 
-def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
+def _slot_rows(name: str, slots: PyTree, treedef: TreeDef, leaves: list[Array]) -> list[Any]:
     """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
     if not slots:
         return [()] * len(leaves)
@@ -299,44 +302,60 @@ def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
 # --- what `treewise` shares ----------------------------------------------------------------------
 
 
-def rule_name(rule: Callable) -> str:
+def rule_name(rule: Rule) -> str:
     """Return the name of a rule in errors and traces: that of its function, without "_rule"."""
     return getattr(rule, "__name__", type(rule).__name__).strip("_").removesuffix("_rule")
 
 
 def frozen(static: dict[str, Hashable]) -> Static:
-    """Return what is structure of a rule, in one order, as a key."""
+    """Return the static arguments of a rule, sorted, as a hashable key."""
     for key, value in static.items():
         try:
             hash(value)
         except TypeError:
             raise TypeError(
-                f"{key}={value!r} is part of an optimizer's structure and must be hashable; a "
+                f"{key}={value!r} is a static argument of an optimizer and must be hashable; a "
                 "number or an array belongs into hyperparams."
             ) from None
     return tuple(sorted(static.items()))
 
 
-def used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
-    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
-    keywords, required, takes_all = keywords_of(rule)
-    if takes_all:
+class Keywords(NamedTuple):
+    """The keyword-only arguments of a rule."""
+
+    names: set[str]
+    required: set[str]  # those without a default
+    takes_all: bool  # whether there is **extra
+
+
+def used_extras(
+    keywords: Keywords, name: str, known: set[str], extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the extras that a rule asks for by keyword, or all for a rule with `**extra`.
+
+    Args:
+      keywords: those of the rule.
+      name: what the user called, for errors.
+      known: keywords that the state or the static arguments give.
+      extra: what `update` was called with.
+    """
+    if keywords.takes_all:
         return extra
-    for key in required - known - extra.keys():
+    for key in keywords.required - known - extra.keys():
         raise TypeError(
             f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
             f"It got {', '.join(extra) or 'no extra argument'}."
         )
-    return {k: v for k, v in extra.items() if k in keywords - known}
+    return {k: v for k, v in extra.items() if k in keywords.names - known}
 
 
-@functools.lru_cache(maxsize=1024)
-def keywords_of(rule: Callable) -> tuple[set[str], set[str], bool]:
-    """Return the keywords of a rule, those without a default, and whether it takes all."""
+def keywords_of(rule: Rule) -> Keywords:
+    """Return the keywords of a rule."""
     parameters = inspect.signature(rule).parameters.values()
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     required = {p.name for p in keyword if p.default is p.empty}
-    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Keywords({p.name for p in keyword}, required, takes_all)
 
 
 def compiled(update: Callable, name: str) -> Callable:
@@ -360,9 +379,9 @@ def compiled(update: Callable, name: str) -> Callable:
     return step
 
 
-def _as_jax(x: Any) -> Any:
+def _as_jax(x: T) -> T | Array:
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def _is_static(x: Any) -> bool:
+def _is_static(x: object) -> bool:
     return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))

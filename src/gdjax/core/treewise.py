@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -22,12 +22,13 @@ from gdjax.core.lift import (
     used_extras,
 )
 from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
+from gdjax.core.types import Params, Rule, Scalar
 
 
 def treewise(
-    rule: Callable,
-    slots: Callable | None = None,
-    hyperparams: dict[str, Any] | None = None,
+    rule: Rule,
+    slots: Callable[[Any], Any] | None = None,
+    hyperparams: Mapping[str, Scalar | None] | None = None,
     *,
     name: str | None = None,
     needs_params: bool = False,
@@ -62,7 +63,7 @@ def treewise(
     name = called(name or rule_name(rule))
     given = dict(hyperparams or {})
 
-    def init(params: Any) -> State:
+    def init(params: Params) -> State:
         hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
         for k, v in hyper.items():
             if not (v is None or is_schedule(v) or jax.tree_util.all_leaves([v])):
@@ -80,13 +81,13 @@ def treewise(
 def _treewise_update(
     rule: Callable, static: Static, name: str, numbers: tuple[str, ...], needs_params: bool
 ) -> Callable:
-    fixed = dict(static)
+    fixed, keywords = dict(static), keywords_of(rule)
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
         if numbers:  # what composes rules runs those without numbers on states of its own
             check_state(name, state, numbers)
-        if "raw_params" in keywords_of(rule)[0]:
+        if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         if params is None and needs_params:
             raise ValueError(f"{name} needs {NEEDS_PARAMS}")
@@ -94,7 +95,7 @@ def _treewise_update(
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
             params = treedef.unflatten(upcast(parts))
         hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
-        used = used_extras(rule, name, {*hyper, *fixed}, extra)
+        used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
         updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)

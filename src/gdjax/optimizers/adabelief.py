@@ -29,9 +29,8 @@ class BeliefMoments(Moments):
 
 def _adabelief(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
-    nu = b2 * slots.nu + (
-        (1 - b2) * abs_sq(grad - mu) + eps_root
-    )  # added here so that XLA does not copy nu
+    # eps_root is added inside the parentheses so that XLA overwrites nu in place
+    nu = b2 * slots.nu + ((1 - b2) * abs_sq(grad - mu) + eps_root)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     new = BeliefMoments(mu, nu)
     return mu_hat / new.diagonal(count, b2=b2, eps=eps), new
