@@ -215,11 +215,11 @@ def test_parameters_are_asked_for(make):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"prodigy\(betas=...\) must be in \[0, 1\), got 1.0"):
         gdjax.prodigy(betas=(0.9, 1.0))
-    with pytest.raises(ValueError, match=r"scale_by_dog\(init_step=...\)\[0\] must be one of"):
+    with pytest.raises(ValueError, match=r"^dog\(init_step=...\)\[0\] must be one of"):
         gdjax.dog(init_step=("typo", 1.0))
-    with pytest.raises(ValueError, match=r"scale_by_dog\(init_step=...\)\[0\]"):
-        gdjax.dog(init_step=1e-6)
-    with pytest.raises(ValueError, match=r"init_step=...\)\[1\] must be finite and > 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"^scale_by_dog\(init_step=...\)\[0\]"):
+        gdjax.scale_by_dog(init_step=1e-6)
+    with pytest.raises(ValueError, match=r"^l_dog\(init_step=...\)\[1\] must be finite and > 0"):
         gdjax.l_dog(init_step=("distance", 0.0))
 
 

@@ -18,9 +18,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt, scalar_dtype
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask, Number
 from gdjax.optimizers.adam import Moments, zero_moments
+from gdjax.schedules.curves import real
 
 
 class TwoMeans(NamedTuple):
@@ -45,34 +46,34 @@ def _two_means(param: Array, mu_dtype: DType) -> TwoMeans:
 
 
 def _progress(count: Any, total_steps: Number) -> Array:
-    t = jnp.asarray(count, scalar_dtype()) + 1  # as a float: a count at its maximum must not wrap
-    return jnp.minimum(t / total_steps, 1)
+    t = real(count) + 1  # as a float: a count at its maximum must not wrap
+    return jnp.minimum(t / real(total_steps), 1)
 
 
 @schedule
 class LinearMix(Schedule):
     """The warm-up of alpha: `alpha * min(t / total_steps, 1)` at t = 1, 2, ..."""
 
-    alpha: float
-    total_steps: float
+    alpha: Number
+    total_steps: Number
 
     def __call__(self, count: Any) -> Array:
         """Return alpha for update number `count`, where 0 is the first."""
-        return self.alpha * _progress(count, self.total_steps)
+        return real(self.alpha) * _progress(count, self.total_steps)
 
 
 @schedule
 class HalfLifeWarmup(Schedule):
     """The warm-up of b3, from b1 upwards: its half-life grows linearly until t = total_steps."""
 
-    b1: float
-    b3: float
-    total_steps: float
+    b1: Number
+    b3: Number
+    total_steps: Number
 
     def __call__(self, count: Any) -> Array:
         """Return b3 for update number `count`, where 0 is the first."""
         progress = _progress(count, self.total_steps)
-        slow, fast = jnp.log(self.b3), jnp.log(self.b1)
+        slow, fast = jnp.log(real(self.b3)), jnp.log(real(self.b1))
         return jnp.exp(slow * fast / ((1 - progress) * slow + progress * fast))
 
 

@@ -9,7 +9,7 @@ Deviations: none. Both papers evaluate at an average: `gdjax.polynomial_average(
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -100,8 +100,7 @@ def _fresh_dowg(params: Params) -> Dowg:
     return Dowg(copied(params), zero(), zero())
 
 
-def _read(init_step: tuple[str, Hyperparam]) -> tuple[str, Hyperparam]:
-    """Return the kind and the number of `init_step` after checking them."""
+def _check_init_step(init_step: Any) -> None:
     try:
         kind, value = init_step
     except (TypeError, ValueError):
@@ -109,7 +108,6 @@ def _read(init_step: tuple[str, Hyperparam]) -> tuple[str, Hyperparam]:
     what = f"{called('dog')}(init_step=...)"
     check_choice(f"{what}[0]", kind, INIT_STEPS)
     check_range(f"{what}[1]", value, POSITIVE)
-    return kind, value
 
 
 def _descend(
@@ -134,7 +132,8 @@ def scale_by_dog(
       >>> print(opt.update(params, opt.init(params), params)[0])
       [0.3 0.4]
     """
-    kind, value = _read(init_step)
+    _check_init_step(init_step)
+    kind, value = init_step
     return treewise(_dog, _fresh, dict(init_step=value, eps=eps), needs_params=True, kind=kind)
 
 
@@ -151,7 +150,8 @@ def scale_by_l_dog(
       >>> print(opt.update(params, opt.init(params), params)[0]["b"])  # 0.1 / |b| * b
       [0.1]
     """
-    kind, value = _read(init_step)
+    _check_init_step(init_step)
+    kind, value = init_step
     return leafwise(_dog, _fresh_leaf, dict(init_step=value, eps=eps), needs_params=True, kind=kind)
 
 

@@ -8,7 +8,8 @@ Paper -> here: see `gdjax.optimizers.shared.averaging`, which has y, z, x and th
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -114,8 +115,8 @@ def _build(
     rule: Rule,
     base: Optimizer,
     state_dtype: DType,
-    numbers: dict[str, Scalar | None],
-    **static: bool,
+    numbers: Mapping[str, Scalar | None],
+    **static: Any,
 ) -> Optimizer:
     slots = functools.partial(fresh, base.init, state_dtype)
     return treewise(rule, slots, numbers, needs_params=True, inner=base.update, **static)
