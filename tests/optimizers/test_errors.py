@@ -56,6 +56,7 @@ def _update(name, grads, state=None, params=PARAMS, **extra):
 
 def test_factories_are_found():
     assert {"adam", "scale_by_adam", "dog", "muon", "schedule_free_adamw"} <= set(FACTORIES)
+    assert {"adamw", "lars", "cocob", "momo", "prodigy"} <= set(NEED_PARAMS)
 
 
 @pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"scale_by_sign"}))  # it has no numbers
@@ -72,9 +73,16 @@ def test_integer_gradients(name):
         _update(name, integers, value=1.0, obj_fn=_loss)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in FACTORIES if "needs the parameters" in (getattr(gdjax, n).__doc__ or "")]
-)
+# In adahessian and sophia the estimate of the curvature, which may be the user's, asks for them.
+NEED_PARAMS = [
+    name
+    for name in FACTORIES
+    if "needs the parameters" in " ".join((getattr(gdjax, name).__doc__ or "").split())
+    and name not in ("adahessian", "sophia")
+]
+
+
+@pytest.mark.parametrize("name", NEED_PARAMS)
 def test_no_parameters(name):
     pattern = rf"^{name}\b.*\bthe parameters: call update"
     with pytest.raises(ValueError, match=re.compile(pattern, re.DOTALL)):
@@ -101,3 +109,18 @@ def test_a_twin_names_itself(make, message):
     with pytest.raises((ValueError, TypeError)) as error:
         make()
     assert str(error.value).startswith(message)
+
+
+def test_a_factory_that_fails_does_not_name_the_next_one():
+    with pytest.raises(ValueError):
+        gdjax.dog(init_step=("typo", 1.0))
+    opt = gdjax.leafwise(_unusual, hyperparams=dict(unusual_number=1.0), name="mine")
+    with pytest.raises(TypeError, match="^mine: the gradients must be float"):
+        opt.update({"w": jnp.arange(3)}, opt.init({"w": jnp.ones(3)}))
+
+
+@pytest.mark.parametrize("lift", [gdjax.leafwise, gdjax.treewise])
+def test_a_rule_of_the_user_that_needs_parameters(lift):
+    opt = lift(_unusual, None, dict(unusual_number=1.0), needs_params=True)
+    with pytest.raises(ValueError, match="^unusual needs the parameters: call update"):
+        opt.update(jnp.ones(3), opt.init(jnp.ones(3)))

@@ -2,7 +2,7 @@
 
 Duchi, Hazan & Singer (2011), eq. 1 with a diagonal matrix, https://jmlr.org/papers/v12/duchi11a.html
 Paper -> here: diag(G) -> sum_of_squares, eta -> learning_rate, delta -> eps.
-Deviations: eps stands under the root and the sum starts at 0.1, as in optax; `eps_in_sqrt=False`
+Deviations: eps is added under the root and the sum starts at 0.1, as in optax; `eps_in_sqrt=False`
 and `initial_accumulator_value=0.0` give the paper.
 """
 
