@@ -130,13 +130,14 @@ def test_one_descent_step():
     "make, error, words",
     [
         (lambda: models.linear(0, 2), ValueError, r"linear\(in_features=...\).*>= 1, got 0"),
-        (lambda: models.linear(2, 1.5), TypeError, r"linear\(out_features=...\).*got 1.5"),
+        (lambda: models.linear(2, 1.5), ValueError, r"linear\(out_features=...\).*got 1.5"),
         (lambda: models.linear(2, 1, bias_scale=-1), ValueError, r"bias_scale=...\).*got -1"),
         (lambda: models.mlp([3]), ValueError, r"mlp\(sizes=...\).*got \[3\]"),
         (lambda: models.mlp([3, -2, 1]), ValueError, r"mlp\(sizes=...\).*got -2"),
         (lambda: models.convnet((8, 8), [4], 2), ValueError, r"height, width, channels.*\(8, 8\)"),
         (lambda: models.convnet((8, 8, 1), [], 2), ValueError, r"channels=...\).*got \[\]"),
         (lambda: models.convnet((8, 8, 1), [4], 2, stride=0), ValueError, r"stride=...\).*got 0"),
+        (lambda: models.convnet((8, 8, 1), [4], 0), ValueError, r"convnet\(out_features=...\)"),
     ],
 )
 def test_bad_sizes_are_named(make, error, words):
