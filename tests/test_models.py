@@ -30,6 +30,12 @@ def test_mlp_activates_between_layers_only():
         "linear_2": {"kernel": (4, 2), "bias": (2,)},
     }
     y = x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    single = models.mlp([3, 2], activation=jnp.tanh)
+    layer = params["linear_0"]
+    layer = {"kernel": layer["kernel"][:, :2], "bias": layer["bias"][:2]}
+    np.testing.assert_allclose(
+        single.apply({"linear_0": layer}, x), x @ layer["kernel"] + layer["bias"], rtol=1e-5
+    )
     for i in range(3):
         layer = jax.tree.map(np.asarray, params[f"linear_{i}"])
         y = (np.tanh(y) if i else y) @ layer["kernel"] + layer["bias"]
