@@ -17,8 +17,8 @@ def clipped_adamw(lib):
     return lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3))
 
 
-# name -> (factory for a library, bytes to move per float32 parameter: gradients are read, parameters
-# and states are read and written)
+# name -> (factory for a library, bytes to move per float32 parameter: gradients are read,
+# parameters and states are read and written)
 OPTIMIZERS = {
     "clip + AdamW": (clipped_adamw, 28),
     "Adafactor": (lambda lib: lib.adafactor(1e-3), 12),
