@@ -222,7 +222,10 @@ def _lifted_update(
             raise ValueError(f"{name} needs {NEEDS_PARAMS}")
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(keywords, name, {*state.hyperparams, *fixed}, extra)
+        known = {*state.hyperparams, *fixed}
+        used = (
+            used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
+        )
         hyper = {
             k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
             for k, v in state.hyperparams.items()
