@@ -1,7 +1,7 @@
-"""L-BFGS-B on CUTEst's problems with bounds, against SciPy's, from the same start.
+"""Compare L-BFGS-B with SciPy's on CUTEst's problems with bounds, from the same initial points.
 
-Needs sif2jax and scipy. Counts problems on which each reaches the best value of the two (relative
-1e-6), and evaluations of value and gradient, in float64, with the same limits.
+Requires sif2jax and scipy. Counts the problems on which each solver reaches the better value of the
+two (relative 1e-6), and the evaluations of value and gradient, in float64, with the same limits.
 
 Run: python bench/bounded.py [--largest N] [--quick]
 """
@@ -25,7 +25,7 @@ jax.config.update("jax_enable_x64", True)
 
 
 def problems():
-    """Yield the bounded problems; only their part of sif2jax is imported, which is much faster."""
+    """Yield the bounded problems; importing only their part of sif2jax is much faster."""
     root = Path(importlib.util.find_spec("sif2jax").submodule_search_locations[0])
     for name, path in (("sif2jax", root), ("sif2jax.cutest", root / "cutest")):
         stub = types.ModuleType(name)
@@ -33,16 +33,16 @@ def problems():
         sys.modules[name] = stub
     package = importlib.import_module("sif2jax.cutest._bounded_minimisation")
     for module in pkgutil.iter_modules(package.__path__):
-        problem = getattr(package, module.name.upper(), None)  # those that it does not hold back
-        if problem is not None:
+        problem = getattr(package, module.name.upper(), None)
+        if problem is not None:  # sif2jax excludes some
             yield problem()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=50, help="most variables")
+    parser.add_argument("--largest", type=int, default=50, help="largest number of variables")
     parser.add_argument("--only", nargs="+", help="names of problems")
-    parser.add_argument("--quick", action="store_true", help="a few problems, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few problems, as a quick check")
     options = parser.parse_args()
     solved, ratios, count, left = [0, 0], [], 0, 0
     for problem in problems():
@@ -84,7 +84,7 @@ def main():
             break
     print(
         f"{count} problems; best value reached: gdjax {solved[0]}, SciPy {solved[1]}; evaluations "
-        f"gdjax / SciPy where both do: median {statistics.median(ratios):.2f}; bounds left: {left}"
+        f"gdjax / SciPy if both do: median {statistics.median(ratios):.2f}; bounds violated: {left}"
     )
 
 

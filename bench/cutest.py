@@ -1,13 +1,13 @@
-"""Unconstrained problems of CUTEst: how many does each solver solve, with how many evaluations?
+"""Count the unconstrained CUTEst problems that each solver solves, and the evaluations it needs.
 
-Every solver minimizes the same compiled JAX function in float64, which notes each value it is asked
-for. A problem counts as solved at the first evaluation whose value is within 1e-6 of the reference
-(of max(1, |reference|)), the lowest that SciPy's L-BFGS-B, BFGS and trust-exact end at. What
-`sif2jax` gives as expected values is not all right, so it is not used.
+Every solver minimizes the same compiled JAX function in float64, which records the value of each
+evaluation. A problem counts as solved at the first evaluation whose value is within 1e-6 (relative
+to max(1, |reference|)) of the reference, the lowest final value of SciPy's L-BFGS-B, BFGS and
+trust-exact. Some expected values in `sif2jax` are wrong, so they are not used.
 
-Needs: pip install "gdjax[bench]". What is found is kept in bench/results/cutest.jsonl as soon as it
-is known, so that a run can be cut off and go on, with other solvers too; a table and a picture of
-all that is there (bench/results/cutest.png) come last.
+Requires: pip install "gdjax[bench]". Each result is written to bench/results/cutest.jsonl
+immediately, so that an interrupted run can be resumed, also with other solvers. Finally a table is
+printed and a figure of all results is saved (bench/results/cutest.png).
 
 Run: python bench/cutest.py [--solvers gdjax scipy ...] [--again] [--only NAME ...] [--table]
 """
@@ -38,13 +38,13 @@ RESULTS = Path(__file__).parent / "results"
 STEPS = 500
 CLOSE = 1e-6
 REFERENCES = ("L-BFGS-B", "BFGS", "trust-exact")
-LIMIT = 60  # seconds of the processor for one solver, with compilation
+LIMIT = 60  # CPU seconds for one solver, including compilation
 
 
 def problems(limit):
-    """Yield name, function of a vector and start of each problem, without all of sif2jax.
+    """Yield name, function of a vector and initial point of each problem.
 
-    Importing the package as a whole takes a minute; here its two upper levels are empty.
+    Importing all of sif2jax takes a minute, so its two upper packages are replaced by empty ones.
     """
     root = Path(importlib.util.find_spec("sif2jax").origin).parent
     for name, path in (("sif2jax", root), ("sif2jax.cutest", root / "cutest")):
@@ -64,15 +64,15 @@ def problems(limit):
             yield name, lambda x, p=problem, u=unravel: p.objective(u(x), p.args), start
 
 
-def noting(fun, values):
-    """Return the function, which appends every value that it gives to a list."""
+def recording(fun, values):
+    """Return the function, changed to append every value that it returns to a list."""
 
-    def noted(x):
+    def recorded(x):
         value = fun(x)
         jax.debug.callback(lambda v: values.append(float(v)), value)
         return value
 
-    return noted
+    return recorded
 
 
 def by_gdjax(fun, start, opt=None):
@@ -91,23 +91,23 @@ def by_nonlinear_cg(fun, start):
 
 
 def by_newton_cg(fun, start):
-    """The trust region of gdjax; each product with the Hessian counts as an evaluation."""
+    """The trust-region method of gdjax; each Hessian-vector product counts as an evaluation."""
     return by_gdjax(fun, start, gdjax.newton_cg())
 
 
 @functools.lru_cache(maxsize=1)
 def compiled(fun):
-    """Return value and gradient, compiled once for all of SciPy's solvers."""
+    """Return the function of value and gradient, compiled once for all SciPy solvers."""
     return jax.jit(jax.value_and_grad(fun))
 
 
-def by_scipy(fun, start, method="L-BFGS-B", note=lambda value: None, **options):
-    """SciPy's solver of that name."""
+def by_scipy(fun, start, method="L-BFGS-B", record=lambda value: None, **options):
+    """The SciPy solver with the given name."""
     both = compiled(fun)
 
     def value_and_grad(x):
         value, grad = both(x)
-        note(float(value))
+        record(float(value))
         return float(value), np.asarray(grad)
 
     if method == "trust-exact":
@@ -124,7 +124,7 @@ def by_scipy(fun, start, method="L-BFGS-B", note=lambda value: None, **options):
 
 
 def by_optax(fun, start):
-    """The loop of optax's documentation for its L-BFGS."""
+    """L-BFGS of optax, in the loop of its documentation."""
     import optax
 
     opt = optax.lbfgs()
@@ -176,29 +176,29 @@ SOLVERS = {f.__name__[3:]: f for f in (*OURS, by_scipy, by_optax, by_jaxopt, by_
 
 
 def end(fun, start, method):
-    """Return the value that a solver of SciPy ends at, or None."""
+    """Return the final value of a SciPy solver, or None."""
     try:
         value = float(by_scipy(fun, start, method))
-    except (ValueError, np.linalg.LinAlgError, OverflowError):  # say, a Hessian with NaN
+    except (ValueError, np.linalg.LinAlgError, OverflowError):  # for example a Hessian with NaN
         return None
     return value if np.isfinite(value) else None
 
 
 def reference(row):
-    """Return the least value that SciPy's solvers end at, NaN if they all failed."""
+    """Return the lowest final value of the SciPy solvers, NaN if all failed."""
     return min((row[m] for m in REFERENCES if row.get(m) is not None), default=np.nan)
 
 
 def solve(solver, fun, start, least):
-    """Return the evaluation at which a solver was close to the least value, and all it did."""
+    """Return the first evaluation with a value close to the lowest, and the number of all."""
     values = []
     try:
         if solver == "scipy":
-            by_scipy(fun, start, note=values.append)
+            by_scipy(fun, start, record=values.append)
         else:
-            jax.block_until_ready(SOLVERS[solver](noting(fun, values), start))
+            jax.block_until_ready(SOLVERS[solver](recording(fun, values), start))
             jax.effects_barrier()
-    except Exception as error:  # a solver that raises has not solved it; say why
+    except Exception as error:  # a solver that raises has not solved the problem; record why
         return {"error": f"{type(error).__name__}: {error}"[:80]}
     finite = np.where(np.isfinite(values), values, np.inf)
     hits = np.flatnonzero(finite <= least + CLOSE * max(1, abs(least)))
@@ -207,7 +207,7 @@ def solve(solver, fun, start, least):
 
 
 def table(rows, solvers):
-    """Print solved problems and evaluations, and save the data profile."""
+    """Print the solved problems and the evaluations, and save the data profile."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -225,7 +225,7 @@ def table(rows, solvers):
         both = np.isfinite(first) & np.isfinite(at["scipy"])
         ratio = np.median(first[both] / at["scipy"][both])
         print(f"| {LABELS[s]} | {np.isfinite(first).sum()} of {run} | {ratio:.2f} |")
-        if run < len(rows):  # not all of them: no curve to compare with
+        if run < len(rows):  # an incomplete curve cannot be compared
             continue
         x = np.sort(first[np.isfinite(first)])
         y, style = np.arange(1, x.size + 1), "-" if SOLVERS[s] in OURS else "--"
@@ -237,8 +237,8 @@ def table(rows, solvers):
     plt.close(axes.figure)
 
 
-class Kept:
-    """One row a problem, in a file that is always up to date."""
+class Results:
+    """One row per problem, in a file that is always up to date."""
 
     def __init__(self, file):
         self.file = file
@@ -246,25 +246,25 @@ class Kept:
         self.rows = {row["problem"]: row for row in map(json.loads, lines)}
 
     def fill(self, row, key, compute, late):
-        """Put in what is computed, or, after a time, `late`."""
+        """Store the result of `compute`, or `late` after the time limit."""
 
-        def put(value):
+        def store(value):
             row[key] = value
             print(row["problem"], key, value, file=sys.stderr, flush=True)
             new = self.file.with_suffix(".new")
             new.write_text("".join(json.dumps(r) + "\n" for r in self.rows.values()))
             new.replace(self.file)
 
-        with no_longer_than(LIMIT, lambda: put(late)):
+        with time_limit(LIMIT, lambda: store(late)):
             value = compute()
-        put(value)
+        store(value)
 
 
 @contextlib.contextmanager
-def no_longer_than(seconds, otherwise):
-    """Where a block takes longer, call `otherwise` and begin this program again.
+def time_limit(seconds, otherwise):
+    """If a block takes longer, call `otherwise` and restart this program.
 
-    A compiled loop and the compiler itself cannot be interrupted from Python.
+    Compiled loops and the compiler cannot be interrupted from Python.
     """
 
     def watch():
@@ -284,29 +284,29 @@ def no_longer_than(seconds, otherwise):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=200, help="most variables of a problem")
+    parser.add_argument("--largest", type=int, default=200, help="largest number of variables")
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=["gdjax", "scipy"])
     parser.add_argument("--only", nargs="+", help="names of problems")
-    parser.add_argument("--again", action="store_true", help="also what is known already")
-    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--again", action="store_true", help="repeat results that are stored")
+    parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")  # SciPy on overflow
-    kept = Kept(RESULTS / "cutest.jsonl")
+    results = Results(RESULTS / "cutest.jsonl")
     for i, (name, fun, start) in enumerate([] if options.table else problems(options.largest)):
         if options.only and name not in options.only:
             continue
-        row = kept.rows.setdefault(name, {"problem": name, "n": start.size})
+        row = results.rows.setdefault(name, {"problem": name, "n": start.size})
         for method in REFERENCES:
             if method not in row:
-                kept.fill(row, method, functools.partial(end, fun, start, method), None)
+                results.fill(row, method, functools.partial(end, fun, start, method), None)
         for solver in options.solvers:
             if options.again or solver not in row:
                 run = functools.partial(solve, solver, fun, start, reference(row))
-                kept.fill(row, solver, run, {"error": f"more than {LIMIT} s"})
+                results.fill(row, solver, run, {"error": f"more than {LIMIT} s"})
         if i % 10 == 9:
             jax.clear_caches()
-    rows = [r for r in kept.rows.values() if np.isfinite(reference(r))]
+    rows = [r for r in results.rows.values() if np.isfinite(reference(r))]
     table(rows, [s for s in SOLVERS if any(s in r for r in rows)])
 
 

@@ -1,4 +1,4 @@
-"""Time two sides in one run, compare their outputs, and keep what came out as a row."""
+"""Time two sides in one run, compare their outputs, and collect the results as rows."""
 
 import functools
 import math
@@ -13,14 +13,14 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One comparison; seconds, or whatever `unit` says. Times may be one number or all samples."""
+    """One comparison, in seconds or another `unit`. Each side is one number or all samples."""
 
     workload: str
     ours: float | Sequence[float]
     peer: str
     theirs: float | Sequence[float]
-    target: float | None  # smallest ratio theirs / ours that is good enough, if there is one
-    limit: float | None = None  # the least that this machine could take
+    target: float | None  # the smallest acceptable ratio theirs / ours, if there is one
+    limit: float | None = None  # the smallest value possible on this machine
     unit: str = "s"
 
     @property
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     @property
     def spread(self):
-        """Half of the distance between the quartiles of our samples, over their median."""
+        """Half the interquartile range of our samples, divided by their median."""
         if isinstance(self.ours, float | int) or len(self.ours) < 4:
             return None
         low, _, high = statistics.quantiles(self.ours, n=4)
@@ -43,16 +43,16 @@ def median(samples: float | Sequence[float]) -> float:
 
 
 def seconds(function: Callable) -> tuple[float, object]:
-    """Return wall time and result of a call, up to the last array."""
+    """Return the wall time and the result of a call, including all asynchronous work."""
     start = time.perf_counter()
     result = jax.block_until_ready(function())
     return time.perf_counter() - start, result
 
 
 def interleaved(sides: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Return the times of each side, in turns A B A B, after one call each to warm up.
+    """Return the times of each side, called alternately (A B A B) after one warm-up call each.
 
-    Calls of less than 20 ms are repeated more often: for 20 ms times `repeats`, at most 20 times
+    Calls shorter than 20 ms are repeated more often: for 20 ms times `repeats`, at most 20 times
     as often.
     """
     times = {name: [] for name in sides}
@@ -66,19 +66,19 @@ def interleaved(sides: dict[str, Callable], repeats: int) -> dict[str, list[floa
 
 
 def must_agree(a, b, rtol=1e-4, atol=1e-5):
-    """Fail unless two trees are close: a fast wrong answer is no answer."""
+    """Fail unless two trees are close, so that wrong results are not timed."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
-# --- what the machine can do ----------------------------------------------------------------------
+# --- limits of the machine ------------------------------------------------------------------------
 
 
 @functools.cache
 def copy_bandwidth() -> float:
-    """Return the bytes read and written in a second by copies in place of 128 arrays of 4 MiB."""
+    """Return the bytes per second that in-place updates of 128 arrays of 4 MiB read and write."""
     copy = jax.jit(lambda arrays: [x + 1 for x in arrays], donate_argnums=0)
-    arrays = [jnp.zeros(2**20, jnp.float32) for _ in range(128)]  # many, so that all cores work
+    arrays = [jnp.zeros(2**20, jnp.float32) for _ in range(128)]  # many arrays use all cores
     times = []
     for _ in range(12):
         start = time.perf_counter()
@@ -89,7 +89,7 @@ def copy_bandwidth() -> float:
 
 @functools.cache
 def matmul_rate(dtype: str = "float32", size: int = 2048) -> float:
-    """Return the operations in a second of a square matrix product."""
+    """Return the operations per second of a square matrix product."""
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     times = [seconds(lambda: product(a, a))[0] for _ in range(8)]

@@ -1,4 +1,4 @@
-"""The derivative of a validation loss by the learning rate, through a whole run of training."""
+"""The derivative of a validation loss with respect to the learning rate, through training."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def loss_fn(params, batch):
 
 
 def problem():
-    """Return parameters, and data to train and to validate on."""
+    """Return parameters, training data and validation data."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 64, 16)).astype(np.float32)
     y = np.sin(x @ rng.normal(size=(16, 4)).astype(np.float32))
@@ -27,7 +27,7 @@ def problem():
 
 
 def ours(steps, mode):
-    """Return a compiled function of the learning rate that gives loss and slope."""
+    """Return a compiled function from the learning rate to loss and derivative."""
     params, train, valid = problem()
 
     def fit_fn(rate):
@@ -38,7 +38,7 @@ def ours(steps, mode):
 
 
 def by_hand(steps):
-    """Return the same by optax: a scan of steps, each under `jax.checkpoint`."""
+    """Return the same function with optax: a scan of steps, each under `jax.checkpoint`."""
     params, train, valid = problem()
 
     def fit_fn(rate):
@@ -57,8 +57,8 @@ def by_hand(steps):
 
 
 def hypergradient(options):
-    """Time and peak memory of d(validation loss)/d(learning rate), against optax by hand."""
-    rate = jnp.float32(1e-2)  # through Adam, rounding would grow to several percent
+    """Time and peak memory of d(validation loss)/d(learning rate), compared with optax by hand."""
+    rate = jnp.float32(1e-2)  # with Adam, rounding errors would grow to several percent
     for steps in (20,) if options.quick else (100, 400, 1600):
         calls = {
             "reverse": ours(steps, "reverse"),

@@ -1,7 +1,7 @@
-"""Warm sweeps of 1 to 4096 lanes against the three other ways to train many models.
+"""Compiled sweeps of 1 to 4096 lanes, compared with three other ways to train many models.
 
-Lanes step on one mini-batch of 64 digits. A Python loop and a pool of processes take as long for
-every lane, so a few of them are timed and the rest is multiplied.
+Lanes train on one mini-batch of 64 digits. A Python loop and a pool of processes need the same time
+for every lane, so their times are extrapolated from a few lanes.
 """
 
 import functools
@@ -24,7 +24,7 @@ from gdjax.training.places import memory_of
 
 MLP = gdjax.models.mlp((64, 128, 10))
 CONVNET = gdjax.models.convnet((8, 8, 1), [8, 16], 10)
-TIMED = 4  # lanes of those ways that go through them one by one
+TIMED = 4  # lanes that are timed if they run one by one
 
 
 def mlp_loss(params, batch):
@@ -39,7 +39,7 @@ def cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-# name -> model, its loss, lane-steps of a sweep
+# name -> model, its loss, lanes times steps of a sweep
 TASKS = {"MLP": (MLP, mlp_loss, 80_000), "convnet": (CONVNET, convnet_loss, 4_000)}
 
 
@@ -49,7 +49,7 @@ def digits():
 
 
 def lanes(options):
-    """1 to 4096 learning rates of Adam, compiled before, against the three other ways."""
+    """1 to 4096 learning rates of Adam, without compilation, compared with three other ways."""
     data = digits()
     with pool() as processes:
         for name, (model, loss_fn, budget) in TASKS.items():
@@ -122,19 +122,19 @@ def python_loop(loss_fn, params, rates, data, steps):
 
 
 def pool():
-    """Return a process for each core, or a context of None without torch."""
+    """Return a pool with a process for each core, or a context of None without torch."""
     try:
         import torch  # noqa: F401
     except ImportError:
         import contextlib
 
         return contextlib.nullcontext()
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with XLA's threads hangs
+    spawn = multiprocessing.get_context("spawn")  # forking a process with XLA's threads deadlocks
     return ProcessPoolExecutor(os.cpu_count(), mp_context=spawn)
 
 
 def torch_pool(processes, name, rates, data, steps):
-    """Return the seconds that the pool needs for all rates, with its processes running already."""
+    """Return the seconds that the pool needs for all rates, with running processes."""
     arrays = tuple(np.asarray(x) for x in data)
     few = [float(rate) for rate in rates[: 2 * TIMED]]
     run = functools.partial(train_with_torch, name, arrays, steps)
@@ -169,10 +169,10 @@ def train_with_torch(name, arrays, steps, rate):
 
 
 def lanes_memory(options):
-    """What one program of many lanes needs, by XLA's count.
+    """The memory of one program for many lanes, according to XLA.
 
-    In turn, lanes share the memory of their gradients, so it is held against parameters and states
-    alone; together, against as many programs of one lane.
+    Sequential lanes share the memory of their gradients, so it is compared with that of parameters
+    and states; vectorized lanes with as many programs for one lane.
     """
     count = 16 if options.quick else 256
     for name, (model, loss_fn, _) in TASKS.items():
@@ -187,7 +187,7 @@ def lanes_memory(options):
 
 
 def memory(loss_fn, params, data, count, vectorize):
-    """Return the MB of the compiled program, and those of what its lanes keep between steps."""
+    """Return the MB of the compiled program, and of what its lanes keep between steps."""
     points = gdjax.grid({"learning_rate": np.logspace(-4, -2, count)})
     (group,), _ = make_groups(
         "sweep", loss_fn, params, gdjax.adam, points, data, steps=10, epochs=None, key=0,

@@ -1,11 +1,11 @@
-"""A small language model over bytes of real text: what each optimizer reaches in the same budget.
+"""Compare optimizers on a small byte-level language model of real text, with the same budget.
 
-Every optimizer trains the same transformer, from the same start and on the same batches, at each
-of a few learning rates (`gdjax.sweep`, all in one program); its best one counts. The text is that
-of Python's own documentation, 465 thousand bytes; the last tenth is held out.
+Every optimizer trains the same transformer, with the same initialization and batches, at several
+learning rates (one program with `gdjax.sweep`); the best one counts. The text is the documentation
+of Python, 465 thousand bytes; the last tenth is held out.
 
-Prints a table: held-out loss in bits per byte, steps to the target (what AdamW, tuned, reaches on
-average over its last tenth), the learning rate, and seconds for the whole sweep.
+Prints a table: held-out loss in bits per byte, steps to the target (the mean loss of tuned AdamW
+over its last tenth), the learning rate, and seconds for the whole sweep.
 
 Run: python bench/language_model.py [--only NAME ...] [--steps N] [--json FILE] [--quick]
 """
@@ -23,12 +23,12 @@ from tabulate import tabulate
 import gdjax
 
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 64, 4, 2, 64, 8
-RATES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # times the one in the middle
+RATES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # times the middle one
 HIDDEN = {r"layers.*": gdjax.MuonDimensionNumbers(1, 2), r".*": None}
 
 
 def windows():
-    """Return windows of bytes for training and held out: [n, CONTEXT + 1] each."""
+    """Return windows of bytes for training and for evaluation, each [n, CONTEXT + 1]."""
     text = "".join(topics[k] for k in sorted(topics)).encode()
     data = np.frombuffer(text, np.uint8).astype(np.int32)
     data = data[: len(data) // (CONTEXT + 1) * (CONTEXT + 1)].reshape(-1, CONTEXT + 1)
@@ -37,7 +37,7 @@ def windows():
 
 
 def init(key):
-    """Return the parameters; all layers are one stack."""
+    """Return the parameters; all layers are stacked."""
     shapes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH)}
     shapes |= {"up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
     keys = jax.random.split(key, 7)
@@ -74,7 +74,7 @@ def loss_fn(params, batch):
 
 
 def candidates(steps):
-    """Return name -> (factory of the learning rate, its middle); all with the same schedule."""
+    """Return name -> (factory, middle learning rate); all use the same schedule."""
 
     def scheduled(rate):
         return gdjax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps, 0.1 * rate)
@@ -93,7 +93,7 @@ def candidates(steps):
     found = {
         "adamw": (plain("adamw", b2=0.99, weight_decay=0.1), 4e-3),
         "schedule_free_adamw": (
-            # no decay of the rate: that is its point
+            # it needs no decay of the learning rate
             lambda rate: gdjax.schedule_free_adamw(
                 gdjax.warmup_constant_schedule(0.0, rate, steps // 20), b1=0.95, weight_decay=0.1
             ),
@@ -110,10 +110,10 @@ def candidates(steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", help="which optimizers; AdamW always, as the target")
+    parser.add_argument("--only", nargs="+", help="optimizers to run; AdamW always runs")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--json", help="write the table to this file")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few steps, as a quick check")
     options = parser.parse_args()
     steps = 20 if options.quick else options.steps
     train, held_out = windows()

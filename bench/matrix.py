@@ -1,4 +1,4 @@
-"""Muon on a transformer's matrices, against optax; tracing and compiling many equal matrices."""
+"""Muon on the matrices of a transformer, and compilation of many matrices, compared with optax."""
 
 import statistics
 import time
@@ -25,13 +25,13 @@ def orthogonality_error(updates):
 
 
 def operations(shapes):
-    """Return the operations of five steps of Newton-Schulz, in the cheaper of `polar`'s forms."""
+    """Return the operations of five Newton-Schulz steps, in the cheaper form of `polar`."""
     pairs = [(min(s), max(s)) for s in shapes]
     return sum(min(5 * (4 * m * m * n + 2 * m**3), 8 * m * m * n + 28 * m**3) for m, n in pairs)
 
 
 def donated(factory, params, grads):
-    """Return a function that takes one more step, and the first updates."""
+    """Return a function that does one step, and the first updates."""
     opt = factory(0.02, nesterov=False)
 
     def step(params, state, grads):
@@ -51,13 +51,13 @@ def donated(factory, params, grads):
 
 
 def muon(options):
-    """One jitted, donated step of Muon at five steps of Newton-Schulz in float32."""
+    """One compiled, donated step of Muon with five Newton-Schulz steps in float32."""
     sizes = [(2, 64)] if options.quick else [(8, 256), (12, 512)]
     for blocks, width in sizes:
         params, grads = matrices(blocks, width, 0), matrices(blocks, width, 1)
         factories = {"gdjax": gdjax.muon, "optax": contrib.muon}
         runs = {name: donated(factory, params, grads) for name, factory in factories.items()}
-        # the same directions, and so the same orthogonality error
+        # equal directions and orthogonality errors
         for x, y in zip(*(jax.tree.leaves(first) for _, first in runs.values()), strict=True):
             scale = 0.02 * max(1, x.shape[1] / x.shape[0]) ** 0.5
             np.testing.assert_allclose(x / scale, y / scale, atol=2e-3)
@@ -71,7 +71,7 @@ def muon(options):
 
 
 def muon_compile(options):
-    """Trace, lower and compile Muon for 100 equal matrices, against one, and against optax."""
+    """Trace, lower and compile Muon for 100 equal matrices, compared with one and with optax."""
     width, many = (32, 10) if options.quick else (256, 100)
 
     def seconds(factory, n):

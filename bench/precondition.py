@@ -1,4 +1,4 @@
-"""SOAP and Shampoo: amortized steps against AdamW and against other ways to go over the leaves."""
+"""SOAP and Shampoo: mean steps, compared with AdamW and other ways to process the leaves."""
 
 import functools
 import statistics
@@ -26,7 +26,7 @@ STACKS = {"stack, batched": STACKED, "stack, in turn": functools.partial(STACKED
 
 
 class Run:
-    """An optimizer that takes one donated step after the other."""
+    """An optimizer that does one donated step per call."""
 
     def __init__(self, opt, params, grads):
         self.carry = jax.tree.map(lambda x: x.copy(), (params, opt.init(params)))
@@ -34,23 +34,23 @@ class Run:
         self.step = donated_step(gdjax, opt).lower(*self.carry, grads).compile()
 
     def __call__(self):
-        """Take a step."""
+        """Do one step."""
         self.carry = self.step(*self.carry, self.grads)
         return self.carry
 
     def state(self):
-        """Return the bytes of the state, in MB."""
+        """Return the size of the state in MB."""
         return sum(x.nbytes for x in jax.tree.leaves(self.carry[1])) / 1e6
 
     def peak(self):
-        """Return the bytes that a step needs, in MB."""
+        """Return the peak memory of a step in MB."""
         used = self.step.memory_analysis()
         needed = used.argument_size_in_bytes + used.output_size_in_bytes
         return (needed + used.temp_size_in_bytes - used.alias_size_in_bytes) / 1e6
 
 
 def leaves_by(map_rows, module, make):
-    """Make an optimizer that goes over the leaves in another way."""
+    """Return an optimizer that processes the leaves in another way."""
     before, module.map_buckets = module.map_buckets, map_rows
     try:
         return make()
@@ -59,8 +59,8 @@ def leaves_by(map_rows, module, make):
 
 
 def intervals(runs, rounds):
-    """Return for each side the time of every step of an interval: medians over rounds."""
-    for run in runs.values():  # the first roots come all at once
+    """Return for each side the time of every step of an interval, as medians over rounds."""
+    for run in runs.values():  # all roots are first computed in one step
         for _ in range(FREQUENCY):
             run()
     times = {name: [[] for _ in range(FREQUENCY)] for name in runs}
@@ -71,7 +71,7 @@ def intervals(runs, rounds):
 
 
 def precondition(options):
-    """Mean step of an interval, how even steps are, peak memory and state."""
+    """Mean and longest step of an interval, peak memory and state."""
     blocks, width = (2, 64) if options.quick else (4, 256)
     params, grads = transformer(blocks, width), transformer(blocks, width, seed=1)
     shape = f"{blocks} blocks of width {width}"

@@ -1,4 +1,4 @@
-"""What comes before the first step: import, trace, lower, compile; and the memory of a step."""
+"""The time before the first step (import, trace, lower, compile), and the memory of a step."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ LIBRARIES = (gdjax, optax)
 
 
 def imports(options):
-    """What `import gdjax` adds to `import jax`."""
+    """The time of `import gdjax` after `import jax`."""
     code = "import time; import jax, jax.numpy; t = time.perf_counter(); import {}; "
     code += "print(time.perf_counter() - t)"
     times = {}
@@ -47,7 +47,7 @@ def trace(options):
 
 
 def compiling(options):
-    """Trace, lower and compile clip + AdamW: how it grows with the number of leaves."""
+    """Trace, lower and compile clip + AdamW for several numbers of leaves."""
     sides = {
         "gdjax": (gdjax, clipped_adamw),
         "optax": (optax, clipped_adamw),
@@ -71,7 +71,7 @@ def compiling(options):
 
 
 def memory(options):
-    """Bytes of state per parameter, and the peak of a donated step, both sides compiled."""
+    """Bytes of state per parameter, and the peak memory of a donated, compiled step."""
     params = transformer(*((2, 64) if options.quick else (4, 256)))
     count = sum(x.size for x in jax.tree.leaves(params))
     for name, (make, _) in OPTIMIZERS.items():

@@ -1,4 +1,4 @@
-"""What it costs to record learning rate, norms and skipped steps in every step of training."""
+"""The cost of recording learning rate, norms and skipped steps in every training step."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import gdjax
 
 
 def _program(options, opt, norms=None):
-    """Return one training step of a network as a compiled call, with what is recorded."""
+    """Return one training step of a network as a compiled call, with its records."""
     width, rows = (128, 64) if options.quick else (512, 256)
     sizes = {f"w{i}": (width, width) for i in range(4)}
     keys = jax.random.split(jax.random.key(0), len(sizes))

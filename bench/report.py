@@ -1,7 +1,7 @@
-"""The tables of bench/README.md and README.md, made from what stands in bench/results/.
+"""Write the tables of bench/README.md and README.md from the results in bench/results/.
 
-A result is a list of rows. Each says what it was measured on, so that some can be measured anew
-without the others.
+A result is a list of rows. Each row states where it was measured, so that rows can be replaced
+separately.
 
 Run: python bench/report.py
 """
@@ -33,7 +33,7 @@ HEADLINES = (  # beginnings of the workloads that README.md shows
 
 
 def quantity(value, unit):
-    """Return a number with its unit in three digits; seconds in the unit that suits them."""
+    """Return a number with three digits and its unit; seconds in s, ms or µs."""
     if unit != "s":
         return f"{value:.3g} {unit}".strip()
     scale, unit = next((s for s in SCALES if value >= s[0]), SCALES[-1])
@@ -41,7 +41,7 @@ def quantity(value, unit):
 
 
 def cells(row):
-    """Return what the columns of a table show of a row."""
+    """Return the cells of a row by column."""
     target = row["target"]
     missed = target is not None and round(row["ratio"], 2) < round(target, 2)
     return {
@@ -57,13 +57,13 @@ def cells(row):
 
 
 def table(rows, without=()):
-    """Return rows as a table in Markdown."""
+    """Return rows as a Markdown table."""
     lines = [{k: v for k, v in cells(row).items() if k not in without} for row in rows]
     return tabulate(lines, "keys", tablefmt="github", disable_numparse=True)
 
 
 def machine(rows):
-    """Return one line on what rows were measured on."""
+    """Return one line that describes where rows were measured."""
     parts = []
     for key in dict.fromkeys(key for row in rows for key in row["on"]):
         values = sorted({row["on"][key] for row in rows if key in row["on"]})
@@ -74,12 +74,12 @@ def machine(rows):
 
 
 def found():
-    """Return the rows of every stored result, by the name of its file."""
+    """Return the rows of every stored result by the name of its file."""
     return {p.stem: json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))}
 
 
 def merged(old, new):
-    """Return rows with new ones in the place of old ones of the same workload and peer."""
+    """Return rows in which new ones replace old ones with the same workload and peer."""
     rows = {(row["workload"], row["peer"]): row for row in (*old, *new)}
     files = list(dict.fromkeys(row["name"].split(".")[0] for row in rows.values()))
     return sorted(rows.values(), key=lambda row: files.index(row["name"].split(".")[0]))
@@ -89,7 +89,7 @@ def save(backend, rows):
     """Merge rows into the result of a backend, and write the tables."""
     RESULTS.mkdir(exist_ok=True)
     rows = merged(found().get(backend, []), rows)
-    lines = ",\n".join(map(json.dumps, rows))  # a row is a line, so that changes can be read
+    lines = ",\n".join(map(json.dumps, rows))  # one row per line, for readable diffs
     (RESULTS / f"{backend}.json").write_text(f"[\n{lines}\n]\n")
     refresh()
 
@@ -101,7 +101,7 @@ def full():
 
 
 def headlines():
-    """Return the rows that README.md shows, from what gdjax does best to what it does worst."""
+    """Return the rows of README.md, from the largest ratio to the smallest."""
     parts = []
     for rows in found().values():
         rows = [row for row in rows if row["workload"].startswith(HEADLINES)]
@@ -111,7 +111,7 @@ def headlines():
 
 
 def refreshed(text, made):
-    """Return a document with a new table between its marks."""
+    """Return a document with a new table between its markers."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 

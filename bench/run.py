@@ -1,9 +1,9 @@
-"""Side by side with peers, in one run: both sides compiled, donated and synchronized.
+"""Compare gdjax with peers in one run, both sides compiled, donated and synchronized.
 
-Prints one table: workload, gdjax, the peer, their ratio (above 1: gdjax is better), the target, and
-the share of what the machine could do at best (bytes that must move over the bandwidth of a copy).
-Runs interleave the two sides; times are medians, and the outputs are compared, so that a fast wrong
-answer fails. A workload that fails is reported at the end, and does not stop the others.
+Prints one table: workload, gdjax, the peer, their ratio (above 1 means that gdjax is better), the
+target, and the fraction of the limit of the machine (the bytes that must be moved divided by the
+bandwidth of a copy). Both sides run alternately; times are medians, and the outputs are compared,
+so that wrong results fail. A workload that fails is reported at the end and does not stop the rest.
 
 Run: python bench/run.py [--list] [--only NAME ...] [--device cpu|gpu] [--quick] [--save]
 """
@@ -47,7 +47,7 @@ WORKLOADS = {
 
 
 def selected(names):
-    """Return the workloads of these names; one is that of a file, of a workload in it, or both."""
+    """Return the workloads with these names: of a file, of a workload, or `file.workload`."""
     chosen = dict.fromkeys(
         full for name in names for full in WORKLOADS if name in (full, *full.split("."))
     )
@@ -58,7 +58,7 @@ def selected(names):
 
 
 def listing():
-    """Return every workload and what it is, a line each."""
+    """Return one line for every workload, with its description."""
     return "\n".join(f"{name:28} {run.__doc__.splitlines()[0]}" for name, run in WORKLOADS.items())
 
 
@@ -69,7 +69,7 @@ def git(*command):
 
 
 def machine():
-    """Return what the numbers are measured on."""
+    """Return a description of the machine and the software."""
     commit = git("rev-parse", "--short", "HEAD").stdout.strip()
     changed = git("diff", "--quiet", "HEAD", "--", "src", "bench/*.py").returncode
     return {
@@ -99,14 +99,14 @@ def main():
     parser.add_argument("--list", action="store_true", help="list the workloads")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads, or whole files")
     parser.add_argument("--device", help="cpu, gpu or tpu; the default is JAX's")
-    parser.add_argument("--json", help="write the rows and what they ran on to this file")
+    parser.add_argument("--json", help="write the rows and the machine to this file")
     parser.add_argument(
         "--save",
         action="store_true",
-        help="put the rows in place of the old ones in bench/results/, and refresh the tables",
+        help="replace the old rows in bench/results/, and update the tables",
     )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes, as a quick check")
     options = parser.parse_args()
     if options.list:
         return print(listing())

@@ -1,4 +1,4 @@
-"""Runs to convergence: L-BFGS against SciPy's and against the loop of optax's documentation."""
+"""Optimization to convergence: L-BFGS, compared with SciPy and the documented loop of optax."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ def rosenbrock(x):
 
 
 def by_optax(fun, start, args, compiled=True):
-    """Return `run_opt` of optax's documentation; its state starts fresh in each call.
+    """Return `run_opt` of optax's documentation, with a new state in each call.
 
-    The documentation does not compile it as a whole, so that every call traces and compiles its
-    `while_loop` anew.
+    The documentation does not compile it as a whole, so every call traces and compiles its
+    `while_loop` again.
     """
     opt = optax.lbfgs()
 
@@ -76,7 +76,7 @@ def compared(name, options, fun, start, args=()):
     ways = sides(fun, start, args)
     reached = {k: float(fun(jnp.asarray(way()), *args)) for k, way in ways.items()}
     least = min(reached.values())
-    for k, value in reached.items():  # a fast wrong answer is no answer
+    for k, value in reached.items():  # do not time wrong results
         assert value - least <= 1e-6 * max(1, abs(least)), (name, k, reached)
     times = interleaved(ways, min(options.repeats, 5))
     yield Row(name, times["gdjax"], "SciPy", times["SciPy"], 1.0)
@@ -93,7 +93,7 @@ def valley(options):
 
 
 def classifier(options):
-    """Logistic regression on made-up data."""
+    """Logistic regression on synthetic data."""
     examples = 2_000 if options.quick else 100_000
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
@@ -109,7 +109,7 @@ def classifier(options):
 
 
 def problems(options):
-    """Many small problems in one call, against SciPy one by one."""
+    """Many small problems in one call, compared with SciPy one by one."""
     count = 50 if options.quick else 1000
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""One compiled, donated step of an optimizer: large and many small leaves, and outside of jit."""
+"""One step of an optimizer, compiled and donated: large leaves, many small leaves; outside jit."""
 
 import functools
 import os
@@ -17,8 +17,8 @@ def clipped_adamw(lib):
     return lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3))
 
 
-# name -> (optimizer of a library, bytes per float32 parameter that must move: each of gradient and
-# state read, parameter and state read and written)
+# name -> (factory for a library, bytes to move per float32 parameter: gradients are read,
+# parameters and states are read and written)
 OPTIMIZERS = {
     "clip + AdamW": (clipped_adamw, 28),
     "Adafactor": (lambda lib: lib.adafactor(1e-3), 12),
@@ -59,7 +59,7 @@ def donated_step(lib, opt):
 
 
 def stepper(lib, make, params, grads):
-    """Return a function that takes one more step, and the list it keeps parameters and state in."""
+    """Return a function that does one step, and the list with its parameters and state."""
     opt = make(lib)
     carry = list(jax.tree.map(jnp.copy, (params, opt.init(params))))
     step = donated_step(lib, opt)
@@ -72,7 +72,7 @@ def stepper(lib, make, params, grads):
 
 
 def race(make, params, grads, repeats):
-    """Return the times of one step in each library, after checking that both arrive together."""
+    """Return the times of one step in each library; both must reach the same parameters."""
     ours, mine = stepper(gdjax, make, params, grads)
     theirs, its = stepper(optax, make, params, grads)
     times = interleaved({"gdjax": ours, "optax": theirs}, repeats)
@@ -81,7 +81,7 @@ def race(make, params, grads, repeats):
 
 
 def fused(options):
-    """One step on a transformer's parameters, against optax and the copies it cannot avoid."""
+    """One step on the parameters of a transformer, compared with optax and the memory bandwidth."""
     sizes = {"0.1 M": (2, 64)} if options.quick else SIZES
     for size, shape in sizes.items():
         params, grads = transformer(*shape), transformer(*shape, seed=1)
@@ -95,11 +95,11 @@ def fused(options):
 
 
 def torch_step(options):
-    """One step of clip + AdamW and of SGD against torch's, on the same arrays."""
+    """One step of clip + AdamW and of SGD, compared with torch on the same arrays."""
     try:
         import torch
     except ImportError:
-        print("torch is not installed: nothing to compare with", file=sys.stderr)
+        print("torch is not installed, skipping the comparison", file=sys.stderr)
         return
     torch.set_num_threads(os.cpu_count() or 1)
     size, shape = ("0.1 M", (2, 64)) if options.quick else ("38 M", SIZES["38 M"])
@@ -121,7 +121,7 @@ def torch_step(options):
 
             def step(tensors=tensors, theirs=theirs, clips=clips):
                 for p, g in zip(tensors, gradients, strict=True):
-                    p.grad = g.clone() if clips else g  # clipping works in place
+                    p.grad = g.clone() if clips else g  # clipping modifies it in place
                 if clips:
                     torch.nn.utils.clip_grad_norm_(tensors, 1.0)
                 theirs.step()
@@ -134,7 +134,7 @@ def torch_step(options):
 
 
 def stacked(lib):
-    """Return clip + AdamW, of gdjax with moments in stacks of 16 leaves."""
+    """Return clip + AdamW; for gdjax with moments in stacks of 16 leaves."""
     opt = clipped_adamw(lib)
     return gdjax.flatten(opt, block=16) if lib is gdjax else opt
 
@@ -151,7 +151,7 @@ def small_leaves(options):
 
 
 def eager(options):
-    """An update outside of jit, 96 leaves of 64 elements."""
+    """An update outside jit, 96 leaves of 64 elements."""
     params = {f"{i}": jnp.full((8, 8), 0.1 * i) for i in range(96)}
     sides = {}
     for lib in (gdjax, optax):

@@ -1,4 +1,4 @@
-"""Sweeps, compilation included, against optax in a Python loop and by hand."""
+"""Sweeps including compilation, compared with optax in a Python loop and by hand."""
 
 import statistics
 
@@ -22,10 +22,10 @@ def loss_fn(params, batch):
 
 
 def sweep(options):
-    """32 learning rates of Adam on digits, 300 steps of 64 images, compilation included."""
+    """32 learning rates of Adam on digits, 300 steps of 64 images, including compilation."""
     images, labels = load_digits(return_X_y=True)
     data = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels, jnp.int32)
-    data = jax.tree.map(lambda x: x[:64], data)  # one mini-batch, so that both sides see the same
+    data = jax.tree.map(lambda x: x[:64], data)  # one mini-batch, the same for both sides
     params = model.init(jax.random.key(0))
     rates, steps = np.logspace(-4, -2, 32).astype(np.float32), 30 if options.quick else 300
 
@@ -35,7 +35,7 @@ def sweep(options):
 
     def python_loop():
         losses = []
-        for rate in rates:  # a new rate is a new program
+        for rate in rates:  # a new learning rate compiles a new program
             opt = optax.adam(float(rate))
 
             @jax.jit
@@ -54,7 +54,7 @@ def sweep(options):
     def hand():
         return by_hand(loss_fn, params, data, steps)(jnp.asarray(rates))
 
-    def cold(function):  # compiles included: forget what was compiled before
+    def cold(function):  # includes compilation, since caches are cleared
         jax.clear_caches()
         return seconds(function)
 

@@ -1,4 +1,4 @@
-"""Wrappers against optax's: a large batch in parts, a guard, groups of parameters."""
+"""Wrappers, compared with optax's: accumulation, guards, groups of parameters."""
 
 import time
 
@@ -20,13 +20,13 @@ def guarded(lib):
 
 
 def split(lib):
-    """Return AdamW of two rates, for matrices and for vectors."""
+    """Return AdamW with different learning rates for matrices and vectors."""
     labels = lambda params: jax.tree.map(lambda x: "ab"[x.ndim > 1], params)  # noqa: E731
     return lib.multi_transform({"a": lib.adamw(1e-3), "b": lib.adamw(3e-4)}, labels)
 
 
-STEPS = {  # name -> (optimizer of a library, smallest good ratio, bytes to move per parameter)
-    # seven of eight: sum and gradient read, sum written; the eighth reads the sum as well
+STEPS = {  # name -> (factory for a library, target ratio, bytes to move per parameter)
+    # seven of eight calls read sum and gradient and write the sum; the eighth also reads the sum
     "AdamW, one of 8 mini-batches": (accumulated, 2.0, (7 * 12 + 32) / 8),
     "AdamW, guarded": (guarded, 1.0, 28),
     "AdamW in two groups": (split, 1.0, 28),
@@ -34,7 +34,7 @@ STEPS = {  # name -> (optimizer of a library, smallest good ratio, bytes to move
 
 
 def wrapped_steps(options):
-    """One call of update on a transformer's parameters; of mini-batches the mean over all eight."""
+    """One call of update on the parameters of a transformer; for accumulation the mean of eight."""
     shape = (2, 64) if options.quick else (12, 512)
     params, grads = transformer(*shape), transformer(*shape, seed=1)
     count = sum(x.size for x in jax.tree.leaves(params))

@@ -1,6 +1,6 @@
 """Write the table of optimizers in README.md from the registry of the tests: `make table`.
 
-What can be measured is measured: the bytes of state, and which inputs `update` fails without.
+The bytes of state, and the inputs without which `update` fails, are measured.
 """
 
 import functools
@@ -37,7 +37,7 @@ def table():
 
 
 def factory_of(case):
-    """Return the public function that a case runs; None for compositions and solvers."""
+    """Return the public factory that a case tests; None for compositions and solvers."""
     make = case.make
     while isinstance(make, functools.partial):
         make = make.func
@@ -76,7 +76,7 @@ def paper(factory):
 
 
 def good_for(factory):
-    """Return what follows "Good for:" in the factory's docstring."""
+    """Return the text after "Good for:" in the factory's docstring."""
     found = re.search(r"^Good for: (.*?)\.$", inspect.getdoc(factory), re.MULTILINE)
     if not found:
         raise ValueError(f"{factory.__name__}'s docstring has no line 'Good for: ....'.")
@@ -84,14 +84,14 @@ def good_for(factory):
 
 
 def state_bytes(opt):
-    """Return the bytes of state for each element of a float32 array, shape (256, 256)."""
+    """Return the bytes of state per element, for a float32 array of shape (256, 256)."""
     leaf = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     leaves = jax.tree.leaves(jax.eval_shape(opt.init, leaf))
     return round(sum(x.size * x.dtype.itemsize for x in leaves) / leaf.size, 1)
 
 
 def needed(opt, extras):
-    """Return what `update` takes besides gradients and state and fails without."""
+    """Return the inputs that `update` requires in addition to gradients and state."""
     params = problems.parameters()
     grads = problems.gradients(params, 1)
     inputs = extras(params, grads, 1)

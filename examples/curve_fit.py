@@ -1,8 +1,8 @@
-"""Curve fitting on real data by Levenberg-Marquardt, against SciPy, with hundreds of fits at once.
+"""Fit curves to real data with Levenberg-Marquardt, compare with SciPy, and fit 500 resamples.
 
-The mean radii of scikit-learn's 569 breast cancer samples are counted in bins, and the sum of two
-bell curves is fitted to the counts: without the labels it finds the benign and the malignant ones.
-How sure is the fit? 500 resampled data sets are fitted in one vmapped program. Leaves a picture in
+The sum of two bell curves is fitted to a histogram of the mean radii of scikit-learn's 569 breast
+cancer samples. Without using the labels it finds the benign and the malignant samples. To estimate
+the uncertainty, 500 resampled data sets are fitted in one vmapped program. The figure is saved in
 examples/output/.
 
 Run: python examples/curve_fit.py [--quick]
@@ -40,7 +40,7 @@ def curves(params):
 
 
 def residual_fn(params, counts):
-    """Return what the sum of the curves misses of the counts."""
+    """Return the sum of the curves minus the counts."""
     return curves(params).sum(0) - counts
 
 
@@ -52,7 +52,7 @@ def fit(counts):
 def main():
     """Fit, compare with SciPy, resample, and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few resamples, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="few resamples, as a quick check")
     samples = 20 if parser.parse_args().quick else 500
     OUTPUT.mkdir(exist_ok=True)
     data = load_breast_cancer()
@@ -106,7 +106,7 @@ def main():
     ax.set(xlabel="mean radius", ylabel="samples per bin")
     ax.legend()
     fig.savefig(OUTPUT / "curve_fit.png", dpi=120)
-    print(f"\nPicture: examples/{OUTPUT.name}/curve_fit.png")
+    print(f"\nFigure: examples/{OUTPUT.name}/curve_fit.png")
 
 
 if __name__ == "__main__":

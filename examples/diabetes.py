@@ -1,7 +1,7 @@
-"""Linear regression on real data by gradient descent, against the closed-form solution.
+"""Linear regression on real data with gradient descent, compared with the exact solution.
 
-Mean squared error on scikit-learn's diabetes data: full-batch and mini-batch descent must reach the
-least-squares weights. Leaves a picture in examples/output/.
+Full-batch and mini-batch gradient descent on the mean squared error of scikit-learn's diabetes data
+must reach the least-squares weights. The figure is saved in examples/output/.
 
 Run: python examples/diabetes.py [--quick]
 """
@@ -42,7 +42,7 @@ def loss_fn(params, batch):
 def main():
     """Fit with several optimizers and compare with least squares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="few steps, as a quick check")
     quick = parser.parse_args().quick
     OUTPUT.mkdir(exist_ok=True)
     x, y = data = load()
@@ -76,7 +76,7 @@ def main():
     ax.set(xlabel="step", ylabel="loss above the least-squares loss", xscale="log", yscale="log")
     ax.legend()
     fig.savefig(OUTPUT / "diabetes.png", dpi=120)
-    print(f"\nPicture: examples/{OUTPUT.name}/diabetes.png")
+    print(f"\nFigure: examples/{OUTPUT.name}/diabetes.png")
 
 
 if __name__ == "__main__":

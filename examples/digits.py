@@ -1,7 +1,8 @@
-"""Train a small network on real handwritten digits, in every way that gradient descent comes.
+"""Train a small network on handwritten digits with several forms of gradient descent.
 
-Full-batch, mini-batch and stochastic (one image at a time); gradient descent, momentum and Adam;
-then 32 learning rates as one compiled program. Leaves two pictures in examples/output/.
+Compares full-batch, mini-batch and stochastic (one image per step) training with gradient descent,
+momentum and Adam; then trains with 32 learning rates in one compiled program. Two figures are saved
+in examples/output/.
 
 Run: python examples/digits.py [--quick]
 """
@@ -29,7 +30,7 @@ METHODS = {
     "momentum": lambda rate: gdjax.sgd(rate / 5, momentum=0.9),
     "Adam": lambda rate: gdjax.adam(rate / 40),
 }
-# regime: (images in a step, epochs, learning rate of plain gradient descent)
+# regime: (images per step, epochs, learning rate of plain gradient descent)
 REGIMES = {"full-batch": (None, 300, 0.5), "mini-batch": (64, 30, 0.2), "stochastic": (1, 5, 0.02)}
 
 
@@ -54,13 +55,13 @@ def loss_fn(params, batch):
 
 
 def accuracy(params, batch):
-    """Return the share of images that get their true label."""
+    """Return the fraction of images that are classified correctly."""
     images, labels = batch
     return {"accuracy": jnp.mean(model.apply(params, images).argmax(-1) == labels)}
 
 
 def compare(params, train, held_out, quick):
-    """Train with every method in every regime; return the rows of the table and the curves."""
+    """Train with every method in every regime; return the rows of a table and the loss curves."""
     rows, curves = [], {}
     for regime, (batch_size, epochs, rate) in REGIMES.items():
         for method, optimizer in METHODS.items():
@@ -92,7 +93,7 @@ def compare(params, train, held_out, quick):
 
 
 def plot_curves(curves, path):
-    """Draw the smoothed training loss of every run against the share of its steps."""
+    """Plot the smoothed training loss of every run against the step."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True, layout="constrained")
     for ax, regime in zip(axes, REGIMES, strict=True):
         for method in METHODS:
@@ -108,9 +109,9 @@ def plot_curves(curves, path):
 
 
 def main():
-    """Run the comparison, then the grid of learning rates."""
+    """Run the comparison, then the sweep over learning rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one epoch each, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one epoch each, as a quick check")
     quick = parser.parse_args().quick
     OUTPUT.mkdir(exist_ok=True)
     train, held_out = load()
@@ -148,7 +149,7 @@ def main():
     ax = result.plot()
     ax.set_title("Adam on digits: final loss against learning rate")
     ax.figure.savefig(OUTPUT / "digits_rates.png", dpi=120)
-    print("\nPictures: examples/output/digits_loss.png, examples/output/digits_rates.png")
+    print("\nFigures: examples/output/digits_loss.png, examples/output/digits_rates.png")
 
 
 if __name__ == "__main__":

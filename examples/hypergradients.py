@@ -1,8 +1,8 @@
-"""Learn hyperparameters by descent: a learning rate for each layer, and the schedule's shape.
+"""Learn hyperparameters by gradient descent: a learning rate per layer, and a schedule.
 
-The held-out loss after 60 steps of momentum on handwritten digits is differentiated through the
-whole training by six numbers: the logarithms of two rates and of the four knots of a schedule.
-Adam descends it. Leaves a picture in examples/output/.
+The held-out loss after 60 steps of momentum on handwritten digits is differentiated, through the
+whole training run, with respect to six numbers: the logarithms of two learning rates and of the
+four knots of a schedule. Adam minimizes it. The figure is saved in examples/output/.
 
 Run: python examples/hypergradients.py [--quick]
 """
@@ -43,15 +43,15 @@ def loss_fn(params, batch):
 
 @gdjax.schedule
 class Knots(gdjax.Schedule):
-    """A rate times factors at evenly spaced steps, with straight lines between them."""
+    """A learning rate times factors at evenly spaced steps, interpolated linearly."""
 
     rate: float
     factors: float
 
     def __call__(self, count):
         """Return the rate for update number `count`."""
-        places = jnp.linspace(0.0, STEPS - 1.0, KNOTS)
-        return self.rate * jnp.interp(count, places, self.factors)
+        knots = jnp.linspace(0.0, STEPS - 1.0, KNOTS)
+        return self.rate * jnp.interp(count, knots, self.factors)
 
 
 def rates(values):
@@ -61,9 +61,9 @@ def rates(values):
 
 
 def main():
-    """Learn the numbers; print them and draw what they became."""
+    """Learn the hyperparameters, and print and plot them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few steps, as a quick check")
     updates = 3 if parser.parse_args().quick else 40
     OUTPUT.mkdir(exist_ok=True)
     train, held_out = load()
@@ -76,7 +76,7 @@ def main():
 
     values = {"log_rates": jnp.log(jnp.full(2, 0.01)), "log_factors": jnp.zeros(KNOTS)}
     start, best = values, values
-    opt = gdjax.adam(gdjax.cosine_decay_schedule(0.15, updates))  # the edge of stability is near
+    opt = gdjax.adam(gdjax.cosine_decay_schedule(0.15, updates))  # larger rates are unstable
     state, losses = opt.init(values), []
     step = jax.jit(lambda values: gdjax.hypergradient(fit_fn, values))
     for _ in range(updates):
@@ -98,11 +98,11 @@ def main():
     for i, name in enumerate(rates(values)):
         right.plot(count, jax.vmap(rates(values)[name])(count), f"C{i}", label=f"{name}, learned")
     before = jax.vmap(rates(start)["linear_0"])(count)
-    right.plot(count, before, "k--", label="both, at the start")
+    right.plot(count, before, "k--", label="both, initially")
     right.set(xlabel="step", ylabel="learning rate", yscale="log")
     right.legend(fontsize="small")
     fig.savefig(OUTPUT / "hypergradients.png", dpi=120)
-    print(f"Picture: examples/{OUTPUT.name}/hypergradients.png")
+    print(f"Figure: examples/{OUTPUT.name}/hypergradients.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The path of the lasso as one vmapped program, and the best penalty by its derivative.
+"""Compute a lasso path in one vmapped program, and tune the penalty by gradient descent.
 
-scikit-learn's diabetes data: FISTA runs for all penalties at once, each lane until its optimality
-conditions hold, and must find scikit-learn's weights. Then the penalty is tuned by descent on the
-validation loss, whose derivative comes through the solution (implicit differentiation). Leaves a
-picture in examples/output/.
+FISTA runs for all penalties on scikit-learn's diabetes data, each lane until its optimality
+conditions hold, and must find scikit-learn's weights. Then the penalty is tuned by gradient descent
+on the validation loss, with implicit differentiation of the solution. The figure is saved in
+examples/output/.
 
 Run: python examples/lasso_path.py [--quick]
 """
@@ -44,15 +44,20 @@ def lasso(strength, x, y):
     """Return argmin smooth(w) + strength |w|_1, differentiable in all three."""
     opt = gdjax.fista(gdjax.proximal.prox_lasso, reg=strength)
     return gdjax.minimize(
-        smooth, jnp.zeros(x.shape[1]), opt, args=(x, y), tol=1e-10, max_steps=5000,
+        smooth,
+        jnp.zeros(x.shape[1]),
+        opt,
+        args=(x, y),
+        tol=1e-10,
+        max_steps=5000,
         implicit_diff=True,
-    )  # fmt: skip
+    )
 
 
 def main():
-    """Compute the path, compare, tune the penalty, and draw."""
+    """Compute the path, compare it, tune the penalty, and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a coarse path, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a coarse path, as a quick check")
     quick = parser.parse_args().quick
     OUTPUT.mkdir(exist_ok=True)
     x, y, names = load()
@@ -105,7 +110,7 @@ def main():
     right.set(xscale="log", xlabel="penalty", ylabel="mean squared error, held out")
     right.legend()
     fig.savefig(OUTPUT / "lasso_path.png", dpi=120)
-    print(f"\nPicture: examples/{OUTPUT.name}/lasso_path.png")
+    print(f"\nFigure: examples/{OUTPUT.name}/lasso_path.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Logistic regression on real data, a whole path of penalties in one call, checked by scikit-learn.
+"""Logistic regression on real data for many penalties in one call, compared with scikit-learn.
 
-The data: 569 tumours, 30 measured features, malignant or benign (scikit-learn's `breast_cancer`).
-`gdjax.minimize` runs L-BFGS to convergence for every strength of the penalty at once, under `vmap`:
-lanes that are done stay where they are. One fit is compared with scikit-learn's.
+The data are 30 features of 569 tumours, malignant or benign (scikit-learn's `breast_cancer`).
+`gdjax.minimize` runs L-BFGS to convergence for all penalties under `vmap`; converged lanes do not
+change. One fit is compared with scikit-learn's. The figure is saved in examples/output/.
 
 Run: python examples/logistic_regression.py [--quick]
-Leaves examples/output/logistic_regression.png.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def fit(penalty, features, labels):
 
 
 def main():
-    """Fit, compare, draw."""
+    """Fit, compare and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer penalties")
     options = parser.parse_args()

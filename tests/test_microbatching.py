@@ -1,4 +1,4 @@
-"""Microbatching gives what optax's gives and what the whole batch gives, in less memory."""
+"""Microbatching gives the results of optax and of the whole batch, in less memory."""
 
 import inspect
 
@@ -179,7 +179,7 @@ def test_gradients_of_single_examples(options):
     assert each.metrics is None and each.values.shape == (12,)
 
 
-def test_low_precision_is_gathered_in_float32():
+def test_low_precision_is_accumulated_in_float32():
     x = jnp.ones((1024, 1), jnp.bfloat16)
     total, mean = gdjax.microbatch(lambda x: (jnp.sum(x), jnp.mean(x)), 0, 1, (SUM, MEAN))(x)
     assert total == 1024 and mean == 1 and total.dtype == mean.dtype == jnp.bfloat16  # optax: 256
@@ -188,17 +188,21 @@ def test_low_precision_is_gathered_in_float32():
 
 def test_errors_say_what_to_do():
     f = gdjax.microbatch(lambda x, y: x.sum() + y.sum(), (0, 1), 4)
-    with pytest.raises(ValueError, match=r"one length, got \[4, 8\]"):
+    with pytest.raises(ValueError, match=r"the same length, got \[4, 8\]"):
         f(jnp.ones(4), jnp.ones(8))
-    with pytest.raises(ValueError, match="a batch of 6 is no multiple of microbatch_size=4"):
+    with pytest.raises(ValueError, match="a batch of 6 rows is not a multiple of micro"):
         f(jnp.ones(6), jnp.ones(6))
+    with pytest.raises(ValueError, match="must be an Accumulator, an AccumulationType or a tree"):
+        micro_vmap(lambda x: x, accumulator="sum")(jnp.arange(3))
+    with pytest.raises(ValueError, match="MEAN needs floating-point results, got int32"):
+        micro_vmap(lambda x: x, accumulator=MEAN)(jnp.arange(3))
     with pytest.raises(ValueError, match="MEAN needs floating-point results, got int32"):
         gdjax.microbatch(jnp.sum, 0, 1, MEAN)(jnp.arange(3))
     with pytest.raises(ValueError, match="must be an Accumulator, an AccumulationType or a tree"):
         gdjax.microbatch(jnp.sum, 0, 1, "sum")(jnp.arange(3))
     with pytest.raises(ValueError, match="one axis for each of"):
         gdjax.microbatch(jnp.sum, (0, 1), 1, in_axes=(0,))
-    with pytest.raises(ValueError, match="must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
         gdjax.microbatch(jnp.sum, 0, 0)
 
 

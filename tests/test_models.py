@@ -30,6 +30,12 @@ def test_mlp_activates_between_layers_only():
         "linear_2": {"kernel": (4, 2), "bias": (2,)},
     }
     y = x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    single = models.mlp([3, 2], activation=jnp.tanh)
+    layer = params["linear_0"]
+    layer = {"kernel": layer["kernel"][:, :2], "bias": layer["bias"][:2]}
+    np.testing.assert_allclose(
+        single.apply({"linear_0": layer}, x), x @ layer["kernel"] + layer["bias"], rtol=1e-5
+    )
     for i in range(3):
         layer = jax.tree.map(np.asarray, params[f"linear_{i}"])
         y = (np.tanh(y) if i else y) @ layer["kernel"] + layer["bias"]
@@ -130,13 +136,14 @@ def test_one_descent_step():
     "make, error, words",
     [
         (lambda: models.linear(0, 2), ValueError, r"linear\(in_features=...\).*>= 1, got 0"),
-        (lambda: models.linear(2, 1.5), TypeError, r"linear\(out_features=...\).*got 1.5"),
+        (lambda: models.linear(2, 1.5), ValueError, r"linear\(out_features=...\).*got 1.5"),
         (lambda: models.linear(2, 1, bias_scale=-1), ValueError, r"bias_scale=...\).*got -1"),
         (lambda: models.mlp([3]), ValueError, r"mlp\(sizes=...\).*got \[3\]"),
         (lambda: models.mlp([3, -2, 1]), ValueError, r"mlp\(sizes=...\).*got -2"),
         (lambda: models.convnet((8, 8), [4], 2), ValueError, r"height, width, channels.*\(8, 8\)"),
         (lambda: models.convnet((8, 8, 1), [], 2), ValueError, r"channels=...\).*got \[\]"),
         (lambda: models.convnet((8, 8, 1), [4], 2, stride=0), ValueError, r"stride=...\).*got 0"),
+        (lambda: models.convnet((8, 8, 1), [4], 0), ValueError, r"convnet\(out_features=...\)"),
     ],
 )
 def test_bad_sizes_are_named(make, error, words):

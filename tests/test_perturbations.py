@@ -1,4 +1,4 @@
-"""Perturbed functions: the same estimates as optax, which are right on average."""
+"""Perturbed functions: the same estimates as optax, with unbiased derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_a_perturbed_maximum_has_the_gradient_of_logsumexp():
     np.testing.assert_allclose(grad, jax.nn.softmax(x / sigma), atol=0.03)
 
 
-def test_derivatives_of_any_order_and_by_sigma_are_right_on_average():
+def test_derivatives_of_any_order_and_by_sigma_are_unbiased():
     """E|x + sigma z|^2 = |x|^2 + sigma^2 d: gradient 2x, Hessian 2, and 2 sigma d by sigma."""
     x, sigma = jnp.array([0.7, -0.3]), 0.8
 
@@ -85,8 +85,8 @@ def test_halves_in_and_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_samples": 0}, r"num_samples=...\) must be >= 1, got 0"),
-        ({"num_samples": 1.5}, r"num_samples=...\) must be an integer, got 1.5"),
+        ({"num_samples": 0}, r"num_samples=...\) must be an integer >= 1, got 0"),
+        ({"num_samples": 1.5}, r"num_samples=...\) must be an integer >= 1, got 1.5"),
         ({"sigma": 0.0}, r"make_perturbed_fun\(sigma=...\) must be finite and > 0"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Match rows and columns one to one at the least total cost: the linear assignment problem.
+"""Match rows and columns one to one with minimal total cost: the linear assignment problem.
 
 Crouse (2016), "On implementing 2D rectangular assignment algorithms",
 https://doi.org/10.1109/TAES.2016.140952: rows are added one by one, each along the shortest
-augmenting path, which is found as in Dijkstra's algorithm, all columns at a time.
+augmenting path. Dijkstra's algorithm finds the path, with array operations over all columns.
 Paper -> here: u, v -> row_price, column_price (the dual variables).
 """
 
@@ -19,18 +19,18 @@ from gdjax.core.numerics import scalar_dtype
 
 
 def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
-    """Return which rows go with which columns, min(rows, columns) pairs, at the least total cost.
+    """Return the min(rows, columns) pairs of rows and columns with minimal total cost.
 
-    Time grows with rows * columns * min(rows, columns) at worst. The pairs do not depend
-    continuously on the costs; the gradient of `cost[i, j].sum()` is that of the chosen entries.
+    The time is at most of order rows * columns * min(rows, columns). The pairs do not depend
+    continuously on the costs; the gradient of `cost[i, j].sum()` is that of the selected entries.
 
     Args:
-      cost_matrix: real array [rows, columns], of any sign; infinity forbids a pair. Computed in
-        float32, or in float64 with x64. For several matrices use `jax.vmap`.
+      cost_matrix: real array [rows, columns], positive or negative; infinity forbids a pair. The
+        computation is in float32, or in float64 with x64. For several matrices use `jax.vmap`.
 
     Returns:
-      Row indices in ascending order, as in SciPy, and their column indices. If no assignment
-      without a forbidden pair exists there are forbidden pairs among them.
+      Row indices in ascending order, as in SciPy, and their column indices. If every assignment has
+      a forbidden pair, the result has forbidden pairs too.
 
     Raises:
       TypeError: if the costs are not real.
@@ -47,7 +47,7 @@ def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
 
 
 def base_hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
-    """Return what `hungarian_algorithm` returns; optax has two implementations, we have one.
+    """Return the result of `hungarian_algorithm`; optax has two implementations, gdjax one.
 
     Args:
       cost_matrix: see `hungarian_algorithm`.
@@ -82,7 +82,7 @@ def _assign(call: str, cost_matrix: ArrayLike) -> tuple[Array, Array]:
 
 
 def _columns_of_rows(cost: Array) -> Array:
-    """Return a column for each row, of which there are no more than columns."""
+    """Return a column for each row; there must be at most as many rows as columns."""
     rows, columns = cost.shape
     free = jnp.full(columns, -1)
     prices = jnp.zeros(rows, cost.dtype), jnp.zeros(columns, cost.dtype)
@@ -92,7 +92,7 @@ def _columns_of_rows(cost: Array) -> Array:
         distance, before, seen, sink = _shortest_path(cost, row_price, column_price, row_of, row)
         # keep the reduced costs non-negative, and zero along the path
         slack = jnp.where(seen, distance[sink] - distance, 0)
-        slack = jnp.where(jnp.isfinite(slack), slack, 0)  # a forbidden pair tells nothing
+        slack = jnp.where(jnp.isfinite(slack), slack, 0)  # a forbidden pair gives no information
         column_price -= slack
         row_price = row_price.at[jnp.where(row_of >= 0, row_of, rows)].add(slack, mode="drop")
         rise = jnp.where(jnp.isfinite(distance[sink]), distance[sink], 0)
@@ -119,15 +119,15 @@ def _columns_of_rows(cost: Array) -> Array:
 
 
 def _shortest_path(cost, row_price, column_price, row_of, row):
-    """Return distances, the row before each column, columns seen, and the free column reached."""
+    """Return distances, the row before each column, visited columns, and the free column found."""
     columns = cost.shape[1]
 
-    def look(carry):
+    def visit(carry):
         distance, before, seen, last, i, length = carry
         via = length + cost[i] - row_price[i] - column_price
         better = ~seen & (via < distance)
         distance, before = jnp.where(better, via, distance), jnp.where(better, i, before)
-        # the nearest unseen column; of those, a free one
+        # the nearest column not seen before; among equals, a free one
         nearest = jnp.min(jnp.where(seen, jnp.inf, distance))
         nearest_ones = ~seen & ((distance <= nearest) | (nearest == jnp.inf))
         last = jnp.argmax(nearest_ones * (1 + (row_of < 0))).astype(last.dtype)
@@ -141,5 +141,5 @@ def _shortest_path(cost, row_price, column_price, row_of, row):
         jnp.asarray(row, row_of.dtype),
         jnp.zeros((), cost.dtype),
     )
-    distance, before, seen, last, _, _ = jax.lax.while_loop(lambda c: c[4] >= 0, look, start)
+    distance, before, seen, last, _, _ = jax.lax.while_loop(lambda c: c[4] >= 0, visit, start)
     return distance, before, seen, last

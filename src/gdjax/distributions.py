@@ -1,36 +1,37 @@
-"""A normal distribution with independent elements, given by mean and log of the deviation."""
+"""Normal distributions with independent elements, given by mean and log standard deviation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 
 class MultiNormal(NamedTuple):
-    """What `multi_normal` returns: a pytree of its two parameters."""
+    """A normal distribution with independent elements; a pytree of its two parameters."""
 
     loc: Array  # the mean
-    log_scale: Array  # log of the standard deviation; broadcasts with the mean
+    log_scale: Array  # log of the standard deviation, broadcasts with the mean
 
     @property
     def params(self) -> list[Array]:
-        """The mean and the log of the deviation."""
+        """The mean and the log of the standard deviation."""
         return [self.loc, self.log_scale]
 
-    def sample(self, shape: Sequence[int], key: Any) -> Array:
-        """Draw samples along new leading axes, differentiable in both parameters."""
+    def sample(self, shape: Sequence[int], key: Array) -> Array:
+        """Return samples along new leading axes, differentiable with respect to both parameters."""
         shape = (*shape, *jnp.broadcast_shapes(self.loc.shape, self.log_scale.shape))
         noise = jax.random.normal(key, shape, jnp.result_type(self.loc, self.log_scale))
         loc, log_scale = (jnp.broadcast_to(p, shape) for p in self)
         return noise * jnp.exp(log_scale) + loc
 
-    def log_prob(self, x: Any) -> Array:
-        """Return the log of the density, summed over the distribution's own axes."""
+    def log_prob(self, x: ArrayLike) -> Array:
+        """Return the log density, summed over the axes of the distribution."""
         axes = len(jnp.broadcast_shapes(self.loc.shape, self.log_scale.shape))
         x = jnp.asarray(x)
         shape = jnp.broadcast_shapes(x.shape, self.loc.shape, self.log_scale.shape)
@@ -40,12 +41,12 @@ class MultiNormal(NamedTuple):
         return jnp.sum(each, tuple(range(-axes, 0)))
 
 
-def multi_normal(loc: Any, log_scale: Any) -> MultiNormal:
+def multi_normal(loc: ArrayLike, log_scale: ArrayLike) -> MultiNormal:
     """Return a normal distribution with independent elements.
 
     Args:
       loc: the mean, an array.
-      log_scale: log of the standard deviation, an array that broadcasts with it.
+      log_scale: the log of the standard deviation, an array that broadcasts with `loc`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

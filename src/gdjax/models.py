@@ -1,23 +1,27 @@
 """Small models as `(init, apply)` pairs, for examples, tests and benchmarks.
 
-Parameters are dicts of arrays. Batch axes lead: an input may have any number of them, also none.
-This is not a neural-network library; bring your own model from any other.
+Parameters are dicts of arrays. Inputs may have any number of leading batch axes, including none.
+gdjax is not a neural network library: use the models of any other.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers
+from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, check_integer, checked
+from gdjax.core.types import Params
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
 
 NORMAL = initializers.lecun_normal()
 
@@ -27,11 +31,11 @@ class Model(NamedTuple):
 
     Attributes:
       init: `init(key)` returns the parameters.
-      apply: `apply(params, x)` returns the outputs; batch axes of `x` lead.
+      apply: `apply(params, x)` returns the outputs; the leading axes of `x` are batch axes.
     """
 
-    init: Callable[[Array], Any]
-    apply: Callable[[Any, Array], Array]
+    init: Callable[[Array], Params]
+    apply: Callable[[Params, ArrayLike], Array]
 
 
 @checked(bias_scale=NONNEGATIVE)
@@ -39,26 +43,27 @@ def linear(
     in_features: int,
     out_features: int,
     *,
-    kernel_init: Callable = NORMAL,
+    kernel_init: initializers.Initializer = NORMAL,
     bias_scale: float = 0.01,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """Map x of shape (..., in_features) to `x @ kernel + bias`, (..., out_features).
 
     Args:
       in_features: size >= 1 of the inputs' last axis.
       out_features: size >= 1 of the outputs' last axis.
-      kernel_init: `kernel_init(key, shape, dtype)`, as in `jax.nn.initializers`. The default draws
-        from a normal distribution (cut at two deviations) with standard deviation
+      kernel_init: `kernel_init(key, shape, dtype)`, as in `jax.nn.initializers`. The default is a
+        normal distribution, truncated at two standard deviations, with standard deviation
         in_features**-0.5.
-      bias_scale: standard deviation >= 0 of the normal distribution that biases are drawn from.
-      dtype: dtype of the parameters. Outputs have the wider dtype of parameters and inputs.
+      bias_scale: standard deviation >= 0 of the normal distribution of the biases.
+      dtype: dtype of the parameters. Outputs have the promoted dtype of parameters and inputs.
 
     Returns:
       A `Model` with parameters `{"kernel": (in_features, out_features), "bias": (out_features,)}`.
 
     Raises:
-      ValueError: if a size is less than 1; in `apply`, if the inputs' last axis does not fit.
+      ValueError: if a size is not an integer >= 1; in `apply`, if the last axis of the inputs does
+        not have the size `in_features`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -68,15 +73,15 @@ def linear(
       (5, 2)
     """
     shape = (
-        _size("linear(in_features=...)", in_features),
-        _size("linear(out_features=...)", out_features),
+        check_integer("linear(in_features=...)", in_features),
+        check_integer("linear(out_features=...)", out_features),
     )
 
     def init(key: Array) -> dict[str, Array]:
         return _kernel_and_bias(key, shape, kernel_init, bias_scale, dtype)
 
-    def apply(params: dict[str, Array], x: Array) -> Array:
-        x = _fitting("linear", x, shape[:1], params["kernel"])
+    def apply(params: dict[str, Array], x: ArrayLike) -> Array:
+        x = _inputs("linear", x, shape[:1], params["kernel"])
         return _add_bias(x @ params["kernel"], params["bias"])
 
     return Model(init, apply)
@@ -87,14 +92,14 @@ def mlp(
     sizes: Sequence[int],
     activation: Callable[[Array], Array] = jax.nn.relu,
     *,
-    kernel_init: Callable = NORMAL,
+    kernel_init: initializers.Initializer = NORMAL,
     bias_scale: float = 0.01,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """Stack linear layers with an activation between them, none after the last.
+    """Stack linear layers, with an activation after each but the last.
 
     Args:
-      sizes: sizes of the inputs, the hidden layers and the outputs, at least two numbers.
+      sizes: the sizes of inputs, hidden layers and outputs, at least two integers.
       activation: an elementwise function.
       kernel_init: see `linear`.
       bias_scale: see `linear`.
@@ -105,7 +110,7 @@ def mlp(
       `{"linear_0": {"kernel": ..., "bias": ...}, "linear_1": ...}`.
 
     Raises:
-      ValueError: if there are fewer than two sizes or one is less than 1.
+      ValueError: if there are fewer than two sizes or one is not an integer >= 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -114,22 +119,22 @@ def mlp(
       >>> params["linear_1"]["kernel"].shape, model.apply(params, jnp.ones((5, 64))).shape
       ((32, 10), (5, 10))
     """
-    sizes = [_size("mlp(sizes=...)", size) for size in sizes]
+    sizes = [check_integer("mlp(sizes=...)", size) for size in sizes]
     if len(sizes) < 2:
-        raise ValueError(f"mlp(sizes=...) needs sizes of inputs and outputs, got {sizes}.")
-    options = dict(kernel_init=kernel_init, bias_scale=bias_scale, dtype=dtype)
+        raise ValueError(f"mlp(sizes=...) needs the sizes of inputs and outputs, got {sizes}.")
+    layer = functools.partial(linear, kernel_init=kernel_init, bias_scale=bias_scale, dtype=dtype)
     layers = {
-        f"linear_{i}": linear(*pair, **options)
+        f"linear_{i}": layer(*pair)
         for i, pair in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
     }
 
-    def init(key: Array) -> dict[str, Any]:
+    def init(key: Array) -> Params:
         return _init_all(key, layers)
 
-    def apply(params: dict[str, Any], x: Array) -> Array:
+    def apply(params: Params, x: ArrayLike) -> Array:
         for i, (name, layer) in enumerate(layers.items()):
-            x = layer.apply(params[name], activation(x) if i else x)
-        return x
+            x = layer.apply(params[name], activation(jnp.asarray(x)) if i else x)
+        return jnp.asarray(x)
 
     return Model(init, apply)
 
@@ -143,19 +148,19 @@ def convnet(
     *,
     kernel_size: int = 3,
     stride: int = 2,
-    kernel_init: Callable = NORMAL,
+    kernel_init: initializers.Initializer = NORMAL,
     bias_scale: float = 0.01,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """Stack strided convolutions with an activation after each, then one linear layer.
 
     Args:
       image_shape: (height, width, channels) of one input.
-      channels: channels that each convolution gives; one number for each, at least one.
+      channels: number of output channels of each convolution; at least one.
       out_features: size of the outputs' last axis.
       activation: an elementwise function.
-      kernel_size: height and width of the kernels. Borders are padded with zeros.
-      stride: each convolution divides height and width by this, rounding up.
+      kernel_size: height and width of the kernels. Images are padded with zeros.
+      stride: the factor by which each convolution divides height and width, rounding up.
       kernel_init: see `linear`.
       bias_scale: see `linear`.
       dtype: see `linear`.
@@ -166,7 +171,7 @@ def convnet(
       "linear": {"kernel": ..., "bias": ...}}`.
 
     Raises:
-      ValueError: if a size is less than 1, or `image_shape` is not three numbers.
+      ValueError: if a size is not an integer >= 1, or `image_shape` does not have three of them.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -177,33 +182,36 @@ def convnet(
       >>> jax.eval_shape(model.apply, params, jnp.ones((5, 8, 8, 1))).shape
       (5, 10)
     """
-    shape = tuple(_size("convnet(image_shape=...)", n) for n in image_shape)
-    channels = [_size("convnet(channels=...)", n) for n in channels]
+    shape = tuple(check_integer("convnet(image_shape=...)", n) for n in image_shape)
+    channels = [check_integer("convnet(channels=...)", n) for n in channels]
     if len(shape) != 3:
         raise ValueError(
             f"convnet(image_shape=...) must be (height, width, channels), got {shape}."
         )
     if not channels:
         raise ValueError("convnet(channels=...) needs at least one number, got [].")
-    kernel_size = _size("convnet(kernel_size=...)", kernel_size)
-    stride = _size("convnet(stride=...)", stride)
-    options = dict(kernel_init=kernel_init, bias_scale=bias_scale, dtype=dtype)
+    kernel_size = check_integer("convnet(kernel_size=...)", kernel_size)
+    stride = check_integer("convnet(stride=...)", stride)
+    out_features = check_integer("convnet(out_features=...)", out_features)
 
     *sides, depth = shape
     layers = {}
     for i, out in enumerate(channels):
-        layers[f"conv_{i}"] = _conv((kernel_size, kernel_size, depth, out), stride, **options)
+        kernel = (kernel_size, kernel_size, depth, out)
+        layers[f"conv_{i}"] = _conv(kernel, stride, kernel_init, bias_scale, dtype)
         sides, depth = [math.ceil(side / stride) for side in sides], out
     features = math.prod(sides) * depth
-    last = linear(features, out_features, **options)
+    last = linear(
+        features, out_features, kernel_init=kernel_init, bias_scale=bias_scale, dtype=dtype
+    )
 
-    def init(key: Array) -> dict[str, Any]:
+    def init(key: Array) -> Params:
         return _init_all(key, layers | {"linear": last})
 
-    def apply(params: dict[str, Any], x: Array) -> Array:
-        x = _fitting("convnet", x, shape, params["linear"]["kernel"])
+    def apply(params: Params, x: ArrayLike) -> Array:
+        x = _inputs("convnet", x, shape, params["linear"]["kernel"])
         batch = x.shape[:-3]
-        x = x.reshape(math.prod(batch), *shape)  # a convolution takes one batch axis
+        x = x.reshape(math.prod(batch), *shape)  # a convolution has one batch axis
         for name, layer in layers.items():
             x = activation(layer.apply(params[name], x))
         return last.apply(params["linear"], x.reshape(*batch, features))
@@ -211,12 +219,19 @@ def convnet(
     return Model(init, apply)
 
 
-def _conv(shape: tuple[int, ...], stride: int, *, kernel_init, bias_scale, dtype) -> Model:
+def _conv(
+    shape: tuple[int, ...],
+    stride: int,
+    kernel_init: initializers.Initializer,
+    bias_scale: float,
+    dtype: DTypeLike,
+) -> Model:
     init = functools.partial(
         _kernel_and_bias, shape=shape, kernel_init=kernel_init, bias_scale=bias_scale, dtype=dtype
     )
 
-    def apply(params: dict[str, Array], x: Array) -> Array:
+    def apply(params: dict[str, Array], x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
         y = jax.lax.conv_general_dilated(
             x,
             params["kernel"].astype(x.dtype),
@@ -230,14 +245,18 @@ def _conv(shape: tuple[int, ...], stride: int, *, kernel_init, bias_scale, dtype
 
 
 def _kernel_and_bias(
-    key: Array, shape: tuple[int, ...], kernel_init: Callable, bias_scale: float, dtype: Any
+    key: Array,
+    shape: tuple[int, ...],
+    kernel_init: initializers.Initializer,
+    bias_scale: float,
+    dtype: DTypeLike,
 ) -> dict[str, Array]:
     kernel_key, bias_key = jax.random.split(key)
     bias = initializers.normal(bias_scale)(bias_key, shape[-1:], dtype)
     return {"kernel": kernel_init(kernel_key, shape, dtype), "bias": bias}
 
 
-def _init_all(key: Array, layers: dict[str, Model]) -> dict[str, Any]:
+def _init_all(key: Array, layers: dict[str, Model]) -> Params:
     keys = jax.random.split(key, len(layers))
     return {name: layer.init(k) for k, (name, layer) in zip(keys, layers.items(), strict=True)}
 
@@ -246,20 +265,10 @@ def _add_bias(y: Array, bias: Array) -> Array:
     return y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
-def _fitting(what: str, x: Any, shape: tuple[int, ...], kernel: Array) -> Array:
-    """Return the inputs in the dtype to calculate in, or raise if their last axes do not fit."""
+def _inputs(what: str, x: ArrayLike, shape: tuple[int, ...], kernel: Array) -> Array:
+    """Return the inputs in the dtype of the computation; raise if their last axes do not fit."""
     x = jnp.asarray(x)
     if x.shape[-len(shape) :] != shape:
         wanted = ", ".join(["...", *map(str, shape)])
         raise ValueError(f"{what}: inputs must have shape ({wanted}), got {x.shape}.")
     return x.astype(jnp.promote_types(x.dtype, kernel.dtype))
-
-
-def _size(what: str, size: Any) -> int:
-    try:
-        n = operator.index(size)
-    except TypeError:
-        raise TypeError(f"{what} must be whole numbers >= 1, got {size!r}.") from None
-    if n < 1:
-        raise ValueError(f"{what} must be whole numbers >= 1, got {size!r}.")
-    return n

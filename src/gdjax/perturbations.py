@@ -1,34 +1,41 @@
-"""Make any function differentiable: average it over random perturbations of its input.
+"""Smooth any function by averaging it over random perturbations of its input.
 
-Berthet et al. (2020), https://arxiv.org/abs/2002.08676; the gradient is the score function
-estimator, written as the "magic box" of Foerster et al. (2018), https://arxiv.org/abs/1802.05098,
-so that derivatives of any order are right on average.
-Deviation from optax: `sigma` may be differentiated too (optax leaves out the density's 1/sigma).
+Berthet et al. (2020), https://arxiv.org/abs/2002.08676. The gradient is the score function
+estimator, in the form of the "magic box" of Foerster et al. (2018),
+https://arxiv.org/abs/1802.05098, which gives unbiased derivatives of any order.
+Deviation from optax: derivatives with respect to `sigma` are also correct (optax omits the factor
+1/sigma of the density).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from gdjax.core.checks import POSITIVE, as_float_leaves, checked
+from gdjax.core.checks import POSITIVE, as_float_leaves, check_integer, checked
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, scalar_dtype
+from gdjax.core.types import Number, PyTree
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
 
 
 class Noise(Protocol):
-    """What `make_perturbed_fun` needs of a distribution."""
+    """A distribution for `make_perturbed_fun`."""
 
-    def sample(self, key: Array, sample_shape: Any = (), dtype: Any = float) -> Array:
+    def sample(
+        self, key: Array, sample_shape: tuple[int, ...] = (), dtype: DTypeLike = float
+    ) -> Array:
         """Return independent samples of a shape and dtype."""
         ...
 
-    def log_prob(self, inputs: Array) -> Array:
+    def log_prob(self, inputs: ArrayLike) -> Array:
         """Return the log density, up to a constant, element by element."""
         ...
 
@@ -42,56 +49,61 @@ class Normal:
       -2.0
     """
 
-    def sample(self, key: Array, sample_shape: Any = (), dtype: Any = float) -> Array:
+    def sample(
+        self, key: Array, sample_shape: tuple[int, ...] = (), dtype: DTypeLike = float
+    ) -> Array:
         """Return independent samples of a shape and dtype."""
         return jax.random.normal(key, sample_shape, dtype)
 
-    def log_prob(self, inputs: Array) -> Array:
+    def log_prob(self, inputs: ArrayLike) -> Array:
         """Return the log density, up to a constant."""
-        return -0.5 * inputs**2
+        return -0.5 * jnp.asarray(inputs) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Gumbel:
-    """The standard Gumbel distribution: with it, a perturbed argmax is a softmax.
+    """The standard Gumbel distribution, for which a perturbed argmax is a softmax.
 
     Example:
       >>> print(Gumbel().log_prob(0.0))
       -1.0
     """
 
-    def sample(self, key: Array, sample_shape: Any = (), dtype: Any = float) -> Array:
+    def sample(
+        self, key: Array, sample_shape: tuple[int, ...] = (), dtype: DTypeLike = float
+    ) -> Array:
         """Return independent samples of a shape and dtype."""
         return jax.random.gumbel(key, sample_shape, dtype)
 
-    def log_prob(self, inputs: Array) -> Array:
+    def log_prob(self, inputs: ArrayLike) -> Array:
         """Return the log density."""
+        inputs = jnp.asarray(inputs)
         return -inputs - jnp.exp(-inputs)
 
 
 @checked(sigma=POSITIVE)
 def make_perturbed_fun(
-    fun: Callable[[Any], Any],
+    fun: Callable[[PyTree], PyTree],
     num_samples: int = 1000,
-    sigma: Any = 0.1,
+    sigma: Number = 0.1,
     noise: Noise = Gumbel(),  # noqa: B008, it is frozen
     use_baseline: bool = True,
-) -> Callable[[Array, Any], Any]:
-    """Return a smooth estimate of E[fun(x + sigma * noise)], of which every derivative exists.
+) -> Callable[[Array, PyTree], PyTree]:
+    """Return an estimate of E[fun(x + sigma * noise)] with derivatives of any order.
 
-    Only values of `fun` are used, so it may be a sort, an argmax or a solver. The standard error
-    falls with 1/sqrt(num_samples) and, for the gradient, grows with 1/sigma.
+    Only values of `fun` are used, so it may be a sort, an argmax or a solver. The standard error is
+    proportional to 1/sqrt(num_samples), and that of the gradient also to 1/sigma.
 
     Args:
-      fun: a function of a tree of float arrays, to a tree of arrays.
-      num_samples: how many perturbed inputs, >= 1, all at once under `vmap`.
-      sigma: size > 0 of the perturbations, one number; may be traced and differentiated.
+      fun: a function from a tree of float arrays to a tree of arrays.
+      num_samples: number of perturbed inputs >= 1, which are evaluated together under `vmap`.
+      sigma: scale > 0 of the perturbations, one number; may be traced and differentiated.
       noise: a distribution with `sample` and `log_prob`, such as `Gumbel()` or `Normal()`.
-      use_baseline: whether to take the value at x off before weighting, which leaves the gradient's
-        mean as it is and lowers its variance.
+      use_baseline: whether to subtract the value at x before weighting, which lowers the variance
+        of the gradient and does not change its mean.
 
     Returns:
-      A function of (key, x), to what `fun` returns, in at least float32.
+      A function of (key, x) that returns the mean of the results of `fun`, in at least float32.
 
     Raises:
       ValueError: if `num_samples` or `sigma` is out of range.
@@ -105,19 +117,15 @@ def make_perturbed_fun(
       >>> print(soft(jax.random.key(0), x).round(1), jax.nn.softmax(x / 0.5).round(1))
       [0.1 0.2 0.7] [0.1 0.2 0.7]
     """
-    try:
-        num_samples = operator.index(num_samples)
-    except TypeError as error:
-        text = f"make_perturbed_fun(num_samples=...) must be an integer, got {num_samples!r}."
-        raise ValueError(text) from error
-    if num_samples < 1:
-        raise ValueError(f"make_perturbed_fun(num_samples=...) must be >= 1, got {num_samples}.")
+    num_samples = check_integer("make_perturbed_fun(num_samples=...)", num_samples)
 
-    def perturbed_fun(key: Array, x: Any) -> Any:
+    def perturbed_fun(key: Array, x: PyTree) -> PyTree:
         leaves, treedef = as_float_leaves("the input of a perturbed function", x)
         for leaf in leaves:
             if jnp.iscomplexobj(leaf):
-                raise TypeError(f"the input of a perturbed function must be real, got {leaf.dtype}")
+                raise TypeError(
+                    f"the input of a perturbed function must be real, got {leaf.dtype}."
+                )
         fixed = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
         scale = jnp.asarray(sigma, scalar_dtype())
         fixed_scale = jax.lax.stop_gradient(scale)
@@ -131,10 +139,11 @@ def make_perturbed_fun(
                 z = noise.sample(k, still.shape, dtype)
                 y = cast(still, dtype) + s_still * z
                 shifted.append(cast(y, still.dtype))
-                # (y - x) / sigma with y fixed: z in value, with the derivatives by x and sigma
+                # (y - x) / sigma with y constant: its value is z, but it depends on x and sigma
                 z = (s_still * z + (cast(still, dtype) - leaf)) / s
                 log_prob += jnp.sum(noise.log_prob(z) - jnp.log(s)).astype(log_prob.dtype)
-            box = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))  # 1, with derivatives
+            # its value is 1, and its derivative that of log_prob
+            box = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
             out = _wide(fun(treedef.unflatten(shifted)))
             if baseline is None:
                 return jax.tree.map(lambda v: box.astype(v.dtype) * v, out)
@@ -146,8 +155,8 @@ def make_perturbed_fun(
     return perturbed_fun
 
 
-def _wide(tree: Any) -> Any:
-    """Return arrays to average: float32 at least, also where they are integers or halves."""
+def _wide(tree: PyTree) -> PyTree:
+    """Return arrays in the dtype of their average, at least float32, also for integers."""
 
     def widen(v):
         v = jnp.asarray(v)

@@ -1,30 +1,30 @@
-"""Slow copies of parameters: target networks and averages that one updates by hand."""
+"""Slow copies of parameters, such as target networks, that are updated by hand."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gdjax.core.every import either
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.types import Params
 
 
-def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> Any:
-    """Move a slow copy a part of the way to new values.
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: ArrayLike) -> Params:
+    """Move a slow copy towards new values.
 
-    step_size * new + (1 - step_size) * old, which is an exponential average with decay
-    1 - step_size. `average` keeps one within an optimizer.
+    The result is step_size * new + (1 - step_size) * old, an exponential average with decay
+    1 - step_size. The wrapper `average` keeps such an average in the state of an optimizer.
 
     Args:
-      new_tensors: a tree of arrays; where it has None, the result has None.
+      new_tensors: a tree of arrays; the result is None where it is None.
       old_tensors: the slow copy, a tree of the same structure.
-      step_size: share of the new values, in [0, 1]: one number, also a traced one.
+      step_size: weight of the new values, in [0, 1]: one number, which may be traced.
 
     Returns:
-      A tree like `old_tensors`, in its dtypes, but calculated in at least float32: a bfloat16 copy
-      should be kept in float32, since small steps round away.
+      A tree like `old_tensors` and in its dtypes, computed in at least float32. Keep the slow copy
+      of bfloat16 parameters in float32, since small steps would be rounded away.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -44,14 +44,16 @@ def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> An
     return jax.tree.map(mix, new_tensors, old_tensors, is_leaf=lambda x: x is None)
 
 
-def periodic_update(new_tensors: Any, old_tensors: Any, steps: Any, update_period: Any) -> Any:
-    """Return the new values every so many steps, else the slow copy.
+def periodic_update(
+    new_tensors: Params, old_tensors: Params, steps: ArrayLike, update_period: ArrayLike
+) -> Params:
+    """Return the new values every `update_period` steps, and the slow copy otherwise.
 
     Args:
       new_tensors: a tree of arrays.
       old_tensors: the slow copy, a tree of the same structure, shapes and dtypes.
-      steps: number of steps done; the copy is renewed at multiples of the period, also at 0.
-      update_period: a whole number >= 1, also a traced one.
+      steps: number of steps done; the copy is replaced at multiples of the period, including 0.
+      update_period: an integer >= 1, which may be traced.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -93,7 +93,7 @@ def test_memory_is_that_of_a_chunk():
 
     logits = 4 * tokens * classes
     assert memory(plain) >= logits
-    # a few copies of the chunk, 1 MiB each, and of the gradient of the kernel, 1 MiB too
+    # a few copies of the chunk and of the gradient of the kernel, 1 MiB each
     assert memory(lambda h, w, y: chunked(h, w, y, chunk_size=chunk)) < logits / 4
 
 
@@ -136,12 +136,13 @@ def test_labels_out_of_range_are_nan():
     ("change", "error", "message"),
     [
         ({"hidden": jnp.ones((2, 4), int)}, TypeError, r"hidden=...\) must be float, got dtype"),
-        ({"kernel": jnp.ones((5, 4))}, ValueError, r"needs hidden \[..., dim\].*transposed"),
+        ({"kernel": jnp.ones((5, 4))}, ValueError, r"needs hidden \[..., dim\].*Transpose"),
+        ({"kernel": jnp.ones((4, 0))}, ValueError, r"kernel=...\) needs at least one class"),
         ({"labels": jnp.ones(2)}, TypeError, r"labels=...\) must be integer"),
         ({"labels": jnp.zeros(3, int)}, ValueError, r"labels=...\) must have shape \[2\]"),
         ({"bias": jnp.ones(4)}, ValueError, r"bias=...\) must have shape \[5\]"),
-        ({"chunk_size": 0}, ValueError, "chunk_size >= 1"),
-        ({"chunk_size": 2.5}, ValueError, r"chunk_size=...\) must be an integer, got 2.5"),
+        ({"chunk_size": 0}, ValueError, r"chunk_size=...\) must be an integer >= 1, got 0"),
+        ({"chunk_size": 2.5}, ValueError, r"chunk_size=...\) must be an integer >= 1, got 2.5"),
         ({"where": jnp.ones(2)}, TypeError, r"where=...\) must be boolean"),
     ],
 )

@@ -86,7 +86,8 @@ def test_impossible_padded_and_unknown_labels():
         ({"logit_paddings": jnp.ones((2, 4))}, ValueError, "logit_paddings=...\\) must have shape"),
         ({"label_paddings": jnp.ones((2, 4))}, ValueError, "label_paddings=...\\) must have shape"),
         ({"blank_id": 4}, ValueError, "blank_id=...\\) is 4, but there are 4 classes"),
-        ({"blank_id": 0.5}, TypeError, "blank_id=...\\) must be an int"),
+        ({"blank_id": 0.5}, ValueError, "blank_id=...\\) must be an integer >= -4, got 0.5"),
+        ({"blank_id": -5}, ValueError, "blank_id=...\\) must be an integer >= -4, got -5"),
     ],
 )
 def test_bad_input_is_named(change, error, message):
@@ -96,5 +97,6 @@ def test_bad_input_is_named(change, error, message):
         "labels": jnp.ones((2, 2), int),
         "label_paddings": jnp.zeros((2, 2)),
     }
-    with pytest.raises(error, match=message):
-        gdjax.ctc_loss(**(good | change))
+    for loss in (gdjax.ctc_loss, gdjax.ctc_loss_with_forward_probs):
+        with pytest.raises(error, match=rf"^{loss.__name__}\b.*{message}"):
+            loss(**(good | change))

@@ -1,4 +1,4 @@
-"""Where losses break elsewhere: huge logits, zero vectors, empty masks, padding, small errors."""
+"""Edge cases of losses: huge logits, zero vectors, empty masks, padding, small errors."""
 
 import functools
 
@@ -193,6 +193,8 @@ def test_masked_classes_are_as_if_they_were_not_there():
         np.testing.assert_allclose(full, exact(loss, x[:, keep], y[:, keep]), rtol=1e-5)
     smooth = exact(functools.partial(L.smooth_labels, alpha=0.3, where=keep[None]), np.eye(5)[:1])
     np.testing.assert_allclose(smooth, [[0.8, 0.1, 0, 0.1, 0]], rtol=1e-6)
+    one = L.smooth_labels(np.eye(3)[1], 0.3, where=np.array([False, True, False]))
+    np.testing.assert_allclose(one, [0, 1, 0], rtol=1e-6)
 
 
 def test_labels_that_are_no_class_do_not_pass():
@@ -235,7 +237,13 @@ def test_numbers_never_widen_the_result():
             assert jax.eval_shape(loss, x.astype(jnp.float64)).dtype == jnp.float64
 
 
-def test_fenchel_young_hands_arguments_on():
+def test_dice_of_a_single_vector_is_that_of_its_classes():
+    x, t = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]]), jnp.eye(3)[:2]
+    loss = functools.partial(L.dice_loss, reduction="none")
+    np.testing.assert_allclose(loss(x[0], t[0]), loss(x, t)[0], rtol=1e-6)
+
+
+def test_fenchel_young_passes_arguments_on():
     loss = L.make_fenchel_young_loss(lambda s, t, scale: scale * t * jnp.max(s))
     out = loss(jnp.array([[1.0, 3.0], [2.0, 0.0]]), jnp.array([[1, 0], [1, 0]]), 2.0, scale=3.0)
     np.testing.assert_allclose(out, [17.0, 10.0])

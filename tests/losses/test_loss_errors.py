@@ -45,7 +45,7 @@ CASES = [
     (lambda: L.sigmoid_binary_cross_entropy(ROW, COLUMN), ValueError, r"logits \[3\] and labels"),
     (lambda: L.hinge_loss(ROW, COLUMN), ValueError, r"hinge_loss got predictor_outputs \[3\]"),
     (lambda: CE(X, Y[:2]), ValueError, r"labels=...\) must have shape \[3\].*got \[2\]"),
-    (lambda: L.multiclass_sparsemax_loss(X, Y[:2]), ValueError, r"that of scores without"),
+    (lambda: L.multiclass_sparsemax_loss(X, Y[:2]), ValueError, r"the shape of scores without"),
     (lambda: L.kl_divergence(X, ROW), ValueError, r"kl_divergence got shapes that do not fit"),
     (lambda: L.ntxent(X, Y[:2]), ValueError, r"labels \[batch\], got \[3, 2\] and \[2\]"),
     (lambda: L.triplet_margin_loss(X, X, ROW), ValueError, r"negatives \[3\]"),
@@ -56,7 +56,7 @@ CASES = [
     (lambda: L.cosine_distance(X, X, axis=(0, -2)), ValueError, r"names an axis twice"),
     (lambda: L.kl_divergence(X, X, axis=1.0), TypeError, r"axis=...\) must be an int or ints"),
     (lambda: CE(X, Y, axis=None), TypeError, r"axis=...\) must be an int or ints, got None"),
-    (lambda: L.dice_loss(X, X, axis=-1), ValueError, r"must leave the class axis alone"),
+    (lambda: L.dice_loss(X, X, axis=-1), ValueError, r"must not include the class axis"),
     (lambda: CE(X, Y, where=ROW), TypeError, r"where=...\) must be boolean, got dtype float32"),
     (lambda: CE(X, Y, where=Y[:2] == 0), ValueError, r"where=...\) of shape \[2\] does not fit"),
     (lambda: L.cosine_similarity(X, X, where=X[None] > 0), ValueError, r"shape \[1, 3, 2\]"),
@@ -69,6 +69,16 @@ CASES = [
     (lambda: L.triplet_margin_loss(X, X, X, norm_degree=0.5), ValueError, r"norm_degree=...\)"),
     (lambda: L.dice_loss(X, X, reduction="all"), ValueError, r"reduction=...\) must be one of"),
     (lambda: L.dice_loss(X, X, apply_softmax=False), ValueError, r"sum to \[2, 2\] over the cla"),
+    (
+        lambda: L.binary_dice_loss(X + 1, X, apply_sigmoid=False),
+        ValueError,
+        r"binary_dice_loss\(apply_sigmoid=False\) needs predictions that are probabilities",
+    ),
+    (
+        lambda: L.multiclass_generalized_dice_loss(X, ROW),
+        ValueError,
+        r"multiclass_generalized_dice_loss needs equal shapes",
+    ),
     (lambda: L.make_fenchel_young_loss(3), TypeError, r"max_fun=...\) must be a function, got int"),
 ]
 

@@ -69,7 +69,12 @@ def distances(name):
         Case(name, a, {"axis": None}, "axis None"),
         Case(name, a, {"where": mask(3, 5)}, "where"),
         Case(name, a, {"where": b[None]}, "where broadcast"),
-        Case(name, {k: 0.01 * x for k, x in a.items()}, {"epsilon": 0.1}, "epsilon in force"),
+        Case(
+            name,
+            {k: 0.01 * x for k, x in a.items()},
+            {"epsilon": 0.1},
+            "epsilon is the bound",
+        ),
         Case(
             name,
             {"predictions": normal(2, 3, 4), "targets": other(2, 3, 4)},

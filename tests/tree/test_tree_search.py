@@ -81,12 +81,12 @@ def test_keys_of_dicts_and_defaults():
     assert gdjax.tree.get(tree, "z") is None and gdjax.tree.get(tree, "z", default=7) == 7
     assert gdjax.tree.set(tree, b=9) == {"a": {"b": 9}, "c": [{"b": 9}], 0: 3}
     with pytest.raises(
-        KeyError, match=r"'b' is there 2 times: \['a'\]\['b'\], \['c'\]\[0\]\['b'\]"
+        KeyError, match=r"'b' is found 2 times: \['a'\]\['b'\], \['c'\]\[0\]\['b'\]"
     ):
         gdjax.tree.get(tree, "b")
-    with pytest.raises(KeyError, match="nothing of the name 'z'"):
+    with pytest.raises(KeyError, match="nothing is named 'z'"):
         gdjax.tree.set(tree, z=1)
-    with pytest.raises(KeyError, match="that the filter keeps"):
+    with pytest.raises(KeyError, match="that the filter selects"):
         gdjax.tree.set(tree, lambda path, value: value > 5, b=1)
 
 
@@ -104,7 +104,7 @@ def test_moments_counts_and_rates_at_any_nesting():
         assert gdjax.tree.get(state, "AdamMoments")._fields == ("mu", "nu")
     assert gdjax.tree.get(stepped(inner, 2), "count") == 2
     assert gdjax.tree.get(stepped(gdjax.sgd(0.1), 3), "count") == 3  # the only one is found
-    with pytest.raises(KeyError, match="'count' is there 2 times"):
+    with pytest.raises(KeyError, match="'count' is found 2 times"):
         gdjax.tree.get(stepped(gdjax.chain(gdjax.trace(0.9), gdjax.adam(0.1))), "count")
     jitted = jax.jit(lambda s: gdjax.tree.get(s, "learning_rate"))(stepped(inner, 2))
     np.testing.assert_allclose(jitted, 0.08, rtol=1e-6)

@@ -90,7 +90,7 @@ def short(value: PyTree) -> str:
             return f"{np.asarray(value).item():.6g}"
         return f"{value.dtype}{list(value.shape)}"
     if not any(hasattr(x, "dtype") for x in leaves):
-        return repr(value)
+        return text if len(text := repr(value)) <= 80 else "{no arrays}"
     total = sum(x.size * x.dtype.itemsize for x in leaves if hasattr(x, "dtype"))
     return f"{{{len(leaves)} arrays, {total:,} bytes}}"
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Collection
+from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -81,8 +82,22 @@ SYNONYMS = {
 }
 
 
+_running: ContextVar[str | None] = ContextVar("_running", default=None)
+
+
+def called(otherwise: str) -> str:
+    """Return the name of the factory that the user called, for errors; see `checked`.
+
+    It is the outermost factory that is running, so `sgd` is named where it builds upon `trace`.
+    Where none is running, it is `otherwise`.
+    """
+    return _running.get() or otherwise
+
+
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Check the concrete numbers that a public factory is given; traced ones pass through.
+
+    While the factory runs, `called` returns its name, which all that it builds uses in errors.
 
     Args:
       **ranges: argument name -> range, for names that `STANDARD` lacks or that differ here.
@@ -109,7 +124,11 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if given[name] is None and may_be_none:
                     continue
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
-            return factory(*args, **kwargs)
+            token = _running.set(called(factory.__name__))
+            try:
+                return factory(*args, **kwargs)
+            finally:
+                _running.reset(token)
 
         vars(build)["__ranges__"] = ranges  # for `direction_of`
         return build

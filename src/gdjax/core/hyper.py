@@ -237,7 +237,7 @@ def as_hyper(what: str, value: Hyperparam | None, params: Params = None) -> PyTr
 
 @jax.tree_util.register_pytree_node_class
 class Placeholder:
-    """A placeholder for a whole tree of parameters: `init` of it shows where a state has such trees."""
+    """A placeholder for a tree of parameters: `init` of it shows where a state has such trees."""
 
     def tree_flatten(self):
         """Return no children: what maps over leaves keeps the node."""

@@ -20,7 +20,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.blocks import map_blocks
-from gdjax.core.checks import as_float_leaves, check_like, check_state, checked
+from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
 from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.types import Hyperparam, Mask, Params, PyTree, Rule, T, TreeDef
@@ -36,6 +36,7 @@ def leafwise(
     hyperparams: Mapping[str, Hyperparam | None] | None = None,
     *,
     name: str | None = None,
+    needs_params: bool = False,
     map_rows: Callable[..., list[Any]] = map_blocks,
     **static: Hashable,
 ) -> Optimizer:
@@ -48,7 +49,9 @@ def leafwise(
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
       slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
-      name: what the user called, for errors and traces; None is the name of the rule.
+      name: what the user called, for errors and traces, unless a `checked` factory is running,
+        which has its own name; None is the name of the rule.
+      needs_params: whether `update` raises an error if it is called without parameters.
       map_rows: how to go over the leaves: `map_blocks`, or `gdjax.linalg.buckets.map_buckets` for a
         rule that costs much to compile.
       **static: booleans, strings and functions: the static part of the rule.
@@ -66,7 +69,8 @@ def leafwise(
       >>> print(updates["w"])
       [-0.5  0.5]
     """
-    return _lift(rule, slots, dict(hyperparams or {}), name, map_rows, static, descends=False)
+    given = dict(hyperparams or {})
+    return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
 
 
 def descend(
@@ -107,7 +111,8 @@ def descend(
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
     descends = learning_rate is not None
-    return mask_decay(_lift(rule, slots, numbers, name, map_rows, static, descends), mask)
+    optimizer = _lift(rule, slots, numbers, name, map_rows, static, False, descends)
+    return mask_decay(optimizer, mask)
 
 
 def direction_of(
@@ -156,9 +161,10 @@ def _lift(
     name: str | None,
     map_rows: Callable,
     static: dict[str, Hashable],
+    needs_params: bool,
     descends: bool,
 ) -> Optimizer:
-    name = name or rule_name(rule)
+    name = called(name or rule_name(rule))
 
     def init(params: Params) -> State:
         leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
@@ -171,13 +177,21 @@ def _lift(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    update = _lifted_update(rule, frozen(static), map_rows, name, tuple(sorted(given)), descends)
+    update = _lifted_update(
+        rule, frozen(static), map_rows, name, tuple(sorted(given)), needs_params, descends
+    )
     return Optimizer(init, update)
 
 
 @functools.lru_cache(maxsize=1024)
 def _lifted_update(
-    rule: Callable, static: Static, map_rows: Callable, name: str, numbers: tuple, descends: bool
+    rule: Callable,
+    static: Static,
+    map_rows: Callable,
+    name: str,
+    numbers: tuple[str, ...],
+    needs_params: bool,
+    descends: bool,
 ) -> Callable:
     fixed, keywords = dict(static), keywords_of(rule)
 
@@ -204,9 +218,14 @@ def _lifted_update(
         if numbers:  # what composes rules runs those without numbers on states of its own
             check_state(name, state, numbers)
         parts = [None] * len(leaves)
+        if params is None and needs_params:
+            raise ValueError(f"{name} needs {NEEDS_PARAMS}")
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(keywords, name, {*state.hyperparams, *fixed}, extra)
+        known = {*state.hyperparams, *fixed}
+        used = (
+            used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
+        )
         hyper = {
             k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
             for k, v in state.hyperparams.items()

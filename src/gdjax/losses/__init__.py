@@ -1,16 +1,17 @@
 """Losses: pure functions of predictions and targets.
 
-What holds for all of them:
+Common properties:
 
-- They return one value per example or element; the mean over the batch is the caller's, save in
-  `mean_squared_error`, `ntxent`, `ranking_softmax_loss` and `multiclass_generalized_dice_loss`.
-- Mathematics and results are float32 for float16 and bfloat16 inputs, so that a mean over the
-  batch keeps its digits (optax returns the inputs' dtype); float64 inputs stay float64. Gradients
-  have the inputs' dtypes. Numbers like `delta` never widen the result.
-- Values and gradients are finite for any finite input. What `where` excludes, be it NaN, changes
-  neither.
+- They return one value per example or element, and the caller takes the mean over the batch. The
+  exceptions are `mean_squared_error`, `ntxent`, `ranking_softmax_loss` and
+  `multiclass_generalized_dice_loss`.
+- For float16 and bfloat16 inputs they compute and return float32, so that a mean over the batch is
+  accurate (optax returns the inputs' dtype); float64 inputs stay float64. Gradients have the
+  inputs' dtypes. Numbers such as `delta` never change the dtype of the result.
+- Values and gradients are finite for any finite input. Elements that `where` excludes do not
+  affect them, even if they are NaN.
 - Shapes of equal rank broadcast; where the ranks differ, one shape must broadcast to the other.
-- Wrong dtypes raise TypeError and wrong shapes or numbers ValueError, naming the argument.
+- A wrong dtype raises TypeError, a wrong shape or number ValueError; the error names the argument.
 """
 
 from gdjax.losses.chunked import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy

@@ -1,16 +1,14 @@
-"""Softmax cross entropy of a linear layer, without ever holding all of its logits.
+"""Softmax cross entropy of a linear layer in chunks, so that not all logits are in memory at once.
 
-Known as linear cross entropy, fused linear cross entropy or cut cross entropy (Wijmans et al.
-2024, https://arxiv.org/abs/2411.09009, algorithms 1 to 4, whose filters of tiny gradients are left
-out: the result is exact). The sum over the vocabulary runs in chunks with a running maximum
-(Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867).
+Also known as linear cross entropy, fused linear cross entropy or cut cross entropy (Wijmans et al.
+2024, https://arxiv.org/abs/2411.09009, algorithms 1 to 4). Their filter for tiny gradients is not
+used, so the result is exact. The sum over the vocabulary is accumulated chunk by chunk with a
+running maximum (Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867).
 """
 
 from __future__ import annotations
 
 import functools
-import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import check_integer
 from gdjax.core.numerics import compute_dtype
 from gdjax.losses.inputs import as_array, masked, read_classes, read_mask
 
@@ -33,27 +32,29 @@ def chunked_softmax_cross_entropy(
 ) -> Array:
     """Return `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`.
 
-    The logits are made `chunk_size` classes at a time, and once more in the backward pass, so that
-    memory is tokens * chunk_size instead of tokens * classes. It costs one more matrix product of
-    the four. Reverse mode only, to any order; `jax.jvp` of the loss itself is not supported.
+    The logits are computed `chunk_size` classes at a time, and again in the backward pass. Memory
+    is tokens * chunk_size instead of tokens * classes, at the cost of a fourth matrix product where
+    the plain form needs three. Reverse-mode derivatives of any order are supported; `jax.jvp` of
+    the loss itself is not.
 
     Args:
-      hidden: float array [..., dim], what the last layer sees.
+      hidden: float array [..., dim], the inputs of the last layer.
       kernel: float array [dim, classes], the output matrix; `embedding.T` if it is tied.
-      labels: integer array [...], class indices; NaN comes out for one outside of [0, classes).
+      labels: integer array [...], class indices; the loss of one outside [0, classes) is NaN.
       bias: float array [classes], or None.
-      chunk_size: classes at a time, >= 1; it need not divide their number. Large enough to keep
-        the device busy, small enough for memory.
-      where: boolean mask of the shape of `labels`, or None: excluded tokens have loss 0 and no
-        gradient, whatever their label.
+      chunk_size: number of classes in a chunk, >= 1; it need not divide the number of classes.
+        Larger chunks use the device better, smaller ones save memory.
+      where: boolean mask of the shape of `labels`, or None. Excluded tokens have loss 0 and
+        gradient 0, whatever their label.
 
     Returns:
-      Cross entropies in nats, shaped like `labels`, in float32 (float64 if an input is). Products
-      of half-precision inputs are summed in float32; gradients have the inputs' dtypes.
+      Cross entropies in nats, shaped like `labels`, in float32 (float64 if an input is float64).
+      Products of half-precision inputs are accumulated in float32; gradients have the inputs'
+      dtypes.
 
     Raises:
       TypeError: if an input is not float or `labels` not integer.
-      ValueError: if shapes do not fit, or `chunk_size` is no integer >= 1.
+      ValueError: if shapes do not fit, or `chunk_size` is not an integer >= 1.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -75,27 +76,19 @@ def chunked_softmax_cross_entropy(
     if h.ndim < 1 or w.ndim != 2 or h.shape[-1] != w.shape[0]:
         raise ValueError(
             f"{call} needs hidden [..., dim] and kernel [dim, classes], got {list(h.shape)} and "
-            f"{list(w.shape)}. A tied embedding [classes, dim] goes in transposed."
+            f"{list(w.shape)}. Transpose a tied embedding [classes, dim]."
         )
     classes = w.shape[1]
+    if classes < 1:
+        raise ValueError(f"{call}(kernel=...) needs at least one class, got {list(w.shape)}.")
     b = arrays.get("bias", jnp.zeros((), w.dtype))
     if bias is not None and b.shape != (classes,):
         raise ValueError(f"{call}(bias=...) must have shape [{classes}], got {list(b.shape)}.")
     labels = read_classes(call, labels, h.shape[:-1], of="hidden")
     mask = read_mask(call, where, labels.shape)
     b = jnp.broadcast_to(b, (classes,))
-    loss = _loss(_read_chunk(call, chunk_size, classes), h, w, b, labels)
-    return masked(jnp.asarray(loss), mask)
-
-
-def _read_chunk(call: str, chunk_size: Any, classes: int) -> int:
-    try:
-        chunk = operator.index(chunk_size)
-    except TypeError as error:
-        raise ValueError(f"{call}(chunk_size=...) must be an integer, got {chunk_size}.") from error
-    if chunk < 1 or classes < 1:
-        raise ValueError(f"{call} needs classes and chunk_size >= 1, got {classes} and {chunk}.")
-    return min(chunk, classes)
+    chunk = min(check_integer(f"{call}(chunk_size=...)", chunk_size), classes)
+    return masked(jnp.asarray(_loss(chunk, h, w, b, labels)), mask)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -110,7 +103,7 @@ def _forward(chunk, h, w, b, labels):
         top, mass, picked = carry
         _, logits, fresh, hit = _chunk(chunk, h, w, b, labels, start)
         new_top = jnp.maximum(top, jnp.max(jnp.where(fresh, logits, -jnp.inf), axis=-1))
-        # a maximum of -inf has gathered no mass; 0 stands in for it, since inf - inf is NaN
+        # a maximum of -inf means an empty sum; subtract 0 instead, since inf - inf is NaN
         base = jnp.where(new_top == -jnp.inf, 0, new_top)
         terms = jnp.where(fresh, jnp.exp(logits - base[..., None]), 0)
         mass = mass * jnp.exp(top - base) + jnp.sum(terms, axis=-1)
@@ -121,7 +114,7 @@ def _forward(chunk, h, w, b, labels):
     base = jnp.where(top == -jnp.inf, 0, top)
     log_mass = jnp.log(jnp.where(mass > 0, mass, 1))
     valid = (labels >= 0) & (labels < w.shape[1])
-    # the maximum goes first, so that what they share cancels without rounding
+    # subtract from the maximum first: what it shares with the label's logit cancels exactly
     loss = jnp.where(valid, (base - picked) + log_mass, jnp.nan)
     return loss, (h, w, b, labels, base, log_mass)
 
@@ -158,10 +151,10 @@ def _starts(chunk: int, classes: int) -> Array:
 
 
 def _chunk(chunk, h, w, b, labels, start):
-    """Return kernel, logits, which columns are new, and which hit the label, for one chunk.
+    """Return the kernel and logits of one chunk, and masks of its new classes and of the labels.
 
-    The last chunk is moved back to end with the last class: what it has in common with the one
-    before is not new. So neither padding nor a second program is needed.
+    The last chunk is shifted back so that it ends with the last class; the classes that it shares
+    with the chunk before are not new. This needs neither padding nor a second program.
     """
     first = jnp.minimum(start, w.shape[1] - chunk)
     part = jax.lax.dynamic_slice_in_dim(w, first, chunk, axis=1)
@@ -176,7 +169,7 @@ def _chunk(chunk, h, w, b, labels, start):
 
 
 def _add_at(whole, part, start):
-    """Add a chunk of gradients in place, in the same order of classes as `_chunk`."""
+    """Add the gradients of one chunk in place, at the same classes as `_chunk`."""
     first = jnp.minimum(start, whole.shape[-1] - part.shape[-1])
     axis = whole.ndim - 1
     old = jax.lax.dynamic_slice_in_dim(whole, first, part.shape[-1], axis)

@@ -1,6 +1,7 @@
 """Cross entropies between unnormalized log probabilities and labels.
 
-The largest logit is taken off before anything is summed, so that logits of +-1e4 lose no digits.
+The largest logit is subtracted before exponentials are summed, so that logits of +-1e4 lose no
+precision.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ def softmax_cross_entropy(
 ) -> Array:
     """Return -sum(labels * log_softmax(logits)) over the classes.
 
-    A logit of -inf whose label is 0 adds nothing, since 0 log 0 = 0 (optax: NaN).
+    A logit of -inf with label 0 contributes 0, by the convention 0 log 0 = 0 (optax: NaN).
 
     Args:
       logits: float array [..., classes], unnormalized log probabilities.
-      labels: real array that fits `logits`: one-hot labels or probabilities.
-      axis: axis or axes of the classes; None is all.
-      where: boolean mask of the shape of `logits`, or of it without `axis`: which classes there
-        are. An example without any has loss 0 and gradient 0.
+      labels: real array that broadcasts with `logits`: one-hot labels or probabilities.
+      axis: axis or axes of the classes; None means all.
+      where: boolean mask with the shape of `logits`, or that shape without `axis`: the valid
+        classes. An example without valid classes has loss 0 and gradient 0.
 
     Returns:
-      Cross entropies in nats, of the shape without `axis`.
+      Cross entropies in nats, with the shape of `logits` without `axis`.
 
     Raises:
       TypeError: if `logits` is not float, or `labels` are class indices.
@@ -59,7 +60,7 @@ def softmax_cross_entropy(
 
 
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return `softmax_cross_entropy` over the last axis, which is safe for logits of -inf already.
+    """Return `softmax_cross_entropy` over the last axis, which already handles logits of -inf.
 
     Args:
       logits: see `softmax_cross_entropy`.
@@ -83,17 +84,19 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> Array:
     """Return -log_softmax(logits)[labels].
 
-    A label outside of [0, classes) gives NaN, negative ones too (optax counts those from the
-    end); a label whose class `where` excludes gives infinity (optax: a number of no meaning).
-    For a vocabulary too large to hold all logits see `chunked_softmax_cross_entropy`.
+    A label outside [0, classes) gives NaN, also if it is negative (optax counts negative labels
+    from the end); a label whose class `where` excludes gives infinity (optax: a meaningless
+    number). If the logits of the whole vocabulary do not fit into memory, see
+    `chunked_softmax_cross_entropy`.
 
     Args:
       logits: float array [..., classes], unnormalized log probabilities.
       labels: integer array [...], class indices. With several axes, indices into those axes
         flattened in the order given.
       axis: axis or axes of the classes.
-      where: boolean mask of the shape of `logits`, or of it without `axis`. An example without any
-        class has loss 0 and gradient 0, whatever its label: so padding can be labelled -1.
+      where: boolean mask with the shape of `logits`, or that shape without `axis`. An example
+        without valid classes has loss 0 and gradient 0, whatever its label, so that padding may
+        have the label -1.
 
     Returns:
       Cross entropies in nats, shaped like `labels`.
@@ -135,7 +138,7 @@ def poly_loss_cross_entropy(
     Args:
       logits: see `softmax_cross_entropy`.
       labels: probabilities, see `softmax_cross_entropy`.
-      epsilon: weight of the term; the paper takes 2 for ImageNet and -1 for detection.
+      epsilon: weight of the additional term; the paper uses 2 for ImageNet and -1 for detection.
       axis: see `softmax_cross_entropy`.
       where: see `softmax_cross_entropy`.
 
@@ -155,13 +158,13 @@ def poly_loss_cross_entropy(
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return the cross entropy of independent yes-or-no predictions, element by element.
+    """Return the cross entropy of independent binary predictions, element by element.
 
     -labels * log(sigmoid(logits)) - (1 - labels) * log(1 - sigmoid(logits))
 
     Args:
-      logits: float array of any shape, log odds of "yes".
-      labels: real array that fits `logits`: 0, 1 or probabilities.
+      logits: float array of any shape, the log odds of label 1.
+      labels: real array that broadcasts with `logits`: 0, 1 or probabilities.
 
     Returns:
       Cross entropies in nats, of the common shape.
@@ -189,12 +192,12 @@ def sigmoid_focal_loss(
 ) -> Array:
     """Return binary cross entropy times (1 - p)**gamma, with p the probability of the label.
 
-    The weight is taken in log space, so that value and gradient stay finite for any gamma >= 0.
+    The weight is computed in log space, so that value and gradient are finite for any gamma >= 0.
 
     Args:
-      logits: float array of any shape, log odds of "yes".
-      labels: real array in [0, 1] that fits `logits`.
-      alpha: weight in [0, 1] of label 1, with 1 - alpha for label 0; None is no weights.
+      logits: float array of any shape, the log odds of label 1.
+      labels: real array in [0, 1] that broadcasts with `logits`.
+      alpha: weight in [0, 1] of label 1, and 1 - alpha of label 0; None means no weights.
       gamma: exponent >= 0; 0 is plain binary cross entropy.
 
     Example:
@@ -208,10 +211,10 @@ def sigmoid_focal_loss(
     call = "sigmoid_focal_loss"
     x, y = broadcast_labels(call, *read(call, {"logits": logits}, {"labels": labels}))
     log_p, log_q = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
-    # log(1 - p_t) = log(y q + (1 - y) p), shifted by the larger of the terms that are there
+    # log(1 - p_t) = log(y q + (1 - y) p), shifted by the larger of the nonzero terms
     top = jnp.maximum(jnp.where(y < 1, log_p, -jnp.inf), jnp.where(y > 0, log_q, -jnp.inf))
     top = jax.lax.stop_gradient(top)
-    yes, no = (jnp.exp(jnp.minimum(z - top, 80)) for z in (log_q, log_p))  # 0 * inf is no 0
+    yes, no = (jnp.exp(jnp.minimum(z - top, 80)) for z in (log_q, log_p))  # 0 * inf is NaN
     log_rest = top + jnp.log(y * yes + (1 - y) * no)
     loss = _binary(x, y) * jnp.exp(number(gamma, x) * log_rest)
     if alpha is None:
@@ -232,7 +235,7 @@ def _read(call, logits, labels, axis, where):
     if jnp.issubdtype(given.dtype, jnp.integer) and given.ndim < logits.ndim:
         raise TypeError(
             f"{call}(labels=...) must be one-hot or probabilities, got {given.dtype} of shape "
-            f"{list(given.shape)}. Class indices go to `softmax_cross_entropy_with_integer_labels`."
+            f"{list(given.shape)}. Class indices: use `softmax_cross_entropy_with_integer_labels`."
         )
     logits, labels = broadcast_labels(call, logits, labels)
     axes = read_axes(call, axis, logits.ndim)
@@ -241,7 +244,7 @@ def _read(call, logits, labels, axis, where):
 
 
 def _shift(logits, axes, mask):
-    """Return logits less their maximum, and the log of the sum of their exponentials."""
+    """Return logits minus their maximum, and the log of the sum of their exponentials."""
     fixed = jax.lax.stop_gradient(masked(logits, mask, -jnp.inf))
     top = jnp.max(fixed, axis=axes, keepdims=True, initial=-jnp.inf)
     shifted = masked(logits - jnp.where(top == -jnp.inf, 0, top), mask)

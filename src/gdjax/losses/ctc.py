@@ -1,19 +1,18 @@
-"""Connectionist temporal classification: labels without an alignment.
+"""Connectionist temporal classification: the loss of label sequences without an alignment.
 
 Graves et al. (2006), https://doi.org/10.1145/1143844.1143891
 Paper -> here: alpha(2n) and alpha(2n+1) -> blank[n] and emit[n]; y -> exp(log_p); blank -> blank_id
-Deviations: log 0 is `log_epsilon`, so that a sequence without an alignment has a large finite loss.
+Deviations: log 0 is `log_epsilon`, so that a sequence without alignments has a large finite loss.
 """
 
 from __future__ import annotations
-
-import operator
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import check_integer
 from gdjax.losses.inputs import as_array, masked, number, read
 
 
@@ -26,36 +25,35 @@ def ctc_loss(
     blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
 ) -> Array:
-    """Return minus the log probability of each label sequence, summed over its alignments.
+    """Return the negative log of each label sequence's probability, summed over its alignments.
 
     Args:
-      logits: float array [batch, time, classes], the blank among the classes.
+      logits: float array [batch, time, classes]; the classes include the blank.
       logit_paddings: real or boolean array [batch, time]: 1 where a frame is padding.
-      labels: integer array [batch, length]. One outside of [0, classes) that is not padding gives
-        NaN (optax takes it for certain).
+      labels: integer array [batch, length]. A label outside [0, classes) that is not padding
+        gives NaN (optax gives it probability 1).
       label_paddings: real or boolean array [batch, length]: 1 where a label is padding,
         which must come after the labels.
       blank_id: the class that emits nothing.
-      log_epsilon: stands for log 0, far below the log probabilities of any sequence.
+      log_epsilon: used for log 0; it must be far below the log probability of any sequence.
 
     Returns:
-      Losses in nats, [batch]. A label sequence too long for its frames has a loss of about
+      Losses in nats, [batch]. A label sequence that is too long for its frames has a loss of about
       -log_epsilon.
 
     Raises:
       TypeError: if `logits` is not float or `labels` not integer.
-      ValueError: if shapes do not fit or `blank_id` is no class.
+      ValueError: if shapes do not fit or `blank_id` is not a class.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
-      >>> logits = jnp.zeros((1, 2, 2))  # "a" out of two frames: aa, a-, -a of four
+      >>> logits = jnp.zeros((1, 2, 2))  # "a" in two frames: aa, a- and -a of the four paths
       >>> paddings, labels = jnp.zeros((1, 2)), jnp.array([[1]])
       >>> print(jnp.exp(-gdjax.ctc_loss(logits, paddings, labels, jnp.zeros((1, 1)))))
       [0.75]
     """
-    return ctc_loss_with_forward_probs(
-        logits, logit_paddings, labels, label_paddings, blank_id=blank_id, log_epsilon=log_epsilon
-    )[0]
+    arrays = (logits, logit_paddings, labels, label_paddings)
+    return _ctc("ctc_loss", *arrays, blank_id, log_epsilon)[0]
 
 
 def ctc_loss_with_forward_probs(
@@ -70,7 +68,7 @@ def ctc_loss_with_forward_probs(
     """Return the losses of `ctc_loss` and the logarithms of its forward variables.
 
     Args:
-      logits: see `ctc_loss`, like all arguments.
+      logits: see `ctc_loss`, also for the other arguments.
       logit_paddings: see `ctc_loss`.
       labels: see `ctc_loss`.
       label_paddings: see `ctc_loss`.
@@ -79,8 +77,8 @@ def ctc_loss_with_forward_probs(
 
     Returns:
       Losses [batch]; log alpha of the blank after n labels, [time, batch, length + 1]; log alpha of
-      the n-th label itself, [time, batch, length]. In the last frame the former holds the latter's
-      share as well: its n-th entry is the log probability of the first n labels.
+      the n-th label itself, [time, batch, length]. In the last frame the former also includes the
+      latter: its n-th entry is the log probability of the first n labels.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -90,15 +88,16 @@ def ctc_loss_with_forward_probs(
       >>> print(jnp.exp(emit[:, 0, 0]))
       [0.5 0.5]
     """
-    call = "ctc_loss"
+    arrays = (logits, logit_paddings, labels, label_paddings)
+    return _ctc("ctc_loss_with_forward_probs", *arrays, blank_id, log_epsilon)
+
+
+def _ctc(call, logits, logit_paddings, labels, label_paddings, blank_id, log_epsilon):
     x, frame_pads, label_pads, labels = _read(call, logits, logit_paddings, labels, label_paddings)
     batch, _, classes = x.shape
     length = labels.shape[1]
-    try:
-        blank_id = operator.index(blank_id)
-    except TypeError as error:
-        raise TypeError(f"{call}(blank_id=...) must be an int, got {blank_id!r}.") from error
-    if not -classes <= blank_id < classes:
+    blank_id = check_integer(f"{call}(blank_id=...)", blank_id, -classes)
+    if blank_id >= classes:
         raise ValueError(f"{call}(blank_id=...) is {blank_id}, but there are {classes} classes.")
     zero = number(log_epsilon, x)
 
@@ -109,7 +108,7 @@ def ctc_loss_with_forward_probs(
     log_emit = jnp.where((known | label_pads)[:, None, :], log_emit, jnp.nan)
     log_blank = log_p[..., blank_id]
     same_next = jnp.pad(labels[:, :-1] == labels[:, 1:], ((0, 0), (0, min(length, 1))))
-    # Between different labels the blank may be left out, between equal ones it must be seen.
+    # the blank is optional between different labels and required between equal ones
     skip, via_blank = jnp.where(same_next, zero, 0), jnp.where(same_next, 0, zero)
 
     def step(carry, frame):
@@ -134,7 +133,7 @@ def ctc_loss_with_forward_probs(
 
 
 def _add_to_next(blank, emit):
-    """Add, in probability, what follows the n-th label to the blank after n labels."""
+    """Add the probability of what follows the n-th label to that of the blank after n labels."""
     return jnp.concatenate([blank[:, :1], jnp.logaddexp(blank[:, 1:], emit)], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Divergences of a predicted from a target distribution, by convention 0 log 0 = 0."""
+"""Divergences between predicted and target distributions, with the convention 0 log 0 = 0."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def kl_divergence(
 ) -> Array:
     """Return sum(targets * (log(targets) - log_predictions)), the Kullback-Leibler divergence.
 
-    Where a target is 0 the term is 0 and its gradient finite, also at a log prediction of -inf
-    (optax: NaN for both).
+    Where a target is 0 the term is 0 and its gradient is finite, even for a log prediction of -inf
+    (optax: both are NaN).
 
     Args:
       log_predictions: float array [..., dim], log probabilities.
       targets: float array [..., dim], probabilities >= 0.
-      axis: axis or axes of the distribution; None is all.
-      where: boolean mask, broadcast to the arrays: which elements count.
+      axis: axis or axes of the distribution; None means all.
+      where: boolean mask that broadcasts to the arrays: the elements to include.
 
     Returns:
-      Divergences in nats, of the shape without `axis`.
+      Divergences in nats, with the shape of the arrays without `axis`.
 
     Raises:
       TypeError: if an array is not float, or `where` not boolean.
@@ -49,7 +49,7 @@ def kl_divergence_with_log_targets(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """Return `kl_divergence` for targets given as logarithms, -inf allowed.
+    """Return `kl_divergence` for targets given as logarithms, which may be -inf.
 
     Args:
       log_predictions: see `kl_divergence`.
@@ -74,9 +74,9 @@ def kl_divergence_with_log_targets(
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return `kl_divergence` plus sum(predictions - targets), for what need not sum to 1.
+    """Return `kl_divergence` plus sum(predictions - targets), for values that need not sum to 1.
 
-    It is the Bregman divergence of x log x - x: 0 where both agree, else positive.
+    It is the Bregman divergence of x log x - x: 0 if both are equal, and positive otherwise.
 
     Args:
       log_predictions: see `kl_divergence`.
@@ -101,9 +101,9 @@ def generalized_kl_divergence(
 def js_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return the Jensen-Shannon divergence: the mean of the divergences of both from their mean.
+    """Return the Jensen-Shannon divergence: the mean KL divergence of both from their average.
 
-    It is symmetric and at most log 2, also where the supports do not meet. optax has none.
+    It is symmetric and at most log 2, even if the supports are disjoint. optax does not have it.
 
     Args:
       log_predictions: see `kl_divergence`.
@@ -137,6 +137,6 @@ def _read(call, log_predictions, targets, axis, where, name="targets"):
 
 
 def _terms(log_p, q):
-    there = q != 0  # a negative target is no probability: it gives NaN
+    there = q != 0  # a negative target is not a probability: the result is NaN
     log_q = jnp.log(jnp.where(there, q, 1))
     return q * (log_q - jnp.where(there | (log_p > -jnp.inf), log_p, 0))

@@ -1,4 +1,4 @@
-"""Losses that pull alike embeddings together and push others apart."""
+"""Losses that move similar embeddings together and dissimilar ones apart."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import FINITE, POSITIVE, Range, checked
-from gdjax.losses.inputs import as_array, check_same_shape, number, read, read_axes
+from gdjax.core.checks import AT_LEAST_ONE, FINITE, POSITIVE, checked
+from gdjax.losses.inputs import Axis, as_array, check_same_shape, number, read, read_axes
 from gdjax.losses.regression import cosine_similarity
-
-AT_LEAST_ONE = Range("finite and >= 1", lambda x: 1 <= x < float("inf"))
 
 
 @checked(temperature=POSITIVE)
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
     """Return the normalized temperature-scaled cross entropy of a batch (NT-Xent, SimCLR).
 
-    Each pair (i, j) of one label is told apart from all k of other labels, with s the cosine
-    similarities over the temperature: the mean over pairs of -log(e^s_ij / (e^s_ij + sum e^s_ik)).
-    A batch without pairs, or without other labels, has loss 0 and gradient 0 (optax: NaN).
+    With s the cosine similarities divided by the temperature, the loss is the mean over all pairs
+    (i, j) of equal labels of -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), where k runs over the examples
+    with other labels. A batch without pairs, or with only one label, has loss 0 and gradient 0
+    (optax: NaN).
 
     Args:
       embeddings: float array [batch, dim].
-      labels: integer or boolean array [batch]: alike embeddings have equal labels.
-      temperature: scale > 0 of the similarities.
+      labels: integer or boolean array [batch]; embeddings with equal labels form pairs.
+      temperature: divides the similarities, > 0.
 
     Returns:
       The mean over all ordered pairs, one number.
@@ -68,27 +67,27 @@ def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
     negatives: ArrayLike,
-    axis: int = -1,
+    axis: Axis = -1,
     norm_degree: ArrayLike = 2,
     margin: ArrayLike = 1.0,
     eps: ArrayLike = 1e-6,
 ) -> Array:
     """Return max(0, d(anchor, positive) - d(anchor, negative) + margin).
 
-    d(a, b) = (sum |a - b|^p + eps)^(1/p). The magnitudes matter for an odd p, for which optax
-    leaves them out and gets NaN.
+    d(a, b) = (sum |a - b|^p + eps)^(1/p). optax omits the absolute value, which gives NaN for an
+    odd p.
 
     Args:
       anchors: float array [..., dim].
-      positives: float array of the same shape, meant to be near.
-      negatives: float array of the same shape, meant to be far.
-      axis: axis or axes of a vector.
+      positives: float array of the same shape, examples that should be close to the anchors.
+      negatives: float array of the same shape, examples that should be far from the anchors.
+      axis: axis or axes of the vectors; None means all.
       norm_degree: p >= 1.
-      margin: by how much the negative should be farther.
-      eps: added to the sum, >= 0. With 0 the gradient of a zero distance is 0.
+      margin: the required difference between the two distances.
+      eps: added to the sum, >= 0. For 0 the gradient at distance zero is 0.
 
     Returns:
-      Losses of the shape without `axis`.
+      Losses, with the shape of the arrays without `axis`.
 
     Raises:
       TypeError: if an array is not float.

@@ -1,4 +1,4 @@
-"""Make a loss of any convex function: the Fenchel-Young construction."""
+"""Construct a loss from any convex function: Fenchel-Young losses."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from jax.typing import ArrayLike
 from gdjax.losses.inputs import broadcast, read
 
 
-def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., Array]:
+def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:
     """Return the loss max_fun(scores) - <targets, scores>.
 
-    It is convex in the scores, and its gradient is grad(max_fun)(scores) - targets: with logsumexp
-    it is softmax cross entropy, with a perturbed maximum the loss of a perturbed optimizer.
+    It is convex in the scores, and its gradient is grad(max_fun)(scores) - targets. With logsumexp
+    it is the softmax cross entropy, with a perturbed maximum the loss of a perturbed optimizer.
 
     Args:
-      max_fun: a convex function of a vector [n], to a number.
+      max_fun: a convex function from a vector [n] to a number.
 
     Returns:
-      A function of (scores [..., n], targets [..., n], *args, **kwargs) that works over the last
-      axis and hands further arguments to `max_fun`.
+      A function of (scores [..., n], targets [..., n], *args, **kwargs) over the last axis, which
+      passes further arguments to `max_fun`.
 
     Raises:
-      TypeError: if `max_fun` is no function; from the loss, if `scores` is not float.
+      TypeError: if `max_fun` is not a function; from the loss, if `scores` is not float.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

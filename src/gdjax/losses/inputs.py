@@ -1,11 +1,10 @@
-"""What the losses take: every argument is read, checked and brought to one dtype here."""
+"""Convert and check the arguments of losses, and bring them to a common dtype."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from gdjax.core.numerics import compute_dtype
 Axis = int | tuple[int, ...] | None
 
 
-def as_array(what: str, x: Any) -> Array:
-    """Return `x` as an array; raise, naming it, when it is none."""
+def as_array(what: str, x: ArrayLike) -> Array:
+    """Return `x` as an array, or raise an error that names it."""
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -27,14 +26,14 @@ def as_array(what: str, x: Any) -> Array:
 
 
 def read(
-    call: str, floats: Mapping[str, Any], reals: Mapping[str, Any] | None = None
+    call: str, floats: Mapping[str, ArrayLike], reals: Mapping[str, ArrayLike] | None = None
 ) -> list[Array]:
-    """Return arrays of one common dtype, at least float32.
+    """Return the arguments as arrays of one common dtype, at least float32.
 
     Args:
       call: name of the public function, for the messages.
       floats: arguments that must be float.
-      reals: arguments that may be integer or boolean too; those do not steer the dtype.
+      reals: arguments that may also be integer or boolean, which do not affect the common dtype.
 
     Example:
       >>> predictions, targets = read(
@@ -47,19 +46,19 @@ def read(
         if name in floats and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(
                 f"{call}({name}=...) must be float, got dtype {x.dtype}. Cast it with "
-                "`.astype(jnp.float32)` if it holds what you mean."
+                "`.astype(jnp.float32)` if its values are correct."
             )
         if jnp.issubdtype(x.dtype, jnp.complexfloating) or not (
             jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool
         ):
             raise TypeError(f"{call}({name}=...) must be real, got dtype {x.dtype}.")
-    steering = [x for x in arrays.values() if jnp.issubdtype(x.dtype, jnp.floating)]
-    dtype = compute_dtype(*steering)
+    floating = [x for x in arrays.values() if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = compute_dtype(*floating)
     return [x.astype(dtype) for x in arrays.values()]
 
 
 def number(x: ArrayLike, like: Array) -> Array:
-    """Return a number in the dtype of `like`, so that a float64 number widens nothing."""
+    """Return a number in the dtype of `like`, so that a float64 number does not promote it."""
     return jnp.asarray(x, like.dtype)
 
 
@@ -71,27 +70,27 @@ def check_same_shape(call: str, **arrays: Array) -> None:
 
 
 def broadcast(call: str, **arrays: Array) -> list[Array]:
-    """Broadcast two arrays, but never to a rank and shape that neither of them has.
+    """Broadcast two arrays, but not two ranks to a shape that neither of them has.
 
-    A prediction of shape [n, 1] against a target of shape [n] would become [n, n]; that is nearly
-    always a mistake, so where the ranks differ one shape must broadcast to the other.
+    Predictions of shape [n, 1] and targets of shape [n] would broadcast to [n, n], which is almost
+    always a mistake. So if the ranks differ, one shape must broadcast to the other.
     """
     shapes = [x.shape for x in arrays.values()]
-    said = " and ".join(f"{k} {list(x.shape)}" for k, x in arrays.items())
+    given = " and ".join(f"{k} {list(x.shape)}" for k, x in arrays.items())
     try:
         shape = np.broadcast_shapes(*shapes)
     except ValueError as error:
-        raise ValueError(f"{call} got shapes that do not fit: {said}.") from error
+        raise ValueError(f"{call} got shapes that do not fit: {given}.") from error
     if len(set(map(len, shapes))) > 1 and shape not in shapes:
         raise ValueError(
-            f"{call} got {said}, which would broadcast to {list(shape)}. Reshape one of them; if "
-            "you do want all pairs, give both the same number of axes."
+            f"{call} got {given}, which would broadcast to {list(shape)}. Reshape one of them; if "
+            "you want all pairs, give both the same number of axes."
         )
     return [jnp.broadcast_to(x, shape) for x in arrays.values()]
 
 
 def read_axes(call: str, axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Return the axes as a tuple of non-negative integers, in the order given; None is all."""
+    """Return the axes as a tuple of non-negative integers, in the order given; None means all."""
     if axis is None:
         return tuple(range(ndim))
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -109,14 +108,14 @@ def read_axes(call: str, axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def read_mask(
-    call: str, where: Any, shape: tuple[int, ...], axes: tuple[int, ...] = ()
+    call: str, where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...] = ()
 ) -> Array | None:
     """Return a boolean mask of `shape`, or None.
 
     Args:
       call: name of the public function, for the messages.
-      where: None, or booleans that broadcast to `shape`, or to `shape` without `axes`.
-      shape: the shape of what is masked.
+      where: None, or a boolean mask that broadcasts to `shape`, or to `shape` without `axes`.
+      shape: the shape of the masked array.
       axes: the axes that are reduced.
     """
     if where is None:
@@ -124,7 +123,7 @@ def read_mask(
     mask = as_array(f"{call}(where=...)", where)
     if mask.dtype != bool:
         raise TypeError(
-            f"{call}(where=...) must be boolean, got dtype {mask.dtype}. Write `mask != 0` or so."
+            f"{call}(where=...) must be boolean, got dtype {mask.dtype}; use `mask != 0`."
         )
     if axes and mask.ndim == len(shape) - len(axes) and mask.ndim != len(shape):
         mask = jnp.expand_dims(mask, axes)
@@ -138,31 +137,31 @@ def read_mask(
 
 
 def masked(x: Array, mask: Array | None, fill: float = 0.0) -> Array:
-    """Replace what the mask excludes, so that no value there can reach result or gradient."""
+    """Replace excluded elements, so that they affect neither the result nor the gradient."""
     return x if mask is None else jnp.where(mask, x, fill)
 
 
-def read_classes(call: str, labels: Any, shape: tuple[int, ...], of: str = "logits") -> Array:
+def read_classes(call: str, labels: ArrayLike, shape: tuple[int, ...], of: str = "logits") -> Array:
     """Return integer class labels after checking their dtype and shape."""
     labels = as_array(f"{call}(labels=...)", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"{call}(labels=...) must be integer class indices, got dtype {labels.dtype}. "
-            "One-hot labels or probabilities go to `softmax_cross_entropy`."
+            "For one-hot labels or probabilities use `softmax_cross_entropy`."
         )
     if labels.shape != shape:
         raise ValueError(
-            f"{call}(labels=...) must have shape {list(shape)}, that of {of} without the class "
-            f"axis, got {list(labels.shape)}."
+            f"{call}(labels=...) must have shape {list(shape)}, the shape of {of} without the "
+            f"class axis, got {list(labels.shape)}."
         )
     return labels
 
 
 def pick(values: Array, labels: Array, mask: Array | None = None) -> Array:
-    """Return `values[..., labels]`: NaN for labels out of range, -inf for excluded classes.
+    """Return `values[..., labels]`: NaN for a label out of range, -inf for an excluded class.
 
-    A comparison and a sum: XLA fuses them into the reductions around it, and neither this nor its
-    gradient needs a gather or scatter over the classes.
+    It is a comparison and a sum, which XLA fuses with neighbouring reductions; neither the value
+    nor its gradient needs a gather or scatter over the classes.
     """
     labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
     classes = jax.lax.broadcasted_iota(labels.dtype, values.shape, values.ndim - 1)
@@ -173,7 +172,7 @@ def pick(values: Array, labels: Array, mask: Array | None = None) -> Array:
 
 
 def merge_axes(x: Array, axes: tuple[int, ...]) -> Array:
-    """Move `axes` to the end, in their order, and make one axis of them."""
+    """Move `axes` to the end, in the order given, and merge them into one axis."""
     batch = tuple(a for a in range(x.ndim) if a not in axes)
     lead = tuple(x.shape[a] for a in batch)
     return x.transpose(batch + axes).reshape((*lead, math.prod(x.shape[a] for a in axes)))

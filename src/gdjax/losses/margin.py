@@ -1,4 +1,4 @@
-"""Losses that are zero from a margin on: hinge, perceptron and sparsemax, binary and multiclass."""
+"""Losses that vanish beyond a margin: hinge, perceptron and sparsemax, binary and multiclass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
     Args:
       predictor_outputs: float array of any shape, the decision function.
-      targets: real array that fits it, of values -1 and 1.
+      targets: real array that broadcasts with it, with values -1 and 1.
 
     Raises:
       TypeError: if `predictor_outputs` is not float.
@@ -31,11 +31,11 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """Return max(0, -output * target): what is wrong counts, however small a margin suffices.
+    """Return max(0, -output * target): only the sign of the output has to be correct.
 
     Args:
       predictor_outputs: float array of any shape, the decision function.
-      targets: real array that fits it, of values -1 and 1.
+      targets: real array that broadcasts with it, with values -1 and 1.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -46,11 +46,11 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return the binary sparsemax loss: quadratic within the margin, linear where it is wrong.
+    """Return the binary sparsemax loss: quadratic within the margin, linear for wrong labels.
 
     Args:
       logits: float array of any shape.
-      labels: integer or boolean array that fits it, of values 0 and 1.
+      labels: integer or boolean array that broadcasts with it, with values 0 and 1.
 
     Raises:
       TypeError: if `logits` is not float, or `labels` neither integer nor boolean.
@@ -78,7 +78,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       scores: float array [..., classes].
-      labels: integer array [...]; NaN comes out for a label outside of [0, classes).
+      labels: integer array [...]; the loss of a label outside [0, classes) is NaN.
 
     Raises:
       TypeError: if `scores` is not float or `labels` not integer.
@@ -90,10 +90,10 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
       >>> print(gdjax.losses.multiclass_hinge_loss(scores, jnp.array([0, 2])))
       [0.5 3. ]
     """
-    lead, labels = _lead("multiclass_hinge_loss", scores, labels)
-    classes = jax.lax.broadcasted_iota(jnp.int32, lead.shape, lead.ndim - 1)
+    margins, labels = _margins("multiclass_hinge_loss", scores, labels)
+    classes = jax.lax.broadcasted_iota(jnp.int32, margins.shape, margins.ndim - 1)
     other = classes != labels[..., None].astype(jnp.int32)
-    return jnp.max(lead + other.astype(lead.dtype), axis=-1)
+    return jnp.max(margins + other.astype(margins.dtype), axis=-1)
 
 
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -112,15 +112,15 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     References:
       Collins (2002), "Discriminative training methods for hidden Markov models".
     """
-    lead, _ = _lead("multiclass_perceptron_loss", scores, labels)
-    return jnp.max(lead, axis=-1)
+    margins, _ = _margins("multiclass_perceptron_loss", scores, labels)
+    return jnp.max(margins, axis=-1)
 
 
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return the sparsemax loss, whose gradient is sparsemax(scores) - onehot(label).
 
     Args:
-      scores: float array [..., classes]; optax takes one leading axis only.
+      scores: float array [..., classes]; optax supports one batch axis only.
       labels: see `multiclass_hinge_loss`.
 
     Example:
@@ -132,9 +132,9 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     References:
       Martins & Astudillo (2016), https://arxiv.org/abs/1602.02068, equation 24.
     """
-    lead, _ = _lead("multiclass_sparsemax_loss", scores, labels)
-    p = unit_simplex(lead)
-    return jnp.sum(p * jnp.where(p > 0, lead, 0), axis=-1) + 0.5 * (1 - jnp.sum(p * p, axis=-1))
+    margins, _ = _margins("multiclass_sparsemax_loss", scores, labels)
+    p = unit_simplex(margins)
+    return jnp.sum(p * jnp.where(p > 0, margins, 0), axis=-1) + 0.5 * (1 - jnp.sum(p * p, axis=-1))
 
 
 def _products(call, predictor_outputs, targets):
@@ -143,8 +143,8 @@ def _products(call, predictor_outputs, targets):
     return outputs * targets
 
 
-def _lead(call, scores, labels):
-    """Return by how much every score leads that of the label; exact 0 there."""
+def _margins(call, scores, labels):
+    """Return every score minus that of the label, which is exactly 0 for the label itself."""
     (scores,) = read(call, {"scores": scores})
     labels = read_classes(call, labels, scores.shape[:-1], of="scores")
     return scores - pick(scores, labels)[..., None], labels

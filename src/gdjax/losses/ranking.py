@@ -1,9 +1,8 @@
-"""Losses of a ranking, over lists of items on the last axis."""
+"""Ranking losses over lists of items along the last axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,24 +18,24 @@ def ranking_softmax_loss(
     *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
-    reduce_fn: Callable[..., Any] | None = jnp.mean,
+    reduce_fn: Callable[..., Array] | None = jnp.mean,
 ) -> Array:
     """Return -sum(weights * labels * log_softmax(logits)) of each list, reduced over the lists.
 
-    A list without any valid item has loss 0 and gradient 0 and is not counted in the mean (optax:
-    the gradient is NaN).
+    A list without valid items has loss 0 and gradient 0 and does not count in the mean (optax: the
+    gradient is NaN).
 
     Args:
       logits: float array [..., items], the scores.
-      labels: real array that fits it, the relevance of each item.
-      where: boolean mask, broadcast to `logits`: which items are valid.
-      weights: real array that fits it, or None.
+      labels: real array that broadcasts with it, the relevance of each item.
+      where: boolean mask that broadcasts to `logits`: the valid items.
+      weights: real array that broadcasts with `logits`, or None.
       reduce_fn: called as reduce_fn(losses) or, with a mask, reduce_fn(losses, where=valid lists);
-        None returns the losses of the lists. The default takes the mean over the valid lists, 0 if
-        there is none.
+        None returns the losses of the lists. The default returns the mean over the valid lists, or
+        0 if there are none.
 
     Returns:
-      What `reduce_fn` returns; by default one number.
+      The result of `reduce_fn`, by default one number.
 
     Raises:
       TypeError: if `logits` is not float, or `where` not boolean.

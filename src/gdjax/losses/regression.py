@@ -26,14 +26,15 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
 
     Args:
       predictions: float array of any shape.
-      targets: real array of the same shape; None is zeros.
+      targets: real array of the same shape; None means zeros.
 
     Returns:
       The squares, shaped like `predictions`. Their mean is `mean_squared_error`.
 
     Raises:
       TypeError: if `predictions` is not float.
-      ValueError: if the shapes differ; nothing is broadcast, since [n, 1] against [n] is a classic.
+      ValueError: if the shapes differ. Nothing is broadcast, since [n, 1] against [n] is a common
+        mistake.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -48,7 +49,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
 
     Args:
       predictions: float array of any shape.
-      targets: real array of the same shape; None is zeros.
+      targets: real array of the same shape; None means zeros.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -61,12 +62,12 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
 def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """Return the mean of `squared_error` over all elements: one number, without a factor 1/2.
 
-    Every other loss here leaves the mean to the caller; this one is what most regressions minimize
-    and report. The mean is taken in float32 for half-precision predictions.
+    This is what most regressions minimize and report; the elementwise losses leave the mean to the
+    caller. The mean of half-precision predictions is computed in float32.
 
     Args:
       predictions: float array of any shape, not empty.
-      targets: real array of the same shape; None is zeros.
+      targets: real array of the same shape; None means zeros.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -80,14 +81,15 @@ def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None)
 def huber_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
 ) -> Array:
-    """Return half the squared error near zero and a linear loss where the error exceeds `delta`.
+    """Return a loss that is quadratic for errors up to `delta` and linear for larger ones.
 
-    0.5 e^2 where |e| <= delta, else delta (|e| - 0.5 delta): the gradient is the error, clipped.
+    It is 0.5 e^2 for |e| <= delta and delta (|e| - 0.5 delta) otherwise; its gradient is the error
+    clipped to [-delta, delta].
 
     Args:
       predictions: float array of any shape.
-      targets: real array that fits `predictions`; None is zeros.
-      delta: the largest magnitude >= 0 of the gradient.
+      targets: real array that broadcasts with `predictions`; None means zeros.
+      delta: the bound >= 0 on the magnitude of the gradient.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -104,13 +106,13 @@ def huber_loss(
 
 
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Return log(cosh(predictions - targets)), smooth everywhere: e^2/2 small, |e| - log 2 large.
+    """Return log(cosh(predictions - targets)), a smooth loss: about e^2/2 near 0, then |e| - log 2.
 
-    Small errors keep all their digits (optax's form returns 0 for a float32 error of 1e-4).
+    It is accurate for small errors (optax's form returns 0 for a float32 error of 1e-4).
 
     Args:
       predictions: float array of any shape.
-      targets: real array that fits `predictions`; None is zeros.
+      targets: real array that broadcasts with `predictions`; None means zeros.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -138,17 +140,18 @@ def cosine_similarity(
 ) -> Array:
     """Return the cosine of the angle between vectors.
 
-    A vector of norm zero has similarity 0 with everything, and gradient 0 (optax: NaN).
+    A vector of norm zero has similarity 0 with every vector, and gradient 0 (optax: NaN).
 
     Args:
       predictions: float array [..., dim].
       targets: float array [..., dim].
-      epsilon: lower bound >= 0 of the *squared* norms, as optax has it, though it says "norm".
-      axis: axis or axes that make a vector; None is all.
-      where: boolean mask, broadcast to the arrays: which components count.
+      epsilon: lower bound >= 0 on the *squared* norms, as in optax's code (its documentation says
+        "norm").
+      axis: axis or axes of the vectors; None means all.
+      where: boolean mask that broadcasts to the arrays: the components to include.
 
     Returns:
-      Values in [-1, 1], of the shape without `axis`.
+      Values in [-1, 1], with the shape of the arrays without `axis`.
 
     Raises:
       TypeError: if an array is not float, or `where` not boolean.
@@ -175,7 +178,7 @@ def cosine_distance(
     """Return 1 - `cosine_similarity`, in [0, 2].
 
     Args:
-      predictions: see `cosine_similarity`, like all arguments.
+      predictions: see `cosine_similarity`, also for the other arguments.
       targets: see `cosine_similarity`.
       epsilon: see `cosine_similarity`.
       axis: see `cosine_similarity`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.core
@@ -26,30 +26,32 @@ def dice_loss(
     alpha: ArrayLike = 0.5,
     beta: ArrayLike = 0.5,
     apply_softmax: bool = True,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     ignore_background: bool = False,
     axis: Axis = None,
 ) -> Array:
     """Return 1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), averaged over the classes.
 
     TP, FP and FN are sums over pixels of p t, p (1 - t) and (1 - p) t. alpha = beta = 0.5 is the
-    Dice loss, alpha = beta = 1 the Jaccard loss, others Tversky's. A class that neither prediction
-    nor target has counts as a perfect match, also for `smooth=0` (optax: NaN).
+    Dice loss, alpha = beta = 1 the Jaccard loss, and other values give the Tversky loss. A class
+    that is absent from both predictions and targets is a perfect match, also for `smooth=0`
+    (optax: NaN).
 
     Args:
-      predictions: float array [batch, ..., classes], logits. With one class (or no class axis
-        where the targets have one) it is "yes or no".
-      targets: real array of the same shape, one-hot; a missing axis of one class is added.
-      class_weights: real array [classes], multiplied in; None is ones.
-      smooth: added above and below, >= 0.
+      predictions: float array [batch, ..., classes], logits. A single class, or a class axis that
+        only the targets have, means a binary segmentation.
+      targets: real array of the same shape, one-hot; a missing axis for a single class is added.
+      class_weights: real array [classes] that multiplies the losses of the classes; None means 1.
+      smooth: added to numerator and denominator, >= 0.
       alpha: weight >= 0 of false positives.
       beta: weight >= 0 of false negatives.
-      apply_softmax: whether `predictions` are logits: softmax, or a sigmoid for one class. If not
-        they must be probabilities, which is checked outside of jit. (optax cannot be jitted with
-        False, and with one class takes no probability but 1.)
+      apply_softmax: whether `predictions` are logits, to which a softmax is applied, or a sigmoid
+        for a single class. Otherwise they must be probabilities, which is checked outside `jit`.
+        (optax does not work under `jit` with False, and for a single class only accepts
+        probability 1.)
       reduction: "mean", "sum" or "none", over the classes.
-      ignore_background: whether to leave out class 0, where there are others.
-      axis: axes of the pixels; None is all but the first and last.
+      ignore_background: whether to leave out class 0 if there are others.
+      axis: axes of the pixels; None means all but the first and last.
 
     Returns:
       Losses [batch], or [batch, classes] for "none".
@@ -73,36 +75,20 @@ def dice_loss(
     call = "dice_loss"
     check_choice(f"{call}(reduction=...)", reduction, ("mean", "sum", "none"))
     p, t = read(call, {"predictions": predictions}, {"targets": targets})
-    p = p[..., None] if p.ndim == t.ndim - 1 else p
-    t = t[..., None] if t.ndim == p.ndim - 1 else t
-    check_same_shape(call, predictions=p, targets=t)
-    if p.ndim < 1:
-        raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
-    classes = p.shape[-1]
-    if apply_softmax:
-        p = jax.nn.sigmoid(p) if classes == 1 else jax.nn.softmax(p, axis=-1)
-    else:
-        _check_probabilities(call, p)
+    p, t = _probabilities(call, *_with_class_axis(p, t), apply_softmax=apply_softmax)
     axes = tuple(range(1, p.ndim - 1)) if axis is None else read_axes(call, axis, p.ndim)
     if p.ndim - 1 in axes:
-        raise ValueError(f"{call}(axis=...) must leave the class axis alone, got {axis}.")
-
-    hit = jnp.sum(p * t, axis=axes)
-    false_positive = jnp.sum(p, axis=axes) - hit
-    false_negative = jnp.sum(t, axis=axes) - hit
-    smooth, alpha, beta = (number(x, p) for x in (smooth, alpha, beta))
-    below = hit + alpha * false_positive + beta * false_negative + smooth
-    some = below > 0
-    loss = jnp.where(some, 1 - (hit + smooth) / jnp.where(some, below, 1), 0)
+        raise ValueError(f"{call}(axis=...) must not include the class axis, got {axis}.")
+    loss = _class_losses(p, t, axes, smooth, alpha, beta)
     if class_weights is not None:
+        classes = p.shape[-1]
         weights = as_array(f"{call}(class_weights=...)", class_weights)
         if weights.shape != (classes,):
             raise ValueError(
                 f"{call}(class_weights=...) must have shape [{classes}], got {list(weights.shape)}."
             )
         loss = loss * jnp.broadcast_to(weights.astype(loss.dtype), loss.shape)
-    if ignore_background and classes > 1:
-        loss = loss[..., 1:]
+    loss = _foreground(loss) if ignore_background else loss
     if reduction == "none":
         return loss
     return jnp.mean(loss, axis=-1) if reduction == "mean" else jnp.sum(loss, axis=-1)
@@ -117,11 +103,12 @@ def multiclass_generalized_dice_loss(
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> Array:
-    """Return `dice_loss` with classes weighted by the inverse square of their share of pixels.
+    """Return `dice_loss` with classes weighted by the inverse square of their pixel counts.
 
-    The weights are those of the whole batch and average to 1. As in optax, and unlike in the paper,
-    they weight the losses of the classes, not the sums above and below; and a class that no pixel
-    has gets nearly all of the weight (1e7 against 1/count^2): leave such classes out.
+    The weights are computed over the whole batch and average to 1. As in optax, and unlike in the
+    paper, they multiply the losses of the classes, not the sums in numerator and denominator. A
+    class without pixels gets almost all of the weight (1e7 against 1/count^2), so leave out classes
+    that do not occur.
 
     Args:
       predictions: see `dice_loss`.
@@ -144,21 +131,12 @@ def multiclass_generalized_dice_loss(
     """
     call = "multiclass_generalized_dice_loss"
     p, t = read(call, {"predictions": predictions}, {"targets": targets})
-    check_same_shape(call, predictions=p, targets=t)
-    if p.ndim < 1:
-        raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
+    p, t = _probabilities(call, p, t, apply_softmax=apply_softmax)
     counts = jnp.sum(t, axis=tuple(range(t.ndim - 1)))
     weights = 1 / (counts**2 + 1e-7)
-    losses = dice_loss(
-        p,
-        t,
-        class_weights=weights / jnp.mean(weights),
-        smooth=smooth,
-        apply_softmax=apply_softmax,
-        reduction="none",
-        ignore_background=ignore_background,
-    )
-    return jnp.mean(losses)
+    losses = _class_losses(p, t, tuple(range(1, p.ndim - 1)), smooth)
+    losses = losses * jnp.broadcast_to(weights / jnp.mean(weights), losses.shape)
+    return jnp.mean(_foreground(losses) if ignore_background else losses)
 
 
 @checked(smooth=NONNEGATIVE)
@@ -169,14 +147,14 @@ def binary_dice_loss(
     smooth: ArrayLike = 1.0,
     apply_sigmoid: bool = True,
 ) -> Array:
-    """Return `dice_loss` of one mask.
+    """Return `dice_loss` for binary masks.
 
     Args:
-      predictions: float array [batch, ...] or [batch, ..., 1], logits. Where both arrays end in an
-        axis of size 1 it is taken for the class axis.
-      targets: real array of the same shape, give or take that axis, of values 0 and 1.
+      predictions: float array [batch, ...] or [batch, ..., 1], logits. If both arrays end in an
+        axis of size 1, it is taken as the class axis.
+      targets: real array of the same shape, with or without that axis, with values 0 and 1.
       smooth: see `dice_loss`.
-      apply_sigmoid: whether `predictions` are logits; else they are probabilities.
+      apply_sigmoid: whether `predictions` are logits; otherwise they are probabilities.
 
     Returns:
       Losses [batch].
@@ -191,10 +169,52 @@ def binary_dice_loss(
     p, t = read(call, {"predictions": predictions}, {"targets": targets})
     if p.ndim == t.ndim and p.ndim and p.shape[-1] != 1:
         p, t = p[..., None], t[..., None]
-    return dice_loss(p, t, smooth=smooth, apply_softmax=apply_sigmoid)
+    p, t = _probabilities(call, *_with_class_axis(p, t), apply_sigmoid=apply_sigmoid)
+    return jnp.mean(_class_losses(p, t, tuple(range(1, p.ndim - 1)), smooth), axis=-1)
 
 
-def _check_probabilities(call: str, p: Any) -> None:
+def _with_class_axis(p, t):
+    """Add a class axis to one array where only the other one has it."""
+    p = p[..., None] if p.ndim == t.ndim - 1 else p
+    return p, t[..., None] if t.ndim == p.ndim - 1 else t
+
+
+def _probabilities(call: str, p: Array, t: Array, **apply: bool) -> tuple[Array, Array]:
+    """Return predicted probabilities and targets, both with a class axis."""
+    check_same_shape(call, predictions=p, targets=t)
+    if p.ndim < 1:
+        raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
+    ((name, from_logits),) = apply.items()
+    if from_logits:
+        p = jax.nn.sigmoid(p) if p.shape[-1] == 1 else jax.nn.softmax(p, axis=-1)
+    else:
+        _check_probabilities(call, name, p)
+    return p, t
+
+
+def _class_losses(
+    p: Array,
+    t: Array,
+    axes: tuple[int, ...],
+    smooth: ArrayLike,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+) -> Array:
+    hit = jnp.sum(p * t, axis=axes)
+    false_positive = jnp.sum(p, axis=axes) - hit
+    false_negative = jnp.sum(t, axis=axes) - hit
+    smooth, alpha, beta = (number(x, p) for x in (smooth, alpha, beta))
+    below = hit + alpha * false_positive + beta * false_negative + smooth
+    some = below > 0
+    return jnp.where(some, 1 - (hit + smooth) / jnp.where(some, below, 1), 0)
+
+
+def _foreground(losses):
+    """Leave out class 0 if there are others."""
+    return losses[..., 1:] if losses.shape[-1] > 1 else losses
+
+
+def _check_probabilities(call: str, argument: str, p: Array) -> None:
     if isinstance(p, jax.core.Tracer) or not math.prod(p.shape):
         return
     values = np.asarray(p)
@@ -205,7 +225,7 @@ def _check_probabilities(call: str, p: Any) -> None:
         or not np.allclose(total, 1, rtol=1e-5, atol=1e-5)
     ):
         raise ValueError(
-            f"{call}(apply_softmax=False) needs predictions that are probabilities, got values in "
+            f"{call}({argument}=False) needs predictions that are probabilities, got values in "
             f"[{values.min():.6g}, {values.max():.6g}] that sum to [{total.min():.6g}, "
-            f"{total.max():.6g}] over the classes. Logits go in with apply_softmax=True."
+            f"{total.max():.6g}] over the classes. For logits use {argument}=True."
         )

@@ -1,4 +1,4 @@
-"""Soften labels before they meet a cross entropy."""
+"""Label smoothing for cross entropies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def smooth_labels(
 
     Args:
       labels: float array [..., classes], one-hot or probabilities.
-      alpha: share in [0, 1] that is spread evenly.
-      axis: axis or axes of the classes; None is all.
-      where: boolean mask, broadcast to `labels`: which classes there are. Classes that it excludes
-        come out 0, so that the rest sums to 1 (optax gives them a share too, and infinity where
-        no class is left).
+      alpha: the weight in [0, 1] of the uniform distribution.
+      axis: axis or axes of the classes; None means all.
+      where: boolean mask that broadcasts to `labels`: the valid classes. The others become 0, so
+        that the valid ones sum to 1 (optax also gives excluded classes a share, and infinity if
+        no class is valid).
 
     Raises:
       TypeError: if `labels` is not float: class indices cannot be smoothed.

@@ -1,8 +1,9 @@
-"""Evaluate a function of a batch part by part, so that only one part is in memory at a time.
+"""Evaluate a function of a batch in microbatches, of which only one is in memory at a time.
 
-A batch of n rows in parts of m is n / m calls, one after the other in a `lax.fori_loop`. A part
-takes every (n / m)-th row, not neighbours: so a batch that is sharded over devices along its rows
-stays so, with each device at work in every part.
+A batch of n rows in microbatches of m rows takes n / m calls, one after the other in a
+`lax.fori_loop`. A microbatch consists of every (n / m)-th row, not of neighbouring rows. So a batch
+that is sharded over devices along its rows keeps its sharding, and every device works on every
+microbatch.
 """
 
 from gdjax.microbatching.accumulators import AccumulationType as AccumulationType

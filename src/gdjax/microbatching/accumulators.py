@@ -1,122 +1,135 @@
-"""How the results of the parts of a batch become one."""
+"""Accumulators, which combine the results of microbatches."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from gdjax.core.numerics import compute_dtype, is_inexact
+from gdjax.core.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Accumulator:
-    """How the results x_0, x_1, ... of the parts become one.
+    """Functions that combine the results x_0, x_1, ... of microbatches.
 
-    carry = init(x_0's shape); carry = update(carry, x_i, i) for each part; finalize(carry)
+    carry = init(shape of x_0); carry = update(carry, x_i, i) for each microbatch; finalize(carry)
 
     Attributes:
       init: `init(shape_dtype_struct) -> carry`.
-      update: `update(carry, value, index) -> carry`, of the same avals.
+      update: `update(carry, value, index) -> carry`, with the same shapes and dtypes.
       finalize: `finalize(carry) -> result`.
-      aggregate: `aggregate(values) -> value`, of the values of one part's rows, stacked along the
-        first axis; `micro_vmap` alone uses it.
+      aggregate: `aggregate(values) -> value` for the values of the rows of one microbatch, stacked
+        along the first axis; only used by `micro_vmap`.
     """
 
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], Any]
-    finalize: Callable[[Any], Any]
-    aggregate: Callable[[Any], Any]
+    init: Callable[[Any], PyTree]
+    update: Callable[[Any, Any, Array], PyTree]
+    finalize: Callable[[Any], PyTree]
+    aggregate: Callable[[Any], PyTree]
 
 
 class AccumulationType(enum.Enum):
-    """The usual ways to make one result of those of the parts."""
+    """Common ways to combine the results of microbatches."""
 
-    MEAN = enum.auto()  # sum, divided by the number of all parts
+    MEAN = enum.auto()  # the sum divided by the number of all microbatches
     SUM = enum.auto()
-    RUNNING_MEAN = enum.auto()  # of the parts that were run: see `num_real_microbatches`
-    CONCAT = enum.auto()  # along the first axis, in the order of the batch's rows
+    RUNNING_MEAN = enum.auto()  # over those that were run, see `num_real_microbatches`
+    CONCAT = enum.auto()  # along the first axis, in the order of the rows of the batch
 
 
-def _wide(x: Any) -> Any:
-    """Return the dtype to gather in: at least float32, where small parts do not round away."""
+def _sum_dtype(x: Any) -> np.dtype:
+    """Return the dtype of sums: at least float32, so that small terms are not rounded away."""
     return compute_dtype(x) if is_inexact(x.dtype) else x.dtype
 
 
-def _sum_rows(rows):
-    return jnp.sum(rows, 0, dtype=_wide(rows)).astype(rows.dtype)
-
-
-def _mean_rows(rows):
-    return jnp.mean(rows, 0, dtype=compute_dtype(rows)).astype(rows.dtype)
-
-
-def _check_float(kind: AccumulationType, x: Any) -> None:
-    if not is_inexact(x.dtype):
+def _check_kind(kind: AccumulationType, x: Any) -> None:
+    if not isinstance(kind, AccumulationType):
+        raise ValueError(
+            "accumulator=... must be an Accumulator, an AccumulationType or a tree of them, got "
+            f"{kind!r}."
+        )
+    means = (AccumulationType.MEAN, AccumulationType.RUNNING_MEAN)
+    if kind in means and not is_inexact(x.dtype):
         raise ValueError(f"{kind} needs floating-point results, got {x.dtype}.")
 
 
-def _usual(kind: Any, shape: Any, parts: int) -> Accumulator:
-    """Return the accumulator of one array, which the function returns with that shape and dtype."""
+def _aggregate(kind: AccumulationType, rows: Array) -> Array:
+    """Combine the values of the rows of one microbatch, along the first axis."""
+    _check_kind(kind, rows)
+    if kind is AccumulationType.CONCAT:
+        return rows
+    combine = jnp.sum if kind is AccumulationType.SUM else jnp.mean
+    return combine(rows, 0, dtype=_sum_dtype(rows)).astype(rows.dtype)
+
+
+def _accumulator(kind: AccumulationType, shape: jax.ShapeDtypeStruct, parts: int) -> Accumulator:
+    """Return the accumulator for one array with the given shape and dtype."""
+    _check_kind(kind, shape)
     if kind is AccumulationType.CONCAT:
         return Accumulator(
             init=lambda x: jnp.zeros((parts, *x.shape), x.dtype),
             update=lambda carry, x, i: carry.at[i].set(x),
             finalize=lambda carry: _in_order(carry) if carry.ndim > 1 else carry,
-            aggregate=lambda rows: rows,
+            aggregate=functools.partial(_aggregate, kind),
         )
-    if kind not in (AccumulationType.SUM, AccumulationType.MEAN, AccumulationType.RUNNING_MEAN):
-        raise ValueError(
-            "accumulator=... must be an Accumulator, an AccumulationType or a tree of them, got "
-            f"{kind!r}."
-        )
-    if kind is not AccumulationType.SUM:
-        _check_float(kind, shape)
 
     def add(carry, x, i):
         return carry + x.astype(carry.dtype)
 
-    def follow(carry, x, i):
+    def running_mean(carry, x, i):
         return carry + (x.astype(carry.dtype) - carry) / (jnp.asarray(i, carry.real.dtype) + 1)
 
     return Accumulator(
-        init=lambda x: jnp.zeros(x.shape, _wide(x)),
-        update=follow if kind is AccumulationType.RUNNING_MEAN else add,
+        init=lambda x: jnp.zeros(x.shape, _sum_dtype(x)),
+        update=running_mean if kind is AccumulationType.RUNNING_MEAN else add,
         finalize=lambda carry: (carry / parts if kind is AccumulationType.MEAN else carry).astype(
             shape.dtype
         ),
-        aggregate=_sum_rows if kind is AccumulationType.SUM else _mean_rows,
+        aggregate=functools.partial(_aggregate, kind),
     )
 
 
-def _in_order(parts: Any) -> Any:
-    """Return rows as in the batch, from an array (parts, rows of a part, ...)."""
+def _in_order(parts: Array) -> Array:
+    """Return rows in the order of the batch, from an array (microbatches, rows of each, ...)."""
     return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
-def expand(accumulator: Any, shapes: Any, parts: int) -> Any:
+def expand(accumulator: PyTree, shapes: PyTree, parts: int) -> PyTree:
     """Return the prefix tree with every kind replaced by a tree of accumulators, one per array."""
 
     def one(kind, below):
         if isinstance(kind, Accumulator):
             return kind
-        return jax.tree.map(lambda x: _usual(kind, x, parts), below)
+        return jax.tree.map(lambda x: _accumulator(kind, x, parts), below)
 
     return jax.tree.map(one, accumulator, shapes, is_leaf=is_accumulator)
 
 
+def aggregate(accumulator: PyTree, rows: PyTree) -> PyTree:
+    """Combine the values of the rows of one microbatch by a prefix tree of accumulators."""
+
+    def one(kind, below):
+        if isinstance(kind, Accumulator):
+            return kind.aggregate(below)
+        return jax.tree.map(functools.partial(_aggregate, kind), below)
+
+    return jax.tree.map(one, accumulator, rows, is_leaf=is_accumulator)
+
+
 def is_accumulator(x: Any) -> bool:
-    """Return whether `x` says how results are combined."""
+    """Return whether `x` is an accumulator or a kind of accumulation."""
     return isinstance(x, (Accumulator, AccumulationType))
 
 
-def apply(method: str, accumulators: Any, *trees: Any, index: tuple = ()) -> Any:
-    """Call a method of every accumulator of a prefix tree."""
-    return jax.tree.map(
-        lambda a, *xs: getattr(a, method)(*xs, *index), accumulators, *trees,
-        is_leaf=is_accumulator,
-    )  # fmt: skip
+def map_accumulators(call: Callable[..., PyTree], accumulators: PyTree, *trees: PyTree) -> PyTree:
+    """Return `call(accumulator, *values)` for every accumulator of a prefix tree."""
+    return jax.tree.map(call, accumulators, *trees, is_leaf=is_accumulator)

@@ -1,4 +1,4 @@
-"""The loop over the parts of a batch."""
+"""The loop over the microbatches of a batch."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from gdjax.microbatching.accumulators import AccumulationType, apply, expand
+from gdjax.core.checks import check_integer
+from gdjax.core.types import PyTree
+from gdjax.microbatching.accumulators import AccumulationType, expand, map_accumulators
 
 
-def _in_parts(x: Any, size: int, axis: int) -> Any:
-    """Return x with its batch axis as two, (rows of a part, parts): no row is copied elsewhere."""
+def _split(x: Array, size: int, axis: int) -> Array:
+    """Split the batch axis into (rows of a microbatch, microbatches), without moving rows."""
     axis = axis % x.ndim
     return x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :])
 
 
-def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
-    """Split the batch axis of each array in two: (number of parts, rows of a part).
+def reshape_batch_axis(tree: PyTree, microbatch_size: int, axis: int = 0) -> PyTree:
+    """Split the batch axis of each array into (number of microbatches, microbatch_size).
 
-    Part k of K has the rows k, k + K, k + 2 K, ... of the batch.
+    Microbatch k of K has the rows k, k + K, k + 2 K, ... of the batch.
 
     Args:
       tree: a tree of arrays.
-      microbatch_size: rows of a part; it divides the length of the axis.
+      microbatch_size: rows of a microbatch; it must divide the length of the axis.
       axis: the batch axis.
 
     Example:
@@ -36,50 +39,50 @@ def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
        [2 5]]
     """
     return jax.tree.map(
-        lambda x: jnp.swapaxes(
-            _in_parts(x, microbatch_size, axis), axis % x.ndim, axis % x.ndim + 1
-        ),
+        lambda x: jnp.swapaxes(_split(x, microbatch_size, axis), axis % x.ndim, axis % x.ndim + 1),
         tree,
     )
 
 
-def as_tuple(x: Any, one: type) -> tuple:
-    """Return one or several of something as a tuple."""
-    return (x,) if isinstance(x, one) else tuple(x)
+def as_tuple(x: Any, kind: type) -> tuple[Any, ...]:
+    """Return one instance of a class, or a sequence of them, as a tuple."""
+    return (x,) if isinstance(x, kind) else tuple(x)
 
 
 def microbatch(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
     microbatch_size: int | None,
-    accumulator: Any = AccumulationType.SUM,
+    accumulator: PyTree = AccumulationType.SUM,
     *,
     argnames: str | Sequence[str] = (),
     in_axes: int | Sequence[int] = 0,
-    num_real_microbatches: Any = None,
+    num_real_microbatches: int | Array | None = None,
 ) -> Callable[..., Any]:
-    """Evaluate a function on parts of a batch, one after the other, and combine the results.
+    """Evaluate a function on microbatches, one after the other, and combine the results.
 
-    Sums and means are gathered in at least float32 and returned in the function's dtypes.
+    Sums and means are accumulated in at least float32 and returned in the dtypes of the function's
+    results.
 
     Args:
       fun: any function of arrays.
       argnums: positions of the arguments that have a batch axis; each may be a tree.
-      microbatch_size: rows of a part; it must divide the batch. None returns `fun` itself.
-      accumulator: how results become one: an `AccumulationType`, an `Accumulator`, or a prefix tree
-        of those over the results.
+      microbatch_size: rows of a microbatch; it must divide the batch. None returns `fun` itself.
+      accumulator: how results are combined: an `AccumulationType`, an `Accumulator`, or a tree of
+        them that is a prefix of the results.
       argnames: names of keyword arguments that have a batch axis.
       in_axes: the batch axis, one for all, or one for each of `argnums` and then `argnames`.
-      num_real_microbatches: number of parts to run, also a traced one; None is all. For batches
-        padded to one length, without a new program. (As in optax, MEAN still divides by the number
-        of all parts, RUNNING_MEAN by that of those run.)
+      num_real_microbatches: number of microbatches to run, which may be traced; None means all.
+        With it, batches padded to one length share a compiled program. (As in optax, MEAN still
+        divides by the number of all microbatches, RUNNING_MEAN by the number of those that ran.)
 
     Returns:
-      A function of the same arguments. It can be differentiated in reverse unless
+      A function of the same arguments. Reverse-mode differentiation works unless
       `num_real_microbatches` is traced.
 
     Raises:
-      ValueError: when called, if batch axes differ in length or the parts do not fit.
+      ValueError: when called, if batch axes differ in length or `microbatch_size` does not divide
+        them.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -91,8 +94,7 @@ def microbatch(
     """
     if microbatch_size is None:
         return fun
-    if microbatch_size < 1:
-        raise ValueError(f"microbatch(microbatch_size=...) must be >= 1, got {microbatch_size}.")
+    check_integer("microbatch(microbatch_size=...)", microbatch_size)
     names = (*as_tuple(argnums, int), *as_tuple(argnames, str))
     axes = (in_axes,) * len(names) if isinstance(in_axes, int) else tuple(in_axes)
     if len(axes) != len(names):
@@ -101,7 +103,7 @@ def microbatch(
         )
 
     @functools.wraps(fun)
-    def in_turns(*args, **kwargs):
+    def in_microbatches(*args, **kwargs):
         given = dict(enumerate(args)) | kwargs
         sizes = {
             x.shape[axis]
@@ -109,17 +111,19 @@ def microbatch(
             for x in jax.tree.leaves(given[name])
         }
         if len(sizes) != 1:
-            raise ValueError(f"microbatch: batch axes must have one length, got {sorted(sizes)}.")
+            raise ValueError(
+                f"microbatch: batch axes must have the same length, got {sorted(sizes)}."
+            )
         (size,) = sizes
         if size % microbatch_size:
             raise ValueError(
-                f"microbatch: a batch of {size} is no multiple of microbatch_size="
-                f"{microbatch_size}. Pad it, and see num_real_microbatches."
+                f"microbatch: a batch of {size} rows is not a multiple of microbatch_size="
+                f"{microbatch_size}. Pad the batch, see num_real_microbatches."
             )
         parts = size // microbatch_size
         axis_of = dict(zip(names, axes, strict=True))
         split = {
-            name: jax.tree.map(lambda x, a=axis: _in_parts(x, microbatch_size, a), given[name])
+            name: jax.tree.map(lambda x, a=axis: _split(x, microbatch_size, a), given[name])
             for name, axis in axis_of.items()
         }
 
@@ -132,16 +136,18 @@ def microbatch(
                     split[name],
                 )
 
-            now = {name: rows(name) if name in split else value for name, value in given.items()}
-            return fun(*(now[i] for i in range(len(args))), **{k: now[k] for k in kwargs})
+            inputs = {k: rows(k) if k in split else value for k, value in given.items()}
+            return fun(*(inputs[i] for i in range(len(args))), **{k: inputs[k] for k in kwargs})
 
         shapes = jax.eval_shape(part, 0)
         kinds = expand(accumulator, shapes, parts)
         run = parts if num_real_microbatches is None else num_real_microbatches
-        carry = jax.lax.fori_loop(
-            0, run, lambda i, carry: apply("update", kinds, carry, part(i), index=(i,)),
-            apply("init", kinds, shapes),
-        )  # fmt: skip
-        return apply("finalize", kinds, carry)
 
-    return in_turns
+        def body(i, carry):
+            return map_accumulators(lambda a, c, x: a.update(c, x, i), kinds, carry, part(i))
+
+        start = map_accumulators(lambda a, shape: a.init(shape), kinds, shapes)
+        carry = jax.lax.fori_loop(0, run, body, start)
+        return map_accumulators(lambda a, c: a.finalize(c), kinds, carry)
+
+    return in_microbatches

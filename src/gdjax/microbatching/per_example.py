@@ -1,4 +1,4 @@
-"""Map over the examples of a batch, or take the gradient of each, part by part."""
+"""Map over the examples of a batch, or compute the gradient of each, in microbatches."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from gdjax.microbatching.accumulators import AccumulationType, apply, expand
+from gdjax.core.types import LossFn, PyTree, Updates
+from gdjax.microbatching.accumulators import AccumulationType, aggregate
 from gdjax.microbatching.loop import as_tuple, microbatch
 
 
 class IndividualOutputs(NamedTuple):
-    """What `micro_grad` returns besides gradients, for each example."""
+    """What `micro_grad` returns for each example in addition to the combined gradients."""
 
-    values: Any
-    metrics: Any
-    aux: Any
+    values: Array
+    metrics: PyTree
+    aux: PyTree
 
 
 def micro_vmap(
     fun: Callable[..., Any],
     in_axes: int | Sequence[int | None] = 0,
-    out_axes: Any = 0,
+    out_axes: int = 0,
     *,
     microbatch_size: int | None = None,
     vmap_fn: Callable[..., Any] = jax.vmap,
-    accumulator: Any = AccumulationType.CONCAT,
-    num_real_microbatches: Any = None,
+    accumulator: PyTree = AccumulationType.CONCAT,
+    num_real_microbatches: int | Array | None = None,
 ) -> Callable[..., Any]:
-    """Map a function over a batch, as `jax.vmap` does, but part by part, and combine the results.
+    """Map a function over a batch like `jax.vmap`, but in microbatches, and combine the results.
 
     Args:
       fun: a function of single examples.
       in_axes: the batch axis of each positional argument, one integer if there is one argument;
-        None is not mapped. Keyword arguments are mapped over their first axis.
-      out_axes: 0.
-      microbatch_size: examples mapped at once; None is all.
-      vmap_fn: what maps, with the arguments of `jax.vmap`.
-      accumulator: see `microbatch`; CONCAT gives what `jax.vmap` gives.
+        arguments with None are not mapped. Keyword arguments are mapped over their first axis.
+      out_axes: must be 0.
+      microbatch_size: number of examples mapped together; None means all.
+      vmap_fn: the function that maps, with the arguments of `jax.vmap`.
+      accumulator: see `microbatch`; CONCAT gives the result of `jax.vmap`.
       num_real_microbatches: see `microbatch`.
 
     Returns:
@@ -61,9 +63,9 @@ def micro_vmap(
 
     def mapped(*args, kwargs):
         rows = vmap_fn(fun, axes, 0)(*args, **kwargs)
-        return apply("aggregate", expand(accumulator, rows, 1), rows)
+        return aggregate(accumulator, rows)
 
-    in_turns = microbatch(
+    in_microbatches = microbatch(
         mapped,
         [i for i, axis in enumerate(axes) if axis is not None],
         microbatch_size,
@@ -72,42 +74,43 @@ def micro_vmap(
         in_axes=[*(axis for axis in axes if axis is not None), 0],
         num_real_microbatches=num_real_microbatches,
     )
-    return functools.wraps(fun)(lambda *args, **kwargs: in_turns(*args, kwargs=kwargs))
+    return functools.wraps(fun)(lambda *args, **kwargs: in_microbatches(*args, kwargs=kwargs))
 
 
 def micro_grad(
-    fun: Callable[..., Any],
+    fun: LossFn,
     has_aux: bool = False,
     argnums: int | Sequence[int] = 0,
     *,
     batch_argnums: int | Sequence[int] = 1,
     keep_batch_dim: bool = True,
     microbatch_size: int | None = None,
-    accumulator: Any = AccumulationType.SUM,
-    transform_fn: Callable[[Any], Any] = lambda grads: grads,
-    metrics_fn: Callable[[Any], Any] = lambda grads: None,
-    num_real_microbatches: Any = None,
-) -> Callable[..., Any]:
-    """Take the gradient of each example, transform it, and combine them, part by part.
+    accumulator: PyTree = AccumulationType.SUM,
+    transform_fn: Callable[[Updates], PyTree] = lambda grads: grads,
+    metrics_fn: Callable[[Updates], PyTree] = lambda grads: None,
+    num_real_microbatches: int | Array | None = None,
+) -> Callable[..., tuple[PyTree, IndividualOutputs]]:
+    """Compute the gradient of each example, transform it, and combine them, in microbatches.
 
-    Per-example gradients can be clipped, squared or measured, while only those of one part are in
-    memory at a time.
+    Per-example gradients can be clipped, squared or measured, while only those of one microbatch
+    are in memory at a time.
 
     Args:
       fun: a loss, `fun(params, batch, ...)`.
       has_aux: whether it returns `(loss, aux)`.
-      argnums: with respect to what to differentiate.
+      argnums: positions of the arguments to differentiate with respect to.
       batch_argnums: positions of the arguments with a batch along the first axis.
-      keep_batch_dim: whether `fun` is given each example as a batch of one.
+      keep_batch_dim: whether `fun` receives each example as a batch of one.
       microbatch_size: see `micro_vmap`.
       accumulator: how the transformed gradients are combined; see `microbatch`.
       transform_fn: applied to each example's gradient.
-      metrics_fn: of each example's gradient before it is transformed; should be small.
+      metrics_fn: a function of each example's gradient before it is transformed; its results are
+        kept for all examples and should be small.
       num_real_microbatches: see `microbatch`.
 
     Returns:
-      A function that returns `(combined, outputs)`; `outputs` has, for each example, `values` (of
-      `fun`), `metrics` and `aux`.
+      A function that returns `(combined, outputs)`. `outputs` has `values` (the losses), `metrics`
+      and `aux` of each example.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -128,7 +131,7 @@ def micro_grad(
         (value, aux), grads = jax.value_and_grad(with_aux, argnums, has_aux=True)(*args, **kwargs)
         return transform_fn(grads), IndividualOutputs(value, metrics_fn(grads), aux)
 
-    def in_turns(*args, **kwargs):
+    def in_microbatches(*args, **kwargs):
         axes = [0 if i in batch_argnums else None for i in range(len(args))]
         if keep_batch_dim:
             args = [
@@ -136,10 +139,12 @@ def micro_grad(
                 for i, x in enumerate(args)
             ]
         mapped = micro_vmap(
-            one, axes,
-            microbatch_size=microbatch_size, accumulator=(accumulator, AccumulationType.CONCAT),
+            one,
+            axes,
+            microbatch_size=microbatch_size,
+            accumulator=(accumulator, AccumulationType.CONCAT),
             num_real_microbatches=num_real_microbatches,
-        )  # fmt: skip
+        )
         return mapped(*args, **kwargs)
 
-    return functools.wraps(fun)(in_turns)
+    return functools.wraps(fun)(in_microbatches)

@@ -1,11 +1,11 @@
-"""Functions of whole trees, under the names of `optax.tree`.
+"""Functions of whole trees, with the names of `optax.tree`.
 
-What holds for all of them, and differs from optax only where low precision would lose digits:
+They differ from optax only where low precision would lose accuracy:
 
-- Sums, norms and inner products are taken, and returned, in at least float32 (optax: in the
-  leaves' dtype, where 1000 ones in bfloat16 sum up to 256 and a norm above 256 in float16 is inf).
-- Moments are calculated in at least float32 and come back in the leaves' dtype.
-- None stands for no leaf; an empty tree has sum 0, norm 0, max -inf and min inf.
+- Sums, norms and inner products are computed and returned in at least float32 (optax: in the
+  leaves' dtype, where 1000 ones in bfloat16 sum to 256 and a float16 norm above 256 is inf).
+- Moments are computed in at least float32 and returned in the leaves' dtype.
+- None is not a leaf; an empty tree has sum 0, norm 0, max -inf and min inf.
 """
 
 from gdjax.tree.arithmetic import add as add

@@ -1,16 +1,18 @@
-"""Arithmetic leaf by leaf, with JAX's own rules for dtypes."""
+"""Arithmetic leaf by leaf, with JAX's rules of type promotion."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gdjax.core.types import PyTree
 
 
-def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
+def add(tree_x: PyTree, tree_y: PyTree, *other_trees: PyTree) -> PyTree:
     """Return the sum of two or more trees.
 
     Example:
@@ -21,22 +23,22 @@ def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
     return jax.tree.map(lambda *x: functools.reduce(operator.add, x), tree_x, tree_y, *other_trees)
 
 
-def sub(tree_x: Any, tree_y: Any) -> Any:
+def sub(tree_x: PyTree, tree_y: PyTree) -> PyTree:
     """Return the difference of two trees."""
     return jax.tree.map(operator.sub, tree_x, tree_y)
 
 
-def mul(tree_x: Any, tree_y: Any) -> Any:
+def mul(tree_x: PyTree, tree_y: PyTree) -> PyTree:
     """Return the product of two trees, element by element."""
     return jax.tree.map(operator.mul, tree_x, tree_y)
 
 
-def div(tree_x: Any, tree_y: Any) -> Any:
+def div(tree_x: PyTree, tree_y: PyTree) -> PyTree:
     """Return the quotient of two trees, element by element."""
     return jax.tree.map(operator.truediv, tree_x, tree_y)
 
 
-def scale(scalar: Any, tree: Any) -> Any:
+def scale(scalar: ArrayLike, tree: PyTree) -> PyTree:
     """Return a number times a tree.
 
     Example:
@@ -47,8 +49,8 @@ def scale(scalar: Any, tree: Any) -> Any:
     return jax.tree.map(lambda x: scalar * x, tree)
 
 
-def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
-    """Return tree_x + scalar * tree_y; where tree_x has None, so has the result.
+def add_scale(tree_x: PyTree, scalar: ArrayLike, tree_y: PyTree) -> PyTree:
+    """Return tree_x + scalar * tree_y; the result is None where tree_x is None.
 
     Example:
       >>> import gdjax
@@ -58,23 +60,27 @@ def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
     scalar = jnp.asarray(scalar)
     return jax.tree.map(
         lambda x, y: None if x is None else x + scalar * y,
-        tree_x, tree_y, is_leaf=lambda x: x is None,
-    )  # fmt: skip
+        tree_x,
+        tree_y,
+        is_leaf=lambda x: x is None,
+    )
 
 
-def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
-    """Return the leaves of tree_x where the condition holds, else those of tree_y.
+def where(condition: ArrayLike, tree_x: PyTree, tree_y: PyTree) -> PyTree:
+    """Return elements of tree_x where the condition holds, and of tree_y elsewhere.
 
     Args:
-      condition: one boolean, or an array of them that broadcasts to every leaf.
+      condition: a boolean, or a boolean array that broadcasts to every leaf.
       tree_x: a tree.
       tree_y: a tree of the same structure.
     """
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
 
 
-def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
-    """Return the tree with every element clipped to [min_value, max_value]; None is no bound.
+def clip(
+    tree: PyTree, min_value: ArrayLike | None = None, max_value: ArrayLike | None = None
+) -> PyTree:
+    """Return the tree with every element clipped to [min_value, max_value]; None means no bound.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -84,11 +90,11 @@ def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
     return jax.tree.map(lambda x: jnp.clip(x, min_value, max_value), tree)
 
 
-def conj(tree: Any) -> Any:
+def conj(tree: PyTree) -> PyTree:
     """Return the complex conjugate of a tree."""
     return jax.tree.map(jnp.conj, tree)
 
 
-def real(tree: Any) -> Any:
+def real(tree: PyTree) -> PyTree:
     """Return the real part of a tree."""
     return jax.tree.map(jnp.real, tree)

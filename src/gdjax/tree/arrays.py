@@ -5,26 +5,30 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.checks import check_choice, leaf_name
+from gdjax.core.types import DType, PyTree
 
 
-def zeros_like(tree: Any, dtype: Any = None) -> Any:
+def zeros_like(tree: PyTree, dtype: DType = None) -> PyTree:
     """Return zeros shaped like the tree, in its dtypes or the given one."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), tree)
 
 
-def ones_like(tree: Any, dtype: Any = None) -> Any:
+def ones_like(tree: PyTree, dtype: DType = None) -> PyTree:
     """Return ones shaped like the tree, in its dtypes or the given one."""
     return jax.tree.map(lambda x: jnp.ones_like(x, dtype=dtype), tree)
 
 
-def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
-    """Return one value everywhere, shaped like the tree, in its dtypes or the given one.
+def full_like(tree: PyTree, fill_value: ArrayLike, dtype: DType = None) -> PyTree:
+    """Return arrays filled with one value, shaped like the tree, in its dtypes or the given one.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -34,7 +38,7 @@ def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
     return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype), tree)
 
 
-def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
+def batch_shape(tree: PyTree, shape: tuple[int, ...] = ()) -> PyTree:
     """Return the tree repeated along new leading axes.
 
     Example:
@@ -48,8 +52,8 @@ def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
 # --- dtypes ---------------------------------------------------------------------------------------
 
 
-def cast(tree: Any, dtype: Any) -> Any:
-    """Return the tree with every leaf in one dtype; None leaves it as it is.
+def cast(tree: PyTree, dtype: DType) -> PyTree:
+    """Return the tree with every leaf in one dtype; None leaves the tree as it is.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -59,8 +63,8 @@ def cast(tree: Any, dtype: Any) -> Any:
     return tree if dtype is None else jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
 
 
-def cast_like(tree: Any, other_tree: Any) -> Any:
-    """Return the tree with each leaf in the dtype of its counterpart, where that has one."""
+def cast_like(tree: PyTree, other_tree: PyTree) -> PyTree:
+    """Return the tree with each leaf in the dtype of its counterpart, if that has a dtype."""
 
     def like(x, other):
         return jnp.asarray(x).astype(other.dtype) if hasattr(other, "dtype") else x
@@ -68,17 +72,20 @@ def cast_like(tree: Any, other_tree: Any) -> Any:
     return jax.tree.map(like, tree, other_tree)
 
 
-def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> Any:
-    """Return the dtype of a tree; that of `jnp.asarray([])` if it is empty.
+def dtype(
+    tree: PyTree, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None
+) -> np.dtype:
+    """Return the common dtype of a tree's leaves; that of `jnp.asarray([])` for an empty tree.
 
     Args:
       tree: a tree of arrays or numbers.
-      mixed_dtype_handler: what to do if leaves differ: None raises; "promote" gives the dtype that
-        JAX promotes all to; "highest" and "lowest" give that of a leaf, to or from which all others
-        can be promoted, and raise if there is none.
+      mixed_dtype_handler: what to do if the dtypes of leaves differ. None raises an error.
+        "promote" returns the dtype to which JAX promotes them. "highest" returns the dtype of a
+        leaf to which all others can be promoted, "lowest" that of a leaf which can be promoted to
+        all others; both raise an error if there is none.
 
     Raises:
-      ValueError: see `mixed_dtype_handler`.
+      ValueError: if dtypes differ; see `mixed_dtype_handler`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -98,13 +105,13 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> Any:
             if found != dtypes[0]:
                 raise ValueError(
                     f"tree.dtype: leaves differ, {dtypes[0]} at {leaf_name(tree, 0)!r} and {found} "
-                    f"at {leaf_name(tree, i)!r}. Say what to do: mixed_dtype_handler=..."
+                    f"at {leaf_name(tree, i)!r}. Choose one with mixed_dtype_handler=..."
                 )
         return dtypes[0]
     return functools.reduce(functools.partial(_extreme, mixed_dtype_handler), dtypes)
 
 
-def _extreme(which: str, a: Any, b: Any) -> Any:
+def _extreme(which: str, a: np.dtype, b: np.dtype) -> np.dtype:
     top = jnp.promote_types(a, b)
     if top not in (a, b):
         raise ValueError(f"tree.dtype: neither of {a} and {b} can be promoted to the other.")
@@ -114,26 +121,26 @@ def _extreme(which: str, a: Any, b: Any) -> Any:
 # --- random numbers -------------------------------------------------------------------------------
 
 
-def split_key_like(rng_key: Any, target_tree: Any) -> Any:
+def split_key_like(rng_key: Array, target_tree: PyTree) -> PyTree:
     """Return a tree with a key for each leaf of `target_tree`."""
     treedef = jax.tree.structure(target_tree)
     return treedef.unflatten(list(jax.random.split(rng_key, treedef.num_leaves)))
 
 
 def random_like(
-    rng_key: Any,
-    target_tree: Any,
-    sampler: Callable[..., Any] = jax.random.normal,
-    dtype: Any = None,
-) -> Any:
-    """Return random numbers shaped like the tree, independent in every element.
+    rng_key: Array,
+    target_tree: PyTree,
+    sampler: Callable[..., Array] = jax.random.normal,
+    dtype: DType = None,
+) -> PyTree:
+    """Return independent random numbers shaped like the tree.
 
     Args:
       rng_key: a `jax.random.key`.
       target_tree: a tree of arrays.
-      sampler: `sampler(key, shape, dtype)`, as the functions of `jax.random`. One that takes
-        `out_sharding` is given that of the leaf.
-      dtype: the numbers' dtype; None is that of each leaf.
+      sampler: `sampler(key, shape, dtype)`, such as the functions of `jax.random`. If it has an
+        argument `out_sharding`, it is passed the sharding of the leaf.
+      dtype: the dtype of the random numbers; None means that of each leaf.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -150,8 +157,8 @@ def random_like(
     return jax.tree.map(draw, target_tree, split_key_like(rng_key, target_tree))
 
 
-def unwrap_random_key_data(input_tree: Any) -> Any:
-    """Return the tree with the data of random keys in their place, so that it can be compared."""
+def unwrap_random_key_data(input_tree: PyTree) -> PyTree:
+    """Return the tree with random keys replaced by their data, so that trees can be compared."""
 
     def unwrap(x):
         is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

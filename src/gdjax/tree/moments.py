@@ -1,39 +1,41 @@
 """Running moments of a tree, for optimizers written by hand.
 
-They calculate in at least float32 and return the leaves' common dtype. Where the updates have None,
-so has the result.
+They compute in at least float32 and return the common dtype of the leaves. The result is None where
+the updates are None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.numerics import abs_sq, cast, compute_dtype
+from gdjax.core.types import PyTree, Updates
 
 
-def _map(leaf: Callable, updates: Any, moments: Any) -> Any:
+def _map(leaf: Callable[[Array, Array], ArrayLike], updates: Updates, moments: PyTree) -> PyTree:
     def one(g, t):
         if g is None:
             return None
         g, t = jnp.asarray(g), jnp.asarray(t)
-        new = leaf(cast(g, compute_dtype(g)), cast(t, compute_dtype(t)))
+        new = jnp.asarray(leaf(cast(g, compute_dtype(g)), cast(t, compute_dtype(t))))
         return cast(new, jnp.result_type(new, t) if g.dtype != t.dtype else t.dtype)
 
     return jax.tree.map(one, updates, moments, is_leaf=lambda x: x is None)
 
 
-def update_moment(updates: Any, moments: Any, decay: Any, order: Any) -> Any:
+def update_moment(updates: Updates, moments: PyTree, decay: ArrayLike, order: ArrayLike) -> PyTree:
     """Return decay * moment + (1 - decay) * g**order.
 
     Args:
       updates: a tree of gradients.
       moments: a tree of moments, shaped like it.
-      decay: share of the past, in [0, 1].
-      order: the power: 1 for a mean, 2 for a second moment (of real gradients; for complex ones
+      decay: weight of the old moment, in [0, 1].
+      order: the power: 1 for a mean, 2 for a second moment of real gradients (for complex ones see
         `update_moment_per_elem_norm`).
 
     Example:
@@ -44,13 +46,15 @@ def update_moment(updates: Any, moments: Any, decay: Any, order: Any) -> Any:
     return _map(lambda g, t: (1 - decay) * g**order + decay * t, updates, moments)
 
 
-def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: Any) -> Any:
-    """Return decay * moment + (1 - decay) * |g|**order for complex g, g**order for real g.
+def update_moment_per_elem_norm(
+    updates: Updates, moments: PyTree, decay: ArrayLike, order: float
+) -> PyTree:
+    """Return `update_moment`, with |g|**order in place of g**order for complex gradients.
 
     Args:
       updates: a tree of gradients.
       moments: a tree of real moments, shaped like it.
-      decay: share of the past, in [0, 1].
+      decay: weight of the old moment, in [0, 1].
       order: the power.
     """
 
@@ -63,25 +67,27 @@ def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: A
     return _map(lambda g, t: (1 - decay) * power(g) + decay * t, updates, moments)
 
 
-def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
+def update_infinity_moment(
+    updates: Updates, moments: PyTree, decay: ArrayLike, eps: ArrayLike
+) -> PyTree:
     """Return the larger of |g| + eps and decay * moment.
 
     Args:
       updates: a tree of gradients.
       moments: a tree of real moments, shaped like it.
-      decay: share of the past, in [0, 1].
+      decay: weight of the old moment, in [0, 1].
       eps: added to |g|.
     """
     return _map(lambda g, t: jnp.maximum(jnp.abs(g) + eps, decay * t), updates, moments)
 
 
-def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
-    """Return moment / (1 - decay**count), in its dtype, but calculated in at least float32.
+def bias_correction(moment: PyTree, decay: ArrayLike, count: ArrayLike) -> PyTree:
+    """Return moment / (1 - decay**count), computed in at least float32 and returned in its dtype.
 
     Args:
-      moment: a tree of running means that began at zero.
+      moment: a tree of running means that started at zero.
       decay: their decay, in [0, 1).
-      count: number of updates >= 1 that they have seen.
+      count: number of updates that they include, >= 1.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

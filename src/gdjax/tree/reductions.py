@@ -1,49 +1,53 @@
-"""One number from all elements of a tree, gathered in at least float32."""
+"""Reductions of all elements of a tree to one number, in at least float32."""
 
 from __future__ import annotations
 
 import functools
 import math
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, sum_sq
 from gdjax.core.trees import magnitude
+from gdjax.core.types import PyTree
 
 
-def _up(x: Any) -> Array:
+def _up(x: ArrayLike) -> Array:
     x = jnp.asarray(x)
     return cast(x, compute_dtype(x)) if is_inexact(x.dtype) else x
 
 
-def _floats(tree: Any) -> Any:
+def _floats(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: cast(jnp.asarray(x), compute_dtype(jnp.asarray(x))), tree)
 
 
-def sum(tree: Any, associative_reduction: bool = False) -> Any:
+def sum(tree: PyTree, associative_reduction: bool = False) -> Array | int:
     """Return the sum of all elements; integers stay integers.
 
     Args:
       tree: a tree of arrays or numbers.
-      associative_reduction: whether the leaves' sums are added in pairs, not one after the other.
+      associative_reduction: whether to add the sums of the leaves pairwise instead of one after the
+        other.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> print(gdjax.tree.sum({"a": jnp.ones(1000, jnp.bfloat16), "b": 1.0}))
       1001.0
     """
-    sums: list[Any] = [jnp.sum(_up(x)) for x in jax.tree.leaves(tree)]
+    sums = [jnp.sum(_up(x)) for x in jax.tree.leaves(tree)]
     while associative_reduction and len(sums) > 1:
         pairs = [operator.add(*pair) for pair in zip(sums[::2], sums[1::2], strict=False)]
         sums = pairs + sums[2 * len(pairs) :]
     return functools.reduce(lambda a, b: a + b, sums, 0)
 
 
-def vdot(tree_x: Any, tree_y: Any) -> Any:
+def vdot(tree_x: PyTree, tree_y: PyTree) -> Array | int:
     """Return the inner product of two trees, conjugating the first, in at least float32.
 
     Example:
@@ -58,17 +62,22 @@ def vdot(tree_x: Any, tree_y: Any) -> Any:
             raise ValueError(f"tree.vdot needs leaves of one shape, got {x.shape} and {y.shape}.")
         return jnp.sum(jnp.conj(x) * y)
 
-    products: list[Any] = jax.tree.leaves(jax.tree.map(inner, tree_x, tree_y))
-    return functools.reduce(operator.add, products, 0)
+    products: list[Array] = jax.tree.leaves(jax.tree.map(inner, tree_x, tree_y))
+    return functools.reduce(lambda a, b: a + b, products, 0)
 
 
-def _extreme(tree: Any, of_array: Any, of_two: Any, empty: float) -> Any:
+def _extreme(
+    tree: PyTree,
+    of_array: Callable[[Array], Array],
+    of_two: Callable[[ArrayLike, ArrayLike], Array],
+    empty: float,
+) -> Array | float:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.size(x)]
     return functools.reduce(of_two, [of_array(jnp.asarray(x)) for x in leaves], empty)
 
 
-def max(tree: Any) -> Any:
-    """Return the largest element; -inf of none.
+def max(tree: PyTree) -> Array | float:
+    """Return the largest element; -inf if there are none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -78,12 +87,12 @@ def max(tree: Any) -> Any:
     return _extreme(tree, jnp.max, jnp.maximum, -math.inf)
 
 
-def min(tree: Any) -> Any:
-    """Return the smallest element; inf of none."""
+def min(tree: PyTree) -> Array | float:
+    """Return the smallest element; inf if there are none."""
     return _extreme(tree, jnp.min, jnp.minimum, math.inf)
 
 
-def size(tree: Any) -> int:
+def size(tree: PyTree) -> int:
     """Return the number of elements.
 
     Example:
@@ -94,10 +103,14 @@ def size(tree: Any) -> int:
     return functools.reduce(operator.add, [jnp.size(x) for x in jax.tree.leaves(tree)], 0)
 
 
-def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:
+def norm(
+    tree: PyTree,
+    ord: int | float | Literal["inf", "infinity"] | None = None,
+    squared: bool = False,
+) -> Array:
     """Return the norm of all elements as one vector, in at least float32.
 
-    Its derivative at zero is zero (optax: NaN), so that it can stand in a loss.
+    Its derivative at zero is zero (optax: NaN), so that it can be part of a loss.
 
     Args:
       tree: a tree of arrays, real, complex or integer.
@@ -105,7 +118,7 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:
       squared: whether to return the square.
 
     Raises:
-      ValueError: for another `ord`.
+      ValueError: if `ord` is not one of these.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -126,8 +139,10 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:
     return length**2 if squared else length
 
 
-def allclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool = False) -> Any:
-    """Return whether two trees agree element by element within a tolerance, |a-b| <= atol+rtol|b|.
+def allclose(
+    a: PyTree, b: PyTree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, equal_nan: bool = False
+) -> Array | bool:
+    """Return whether |a - b| <= atol + rtol |b| for all elements of two trees.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

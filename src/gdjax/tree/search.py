@@ -1,12 +1,12 @@
-"""Find, replace and map over what states hold, by name, at any depth.
+"""Find, replace and map over parts of optimizer states, by name, at any depth.
 
 Names are fields of NamedTuples ("mu", "count"), keys of dicts ("learning_rate") and class names of
-NamedTuples ("Moments"). Two things are special in states of gdjax, where every number is a leaf:
+NamedTuples ("Moments"). Two rules are specific to states of gdjax, where every number is a leaf:
 
-- A hyperparameter that is a schedule reads as its value in force, as in `gdjax.hyperparams`; and
-  replacing it puts in strong arrays, as `gdjax.with_hyperparams` does.
-- Every part of a chain counts its steps, also transforms that remember nothing else. `get` leaves
-  the counts of those out if more than one "count" is found.
+- A scheduled hyperparameter is read as its current value, as in `gdjax.hyperparams`. A replaced
+  hyperparameter becomes an array without a weak type, as in `gdjax.with_hyperparams`.
+- Every part of a chain counts its steps, also transforms without any other state. If more than one
+  "count" is found, `get` ignores those of parts without other state.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import jax.numpy as jnp
 from gdjax.core.base import State, is_state
 from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
+from gdjax.core.types import OptState, Pair, PyTree
 
-Filter = Callable[[tuple, Any], bool]
+Path = tuple[Any, ...]  # keys of `jax.tree_util` and `NamedTupleKey`s
+Filter = Callable[[Path, Any], bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedTupleKey:
-    """A step of a path, into a field of a NamedTuple.
+    """A key of a path that refers to a field of a NamedTuple.
 
     Attributes:
       tuple_name: name of the class.
@@ -38,7 +40,7 @@ class NamedTupleKey:
     name: str
 
     def __str__(self) -> str:
-        """Show the step as in an expression."""
+        """Return the key as it is written in an expression."""
         return f"{self.tuple_name}.{self.name}"
 
 
@@ -47,7 +49,7 @@ def _is_named_tuple(node: Any) -> bool:
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:
-    """Return (step, child) one level below a node; none below a leaf."""
+    """Return (key, child) for the children of a node; a leaf has none."""
     if _is_named_tuple(node):
         name = type(node).__name__
         return [(NamedTupleKey(name, field), getattr(node, field)) for field in node._fields]
@@ -59,38 +61,38 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     return [(path[0], child) for path, child in below]
 
 
-def _name(step: Any) -> Any:
-    """Return what a step is called, for those that can be searched for."""
-    if isinstance(step, NamedTupleKey):
-        return step.name
-    return step.key if isinstance(step, jax.tree_util.DictKey) else None
+def _name(key: Any) -> Any:
+    """Return the name of a key that can be searched for, else None."""
+    if isinstance(key, NamedTupleKey):
+        return key.name
+    return key.key if isinstance(key, jax.tree_util.DictKey) else None
 
 
-def _walk(node: Any, path: tuple = (), owner: Any = None) -> Iterator[tuple[tuple, Any, Any]]:
-    """Yield (path, node, the nearest state that holds it), outermost first."""
+def _walk(node: Any, path: Path = (), owner: Any = None) -> Iterator[tuple[Path, Any, Any]]:
+    """Yield (path, node, innermost state that contains it), outermost nodes first."""
     yield path, node, owner
-    for step, child in _children(node):
-        yield from _walk(child, (*path, step), node if is_state(node) else owner)
+    for key, child in _children(node):
+        yield from _walk(child, (*path, key), node if is_state(node) else owner)
 
 
-def _matches(path: tuple, node: Any, key: Any) -> bool:
+def _matches(path: Path, node: Any, key: Any) -> bool:
     if _is_named_tuple(node) and type(node).__name__ == key:
         return True
     return bool(path) and type(_name(path[-1])) is type(key) and _name(path[-1]) == key
 
 
-def _is_hyperparameter(path: tuple) -> bool:
+def _is_hyperparameter(path: Path) -> bool:
     return len(path) > 1 and path[-2] == NamedTupleKey(State.__name__, "hyperparams")
 
 
-def _read(path: tuple, node: Any, owner: Any) -> Any:
+def _read(path: Path, node: Any, owner: Any) -> Any:
     if not (_is_hyperparameter(path) and is_state(owner)):
         return node
     value = value_at(node, owner.count)
     return value.value if isinstance(value, Masked) else value
 
 
-def _find(tree: Any, key: Any, filtering: Filter | None) -> list[tuple[tuple, Any, Any]]:
+def _find(tree: PyTree, key: Any, filtering: Filter | None) -> list[tuple[Path, Any, Any]]:
     found = [
         (path, _read(path, node, owner), owner)
         for path, node, owner in _walk(tree)
@@ -100,18 +102,18 @@ def _find(tree: Any, key: Any, filtering: Filter | None) -> list[tuple[tuple, An
 
 
 def get_all_with_path(
-    tree: Any, key: Any, filtering: Filter | None = None
-) -> list[tuple[tuple, Any]]:
-    """Return everything of that name in a tree, with the paths to it.
+    tree: PyTree, key: Any, filtering: Filter | None = None
+) -> list[tuple[Path, Any]]:
+    """Return all parts of a tree with a given name, and their paths.
 
     Args:
       tree: any tree, usually a state.
       key: a field or class name of a NamedTuple, or a key of a dict.
-      filtering: `filtering(path, value) -> bool` says what to keep. A path is a tuple of keys of
-        `jax.tree_util` and of `NamedTupleKey`s, which tell the class too.
+      filtering: `filtering(path, value) -> bool` selects what to return. A path is a tuple of keys
+        of `jax.tree_util` and of `NamedTupleKey`s, which also contain the name of the class.
 
     Returns:
-      A list of `(path, value)`; `jax.tree_util.keystr(path)` reads well.
+      A list of `(path, value)`; `jax.tree_util.keystr(path)` formats a path.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -124,20 +126,20 @@ def get_all_with_path(
     return [(path, value) for path, value, _ in _find(tree, key, filtering)]
 
 
-def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
-    """Return the one thing of that name in a tree.
+def get(tree: PyTree, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
+    """Return the only part of a tree with a given name.
 
     Args:
       tree: any tree, usually a state.
       key: see `get_all_with_path`.
-      default: what to return if there is nothing of that name.
+      default: the result if nothing has that name.
       filtering: see `get_all_with_path`.
 
     Returns:
-      The value. Of several counts, that of the one part which remembers more than its count.
+      The value. Of several counts, that of the only part with other state.
 
     Raises:
-      KeyError: if there are several, with the paths to them.
+      KeyError: if several parts have that name; the message has their paths.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -150,31 +152,31 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
       0.09
     """
     found = _find(tree, key, filtering)
-    if key == "count" and len(found) > 1:
+    if key == "count":
         found = [f for f in found if not (is_state(f[2]) and f[2].slots == ())] or found
     if len(found) > 1:
         paths = ", ".join(jax.tree_util.keystr(path) for path, _, _ in found)
         raise KeyError(
-            f"tree.get: {key!r} is there {len(found)} times: {paths}. Choose with "
-            "filtering=lambda path, value: ..., or take all with get_all_with_path."
+            f"tree.get: {key!r} is found {len(found)} times: {paths}. Choose one with "
+            "filtering=lambda path, value: ..., or use get_all_with_path."
         )
     return found[0][1] if found else default
 
 
-def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:
-    """Return a copy of a tree in which everything of the given names has a new value.
+def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTree:
+    """Return a copy of a tree with new values for all parts with the given names.
 
-    It is everything that `get_all_with_path` finds, however deep. (optax misses what is nested in
+    These are all parts that `get_all_with_path` finds, at any depth. (optax misses parts nested in
     lists or tuples below another match.)
 
     Args:
       tree: any tree, usually a state.
       filtering: see `get_all_with_path`.
-      **kwargs: name -> new value. In place of an array, a number or array of the same shape takes
-        its dtype (optax: goes in as it is), so that the next step compiles nothing anew.
+      **kwargs: name -> new value. If it replaces an array, a number or array of the same shape is
+        cast to its dtype (optax: unchanged), so that the next step does not compile again.
 
     Raises:
-      KeyError: if there is nothing of that name.
+      KeyError: if nothing has that name.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -184,8 +186,8 @@ def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:
     """
     for key in kwargs:
         if not _find(tree, key, filtering):
-            more = " that the filter keeps" if filtering else ""
-            raise KeyError(f"tree.set: there is nothing of the name {key!r}{more}.")
+            more = " that the filter selects" if filtering else ""
+            raise KeyError(f"tree.set: nothing is named {key!r}{more}.")
 
     def replace(node, path, owner):
         for key, new in kwargs.items():
@@ -198,7 +200,7 @@ def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:
         if not below:
             return node
         owner = node if is_state(node) else owner
-        new = [replace(child, (*path, step), owner) for step, child in below]
+        new = [replace(child, (*path, key), owner) for key, child in below]
         if _is_named_tuple(node):
             return type(node)(*new)
         if isinstance(node, dict):
@@ -217,23 +219,24 @@ def _fitting(new: Any, old: Any) -> Any:
 
 
 def map_params(
-    initable: Any,
+    initable: Pair | Callable[..., OptState],
     f: Callable[..., Any],
-    state: Any,
+    state: OptState,
     /,
-    *rest: Any,
+    *rest: PyTree,
     transform_non_params: Callable[[Any], Any] | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
-) -> Any:
-    """Map over the trees shaped like the parameters in a state, for example to give shardings.
+) -> PyTree:
+    """Map over the parts of a state that are shaped like the parameters, e.g. to give shardings.
 
     Args:
       initable: the optimizer that made the state, or its `init`.
-      f: `f(leaf, *rest_leaves)`, for each leaf of each such tree.
+      f: `f(leaf, *rest_leaves)`, for each leaf of each such part.
       state: the state.
       *rest: trees with the structure of the parameters.
-      transform_non_params: applied to every other leaf: counts, numbers; None leaves them.
-      is_leaf: as in `jax.tree.map`, for the trees shaped like the parameters.
+      transform_non_params: applied to every other leaf (counts, numbers); None leaves them
+        unchanged.
+      is_leaf: as in `jax.tree.map`, for the parts shaped like the parameters.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -244,26 +247,24 @@ def map_params(
       >>> print(specs.count, specs.slots.mu, specs.hyperparams["b1"])
       all {'w': 'rows'} all
     """
-    init = initable.init if hasattr(initable, "init") else initable
-    places = init(Placeholder())
+    init = initable if callable(initable) else initable[0]
+    template = init(Placeholder())
 
-    def mapped(leaf, *others):  # None: no such part of the state for that parameter
+    def mapped(leaf, *others):  # None: the state has no such part for this parameter
         return None if leaf is None else f(leaf, *others)
 
     def stops(node):
         return node is None or (is_leaf is not None and is_leaf(node))
 
-    def visit(place, node):
-        if isinstance(place, Placeholder):
+    def visit(part, node):
+        if _is_placeholder(part):
             return jax.tree.map(mapped, node, *rest, is_leaf=stops)
-        if not any(isinstance(x, Placeholder) for x in jax.tree.leaves(place, is_leaf=_is_place)):
-            return (
-                node if transform_non_params is None else jax.tree.map(transform_non_params, node)
-            )
-        return jax.tree.map(visit, place, node, is_leaf=lambda x: x is not place)
+        if any(map(_is_placeholder, jax.tree.leaves(part, is_leaf=_is_placeholder))):
+            return jax.tree.map(visit, part, node, is_leaf=lambda x: x is not part)
+        return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
 
-    return visit(places, state)
+    return visit(template, state)
 
 
-def _is_place(node: Any) -> bool:
+def _is_placeholder(node: Any) -> bool:
     return isinstance(node, Placeholder)
