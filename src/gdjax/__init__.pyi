@@ -129,6 +129,9 @@ from gdjax.optimizers.dion2 import dion2 as dion2
 from gdjax.optimizers.dog import dog as dog
 from gdjax.optimizers.dog import dowg as dowg
 from gdjax.optimizers.dog import l_dog as l_dog
+from gdjax.optimizers.dog import (
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
 from gdjax.optimizers.dog import scale_by_dog as scale_by_dog
 from gdjax.optimizers.dog import scale_by_dowg as scale_by_dowg
 from gdjax.optimizers.dog import scale_by_l_dog as scale_by_l_dog
@@ -252,9 +255,6 @@ from gdjax.transforms.constrain import keep_params_nonnegative as keep_params_no
 from gdjax.transforms.constrain import zero_nans as zero_nans
 from gdjax.transforms.decay import add_decayed_weights as add_decayed_weights
 from gdjax.transforms.decay import mask_by_ndim as mask_by_ndim
-from gdjax.transforms.distance import (
-    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
-)
 from gdjax.transforms.ema import ema as ema
 from gdjax.wrappers.flatten import flatten as flatten
 from gdjax.transforms.measure import measure_with_ema as measure_with_ema

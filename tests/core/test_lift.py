@@ -1,5 +1,6 @@
 """leafwise, treewise, chain: precision, extras, structure, sharding, speed of tracing."""
 
+import inspect
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import optax
 import pytest
 
 import gdjax
+from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.lift import direction_of
 
 
 def _double(grad, slots, param, count, *, factor, gain=None):
@@ -209,3 +212,54 @@ def test_importing_gdjax_imports_no_optional_package():
         "sys.exit(str(bad & set(sys.modules)) if bad & set(sys.modules) else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "other", "said"),
+    [
+        (gdjax.adam(0.1), gdjax.sgd(0.1), "adam: .*hyperparameters are b1, b2.* got one with"),
+        (gdjax.adam(0.1), gdjax.chain(gdjax.adam(0.1)), "adam: .* got a tuple of 1, as of a chain"),
+        (gdjax.clip_by_global_norm(1.0), gdjax.adam(0.1), "clip_by_global_norm: .* max_norm; got"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_an_error_that_says_so(optimizer, other, said):
+    params = jnp.ones(2)
+    with pytest.raises(ValueError, match=said):
+        optimizer.update(params, other.init(params), params)
+
+
+@pytest.mark.parametrize("around", [lambda f: f, jax.vmap, jax.jacfwd], ids=["jit", "vmap", "grad"])
+def test_in_any_trace_of_the_caller_an_update_is_no_nested_program(around):
+    opt = gdjax.chain(gdjax.clip(1.0), gdjax.sgd(0.1))
+    state = opt.init(jnp.ones(2))
+    jaxpr = jax.make_jaxpr(around(lambda grads: opt.update(grads, state)[0]))(jnp.ones((2, 2)))
+    nested = {eqn.params.get("name") for eqn in jaxpr.eqns}
+    assert "leaf" in nested and not nested & {"chain", "clip", "sgd"}, nested
+
+
+def _ratio(grad, slots, param, count, *, power, signed):
+    return jnp.sign(grad) ** signed * jnp.abs(grad) ** power, slots
+
+
+@checked(power=POSITIVE)
+def _power_descent(learning_rate, power=0.5, *, signed=True):
+    return gdjax.descend(_ratio, None, dict(power=power), learning_rate, signed=signed)
+
+
+@direction_of(_power_descent)
+def _scale_by_power() -> None:
+    """Replace the gradient by a power of it."""
+
+
+def test_a_twin_is_the_direction_of_its_optimizer_under_its_own_name():
+    assert str(inspect.signature(_scale_by_power)) == "(power=0.5, *, signed=True)"
+    grads = jnp.array([4.0, -9.0])
+    whole, twin = _power_descent(0.5), _scale_by_power()
+    state = twin.init(grads)
+    np.testing.assert_allclose(twin.update(grads, state)[0], [2.0, -3.0])
+    np.testing.assert_allclose(whole.update(grads, whole.init(grads))[0], [-1.0, 1.5])
+    assert list(gdjax.hyperparams(state)) == ["power"]
+    with pytest.raises(ValueError, match=r"_scale_by_power\(power=\.\.\.\) must be finite and > 0"):
+        _scale_by_power(0.0)
+    with pytest.raises(TypeError, match=r"_power_descent\(learning_rate=\.\.\.\) must be a number"):
+        _power_descent(None)

@@ -7,6 +7,7 @@ import pytest
 from x64 import enable_x64
 
 import gdjax
+from gdjax.core.every import is_due
 from gdjax.core.numerics import sum_sq
 from gdjax.core.trees import copied, inner_product, magnitude, map_leaves, total
 from gdjax.wrappers.reset import memory, reset
@@ -71,3 +72,10 @@ def test_a_reset_goes_through_wrappers_and_keeps_the_numbers():
     for when, expected in ((True, fresh), (False, state)):
         result = reset(jnp.array(when), state, first)
         jax.tree.map(np.testing.assert_array_equal, result, expected)
+
+
+def test_a_phase_delays_all_but_the_first_step():
+    due = [bool(is_due(jnp.int32(t), jnp.float32(4), jnp.float32(0.5))) for t in range(1, 13)]
+    assert [t for t, yes in enumerate(due, 1) if yes] == [1, 3, 7, 11]
+    due = [bool(is_due(jnp.int32(t), jnp.float32(4))) for t in range(1, 13)]
+    assert [t for t, yes in enumerate(due, 1) if yes] == [1, 5, 9]

@@ -193,33 +193,20 @@ def test_momo_steps_where_the_squared_gradient_is_below_machine_epsilon():
 
 
 @pytest.mark.parametrize("name", ["momo", "momo_adam"])
-def test_momo_names_the_missing_value(name):
+def test_momo_refuses_none_as_the_loss(name):
     opt, params = getattr(gdjax, name)(), jnp.zeros(1)
-    with pytest.raises(TypeError, match=f"{name} needs value="):
-        opt.update(params, opt.init(params), params)
     with pytest.raises(ValueError, match="value=loss"):
         opt.update(params, opt.init(params), params, value=None)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [gdjax.prodigy, gdjax.dadapt_adamw, gdjax.dog, gdjax.l_dog, gdjax.dowg, gdjax.cocob],
-    ids=lambda f: f.__name__,
-)
-def test_parameters_are_asked_for(make):
-    params = jnp.ones(2)
-    with pytest.raises(ValueError, match="call update.grads, state, params"):
-        make().update(params, make().init(params))
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"prodigy\(betas=...\) must be in \[0, 1\), got 1.0"):
         gdjax.prodigy(betas=(0.9, 1.0))
-    with pytest.raises(ValueError, match=r"scale_by_dog\(init_step=...\)\[0\] must be one of"):
+    with pytest.raises(ValueError, match=r"^dog\(init_step=...\)\[0\] must be one of"):
         gdjax.dog(init_step=("typo", 1.0))
-    with pytest.raises(ValueError, match=r"scale_by_dog\(init_step=...\)\[0\]"):
-        gdjax.dog(init_step=1e-6)
-    with pytest.raises(ValueError, match=r"init_step=...\)\[1\] must be finite and > 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"^scale_by_dog\(init_step=...\)\[0\]"):
+        gdjax.scale_by_dog(init_step=1e-6)
+    with pytest.raises(ValueError, match=r"^l_dog\(init_step=...\)\[1\] must be finite and > 0"):
         gdjax.l_dog(init_step=("distance", 0.0))
 
 

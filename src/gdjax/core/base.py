@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import jax
 import jax.core
 import numpy as np
 from jax import Array
 
-from gdjax.core.types import Mask, OptState, P, Params, Scalar
+from gdjax.core.types import Mask, OptState, P, Params, PyTree, Scalar
 
 
 class InitFn(Protocol):
@@ -60,8 +60,8 @@ class State(NamedTuple):
     """
 
     count: Array
-    hyperparams: dict[str, Any]
-    slots: Any
+    hyperparams: dict[str, PyTree]
+    slots: PyTree
 
     def __repr__(self) -> str:
         """Show the numbers; of the slots, how large they are."""
@@ -69,7 +69,7 @@ class State(NamedTuple):
         return f"State(count={short(self.count)}, {numbers or 'no numbers'}, {_of_slots(self)})"
 
 
-def short(value: Any) -> str:
+def short(value: PyTree) -> str:
     """Return a value as a few words: a number as it is, an array or a tree by its size.
 
     Example:
@@ -85,12 +85,12 @@ def short(value: Any) -> str:
         if (
             known
             and not isinstance(value, jax.core.Tracer)
-            and getattr(value.dtype, "kind", "") in (*"biufc",)
+            and getattr(value.dtype, "kind", " ") in "biufc"
         ):
             return f"{np.asarray(value).item():.6g}"
         return f"{value.dtype}{list(value.shape)}"
     if not any(hasattr(x, "dtype") for x in leaves):
-        return repr(value)
+        return text if len(text := repr(value)) <= 80 else "{no arrays}"
     total = sum(x.size * x.dtype.itemsize for x in leaves if hasattr(x, "dtype"))
     return f"{{{len(leaves)} arrays, {total:,} bytes}}"
 
@@ -106,7 +106,7 @@ def _of_slots(state: State) -> str:
     return f"{type(state.slots).__name__}({', '.join(parts)})"
 
 
-def is_state(node: Any) -> bool:
+def is_state(node: object) -> TypeGuard[State]:
     """Return whether `node` is the state of one optimizer."""
     return isinstance(node, State)
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import called
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
-from gdjax.core.types import P, Pair, Params, Updates
+from gdjax.core.types import OptState, P, Pair, Params, Updates
 
 
 def chain(*optimizers: Pair) -> Optimizer:
@@ -39,10 +40,10 @@ def chain(*optimizers: Pair) -> Optimizer:
     """
     members = tuple(with_extra_args_support(o) for o in optimizers)
 
-    def init(params: Params) -> tuple:
+    def init(params: Params) -> tuple[OptState, ...]:
         return tuple(member.init(params) for member in members)
 
-    return Optimizer(init, _chain_update(tuple(member.update for member in members)))
+    return Optimizer(init, _chain_update(called("chain"), tuple(m.update for m in members)))
 
 
 def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
@@ -66,21 +67,24 @@ def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
             raise ValueError(f"named_chain needs distinct strings as names, got {names}.")
     members = tuple(with_extra_args_support(o) for _, o in optimizers)
 
-    def init(params: Params) -> dict:
+    def init(params: Params) -> dict[str, OptState]:
         return {name: m.init(params) for name, m in zip(names, members, strict=True)}
 
-    return Optimizer(init, _chain_update(tuple(member.update for member in members), names))
+    updates = tuple(member.update for member in members)
+    return Optimizer(init, _chain_update(called("named_chain"), updates, names))
 
 
 @functools.lru_cache(maxsize=1024)
-def _chain_update(members: tuple[Callable, ...], names: tuple[str, ...] | None = None) -> Callable:
+def _chain_update(
+    name: str, members: tuple[Callable, ...], names: tuple[str, ...] | None = None
+) -> Callable:
     keys = names or range(len(members))
 
-    def chain(updates, state, params=None, **extra):
+    def chained(updates, state, params=None, **extra):
         if len(state) != len(members):
             raise ValueError(
-                f"chain: the state has {len(state)} parts, the chain {len(members)} members. "
-                "Use the state that this chain's init made."
+                f"{name}: the state has {len(state)} parts, the chain {len(members)} members. "
+                "Pass what the same optimizer's init or last update returned."
             )
         dtypes, updates = updates, upcast(jax.tree.map(jnp.asarray, updates))
         new = {}
@@ -89,7 +93,7 @@ def _chain_update(members: tuple[Callable, ...], names: tuple[str, ...] | None =
         states = new if names else tuple(new.values())
         return cast_like(updates, jax.tree.map(jnp.asarray, dtypes)), states
 
-    return compiled(chain, "chain")
+    return compiled(chained, name)
 
 
 def with_extra_args_support(tx: Pair) -> Optimizer:

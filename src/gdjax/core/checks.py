@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Collection
+from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from gdjax.core.base import State
 from gdjax.core.hyper import is_schedule, is_value, path_name
 from gdjax.core.numerics import is_inexact
+from gdjax.core.types import OptState, PyTree, TreeDef
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +82,22 @@ SYNONYMS = {
 }
 
 
+_running: ContextVar[str | None] = ContextVar("_running", default=None)
+
+
+def called(otherwise: str) -> str:
+    """Return the name of the factory that the user called, for errors; see `checked`.
+
+    It is the outermost factory that is running, so `sgd` is named where it builds upon `trace`.
+    Where none is running, it is `otherwise`.
+    """
+    return _running.get() or otherwise
+
+
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Check the concrete numbers that a public factory is given; traced ones pass through.
+
+    While the factory runs, `called` returns its name, which all that it builds uses in errors.
 
     Args:
       **ranges: argument name -> range, for names that `STANDARD` lacks or that differ here.
@@ -108,7 +124,11 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if given[name] is None and may_be_none:
                     continue
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
-            return factory(*args, **kwargs)
+            token = _running.set(called(factory.__name__))
+            try:
+                return factory(*args, **kwargs)
+            finally:
+                _running.reset(token)
 
         vars(build)["__ranges__"] = ranges  # for `direction_of`
         return build
@@ -140,7 +160,7 @@ def bound_arguments(
     raise TypeError(f"{name}() {problem} It takes {', '.join(names)}.")
 
 
-def check_range(what: str, value: Any, allowed: Range) -> None:
+def check_range(what: str, value: object, allowed: Range) -> None:
     """Raise unless every concrete number in `value` lies in the range; None in a tree is "off"."""
     for x in jax.tree.leaves(value, is_leaf=is_value):
         if x is None and value is not None:
@@ -157,8 +177,8 @@ def check_range(what: str, value: Any, allowed: Range) -> None:
                 raise ValueError(f"{what} must be {allowed.text}, got {number}.")
 
 
-def check_integer(what: str, value: Any, least: int = 1) -> int:
-    """Return an integer that is structure, as a window or a rank; raise for anything else.
+def check_integer(what: str, value: object, least: int = 1) -> int:
+    """Return a static integer, such as a window or a rank; raise for anything else.
 
     Example:
       >>> check_integer("lbfgs(memory_size=...)", 2.5)
@@ -166,13 +186,12 @@ def check_integer(what: str, value: Any, least: int = 1) -> int:
       ...
       ValueError: lbfgs(memory_size=...) must be an integer >= 1, got 2.5.
     """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
-    if not whole or value < least:
-        raise ValueError(f"{what} must be an integer >= {least}, got {value!r}.")
-    return int(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise ValueError(f"{what} must be an integer >= {least}, got {value!r}.")
 
 
-def check_choice(what: str, value: Any, choices: Any) -> None:
+def check_choice(what: str, value: object, choices: Collection[object]) -> None:
     """Raise unless `value` is one of the choices.
 
     Example:
@@ -185,7 +204,7 @@ def check_choice(what: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_state(name: str, state: Any, numbers: Collection[str]) -> None:
+def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
     """Raise unless a state is one that an optimizer made.
 
     Args:
@@ -208,7 +227,7 @@ def check_state(name: str, state: Any, numbers: Collection[str]) -> None:
     )
 
 
-def as_float_leaves(what: str, tree: Any) -> tuple[list[Any], Any]:
+def as_float_leaves(what: str, tree: PyTree) -> tuple[list[Any], TreeDef]:
     """Return leaves and structure of a tree of float or complex arrays; raise for other leaves."""
     leaves, treedef = jax.tree.flatten(tree)
     for i, x in enumerate(leaves):
@@ -227,13 +246,13 @@ def as_float_leaves(what: str, tree: Any) -> tuple[list[Any], Any]:
     return leaves, treedef
 
 
-def leaf_name(tree: Any, index: int) -> str:
+def leaf_name(tree: PyTree, index: int) -> str:
     """Return the path of one leaf."""
     return path_name(jax.tree_util.tree_flatten_with_path(tree)[0][index][0])
 
 
 def check_like(
-    what: str, leaves: list[Any], treedef: Any, other_what: str, other: Any
+    what: str, leaves: list[Any], treedef: TreeDef, other_what: str, other: PyTree
 ) -> list[Any]:
     """Return the leaves of `other` after checking it against a tree.
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.hyper import value_at
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.protocols import HoldsEvalParams, outermost_states
+from gdjax.core.types import OptState, P, Params, PyTree
 
 
-def eval_params(state: Any, params: Any) -> Any:
+def eval_params(state: OptState, params: P) -> P:
     """Return the parameters to evaluate with: averaged, schedule-free or lookahead weights.
 
     Args:
@@ -52,7 +53,7 @@ def eval_params(state: Any, params: Any) -> Any:
     return params
 
 
-def map_held(leaf: Callable, held: Any, params: Any, *numbers: Any) -> Any:
+def map_held(leaf: Callable[..., Array], held: PyTree, params: Params, *numbers: Array) -> Params:
     """Return `leaf(held, param, *numbers)` for each parameter, in its dtype.
 
     `leaf` is a function of a module. Where `held` has None, because that parameter belongs to

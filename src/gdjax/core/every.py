@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import State
+from gdjax.core.types import Params, PyTree, T
 
 
 def as_interval(value: Array, count: Array) -> Array:
@@ -25,7 +26,7 @@ def is_due(count: Array, interval: Array, phase: Array | None = None) -> Array:
     """Return whether step `count` = 1, 2, ... is one of 1, 1 + interval, 1 + 2 interval, ...
 
     A phase in [0, 1) makes all but step 1 that part of an interval later, so that what has
-    different phases is not due all at once.
+    different phases is not due in the same step.
     """
     interval = as_interval(interval, count)
     if phase is None:
@@ -34,7 +35,7 @@ def is_due(count: Array, interval: Array, phase: Array | None = None) -> Array:
     return (count == 1) | ((count - 1 - later) % interval == 0)
 
 
-def either(condition: Array, yes: Callable, no: Callable) -> Any:
+def either(condition: Array, yes: Callable[[], T], no: Callable[[], T]) -> T:
     """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
 
     `lax.cond` under jit. Outside of it the condition is known, and a `cond` would compile anew.
@@ -46,7 +47,7 @@ def either(condition: Array, yes: Callable, no: Callable) -> Any:
     return yes() if condition else no()
 
 
-def when_due(due: Array, function: Callable, *operands: Any) -> Any:
+def when_due(due: Array, function: Callable[..., Any], *operands: PyTree) -> Any:
     """Return `function(*operands)` if due, else the operands."""
     return either(due, lambda: function(*operands), lambda: operands)
 
@@ -62,7 +63,7 @@ def phases(costs: Sequence[float]) -> list[float]:
     return [before / whole for before in itertools.accumulate(costs[:-1], initial=0)]
 
 
-def init_phases(init: Callable, params: Any) -> State:
+def init_phases(init: Callable[[Params], State], params: Params) -> State:
     """Return `init(params)` with its phases spread over the interval, so that steps cost the same.
 
     The state's slots have `phase`, a number or one for each block, and `factors`, matrices
@@ -78,7 +79,7 @@ def init_phases(init: Callable, params: Any) -> State:
     return state._replace(slots=state.slots._replace(phase=phase))
 
 
-def renew_when(due: Array, function: Callable, kept: Any, *given: Any) -> Any:
+def renew_when(due: Array, function: Callable[..., T], kept: T, *given: PyTree) -> T:
     """Return `function(kept, *given)`, of the avals of `kept`, if due, else `kept`.
 
     For what is rare and expensive. Under `vmap`, where a `lax.cond` would always run both branches,

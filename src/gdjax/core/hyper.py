@@ -2,7 +2,7 @@
 
 A hyperparameter is a number, a `Schedule`, or a prefix tree of those over the parameters; two
 nodes, `ByPath` and `Masked`, say per leaf which number holds. All of them are pytrees whose
-numbers are leaves; everything else about them (patterns, masks, functions) is structure.
+numbers are leaves; everything else about them (patterns, masks, functions) is static.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.types import Hyperparam, Number, Params, PyTree, ScheduleFn
+
+S = TypeVar("S")
 
 # --- schedules ----------------------------------------------------------------------------------
 
@@ -25,7 +28,7 @@ class Schedule:
     """A pytree that is a function of the step count. The first update uses `schedule(0)`.
 
     Subclass with the `schedule` decorator; the fields are leaves, and so may be traced, vmapped and
-    differentiated. Fields made with `dataclasses.field(metadata={"static": True})` are structure.
+    differentiated. Fields made with `dataclasses.field(metadata={"static": True})` are static.
 
     Example:
       >>> import gdjax, jax
@@ -38,26 +41,27 @@ class Schedule:
       0.25 [1.0]
     """
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value for update number `count`, where 0 is the first."""
         raise TypeError(f"{type(self).__name__} does not define __call__(count)")
 
 
-def schedule(cls: type) -> Any:
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def schedule(cls: type[S]) -> type[S]:
     """Make `cls` a frozen dataclass that JAX knows as a pytree; its fields are leaves."""
-    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    static = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
-    data = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")]
-    return jax.tree_util.register_dataclass(cls, data, static)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    static = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
+    data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
+    return jax.tree_util.register_dataclass(made, data, static)
 
 
 @schedule
 class FunctionSchedule(Schedule):
     """A user's own callable pytree, whose leaves are leaves."""
 
-    function: Any
+    function: ScheduleFn
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return `function(count)`."""
         return self.function(count)
 
@@ -66,10 +70,10 @@ class FunctionSchedule(Schedule):
 class PlainFunction(FunctionSchedule):
     """A user's own function; it has no leaves."""
 
-    function: Any = dataclasses.field(metadata={"static": True})
+    function: ScheduleFn = dataclasses.field(metadata={"static": True})
 
 
-def is_schedule(node: Any) -> bool:
+def is_schedule(node: object) -> TypeGuard[Schedule]:
     """Return whether `node` is a schedule."""
     return isinstance(node, Schedule)
 
@@ -93,13 +97,13 @@ class ByPath(PerLeaf):
         self.patterns, self.values = patterns, values
 
     def tree_flatten_with_keys(self):
-        """Return the values as children, the patterns as structure."""
+        """Return the values as children, the patterns as static data."""
         keys = map(jax.tree_util.DictKey, self.patterns)
         return tuple(zip(keys, self.values, strict=True)), self.patterns
 
     @classmethod
     def tree_unflatten(cls, patterns, values):
-        """Rebuild from structure and children."""
+        """Rebuild from static data and children."""
         return cls(patterns, tuple(values))
 
     def per_leaf(self, names: tuple[str, ...]) -> list[Any]:
@@ -125,16 +129,16 @@ class ByPath(PerLeaf):
 class Masked(PerLeaf):
     """One value for the leaves where `mask` is true, None (no such term) for the others."""
 
-    def __init__(self, value: Any, mask: tuple[bool, ...]):
+    def __init__(self, value: PyTree, mask: tuple[bool, ...]):
         self.value, self.mask = value, mask
 
     def tree_flatten_with_keys(self):
-        """Return the value as the only child, the mask as structure."""
+        """Return the value as the only child, the mask as static data."""
         return ((jax.tree_util.GetAttrKey("value"), self.value),), self.mask
 
     @classmethod
     def tree_unflatten(cls, mask, children):
-        """Rebuild from structure and child."""
+        """Rebuild from static data and child."""
         return cls(children[0], mask)
 
     def choose(self, values: list[Any]) -> list[Any]:
@@ -179,12 +183,12 @@ def by_path(rules: Mapping[str, Any]) -> ByPath:
 # --- into the state -------------------------------------------------------------------------------
 
 
-def is_value(node: Any) -> bool:
+def is_value(node: object) -> bool:
     """Return whether `node` is one value of a prefix tree: None, a schedule, or a function."""
     return node is None or is_schedule(node) or jax.tree_util.all_leaves([node]) and callable(node)
 
 
-def as_array(what: str, x: Any) -> Array:
+def as_array(what: str, x: object) -> Array:
     """Return a number or an array as a strong array; `what` names it in errors."""
     if isinstance(x, (bool, str, bytes)):
         raise TypeError(f"{what} must be a number, an array or a schedule, got {x!r}.")
@@ -197,7 +201,7 @@ def as_array(what: str, x: Any) -> Array:
     return x
 
 
-def as_scalar(what: str, x: Any) -> Array:
+def as_scalar(what: str, x: object) -> Array:
     """Return a number as a strongly typed array of shape ()."""
     x = as_array(what, x)
     if x.ndim:
@@ -208,8 +212,8 @@ def as_scalar(what: str, x: Any) -> Array:
     return x
 
 
-def as_hyper(what: str, value: Any, params: Any = None) -> Any:
-    """Return the form in which `value` lives in the state: strong arrays of at least float32.
+def as_hyper(what: str, value: Hyperparam | None, params: Params = None) -> PyTree:
+    """Return the form in which `value` is kept in the state: strong arrays of at least float32.
 
     `what` names the argument in errors. `params`, if given, says which pytrees are prefix trees
     over the parameters, and is checked against them.
@@ -233,7 +237,7 @@ def as_hyper(what: str, value: Any, params: Any = None) -> Any:
 
 @jax.tree_util.register_pytree_node_class
 class Placeholder:
-    """Stands for a whole tree of parameters: `init` of one says where in a state such trees are."""
+    """A placeholder for a tree of parameters: `init` of it shows where a state has such trees."""
 
     def tree_flatten(self):
         """Return no children: what maps over leaves keeps the node."""
@@ -245,7 +249,7 @@ class Placeholder:
         return cls()
 
 
-def spread(what: str, value: Any, tree: Any) -> list[Any]:
+def spread(what: str, value: PyTree, tree: PyTree) -> list[Any]:
     """Return the value of a prefix tree for each leaf of `tree`."""
     if isinstance(tree, Placeholder):
         return []
@@ -267,7 +271,7 @@ def spread(what: str, value: Any, tree: Any) -> list[Any]:
 # --- in a step ------------------------------------------------------------------------------------
 
 
-def value_at(value: Any, count: Array) -> Any:
+def value_at(value: PyTree, count: Array) -> PyTree:
     """Return `value` with every schedule in it replaced by what it gives at `count`."""
 
     def evaluate(node):
@@ -276,18 +280,29 @@ def value_at(value: Any, count: Array) -> Any:
     return jax.tree.map(evaluate, value, is_leaf=is_schedule)
 
 
-def leaf_values(what: str, value: Any, tree: Any) -> list[Any]:
-    """Return the number for each leaf of `tree`; None where off."""
-    if value is None or jax.tree_util.all_leaves([value]) or is_schedule(value):
+def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = None) -> list[Any]:
+    """Return the number for each leaf of `tree`; None where off.
+
+    Args:
+      what: names the number in errors.
+      value: a number, a schedule or a prefix tree of those, as it is kept in a state.
+      tree: the parameters, or a tree like them.
+      count: the step at which schedules are evaluated; None leaves them as they are.
+    """
+    if value is None or jax.tree_util.all_leaves([value]):
         return [value] * len(jax.tree.leaves(tree))
+    if count is not None:
+        value = value_at(value, count)
     if isinstance(value, Masked):  # over a number, a schedule, or again one number per leaf
         return value.choose(leaf_values(what, value.value, tree))
     if isinstance(value, PerLeaf):
         paths = jax.tree_util.tree_flatten_with_path(tree)[0]
         return value.per_leaf(tuple(path_name(path) for path, _ in paths))
+    if isinstance(value, Schedule) or jax.tree_util.all_leaves([value]):
+        return [value] * len(jax.tree.leaves(tree))
     return spread(what, value, tree)
 
 
-def path_name(path: Any) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
     """Return the path of a leaf as a string, keys joined by "/"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

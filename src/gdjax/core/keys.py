@@ -1,15 +1,15 @@
-"""Keys of random numbers, as they live in states."""
+"""Random keys, as they are kept in states."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.types import Key
 
-def fresh_key(seed: Any) -> Array:
+
+def fresh_key(seed: Key) -> Array:
     """Return a typed key that shares no buffer with the user's own, so that it can be donated.
 
     Args:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.blocks import map_blocks
-from gdjax.core.checks import as_float_leaves, check_like, check_state, checked
-from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread, value_at
+from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
+from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
-from gdjax.core.types import Hyperparam, Mask, Params
+from gdjax.core.types import Hyperparam, Mask, Params, PyTree, Rule, T, TreeDef
 
 Static = tuple[tuple[str, Hashable], ...]
 Q = ParamSpec("Q")
@@ -30,11 +31,12 @@ NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
 
 
 def leafwise(
-    rule: Callable[..., tuple[Any, Any]],
+    rule: Rule,
     slots: Callable[[Any], Any] | None = None,
-    hyperparams: dict[str, Any] | None = None,
+    hyperparams: Mapping[str, Hyperparam | None] | None = None,
     *,
     name: str | None = None,
+    needs_params: bool = False,
     map_rows: Callable[..., list[Any]] = map_blocks,
     **static: Hashable,
 ) -> Optimizer:
@@ -47,7 +49,9 @@ def leafwise(
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
       slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
-      name: what the user called, for errors and traces; None is the name of the rule.
+      name: what the user called, for errors and traces, unless a `checked` factory is running,
+        which has its own name; None is the name of the rule.
+      needs_params: whether `update` raises an error if it is called without parameters.
       map_rows: how to go over the leaves: `map_blocks`, or `gdjax.linalg.buckets.map_buckets` for a
         rule that costs much to compile.
       **static: booleans, strings and functions: the static part of the rule.
@@ -65,13 +69,14 @@ def leafwise(
       >>> print(updates["w"])
       [-0.5  0.5]
     """
-    return _lift(rule, slots, dict(hyperparams or {}), name, map_rows, static, descends=False)
+    given = dict(hyperparams or {})
+    return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
 
 
 def descend(
-    rule: Callable[..., tuple[Any, Any]],
+    rule: Rule,
     slots: Callable[[Any], Any] | None,
-    hyperparams: dict[str, Any],
+    hyperparams: Mapping[str, Hyperparam | None],
     learning_rate: Hyperparam | None,
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
@@ -106,7 +111,8 @@ def descend(
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
     descends = learning_rate is not None
-    return mask_decay(_lift(rule, slots, numbers, name, map_rows, static, descends), mask)
+    optimizer = _lift(rule, slots, numbers, name, map_rows, static, False, descends)
+    return mask_decay(optimizer, mask)
 
 
 def direction_of(
@@ -149,15 +155,16 @@ def direction_of(
 
 
 def _lift(
-    rule: Callable,
-    slots: Callable | None,
-    given: dict[str, Any],
+    rule: Rule,
+    slots: Callable[[Any], Any] | None,
+    given: dict[str, Hyperparam | None],
     name: str | None,
     map_rows: Callable,
     static: dict[str, Hashable],
+    needs_params: bool,
     descends: bool,
 ) -> Optimizer:
-    name = name or rule_name(rule)
+    name = called(name or rule_name(rule))
 
     def init(params: Params) -> State:
         leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
@@ -170,16 +177,23 @@ def _lift(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    update = _lifted_update(rule, frozen(static), map_rows, name, tuple(sorted(given)), descends)
+    update = _lifted_update(
+        rule, frozen(static), map_rows, name, tuple(sorted(given)), needs_params, descends
+    )
     return Optimizer(init, update)
 
 
 @functools.lru_cache(maxsize=1024)
 def _lifted_update(
-    rule: Callable, static: Static, map_rows: Callable, name: str, numbers: tuple, descends: bool
+    rule: Callable,
+    static: Static,
+    map_rows: Callable,
+    name: str,
+    numbers: tuple[str, ...],
+    needs_params: bool,
+    descends: bool,
 ) -> Callable:
-    fixed = dict(static)
-    not_extra = {*numbers, *fixed}
+    fixed, keywords = dict(static), keywords_of(rule)
 
     @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
     def leaf(row, count, hyper, extra):
@@ -201,13 +215,19 @@ def _lifted_update(
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
+        if numbers:  # what composes rules runs those without numbers on states of its own
+            check_state(name, state, numbers)
         parts = [None] * len(leaves)
+        if params is None and needs_params:
+            raise ValueError(f"{name} needs {NEEDS_PARAMS}")
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-        used = used_extras(rule, name, not_extra, extra)
+        known = {*state.hyperparams, *fixed}
+        used = (
+            used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
+        )
         hyper = {
-            k: leaf_values(f"{name}({k}=...)", value_at(v, state.count), grads)
+            k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
             for k, v in state.hyperparams.items()
         }
         count = safe_increment(state.count)
@@ -226,8 +246,10 @@ def _lifted_update(
     return compiled(update, name)
 
 
-def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str, Any]:
-    """Return the hyperparameters of a leafwise optimizer as they live in its state.
+def init_hyperparams(
+    name: str, given: Mapping[str, Hyperparam | None], params: Params
+) -> dict[str, PyTree]:
+    """Return the hyperparameters of a leafwise optimizer as they are kept in its state.
 
     Args:
       name: the factory's name, for errors.
@@ -240,7 +262,7 @@ def init_hyperparams(name: str, given: dict[str, Any], params: Any) -> dict[str,
     return hyper
 
 
-def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> Optimizer:
+def mask_decay(optimizer: Optimizer, mask: Mask, name: str = "weight_decay") -> Optimizer:
     """Switch a hyperparameter of a leafwise optimizer off where `mask` is false.
 
     For rules that place the decay themselves; it reaches them as None where it is off.
@@ -251,7 +273,7 @@ def mask_decay(optimizer: Optimizer, mask: Any, name: str = "weight_decay") -> O
     return Optimizer(init, optimizer.update)
 
 
-def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
+def _init_masked(init: Callable[[Params], State], mask: Mask, name: str, params: Params) -> State:
     state = init(params)
     if name not in state.hyperparams:
         raise ValueError(f"mask=... says which leaves {name} is for, but {name} is None.")
@@ -259,14 +281,14 @@ def _init_masked(init: Callable, mask: Any, name: str, params: Any) -> State:
     return state._replace(hyperparams={**state.hyperparams, name: masked})
 
 
-def mask_leaves(mask: Any, params: Any) -> tuple[bool, ...]:
+def mask_leaves(mask: Mask, params: Params) -> tuple[bool, ...]:
     """Return one boolean for each parameter from a prefix tree of them or a function giving one."""
     if callable(mask) and type(mask) is not type(params):
         mask = mask(params)
     return tuple(bool(on) for on in spread("mask=...", mask, params))
 
 
-def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
+def _slot_rows(name: str, slots: PyTree, treedef: TreeDef, leaves: list[Array]) -> list[Any]:
     """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
     if not slots:
         return [()] * len(leaves)
@@ -283,44 +305,60 @@ def _slot_rows(name: str, slots: Any, treedef: Any, leaves: list) -> list:
 # --- what `treewise` shares ----------------------------------------------------------------------
 
 
-def rule_name(rule: Callable) -> str:
+def rule_name(rule: Rule) -> str:
     """Return the name of a rule in errors and traces: that of its function, without "_rule"."""
     return getattr(rule, "__name__", type(rule).__name__).strip("_").removesuffix("_rule")
 
 
 def frozen(static: dict[str, Hashable]) -> Static:
-    """Return what is structure of a rule, in one order, as a key."""
+    """Return the static arguments of a rule, sorted, as a hashable key."""
     for key, value in static.items():
         try:
             hash(value)
         except TypeError:
             raise TypeError(
-                f"{key}={value!r} is part of an optimizer's structure and must be hashable; a "
+                f"{key}={value!r} is a static argument of an optimizer and must be hashable; a "
                 "number or an array belongs into hyperparams."
             ) from None
     return tuple(sorted(static.items()))
 
 
-def used_extras(rule: Callable, name: str, known: set[str], extra: dict) -> dict:
-    """Return the extras that the rule asks for by keyword, or all for a rule with `**extra`."""
-    keywords, required, takes_all = keywords_of(rule)
-    if takes_all:
+class Keywords(NamedTuple):
+    """The keyword-only arguments of a rule."""
+
+    names: set[str]
+    required: set[str]  # those without a default
+    takes_all: bool  # whether there is **extra
+
+
+def used_extras(
+    keywords: Keywords, name: str, known: set[str], extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the extras that a rule asks for by keyword, or all for a rule with `**extra`.
+
+    Args:
+      keywords: those of the rule.
+      name: what the user called, for errors.
+      known: keywords that the state or the static arguments give.
+      extra: what `update` was called with.
+    """
+    if keywords.takes_all:
         return extra
-    for key in required - known - extra.keys():
+    for key in keywords.required - known - extra.keys():
         raise TypeError(
             f"{name} needs {key}=...: call update(grads, state, params, {key}=...). "
             f"It got {', '.join(extra) or 'no extra argument'}."
         )
-    return {k: v for k, v in extra.items() if k in keywords - known}
+    return {k: v for k, v in extra.items() if k in keywords.names - known}
 
 
-@functools.lru_cache(maxsize=1024)
-def keywords_of(rule: Callable) -> tuple[set[str], set[str], bool]:
-    """Return the keywords of a rule, those without a default, and whether it takes all."""
+def keywords_of(rule: Rule) -> Keywords:
+    """Return the keywords of a rule."""
     parameters = inspect.signature(rule).parameters.values()
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     required = {p.name for p in keyword if p.default is p.empty}
-    return {p.name for p in keyword}, required, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Keywords({p.name for p in keyword}, required, takes_all)
 
 
 def compiled(update: Callable, name: str) -> Callable:
@@ -344,9 +382,9 @@ def compiled(update: Callable, name: str) -> Callable:
     return step
 
 
-def _as_jax(x: Any) -> Any:
+def _as_jax(x: T) -> T | Array:
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def _is_static(x: Any) -> bool:
+def _is_static(x: object) -> bool:
     return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))

@@ -88,7 +88,7 @@ class KeepsGradient(Protocol):
         ...
 
 
-def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
+def states_in(tree: PyTree, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], State]]:
     """Yield path and state of every optimizer in a tree, the outer before the inner."""
     for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:
         if is_state(node):
@@ -96,6 +96,6 @@ def states_in(tree: Any, path: tuple = ()) -> Iterator[tuple[tuple, State]]:
             yield from states_in(node.slots, path + where)
 
 
-def outermost_states(tree: Any) -> list[State]:
+def outermost_states(tree: PyTree) -> list[State]:
     """Return the states in a tree that are not inside of another one."""
     return [node for node in jax.tree.leaves(tree, is_leaf=is_state) if is_state(node)]

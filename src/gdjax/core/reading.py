@@ -20,13 +20,16 @@ from gdjax.core.hyper import (
     value_at,
 )  # fmt: skip
 from gdjax.core.protocols import states_in
+from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
+
+Path = tuple[Any, ...]  # keys of jax.tree_util
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     return jax.tree_util.keystr((key,), simple=True)
 
 
-def _is_index(key: Any) -> bool:
+def _is_index(key: object) -> bool:
     sequence = (jax.tree_util.SequenceKey, jax.tree_util.FlattenedIndexKey)
     return isinstance(key, sequence)
 
@@ -34,17 +37,17 @@ def _is_index(key: Any) -> bool:
 BOXED = jax.tree_util.GetAttrKey("value")  # in Flax, each array may be in a box of its own
 
 
-def _is_box(node: Any) -> bool:
+def _is_box(node: object) -> bool:
     if node is None or isinstance(node, (Schedule, PerLeaf)) or jax.tree_util.all_leaves([node]):
         return False
     return [key for key, _ in _one_level(node)[0]] == [(BOXED,)]
 
 
-def _is_entry(node: Any) -> bool:
+def _is_entry(node: object) -> bool:
     return is_schedule(node) or isinstance(node, Masked)
 
 
-def _entries(state: Any) -> list[tuple[tuple, int, Any, Array]]:
+def _entries(state: OptState) -> list[tuple[Path, int, PyTree, Array]]:
     """Return (path, depth of its shortest name, value, count) for every number or schedule."""
     entries = []
     for where, node in states_in(state):
@@ -72,14 +75,14 @@ def shortest_names(paths: list[tuple[tuple, int]]) -> list[str]:
     return names
 
 
-def hyperparams(state: Any) -> dict[str, Any]:
+def hyperparams(state: OptState) -> dict[str, Any]:
     """Read every hyperparameter of a state, however deeply it is nested.
 
     Args:
       state: the state of any optimizer, chain or wrapper, also a vmapped or traced one.
 
     Returns:
-      A flat dict, qualified name -> value in force, which is what the *next* update will use. A
+      A flat dict, qualified name -> current value, which is what the *next* update will use. A
       name is the shortest one that is unique in the state: "learning_rate" in plain Adam,
       "head.learning_rate" where two groups have one, "learning_rate.body" for a prefix tree.
 
@@ -95,7 +98,7 @@ def hyperparams(state: Any) -> dict[str, Any]:
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
 
 
-def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
+def the_only(what: str, state: OptState, name: str) -> tuple[PyTree, Array]:
     """Return the one hyperparameter of that name in a state, and the count that it goes by."""
     found = [(n.hyperparams[name], n.count) for _, n in states_in(state) if name in n.hyperparams]
     if len(found) != 1:
@@ -106,7 +109,7 @@ def the_only(what: str, state: Any, name: str) -> tuple[Any, Array]:
     return found[0]
 
 
-def with_hyperparams(state: Any, **values: Any) -> Any:
+def with_hyperparams(state: T, **values: Hyperparam) -> T:
     """Return a new state in which some hyperparameters have new values.
 
     Args:
@@ -157,11 +160,11 @@ def with_hyperparams(state: Any, **values: Any) -> Any:
     return edit_states(state, ())
 
 
-def _one_level(node: Any) -> tuple[list, Any]:
+def _one_level(node: PyTree) -> tuple[list[Any], TreeDef]:
     return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
 
 
-def _places(state: Any) -> list[tuple]:
+def _places(state: OptState) -> list[Path]:
     """Return the path of everything that can be set: values, trees of values, schedule fields."""
 
     def below(node, path):
@@ -178,7 +181,7 @@ def _places(state: Any) -> list[tuple]:
     ]
 
 
-def _resolve(state: Any, name: str) -> tuple:
+def _resolve(state: OptState, name: str) -> Path:
     places = _places(state)
 
     def fits(path):  # with or without the positions in chains
@@ -196,7 +199,7 @@ def _resolve(state: Any, name: str) -> tuple:
     raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.")
 
 
-def replacement(what: str, value: Any, old: Any) -> Any:
+def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     """Return the form in which a new value takes the place of an old one in the state."""
     if _is_box(old):
         ((_, inside),), treedef = _one_level(old)

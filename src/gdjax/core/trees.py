@@ -1,4 +1,4 @@
-"""Functions of whole trees in few equations, for rules that need every leaf at once."""
+"""Functions of whole trees in few equations, for rules that need all leaves together."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from gdjax.core.numerics import (
     scalar_dtype,
     upcast,
 )
+from gdjax.core.types import DType, PyTree, T
 
 
-def map_leaves(leaf: Callable, outputs: int, trees: Sequence[Any], *shared: Any) -> tuple:
+def map_leaves(
+    leaf: Callable[..., Any], outputs: int, trees: Sequence[PyTree], *shared: Array | None
+) -> tuple[PyTree, ...]:
     """Return the trees that a function for one array gives over all leaves.
 
     Args:
@@ -60,7 +63,7 @@ def _lifted(leaf: Callable) -> Callable:
     return row
 
 
-def total(tree: Any) -> Array:
+def total(tree: PyTree) -> Array:
     """Return the sum of the leaves of a tree of numbers; 0 for an empty tree."""
     numbers = jax.tree.leaves(tree)
     dtype = compute_dtype(*numbers)  # lax.add, which traces faster than jnp.add, wants one dtype
@@ -88,17 +91,17 @@ def magnitude(x: Array) -> Array:
     return safe_sqrt(abs_sq(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
 
 
-def copied(tree: Any, dtype: Any = None) -> Any:
+def copied(tree: T, dtype: DType = None) -> T:
     """Return a copy to keep, at least float32, that shares no buffer with the tree."""
     return jax.tree.map(lambda x: jnp.array(x, dtype or compute_dtype(x), copy=True), tree)
 
 
-def zeros_like(tree: Any) -> Any:
+def zeros_like(tree: T) -> T:
     """Return zeros of at least float32, shaped like the tree."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=compute_dtype(x)), tree)
 
 
-def real_zeros_like(tree: Any) -> Any:
+def real_zeros_like(tree: T) -> T:
     """Return real zeros of at least float32, shaped like the tree."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=real_dtype(compute_dtype(x))), tree)
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, check_like, check_state
+from gdjax.core.checks import as_float_leaves, called, check_like, check_state
 from gdjax.core.hyper import as_hyper, is_schedule, value_at
-from gdjax.core.lift import Static, compiled, frozen, keywords_of, rule_name, used_extras
+from gdjax.core.lift import (
+    NEEDS_PARAMS,
+    Static,
+    compiled,
+    frozen,
+    keywords_of,
+    rule_name,
+    used_extras,
+)
 from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
+from gdjax.core.types import Params, Rule, Scalar
 
 
 def treewise(
-    rule: Callable,
-    slots: Callable | None = None,
-    hyperparams: dict[str, Any] | None = None,
+    rule: Rule,
+    slots: Callable[[Any], Any] | None = None,
+    hyperparams: Mapping[str, Scalar | None] | None = None,
     *,
     name: str | None = None,
+    needs_params: bool = False,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
@@ -33,7 +43,8 @@ def treewise(
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
       slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
-      name: what the user called, for errors and traces; None is the name of the rule.
+      name: as for `leafwise`.
+      needs_params: as for `leafwise`.
       **static: booleans, strings and functions, also the `update` of other optimizers.
 
     Returns:
@@ -49,10 +60,10 @@ def treewise(
       >>> print(updates)
       [Array([0.25, 1.  ], dtype=float32)]
     """
-    name = name or rule_name(rule)
+    name = called(name or rule_name(rule))
     given = dict(hyperparams or {})
 
-    def init(params: Any) -> State:
+    def init(params: Params) -> State:
         hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
         for k, v in hyper.items():
             if not (v is None or is_schedule(v) or jax.tree_util.all_leaves([v])):
@@ -62,23 +73,29 @@ def treewise(
                 )
         return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
 
-    return Optimizer(init, _treewise_update(rule, frozen(static), name, tuple(sorted(given))))
+    update = _treewise_update(rule, frozen(static), name, tuple(sorted(given)), needs_params)
+    return Optimizer(init, update)
 
 
 @functools.lru_cache(maxsize=1024)
-def _treewise_update(rule: Callable, static: Static, name: str, numbers: tuple) -> Callable:
-    fixed = dict(static)
+def _treewise_update(
+    rule: Callable, static: Static, name: str, numbers: tuple[str, ...], needs_params: bool
+) -> Callable:
+    fixed, keywords = dict(static), keywords_of(rule)
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
-        if "raw_params" in keywords_of(rule)[0]:
+        if numbers:  # what composes rules runs those without numbers on states of its own
+            check_state(name, state, numbers)
+        if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
+        if params is None and needs_params:
+            raise ValueError(f"{name} needs {NEEDS_PARAMS}")
         if params is not None:
             parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
             params = treedef.unflatten(upcast(parts))
         hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
-        used = used_extras(rule, name, {*hyper, *fixed}, extra)
+        used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
         updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)

@@ -32,6 +32,7 @@ T = TypeVar("T")
 PyTree: TypeAlias = Any  # a tree of arrays; any container that JAX knows, or an array by itself
 Params: TypeAlias = PyTree  # the parameters
 Updates: TypeAlias = PyTree  # gradients or updates, shaped like the parameters
+TreeDef: TypeAlias = Any  # jax.tree_util.PyTreeDef, which type checkers see as a variable
 OptState: TypeAlias = PyTree  # the state of an optimizer
 
 # --- numbers that steer an optimizer ---
@@ -51,5 +52,6 @@ AxisName: TypeAlias = "str | tuple[str, ...] | None"  # of `vmap`, `pmap` or `sh
 
 # --- functions ---
 
+Rule: TypeAlias = Callable[..., tuple[Any, Any]]  # of one array or tree; see `leafwise`
 LossFn: TypeAlias = Callable[..., Any]  # (params, ...) -> a real scalar, or (scalar, aux)
 Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]  # (init, update), ours or foreign

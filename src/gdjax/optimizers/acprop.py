@@ -1,16 +1,15 @@
-"""ACProp: divide the gradient by the spread that the gradients had before it.
+"""ACProp: divide the gradient by the standard deviation of the gradients before it.
 
 Zhuang et al. (2021), Algorithm 2, https://arxiv.org/abs/2110.05454
 Paper -> here: m -> mu, s -> nu, t -> count, alpha -> learning_rate.
-Deviations: bias correction and a plain gradient step at t = 1, where no spread is known yet, as in
-the authors' code. The spread is of g_t about m_t, as in the paper and that code; optax takes it
-about m_{t-1}, which makes its steps b1 times as long.
+Deviations: bias correction and a plain gradient step at t = 1, where no deviation is known yet, as
+in the authors' code. The deviation is that of g_t from m_t, as in the paper and that code; optax
+takes it from m_{t-1}, which makes its steps b1 times as long.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -18,6 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -31,13 +31,13 @@ def _acprop(grad, slots, param, count, *, b1, b2, eps, eps_root):
 
 @checked()
 def scale_by_acprop(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-16,
-    eps_root: Any = 1e-16,
-    mu_dtype: Any = None,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-16,
+    eps_root: Hyperparam = 1e-16,
+    mu_dtype: DType = None,
 ) -> Optimizer:
-    """Replace the gradient by ACProp's direction; the arguments are those of `acprop`.
+    """Replace the gradient by ACProp's direction; arguments as in `acprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -55,18 +55,18 @@ def scale_by_acprop(
 
 @checked()
 def acprop(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-16,
-    eps_root: Any = 1e-16,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-16,
+    eps_root: Hyperparam = 1e-16,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
     """Descend along the gradient over the standard deviation of the gradients before it.
 
-    Good for: noisy gradients, where the newest one should not judge its own size.
+    Good for: noisy gradients, where the newest one should not affect its own divisor.
 
     update = -learning_rate * (g / (sqrt(nu / (1 - b2^(t-1))) + eps) + weight_decay * param), where
     nu is that of the step before (at t = 1 the root is 1);  then mu = b1 mu + (1 - b1) g;
@@ -75,10 +75,10 @@ def acprop(
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here. The first step is
         learning_rate * g: not bounded as in Adam.
-      b1: decay of the mean about which the spread is taken, in [0, 1).
-      b2: decay of the spread, in [0, 1).
+      b1: decay of the mean from which the deviation is taken, in [0, 1).
+      b2: decay of the mean squared deviation, in [0, 1).
       eps: see `adam`.
-      eps_root: added to the stored spread in every step, >= 0.
+      eps_root: added to the stored mean squared deviation in every step, >= 0.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       mu_dtype: see `adam`.

@@ -1,4 +1,4 @@
-"""AdaBelief: divide by how far the gradient is from its running mean.
+"""AdaBelief: divide by the root-mean-square distance of the gradient from its running mean.
 
 Zhuang et al. (2020), Algorithm 2, https://arxiv.org/abs/2010.07468
 Paper -> here: m -> mu, s -> nu, epsilon (stored with s) -> eps_root, epsilon (of the root) -> eps,
@@ -9,65 +9,48 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax import Array
+
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, corrected_mean, zero_moments
 
 
 class BeliefMoments(Moments):
-    """Moments that also say what AdaBelief's steps were divided by."""
+    """Moments that also know AdaBelief's denominator; see `with_prox`."""
 
-    def diagonal(self, count, *, b2, eps, **_):
-        """Return the optimizer's metric after `count` updates."""
+    def diagonal(self, count: Array, *, b2: Array, eps: Array, **_: Any) -> Array:
+        """Return what the direction was divided by after `count` updates."""
         return safe_sqrt(self.nu / bias_correction(b2, count)) + eps
-
-
-def _zero_moments(param) -> BeliefMoments:
-    return BeliefMoments(*zero_moments(param))
 
 
 def _adabelief(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
-    nu = b2 * slots.nu + ((1 - b2) * abs_sq(grad - mu) + eps_root)  # within: else XLA copies nu
+    # eps_root is added inside the parentheses so that XLA overwrites nu in place
+    nu = b2 * slots.nu + ((1 - b2) * abs_sq(grad - mu) + eps_root)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     new = BeliefMoments(mu, nu)
     return mu_hat / new.diagonal(count, b2=b2, eps=eps), new
 
 
-@checked()
-def scale_by_belief(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-16,
-    eps_root: Any = 1e-16,
-    *,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Replace the gradient by AdaBelief's direction; the arguments are those of `adabelief`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_belief(b1=0.5)
-      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
-      [ 2. -2.]
-    """
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return leafwise(_adabelief, _zero_moments, numbers, nesterov=nesterov)
+def _zero_moments(param: Array) -> BeliefMoments:
+    return BeliefMoments(*zero_moments(param))
 
 
 @checked()
 def adabelief(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-16,
-    eps_root: Any = 1e-16,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-16,
+    eps_root: Hyperparam = 1e-16,
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Step far where the gradient is what its mean foretold, less where it is not.
+    """Descend along a mean of the gradient over its RMS distance from that mean.
 
     Good for: small and medium networks where Adam generalizes worse than SGD.
 
@@ -106,3 +89,15 @@ def adabelief(
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     return descend(_adabelief, _zero_moments, numbers, learning_rate, nesterov=nesterov)
+
+
+@direction_of(adabelief)
+def scale_by_belief() -> None:
+    """Replace the gradient by AdaBelief's direction; arguments as in `adabelief`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_belief(b1=0.5)
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 2. -2.]
+    """

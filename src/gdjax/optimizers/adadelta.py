@@ -1,20 +1,21 @@
-"""Adadelta: RMSProp whose step is in the units of the parameters.
+"""Adadelta: scale the gradient by the RMS of past updates over the RMS of gradients.
 
 Zeiler (2012), Algorithm 1, https://arxiv.org/abs/1212.5701
 Paper -> here: E[g^2] -> e_g, E[dx^2] -> e_x, rho -> rho, epsilon -> eps.
-Deviations: a learning rate, which the paper has not (it is 1 there), and weight decay.
+Deviations: a learning rate (1 in the paper) and weight decay.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import UNIT, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -27,23 +28,21 @@ class Squares(NamedTuple):
 
 def _adadelta(grad, slots, param, count, *, rho, eps, learning_rate=None, weight_decay=None):
     if weight_decay is not None:
-        if param is None:
-            raise ValueError(f"adadelta with weight_decay needs {NEEDS_PARAMS}")
         grad = grad + weight_decay * param
     e_g = rho * slots.e_g + (1 - rho) * abs_sq(grad)
-    # sqrt(e_x + eps) / sqrt(e_g + eps) * grad; XLA stores a quotient once, but else both roots
+    # sqrt(e_x + eps) / sqrt(e_g + eps) * grad, written so that XLA stores one array, not both roots
     step = grad / (safe_sqrt(e_g + eps) / safe_sqrt(slots.e_x + eps))
     e_x = rho * slots.e_x + (1 - rho) * abs_sq(step)
     return (step if learning_rate is None else -learning_rate * step), Squares(e_g, e_x)
 
 
-def _zero_squares(param) -> Squares:
+def _zero_squares(param: Array) -> Squares:
     return Squares(zero_moments(param).nu, zero_moments(param).nu)
 
 
 @checked(rho=UNIT)
-def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-6) -> Optimizer:
-    """Replace the gradient by Adadelta's step, uphill; the arguments are those of `adadelta`.
+def scale_by_adadelta(rho: Hyperparam = 0.9, eps: Hyperparam = 1e-6) -> Optimizer:
+    """Replace the gradient by Adadelta's step, uphill; arguments as in `adadelta`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -56,28 +55,28 @@ def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-6) -> Optimizer:
 
 @checked(rho=UNIT)
 def adadelta(
-    learning_rate: Any = 1.0,
-    rho: Any = 0.9,
-    eps: Any = 1e-6,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = None,
+    learning_rate: Hyperparam = 1.0,
+    rho: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-6,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_decay_mask: Mask = None,
 ) -> Optimizer:
-    """Descend by steps as large as the steps of late were.
+    """Scale the step by the RMS of past updates over the RMS of gradients.
 
-    Good for: problems without a known scale of the learning rate.
+    Good for: problems for which the scale of the learning rate is unknown.
 
     g = g + weight_decay * param;  e_g = rho e_g + (1 - rho) |g|^2;
     dx = sqrt(e_x + eps) / sqrt(e_g + eps) * g;  e_x = rho e_x + (1 - rho) |dx|^2;
     update = -learning_rate * dx
 
-    The steps start at about sqrt(eps) and take a while to grow. optax has None as the default
-    learning rate, but cannot run with it.
+    The first steps are about sqrt(eps) long and grow slowly. optax's default learning rate is None,
+    with which it cannot run.
 
     Args:
       learning_rate: multiplies the step, >= 0: a number, schedule or prefix tree, like all numbers
         below.
       rho: decay of both means, in [0, 1).
-      eps: added under both roots, >= 0; more makes the first steps longer.
+      eps: added under both roots, >= 0; a larger one makes the first steps longer.
       weight_decay: L2 decay >= 0, added to the gradient.
       weight_decay_mask: which leaves decay, see `adamw`.
 
@@ -104,4 +103,6 @@ def adadelta(
       Zeiler (2012), "ADADELTA: an adaptive learning rate method", Algorithm 1.
     """
     numbers = dict(rho=rho, eps=eps, learning_rate=learning_rate, weight_decay=weight_decay)
-    return mask_decay(leafwise(_adadelta, _zero_squares, numbers), weight_decay_mask)
+    decays = weight_decay is not None
+    optimizer = leafwise(_adadelta, _zero_squares, numbers, needs_params=decays)
+    return mask_decay(optimizer, weight_decay_mask)

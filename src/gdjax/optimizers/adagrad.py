@@ -1,8 +1,8 @@
-"""Adagrad: divide the gradient by the root of the sum of all its squares so far.
+"""Adagrad: divide the gradient by the root of the sum of its squares so far.
 
 Duchi, Hazan & Singer (2011), eq. 1 with a diagonal matrix, https://jmlr.org/papers/v12/duchi11a.html
 Paper -> here: diag(G) -> sum_of_squares, eta -> learning_rate, delta -> eps.
-Deviations: eps stands under the root and the sum starts at 0.1, as in optax; `eps_in_sqrt=False`
+Deviations: eps is added under the root and the sum starts at 0.1, as in optax; `eps_in_sqrt=False`
 and `initial_accumulator_value=0.0` give the paper.
 """
 
@@ -15,8 +15,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -25,59 +26,39 @@ class Squares(NamedTuple):
 
     sum_of_squares: Array  # diag(G), sum of |g|^2, real, shaped like the parameter
 
-    def diagonal(self, count, *, eps, **_):
-        """Return what the steps were divided by: the optimizer's metric; see `with_prox`."""
+    def diagonal(self, count: Array, *, eps: Array, **_: Any) -> Array:
+        """Return what the direction was divided by; see `with_prox`."""
         return safe_sqrt(self.sum_of_squares + eps)
 
 
 class SquaresOutside(Squares):
-    """The same where eps stands outside of the root."""
+    """The same for `eps_in_sqrt=False`."""
 
-    def diagonal(self, count, *, eps, **_):
-        """Return what the steps were divided by."""
+    def diagonal(self, count: Array, *, eps: Array, **_: Any) -> Array:
+        """Return what the direction was divided by."""
         return safe_sqrt(self.sum_of_squares) + eps
 
 
 def _adagrad(grad, slots, param, count, *, initial_accumulator_value, eps):
     total = jnp.where(count == 1, initial_accumulator_value, slots.sum_of_squares) + abs_sq(grad)
-    seen = total > 0  # where no gradient ever was, the step is 0, also with eps = 0
+    seen = total > 0  # where all gradients were 0, the step is 0, also with eps = 0
     new = slots._replace(sum_of_squares=total)
     return jnp.where(seen, grad / jnp.where(seen, new.diagonal(count, eps=eps), 1), 0), new
 
 
-def _zero_squares(param) -> Squares:
+def _zero_squares(param: Array) -> Squares:
     return Squares(zero_moments(param).nu)
 
 
-def _zero_squares_outside(param) -> SquaresOutside:
+def _zero_squares_outside(param: Array) -> SquaresOutside:
     return SquaresOutside(zero_moments(param).nu)
 
 
 @checked(initial_accumulator_value=NONNEGATIVE)
-def scale_by_rss(
-    initial_accumulator_value: Any = 0.1, eps: Any = 1e-7, *, eps_in_sqrt: bool = True
-) -> Optimizer:
-    """Divide the gradient by the root of the sum of its squares; the arguments are `adagrad`'s.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_rss(initial_accumulator_value=0.0)
-      >>> state = opt.init(jnp.zeros(1))
-      >>> for _ in range(2):
-      ...     direction, state = opt.update(jnp.ones(1), state)
-      ...     print(direction)
-      [1.]
-      [0.7071]
-    """
-    numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
-    return leafwise(_adagrad, _zero_squares if eps_in_sqrt else _zero_squares_outside, numbers)
-
-
-@checked(initial_accumulator_value=NONNEGATIVE)
 def adagrad(
-    learning_rate: Any,
-    initial_accumulator_value: Any = 0.1,
-    eps: Any = 1e-7,
+    learning_rate: Hyperparam,
+    initial_accumulator_value: Hyperparam = 0.1,
+    eps: Hyperparam = 1e-7,
     *,
     eps_in_sqrt: bool = True,
 ) -> Optimizer:
@@ -91,9 +72,9 @@ def adagrad(
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      initial_accumulator_value: what the sum starts at, >= 0; read by the first update only.
+      initial_accumulator_value: first value of the sum, >= 0; only the first update uses it.
       eps: added under the root or, without `eps_in_sqrt`, to it, >= 0.
-      eps_in_sqrt: whether eps stands under the root.
+      eps_in_sqrt: whether eps is added under the root.
 
     Returns:
       An `Optimizer`. State: 4 bytes per element.
@@ -117,3 +98,19 @@ def adagrad(
     numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
     slots = _zero_squares if eps_in_sqrt else _zero_squares_outside
     return descend(_adagrad, slots, numbers, learning_rate)
+
+
+@direction_of(adagrad)
+def scale_by_rss() -> None:
+    """Divide the gradient by the root of the sum of its squares; arguments as in `adagrad`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_rss(initial_accumulator_value=0.0)
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     direction, state = opt.update(jnp.ones(1), state)
+      ...     print(direction)
+      [1.]
+      [0.7071]
+    """

@@ -16,8 +16,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 
 
 class Moments(NamedTuple):
@@ -25,18 +26,6 @@ class Moments(NamedTuple):
 
     mu: Array  # m, running mean of the gradient, shaped like the parameter
     nu: Array  # v, running mean of its square, real, shaped like the parameter
-
-
-class AdamMoments(Moments):
-    """Moments that also say what Adam's steps were divided by."""
-
-    def diagonal(self, count, *, b2, eps, eps_root, **_):
-        """Return the optimizer's metric after `count` updates; see `with_prox`."""
-        return _denominator(self.nu, count, b2, eps, eps_root)
-
-
-def _denominator(nu, count, b2, eps, eps_root) -> Array:
-    return safe_sqrt(nu / bias_correction(b2, count) + eps_root) + eps
 
 
 def adam_rule(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
@@ -47,65 +36,62 @@ def adam_rule(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     return mu_hat / _denominator(nu, count, b2, eps, eps_root), slots._replace(mu=mu, nu=nu)
 
 
-def corrected_mean(mu, grad, count, b1, nesterov) -> Array:
-    """Return the mean without its bias towards 0, with `nesterov` as the next step would see it."""
+def corrected_mean(mu: Array, grad: Array, count: Array, b1: Array, nesterov: bool) -> Array:
+    """Return the bias-corrected mean; with `nesterov`, that of one step ahead (Dozat 2016)."""
     if not nesterov:
         return mu / bias_correction(b1, count)
-    ahead = b1 * mu / bias_correction(b1, count + 1)  # Dozat (2016) with a constant b1
+    ahead = b1 * mu / bias_correction(b1, count + 1)
     return ahead + (1 - b1) * grad / bias_correction(b1, count)
 
 
-def zero_moments(param, mu_dtype=None, nu_dtype=None) -> Moments:
-    """Return zero moments for one parameter, of at least float32 unless a dtype is asked for."""
+def _denominator(nu: Array, count: Array, b2: Array, eps: Array, eps_root: Array) -> Array:
+    return safe_sqrt(nu / bias_correction(b2, count) + eps_root) + eps
+
+
+class AdamMoments(Moments):
+    """Moments of `adam_rule` as it is, which also know its denominator; see `with_prox`."""
+
+    def diagonal(self, count: Array, *, b2: Array, eps: Array, eps_root: Array, **_: Any) -> Array:
+        """Return what the direction was divided by after `count` updates."""
+        return _denominator(self.nu, count, b2, eps, eps_root)
+
+
+def zero_moments(param: Array, mu_dtype: DType = None, nu_dtype: DType = None) -> Moments:
+    """Return zero moments for one parameter, at least float32 unless a dtype is given."""
     dtype = compute_dtype(param)
     mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     return Moments(mu, jnp.zeros_like(param, dtype=nu_dtype or real_dtype(dtype)))
 
 
-def adam_moments(param, mu_dtype=None, nu_dtype=None) -> AdamMoments:
-    """Return zero moments for one parameter, for `adam_rule` as it is."""
+def adam_moments(param: Array, mu_dtype: DType = None, nu_dtype: DType = None) -> AdamMoments:
+    """Return zero moments for `adam_rule` as it is."""
     return AdamMoments(*zero_moments(param, mu_dtype, nu_dtype))
 
 
-@checked()
-def scale_by_adam(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    *,
-    nesterov: bool = False,
-    nu_dtype: Any = None,
+def _adam(
+    learning_rate: Hyperparam,
+    weight_decay: Hyperparam | None,
+    mask: Mask,
+    mu_dtype: DType,
+    nu_dtype: DType,
+    nesterov: bool,
+    **numbers: Hyperparam,
 ) -> Optimizer:
-    """Replace the gradient by Adam's direction, which points uphill.
-
-    The arguments, memory and source are those of `adam`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(0.1))
-      >>> updates, state = opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))
-      >>> print(updates.round(4))
-      [-0.1  0.1]
-    """
     slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    return leafwise(
-        adam_rule, slots, dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root), nesterov=nesterov
-    )
+    return descend(adam_rule, slots, numbers, learning_rate, weight_decay, mask, nesterov=nesterov)
 
 
 @checked()
 def adam(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
     *,
     nesterov: bool = False,
-    nu_dtype: Any = None,
+    nu_dtype: DType = None,
 ) -> Optimizer:
     r"""Descend along a running mean of the gradient over its root-mean-square.
 
@@ -114,7 +100,7 @@ def adam(
     mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) |g|^2;
     update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
 
-    `eps` stands outside the root and after bias correction, as in the paper, torch and optax.
+    `eps` is added outside the root and after bias correction, as in the paper, torch and optax.
     TensorFlow's "epsilon hat" is `eps / sqrt(1 - b2**t)` here.
 
     Args:
@@ -148,24 +134,36 @@ def adam(
     References:
       Kingma & Ba (2014), "Adam: a method for stochastic optimization", Algorithm 1.
     """
-    slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return descend(adam_rule, slots, numbers, learning_rate, nesterov=nesterov)
+    return _adam(learning_rate, None, None, mu_dtype, nu_dtype, nesterov, **numbers)
+
+
+@direction_of(adam)
+def scale_by_adam() -> None:
+    """Replace the gradient by Adam's direction, which points uphill; arguments as in `adam`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(0.1))
+      >>> updates, state = opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))
+      >>> print(updates.round(4))
+      [-0.1  0.1]
+    """
 
 
 @checked()
 def adamw(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 1e-4,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 1e-4,
+    mask: Mask = None,
     *,
     nesterov: bool = False,
-    nu_dtype: Any = None,
+    nu_dtype: DType = None,
 ) -> Optimizer:
     """Run Adam with decoupled weight decay.
 
@@ -205,6 +203,5 @@ def adamw(
     References:
       Loshchilov & Hutter (2017), "Decoupled weight decay regularization", Algorithm 2.
     """
-    slots = functools.partial(adam_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return descend(adam_rule, slots, numbers, learning_rate, weight_decay, mask, nesterov=nesterov)
+    return _adam(learning_rate, weight_decay, mask, mu_dtype, nu_dtype, nesterov, **numbers)

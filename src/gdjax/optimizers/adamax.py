@@ -7,14 +7,13 @@ Deviations: eps, which the paper lacks, is added to |g| before the maximum, as i
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import bias_correction
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -25,20 +24,9 @@ def _adamax(grad, slots, param, count, *, b1, b2, eps):
 
 
 @checked()
-def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Optimizer:
-    """Replace the gradient by AdaMax's direction; the arguments are those of `adamax`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_adamax()
-      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
-      [ 1. -1.]
-    """
-    return leafwise(_adamax, zero_moments, dict(b1=b1, b2=b2, eps=eps))
-
-
-@checked()
-def adamax(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Optimizer:
+def adamax(
+    learning_rate: Hyperparam, b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8
+) -> Optimizer:
     """Descend along a running mean of the gradient over its decaying maximum.
 
     Good for: embeddings and other sparse, heavy-tailed gradients.
@@ -75,14 +63,26 @@ def adamax(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) 
     return descend(_adamax, zero_moments, dict(b1=b1, b2=b2, eps=eps), learning_rate)
 
 
+@direction_of(adamax)
+def scale_by_adamax() -> None:
+    """Replace the gradient by AdaMax's direction; arguments as in `adamax`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_adamax()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 1. -1.]
+    """
+
+
 @checked()
 def adamaxw(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    weight_decay: Any = 1e-4,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 1e-4,
+    mask: Mask = None,
 ) -> Optimizer:
     """Run AdaMax with decoupled weight decay.
 

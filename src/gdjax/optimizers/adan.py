@@ -1,22 +1,23 @@
-"""Adan: Nesterov's look ahead, written with the differences of successive gradients.
+"""Adan: Nesterov's look ahead, expressed by the differences of successive gradients.
 
 Xie et al. (2022), Algorithm 1, https://arxiv.org/abs/2208.06677
 Paper -> here: m -> mu, v -> delta, n -> nu, beta_i -> 1 - b_i, eta -> learning_rate, lambda ->
 weight_decay. Deviations: bias correction, as in the authors' code; weight decay as in `adamw`
-unless `proximal`. optax 0.2.8 weighs the difference by 1 - b2 = 0.08 where the paper has b2 = 0.92.
+unless `proximal`. optax 0.2.8 multiplies the difference by 1 - b2 = 0.08, the paper by b2 = 0.92.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import descend, leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -29,7 +30,7 @@ class Differences(NamedTuple):
     previous: Array  # the last gradient
 
 
-def _scale_by_adan(grad, slots, param, count, *, b1, b2, b3, eps, eps_root):
+def _adan(grad, slots, param, count, *, b1, b2, b3, eps, eps_root):
     change = jnp.where(count == 1, 0, grad - slots.previous)
     mu = b1 * slots.mu + (1 - b1) * grad
     delta = b2 * slots.delta + (1 - b2) * change
@@ -39,30 +40,33 @@ def _scale_by_adan(grad, slots, param, count, *, b1, b2, b3, eps, eps_root):
     return ahead / root, Differences(mu, delta, nu, grad)
 
 
-def _adan(
-    grad, slots, param, count, *,
-    learning_rate, b1, b2, b3, eps, eps_root, weight_decay=None, proximal,
-):  # fmt: skip
+def _proximal_adan(
+    grad, slots, param, count, *, learning_rate, b1, b2, b3, eps, eps_root, weight_decay=None
+):
     numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
-    direction, slots = _scale_by_adan(grad, slots, param, count, **numbers)
-    if weight_decay is None:
+    direction, slots = _adan(grad, slots, param, count, **numbers)
+    if weight_decay is None:  # for this leaf
         return -learning_rate * direction, slots
-    if param is None:
-        raise ValueError(f"adan with weight_decay needs {NEEDS_PARAMS}")
     update = -learning_rate * (direction + weight_decay * param)
-    return (update / (1 + learning_rate * weight_decay) if proximal else update), slots
+    return update / (1 + learning_rate * weight_decay), slots
 
 
-def _zero_differences(param) -> Differences:
+def _zero_differences(param: Array) -> Differences:
     mu, nu = zero_moments(param)
     return Differences(mu, jnp.zeros_like(mu), nu, jnp.zeros_like(mu))
 
 
 @checked()
 def scale_by_adan(
-    b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-8, eps_root: Any = 0.0
+    b1: Hyperparam = 0.98,
+    b2: Hyperparam = 0.92,
+    b3: Hyperparam = 0.99,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
 ) -> Optimizer:
-    """Replace the gradient by Adan's direction; the arguments are those of `adan`.
+    """Replace the gradient by Adan's direction; arguments as in `adan`.
+
+    As in optax, the default of eps_root is 0 here and 1e-8 there.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -71,19 +75,19 @@ def scale_by_adan(
       [ 1. -1.]
     """
     numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
-    return leafwise(_scale_by_adan, _zero_differences, numbers)
+    return leafwise(_adan, _zero_differences, numbers)
 
 
 @checked()
 def adan(
-    learning_rate: Any,
-    b1: Any = 0.98,
-    b2: Any = 0.92,
-    b3: Any = 0.99,
-    eps: Any = 1e-8,
-    eps_root: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.98,
+    b2: Hyperparam = 0.92,
+    b3: Hyperparam = 0.99,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
     *,
     proximal: bool = False,
 ) -> Optimizer:
@@ -104,7 +108,7 @@ def adan(
       b2: decay of the mean of its change, in [0, 1), and the weight of the change.
       b3: decay of the mean square, in [0, 1).
       eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0; the authors have 0.
+      eps_root: added under the root, >= 0; 0 in the authors' code.
       weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
       mask: which leaves decay, see `adamw`.
       proximal: whether to divide the update by 1 + learning_rate * weight_decay, as the paper does.
@@ -132,5 +136,8 @@ def adan(
       models", Algorithm 1.
     """
     numbers = dict(b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
+    if not proximal or weight_decay is None:
+        return descend(_adan, _zero_differences, numbers, learning_rate, weight_decay, mask)
     numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
-    return mask_decay(leafwise(_adan, _zero_differences, numbers, proximal=proximal), mask)
+    optimizer = leafwise(_proximal_adan, _zero_differences, numbers, needs_params=True)
+    return mask_decay(optimizer, mask)

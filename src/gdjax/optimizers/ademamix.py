@@ -1,4 +1,4 @@
-"""AdEMAMix: Adam with a second, much slower mean of the gradients; and its one-mean simplification.
+"""AdEMAMix: Adam with a second, much slower mean of the gradients; also its one-mean variant.
 
 Pagliardini, Ablin & Grangier (2024), Algorithm 1, https://arxiv.org/abs/2409.03137
 Simplified: Morwani et al. (2025), section 5, https://arxiv.org/abs/2502.02431
@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, Range, checked
+from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt, scalar_dtype
+from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask, Number
 from gdjax.optimizers.adam import Moments, zero_moments
+from gdjax.schedules.curves import real
 
 
 class TwoMeans(NamedTuple):
@@ -32,63 +34,60 @@ class TwoMeans(NamedTuple):
 
 def _ademamix(grad, slots, param, count, *, b1, b2, b3, alpha, eps, eps_root):
     m1 = b1 * slots.m1 + (1 - b1) * grad
-    m2 = b3 * slots.m2 + (1 - b3) * grad  # never corrected: it is to fill up slowly
+    m2 = b3 * slots.m2 + (1 - b3) * grad  # without bias correction: it should grow slowly
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
     return (m1 / bias_correction(b1, count) + alpha * m2) / (root + eps), TwoMeans(m1, m2, nu)
 
 
-def _two_means(param, mu_dtype=None) -> TwoMeans:
+def _two_means(param: Array, mu_dtype: DType) -> TwoMeans:
     m1, nu = zero_moments(param, mu_dtype)
     return TwoMeans(m1, jnp.zeros_like(m1), nu)
 
 
-def _done(count: Any, total_steps: Any) -> Array:
-    t = jnp.asarray(count, scalar_dtype()) + 1  # as a float: a count at its maximum may not wrap
-    return jnp.minimum(t / total_steps, 1)
+def _progress(count: Any, total_steps: Number) -> Array:
+    t = real(count) + 1  # as a float: a count at its maximum must not wrap
+    return jnp.minimum(t / real(total_steps), 1)
 
 
 @schedule
 class LinearMix(Schedule):
     """The warm-up of alpha: `alpha * min(t / total_steps, 1)` at t = 1, 2, ..."""
 
-    alpha: float
-    total_steps: float
+    alpha: Number
+    total_steps: Number
 
     def __call__(self, count: Any) -> Array:
         """Return alpha for update number `count`, where 0 is the first."""
-        return self.alpha * _done(count, self.total_steps)
+        return real(self.alpha) * _progress(count, self.total_steps)
 
 
 @schedule
 class HalfLifeWarmup(Schedule):
-    """The warm-up of b3, from b1 on: 1 / log(b3) grows linearly until t = total_steps."""
+    """The warm-up of b3, from b1 upwards: its half-life grows linearly until t = total_steps."""
 
-    b1: float
-    b3: float
-    total_steps: float
+    b1: Number
+    b3: Number
+    total_steps: Number
 
     def __call__(self, count: Any) -> Array:
         """Return b3 for update number `count`, where 0 is the first."""
-        done = _done(count, self.total_steps)
-        slow, fast = jnp.log(self.b3), jnp.log(self.b1)
-        return jnp.exp(slow * fast / ((1 - done) * slow + done * fast))
+        progress = _progress(count, self.total_steps)
+        slow, fast = jnp.log(real(self.b3)), jnp.log(real(self.b1))
+        return jnp.exp(slow * fast / ((1 - progress) * slow + progress * fast))
 
 
-_BETWEEN = Range("in (0, 1)", lambda x: 0 < x < 1)
-
-
-@checked(total_steps=POSITIVE, alpha=NONNEGATIVE, b1=_BETWEEN, b3=_BETWEEN)
+@checked(total_steps=POSITIVE, alpha=NONNEGATIVE, b1=OPEN_UNIT, b3=OPEN_UNIT)
 def ademamix_schedules(
-    total_steps: Any, alpha: Any = 5.0, b1: Any = 0.9, b3: Any = 0.9999
+    total_steps: Number, alpha: Number = 5.0, b1: Number = 0.9, b3: Number = 0.9999
 ) -> dict[str, Schedule]:
     """Return the paper's warm-ups of `alpha` and `b3`, as arguments for `ademamix`.
 
-    Without them the slow mean makes the early steps too long. Their first value is that of t = 1,
-    as in the paper; a schedule of the count starts at its value for 0.
+    Without them the slow mean makes the early steps too long. The first update uses the paper's
+    values for t = 1, which the schedules return for a count of 0.
 
     Args:
-      total_steps: steps > 0 until alpha and b3 have their final values, mostly the whole run.
+      total_steps: steps > 0 until alpha and b3 have their final values, usually the whole run.
       alpha: final weight >= 0 of the slow mean.
       b1: where b3 starts, in (0, 1); the b1 of `ademamix`.
       b3: final decay of the slow mean, in (0, 1).
@@ -108,17 +107,17 @@ def ademamix_schedules(
 
 @checked(alpha=NONNEGATIVE)
 def scale_by_ademamix(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    b3: Any = 0.9999,
-    alpha: Any = 6.0,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    b3: Hyperparam = 0.9999,
+    alpha: Hyperparam = 6.0,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
 ) -> Optimizer:
-    """Replace the gradient by AdEMAMix's direction; the arguments are those of `ademamix`.
+    """Replace the gradient by AdEMAMix's direction; arguments as in `ademamix`.
 
-    Here alpha is 6 unless said, there 5, both as in optax.
+    As in optax, the default of alpha is 6 here and 5 there.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -133,16 +132,16 @@ def scale_by_ademamix(
 
 @checked(alpha=NONNEGATIVE)
 def ademamix(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    b3: Any = 0.9999,
-    alpha: Any = 5.0,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    b3: Hyperparam = 0.9999,
+    alpha: Hyperparam = 5.0,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
     """Run AdamW along a mix of a fast and a very slow mean of the gradients.
 
@@ -152,8 +151,8 @@ def ademamix(
     direction = (m1 / (1 - b1^t) + alpha m2) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
     update = -learning_rate * (direction + weight_decay * param)
 
-    For long runs: the slow mean remembers about 1 / (1 - b3) steps. Use the paper's warm-ups,
-    `ademamix(1e-3, **ademamix_schedules(total_steps))`, or a smaller b3 for short runs.
+    The slow mean covers about 1 / (1 - b3) steps. Use the paper's warm-ups,
+    `ademamix(1e-3, **ademamix_schedules(total_steps))`, and a smaller b3 for short runs.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
@@ -203,13 +202,13 @@ def _simplified_ademamix(grad, slots, param, count, *, b1, b2, alpha, eps, eps_r
 
 @checked(alpha=NONNEGATIVE)
 def scale_by_simplified_ademamix(
-    b1: Any = 0.99,
-    b2: Any = 0.95,
-    alpha: Any = 0.0,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
+    b1: Hyperparam = 0.99,
+    b2: Hyperparam = 0.95,
+    alpha: Hyperparam = 0.0,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
 ) -> Optimizer:
-    """Replace the gradient by the direction of `simplified_ademamix`; same arguments.
+    """Replace the gradient by the direction of `simplified_ademamix`; arguments as there.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -223,16 +222,16 @@ def scale_by_simplified_ademamix(
 
 @checked(alpha=NONNEGATIVE)
 def simplified_ademamix(
-    learning_rate: Any,
-    b1: Any = 0.99,
-    b2: Any = 0.95,
-    alpha: Any = 0.0,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.99,
+    b2: Hyperparam = 0.95,
+    alpha: Hyperparam = 0.0,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Mix one slow sum of gradients with the newest gradient: AdEMAMix without its fast mean.
+    """Descend along a slow sum of gradients plus the newest gradient: AdEMAMix with one mean.
 
     Good for: language models with small batches and little memory.
 
@@ -241,7 +240,7 @@ def simplified_ademamix(
     update = -learning_rate * (direction + weight_decay * param)
 
     mu is a sum, up to 1 / (1 - b1) times as long as Adam's mean: take a learning rate smaller by
-    that factor. alpha = 0 is Adam with that learning rate, and no correction of its mean.
+    that factor. alpha = 0 is Adam with that learning rate and no bias correction of the mean.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.

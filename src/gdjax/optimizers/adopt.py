@@ -1,33 +1,33 @@
-"""ADOPT: Adam that converges for every b2, since it divides by the *previous* mean square.
+"""ADOPT: Adam that converges for every b2, since it divides by the previous mean square.
 
 Taniguchi et al. (2024), Algorithm 2 (with clipping), https://arxiv.org/abs/2411.02853
 Paper -> here: m -> mu, v -> nu, theta -> param, alpha -> learning_rate, c_t -> clip_value_fn.
-Deviations: none; the first step only starts v. `eps` is a floor of the root, as in the paper; it is
-not added, whatever optax's docstring says. Weight decay and `nesterov` are additions.
+Deviations: none; the first step only sets v. `eps` is a lower bound of the root, as in the paper,
+and not added to it as optax's docstring says. Weight decay and `nesterov` are additions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, clip_parts, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask, ScheduleFn
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
-def quartic_root(count: Any) -> Any:
-    """Return count**0.25: the paper's bound on an element, where 0 is the first step."""
+def quartic_root(count: Array) -> Array:
+    """Return count**0.25, the paper's bound on an element; the first step has the count 0."""
     return count**0.25
 
 
 def _adopt(grad, slots, param, count, *, b1, b2, eps, nesterov, clip_value_fn):
-    b1, b2 = jnp.where(count > 1, b1, 1), jnp.where(count > 1, b2, 0)  # step 1: nu = g^2, no move
+    b1, b2 = jnp.where(count > 1, b1, 1), jnp.where(count > 1, b2, 0)  # t = 1: nu = g^2, no step
     scaled = grad / jnp.maximum(safe_sqrt(slots.nu), eps)
     if clip_value_fn is not None:
         scaled = clip_parts(scaled, jnp.asarray(clip_value_fn(count - 1), scaled.real.dtype))
@@ -38,16 +38,16 @@ def _adopt(grad, slots, param, count, *, b1, b2, eps, nesterov, clip_value_fn):
 
 @checked()
 def scale_by_adopt(
-    b1: Any = 0.9,
-    b2: Any = 0.9999,
-    eps: Any = 1e-6,
-    mu_dtype: Any = None,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.9999,
+    eps: Hyperparam = 1e-6,
+    mu_dtype: DType = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
-    clip_value_fn: Callable = quartic_root,
+    clip_value_fn: ScheduleFn = quartic_root,
 ) -> Optimizer:
-    """Replace the gradient by ADOPT's direction; the arguments are those of `adopt`.
+    """Replace the gradient by ADOPT's direction; arguments as in `adopt`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -67,21 +67,21 @@ def scale_by_adopt(
 
 @checked()
 def adopt(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.9999,
-    eps: Any = 1e-6,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.9999,
+    eps: Hyperparam = 1e-6,
+    mu_dtype: DType = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
-    clip_value_fn: Callable = quartic_root,
-    weight_decay: Any = None,
-    mask: Any = None,
+    clip_value_fn: ScheduleFn = quartic_root,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
 ) -> Optimizer:
     """Descend along a running mean of gradients, each over the root-mean-square before it.
 
-    Good for: any b2, where Adam may fail to converge.
+    Good for: problems on which Adam does not converge unless b2 is tuned.
 
     x = clip(g / max(sqrt(nu), eps), (t - 1)^0.25);  mu = b1 mu + (1 - b1) x;
     nu = b2 nu + (1 - b2) |g|^2;  update = -learning_rate * (mu + weight_decay * param)
@@ -92,13 +92,13 @@ def adopt(
       learning_rate: as in `adam`, like all arguments that are not named here.
       b1: see `adam`.
       b2: see `adam`.
-      eps: smallest value >= 0 of the root.
+      eps: lower bound >= 0 of the root.
       mu_dtype: see `adam`.
       nesterov: whether to step along b1 mu + (1 - b1) x.
-      use_clipping: whether to clip the elements of x, which tames the early steps.
-      clip_value_fn: the bound as a function of t - 1. It is structure: pass the same function
-        object each time, not a new lambda, or `update` compiles again.
-      weight_decay: strength of decoupled decay, see `adamw`; None for no such term, as in optax.
+      use_clipping: whether to clip the elements of x, which shortens the early steps.
+      clip_value_fn: the bound as a function of t - 1. It is static: pass the same function object
+        each time, not a new lambda, or `update` compiles again.
+      weight_decay: strength of decoupled decay, see `adamw`; None is none, as in optax.
       mask: which leaves decay, see `adamw`.
 
     Returns:
@@ -128,6 +128,12 @@ def adopt(
     clip = clip_value_fn if use_clipping else None
     numbers = dict(b1=b1, b2=b2, eps=eps)
     return descend(
-        _adopt, slots, numbers, learning_rate, weight_decay, mask,
-        nesterov=nesterov, clip_value_fn=clip,
-    )  # fmt: skip
+        _adopt,
+        slots,
+        numbers,
+        learning_rate,
+        weight_decay,
+        mask,
+        nesterov=nesterov,
+        clip_value_fn=clip,
+    )

@@ -4,21 +4,22 @@ Reddi, Kale & Kumar (2018), Algorithm 2, https://arxiv.org/abs/1904.09237
 Paper -> here: m -> mu, v -> nu, v-hat -> nu_max, t -> count, alpha -> learning_rate.
 Deviations: bias correction, which the paper lacks, on by default as in torch and optax. The
 largest nu is taken of the raw means and corrected afterwards, as in torch. optax takes it of the
-corrected means: since those start high, its steps are smaller for good.
+corrected means; since those start high, all later steps of optax are smaller.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -31,9 +32,19 @@ class MaxMoments(NamedTuple):
 
 
 def _amsgrad(
-    grad, slots, param, count, *, b1, b2, eps, eps_root,
-    bias_correction_mu, bias_correction_nu, max_corrected,
-):  # fmt: skip
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    b1,
+    b2,
+    eps,
+    eps_root,
+    bias_correction_mu,
+    bias_correction_nu,
+    max_corrected,
+):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = mu / bias_correction(b1, count) if bias_correction_mu else mu
@@ -46,60 +57,28 @@ def _amsgrad(
     return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), MaxMoments(mu, nu, nu_max)
 
 
-def _zero_moments(param, mu_dtype=None, nu_dtype=None) -> MaxMoments:
+def _zero_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> MaxMoments:
     mu, nu = zero_moments(param, mu_dtype, nu_dtype)
     return MaxMoments(mu, nu, jnp.zeros_like(nu))
 
 
 @checked()
-def scale_by_amsgrad(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    bias_correction_mu: bool = True,
-    bias_correction_nu: bool = True,
-    *,
-    max_corrected: bool = False,
-    nu_dtype: Any = None,
-) -> Optimizer:
-    """Replace the gradient by AMSGrad's direction; the arguments are those of `amsgrad`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_amsgrad()
-      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
-      [ 1. -1.]
-    """
-    slots = functools.partial(_zero_moments, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    return leafwise(
-        _amsgrad,
-        slots,
-        dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
-        bias_correction_mu=bias_correction_mu,
-        bias_correction_nu=bias_correction_nu,
-        max_corrected=max_corrected,
-    )
-
-
-@checked()
 def amsgrad(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
     *,
     max_corrected: bool = False,
-    nu_dtype: Any = None,
+    nu_dtype: DType = None,
 ) -> Optimizer:
     """Descend along a running mean of the gradient over its largest root-mean-square so far.
 
-    Good for: Adam where it cycles, since step sizes never grow back.
+    Good for: problems on which Adam cycles, since the divisor never shrinks.
 
     mu and nu as in `adam`;  nu_max = max(nu_max, nu);
     update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu_max / (1 - b2^t) + eps_root) + eps)
@@ -147,3 +126,15 @@ def amsgrad(
         bias_correction_nu=bias_correction_nu,
         max_corrected=max_corrected,
     )
+
+
+@direction_of(amsgrad)
+def scale_by_amsgrad() -> None:
+    """Replace the gradient by AMSGrad's direction; arguments as in `amsgrad`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_amsgrad()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 1. -1.]
+    """

@@ -1,4 +1,4 @@
-"""COCOB: every coordinate bets a share of what it has won so far on its own gradient.
+"""COCOB: every coordinate bets a fraction of its gains so far on its next gradient.
 
 Orabona & Tommasi (2017), Algorithm 2 (COCOB-Backprop), https://arxiv.org/abs/1705.07795
 Paper -> here: w_1 -> start, theta -> bets, L -> scale, G -> abs_sum, R -> reward, alpha -> alpha.
@@ -7,7 +7,7 @@ Deviations: none.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,9 +15,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain
 from gdjax.core.checks import POSITIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import compute_dtype, real_dtype
 from gdjax.core.trees import copied, magnitude, product
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 
@@ -26,15 +27,13 @@ class Cocob(NamedTuple):
     """What COCOB remembers of one parameter; all arrays are shaped like it."""
 
     start: Array  # w_1, the first parameters
-    bets: Array  # theta, sum of the negative gradients
+    bets: Array  # theta, minus the sum of the gradients
     scale: Array  # L, largest |gradient| so far, real like the next two
     abs_sum: Array  # G, sum of |gradient|
-    reward: Array  # R, what has been won, at least 0
+    reward: Array  # R, the gains so far, at least 0
 
 
 def _cocob(grad, slots, param, count, *, alpha, eps):
-    if param is None:
-        raise ValueError(f"cocob needs {NEEDS_PARAMS}")
     size, moved = magnitude(grad), param - slots.start
     scale = jnp.maximum(jnp.maximum(slots.scale, eps), size)
     abs_sum = slots.abs_sum + size
@@ -45,17 +44,15 @@ def _cocob(grad, slots, param, count, *, alpha, eps):
     return update, Cocob(slots.start, bets, scale, abs_sum, reward)
 
 
-def _fresh(param) -> Cocob:
+def _fresh(param: Array) -> Cocob:
     dtype = compute_dtype(param)
     real = [jnp.zeros_like(param, dtype=real_dtype(dtype)) for _ in range(3)]
     return Cocob(copied(param), jnp.zeros_like(param, dtype=dtype), *real)
 
 
 @checked(alpha=POSITIVE, eps=POSITIVE)
-def scale_by_cocob(alpha: Any = 100.0, eps: Any = 1e-8) -> Optimizer:
-    """Replace the gradient by COCOB's update, which already points downhill.
-
-    The arguments, memory and source are those of `cocob`.
+def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Hyperparam = 1e-8) -> Optimizer:
+    """Replace the gradient by COCOB's update, which points downhill; arguments as in `cocob`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -64,29 +61,29 @@ def scale_by_cocob(alpha: Any = 100.0, eps: Any = 1e-8) -> Optimizer:
       >>> print(opt.update(params, opt.init(params), params)[0])
       [-0.01  0.01]
     """
-    return leafwise(_cocob, _fresh, dict(alpha=alpha, eps=eps))
+    return leafwise(_cocob, _fresh, dict(alpha=alpha, eps=eps), needs_params=True)
 
 
 @checked(alpha=POSITIVE, eps=POSITIVE)
 def cocob(
-    learning_rate: Any = 1.0,
-    alpha: Any = 100.0,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam = 1.0,
+    alpha: Hyperparam = 100.0,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
-    r"""Descend by coin betting: no step size, only the gradients' own scale.
+    r"""Descend by coin betting, which has no step size.
 
-    Good for: online and convex problems with no step size to tune.
+    Good for: online and convex problems, without a learning rate to tune.
 
     With g times learning_rate:  L = max(L, |g|);  G += |g|;  R = max(R - g (param - start), 0);
     bets -= g;  new_param = start + bets / (L max(G + L, alpha L)) * (L + R)
 
     Args:
       learning_rate: factor >= 0 of the gradient, leave at 1: a number, schedule or prefix tree,
-        like all numbers here. A constant factor changes nothing, but for `eps`.
-      alpha: how carefully it bets at first, > 0; the first update is at most 1 / alpha.
-      eps: smallest scale > 0 of a gradient.
+        like all numbers here. A constant factor only changes the effect of `eps`.
+      alpha: how small the first bets are, > 0; the first update is at most 1 / alpha.
+      eps: lower bound > 0 of the scale of a gradient.
       weight_decay: strength >= 0 of an L2 decay, weight_decay * param added to the gradient.
       mask: which leaves decay, as in `adamw`.
 

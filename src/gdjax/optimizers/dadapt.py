@@ -1,4 +1,4 @@
-"""D-Adaptation: AdamW whose step size is a lower bound, that only grows, of the distance to go.
+"""D-Adaptation: AdamW whose step size is a growing lower bound of the distance to a solution.
 
 Defazio & Mishchenko (2023), Algorithm 5, https://arxiv.org/abs/2301.07733
 Paper -> here: d -> distance, m -> mu, v -> nu, s -> grad_sum, r -> numerator, gamma ->
@@ -8,14 +8,13 @@ Deviations: none from the authors' `dadaptation` with decoupled decay and bias c
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.trees import (
     inner_product,
@@ -27,19 +26,20 @@ from gdjax.core.trees import (
     zeros_like,
 )
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Scalar
 
 
 class DAdaptSlots(NamedTuple):
     """What D-Adaptation remembers."""
 
-    mu: Any  # m, running mean of step size * gradient, shaped like the parameters
-    nu: Any  # v, running mean of the squared gradient, real
-    grad_sum: Any  # s, slow running mean of step size * gradient
+    mu: Params  # m, running mean of step size * gradient, shaped like the parameters
+    nu: Params  # v, running mean of the squared gradient, real
+    grad_sum: Params  # s, slow running mean of step size * gradient
     distance: Array  # d, the estimate; a number, valid after the first update
     numerator: Array  # r, slow running mean of step size^2 * <g, s / A>; a number
 
 
-def _gather(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
+def _step(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
     gain = inner_product(grad, grad_sum / (safe_sqrt(nu) + eps))
     mu = b1 * mu + (1 - b1) * rate * grad
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
@@ -49,43 +49,51 @@ def _gather(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
 
 
 def _dadapt_adamw(
-    grads, slots, params, count, *, learning_rate, b1, b2, eps, estim_lr0, weight_decay,
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    b1,
+    b2,
+    eps,
+    estim_lr0,
+    weight_decay,
     correct_bias,
-):  # fmt: skip
-    if params is None:
-        raise ValueError(f"dadapt_adamw needs {NEEDS_PARAMS}")
+):
     q = safe_sqrt(b2)
     d = jnp.where(count == 1, estim_lr0, slots.distance)
     rate = d * learning_rate
     if correct_bias:
         rate *= safe_sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
+    trees = grads, slots.mu, slots.nu, slots.grad_sum, params
     mu, nu, grad_sum, updates, gains, sizes = map_leaves(
-        _gather, 6, (grads, slots.mu, slots.nu, slots.grad_sum, params),
-        rate, b1, b2, q, eps, weight_decay,
-    )  # fmt: skip
+        _step, 6, trees, rate, b1, b2, q, eps, weight_decay
+    )
     numerator = q * slots.numerator + (1 - q) * rate * total(gains)
-    size = (1 - q) * total(sizes)  # (1 - q) |s|_1, 0 as long as all gradients are
+    size = (1 - q) * total(sizes)  # (1 - q) |s|_1, 0 until a gradient is not 0
     estimate = numerator / jnp.where(size > 0, size, 1)
     distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
     return updates, DAdaptSlots(mu, nu, grad_sum, distance, numerator)
 
 
-def _zeros(params) -> DAdaptSlots:
+def _zeros(params: Params) -> DAdaptSlots:
     zeros = zeros_like(params), real_zeros_like(params), zeros_like(params)
     return DAdaptSlots(*zeros, zero(), zero())
 
 
 @checked(estim_lr0=POSITIVE, weight_decay=NONNEGATIVE)
 def dadapt_adamw(
-    learning_rate: Any = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Any = 1e-8,
-    estim_lr0: Any = 1e-6,
-    weight_decay: Any = 0.0,
+    learning_rate: Scalar = 1.0,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    estim_lr0: Scalar = 1e-6,
+    weight_decay: Scalar = 0.0,
     *,
     correct_bias: bool = True,
 ) -> Optimizer:
-    """Run AdamW with a step size that is estimated as training goes; `prodigy` grows it faster.
+    """Run AdamW with a step size that is estimated during training; `prodigy` grows it faster.
 
     Good for: AdamW without a learning rate to tune.
 
@@ -95,7 +103,7 @@ def dadapt_adamw(
     d_new = max(d, numerator / ((1 - q) |s|_1));
     update = -mu / (sqrt(nu) + eps) - l * weight_decay * param
 
-    As long as every gradient is zero the estimate stays as it is; optax's becomes NaN.
+    The estimate does not change until a gradient is not zero; optax's becomes NaN then.
 
     Args:
       learning_rate: see `prodigy`, like all arguments that are not named here.
@@ -103,7 +111,7 @@ def dadapt_adamw(
       eps: added to the root, >= 0, in units of the gradient.
       estim_lr0: see `prodigy`.
       weight_decay: see `prodigy`.
-      correct_bias: whether k_t is used, as optax does always; dadaptation's default is k_t = 1.
+      correct_bias: whether to use k_t, as optax always does; dadaptation's default is k_t = 1.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: 12 bytes for each element.
@@ -128,8 +136,6 @@ def dadapt_adamw(
     b1, b2 = betas
     for b in betas:
         check_range("dadapt_adamw(betas=...)", b, UNIT)
-    numbers = dict(
-        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, estim_lr0=estim_lr0,
-        weight_decay=weight_decay,
-    )  # fmt: skip
-    return treewise(_dadapt_adamw, _zeros, numbers, correct_bias=correct_bias)
+    numbers = dict(b1=b1, b2=b2, eps=eps, estim_lr0=estim_lr0)
+    numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
+    return treewise(_dadapt_adamw, _zeros, numbers, needs_params=True, correct_bias=correct_bias)

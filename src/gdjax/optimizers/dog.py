@@ -1,4 +1,4 @@
-"""Distance over gradients: the step size is how far one has come, over how much one was pushed.
+"""Distance over gradients: the step size is the distance from the start over the gradients' norm.
 
 DoG and L-DoG: Ivgi, Hinder & Carmon (2023), eq. 2 and section 3.3, https://arxiv.org/abs/2302.12022
 DoWG: Khaled, Mishchenko & Jin (2023), Algorithm 1, https://arxiv.org/abs/2305.16284
@@ -8,6 +8,7 @@ Deviations: none. Both papers evaluate at an average: `gdjax.polynomial_average(
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain
-from gdjax.core.checks import POSITIVE, check_choice, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.checks import FINITE, POSITIVE, called, check_choice, check_range, checked
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt, sum_sq, times
 from gdjax.core.trees import copied, map_leaves, total, zero
 from gdjax.core.treewise import treewise
+from gdjax.core.types import DType, Hyperparam, Mask, Params, Scalar
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 
@@ -29,7 +31,7 @@ INIT_STEPS = ("distance", "heuristic", "learning_rate")
 class Dog(NamedTuple):
     """What DoG remembers of the whole tree, L-DoG of one parameter."""
 
-    start: Any  # x_0, the first parameters, shaped like them
+    start: Params  # x_0, the first parameters, shaped like them
     max_dist: Array  # r bar, the largest distance from them so far; a number, like the next
     sum_sq: Array  # G, sum of the squared norms of the gradients
 
@@ -37,87 +39,80 @@ class Dog(NamedTuple):
 class Dowg(NamedTuple):
     """What DoWG remembers."""
 
-    start: Any  # x_0, as above
+    start: Params  # x_0, as above
     sq_dist: Array  # r bar^2, the largest squared distance so far; a number, like the next
     sum_sq: Array  # v, sum of the squared norms of the gradients, weighted by r bar^2
 
 
-def _ratio(top, bottom):
-    return jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0)
-
-
-def _step_size(slots, dist, start_norm, sq_norm, count, init_step, eps, kind):
-    """Return the step size, the largest distance, and the sum of squared norms."""
-    first = {
-        "distance": init_step,
-        "heuristic": init_step * (1 + start_norm),
-        "learning_rate": jnp.zeros_like(dist),
-    }[kind]
-    largest = jnp.maximum(jnp.where(count == 1, first, slots.max_dist), dist)
-    sum_sq = slots.sum_sq + sq_norm
-    eta = _ratio(largest, safe_sqrt(sum_sq + eps))
+def _dog(grads, slots, params, count, *, init_step, eps, kind):
+    """Scale the gradients of a tree, or for L-DoG of one array."""
+    first = init_step
+    if kind == "heuristic":
+        first = init_step * (1 + safe_sqrt(sum_sq(slots.start)))
+    elif kind == "learning_rate":
+        first = jnp.zeros_like(init_step)
+    dist = safe_sqrt(_distance_sq(params, slots.start))
+    max_dist = jnp.maximum(jnp.where(count == 1, first, slots.max_dist), dist)
+    norms_sq = slots.sum_sq + sum_sq(grads)
+    eta = _ratio(max_dist, safe_sqrt(norms_sq + eps))
     if kind == "learning_rate":
         eta = jnp.where(count == 1, init_step, eta)
-    return eta, largest, sum_sq
+    return times(grads, eta), Dog(slots.start, max_dist, norms_sq)
 
 
-def _apart_sq(param, start):
-    return jnp.sum(abs_sq(param - start))
-
-
-def _distance_sq(params, start, name):
-    if params is None:
-        raise ValueError(f"{name} needs {NEEDS_PARAMS}")
-    return total(*map_leaves(_apart_sq, 1, (params, start)))
-
-
-def _dog(grads, slots, params, count, *, init_step, eps, kind):
-    dist = safe_sqrt(_distance_sq(params, slots.start, "dog"))
-    norm = safe_sqrt(sum_sq(slots.start))
-    numbers = _step_size(slots, dist, norm, sum_sq(grads), count, init_step, eps, kind)
-    return times(grads, numbers[0]), Dog(slots.start, *numbers[1:])
-
-
-def _l_dog(grad, slots, param, count, *, init_step, eps, kind):
-    dist = safe_sqrt(_distance_sq(param, slots.start, "l_dog"))
-    norm = safe_sqrt(sum_sq(slots.start))
-    numbers = _step_size(slots, dist, norm, sum_sq(grad), count, init_step, eps, kind)
-    return times(grad, numbers[0]), Dog(slots.start, *numbers[1:])
+def _distance_over_gradients(grad, slots, param, count, *, reps_rel, eps, global_scale):
+    out, new = _dog(grad, slots, param, count, init_step=reps_rel, eps=eps, kind="heuristic")
+    return global_scale * out, new
 
 
 def _dowg(grads, slots, params, count, *, init_estim_sq_dist, eps):
     first = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    sq_dist = _distance_sq(params, slots.start, "dowg")
+    sq_dist = _distance_sq(params, slots.start)
     largest = jnp.maximum(jnp.where(count == 1, first, slots.sq_dist), sq_dist)
     weighted = slots.sum_sq + largest * sum_sq(grads)
     eta = _ratio(largest, safe_sqrt(weighted) + eps)
     return times(grads, eta), Dowg(slots.start, largest, weighted)
 
 
-def _fresh(params) -> Dog:
+def _distance_sq(params: Params, start: Params) -> Array:
+    return total(*map_leaves(_leaf_distance_sq, 1, (params, start)))
+
+
+def _leaf_distance_sq(param, start):
+    return jnp.sum(abs_sq(param - start))
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    return jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0)
+
+
+def _fresh(params: Params) -> Dog:
     return Dog(copied(params), zero(), zero())
 
 
-def _fresh_leaf(param) -> Dog:
+def _fresh_leaf(param: Array, param_dtype: DType = None) -> Dog:
+    dtype = None if jnp.iscomplexobj(param) else param_dtype
     zeros = (jnp.zeros((), real_dtype(compute_dtype(param))) for _ in range(2))
-    return Dog(copied(param), *zeros)
+    return Dog(copied(param, dtype), *zeros)
 
 
-def _fresh_dowg(params) -> Dowg:
+def _fresh_dowg(params: Params) -> Dowg:
     return Dowg(copied(params), zero(), zero())
 
 
-def _parts(what, init_step):
+def _check_init_step(init_step: Any) -> None:
     try:
         kind, value = init_step
     except (TypeError, ValueError):
         kind, value = init_step, None
-    check_choice(f"{what}(init_step=...)[0]", kind, INIT_STEPS)
-    check_range(f"{what}(init_step=...)[1]", value, POSITIVE)
-    return kind, value
+    what = f"{called('dog')}(init_step=...)"
+    check_choice(f"{what}[0]", kind, INIT_STEPS)
+    check_range(f"{what}[1]", value, POSITIVE)
 
 
-def _descend(scaling, learning_rate, weight_decay, mask) -> Optimizer:
+def _descend(
+    scaling: Optimizer, learning_rate: Hyperparam, weight_decay: Hyperparam | None, mask: Mask
+) -> Optimizer:
     parts = [scaling, scale_by_learning_rate(learning_rate)]
     if weight_decay is not None:
         parts.insert(0, add_decayed_weights(weight_decay, mask))
@@ -125,10 +120,10 @@ def _descend(scaling, learning_rate, weight_decay, mask) -> Optimizer:
 
 
 @checked()
-def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Any = 1e-8) -> Optimizer:
-    """Scale the gradient by DoG's step size.
-
-    The arguments, memory and source are those of `dog`.
+def scale_by_dog(
+    init_step: tuple[str, Scalar] = ("heuristic", 1e-6), eps: Scalar = 1e-8
+) -> Optimizer:
+    """Scale the gradient by DoG's step size; arguments as in `dog`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -137,15 +132,16 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Any = 1e
       >>> print(opt.update(params, opt.init(params), params)[0])
       [0.3 0.4]
     """
-    kind, value = _parts("scale_by_dog", init_step)
-    return treewise(_dog, _fresh, dict(init_step=value, eps=eps), kind=kind)
+    _check_init_step(init_step)
+    kind, value = init_step
+    return treewise(_dog, _fresh, dict(init_step=value, eps=eps), needs_params=True, kind=kind)
 
 
 @checked()
-def scale_by_l_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Any = 1e-8) -> Optimizer:
-    """Scale the gradient of each parameter by a step size of its own.
-
-    The arguments, memory and source are those of `l_dog`.
+def scale_by_l_dog(
+    init_step: tuple[str, Hyperparam] = ("heuristic", 1e-6), eps: Hyperparam = 1e-8
+) -> Optimizer:
+    """Scale the gradient of each parameter by a step size of its own; arguments as in `l_dog`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -154,15 +150,52 @@ def scale_by_l_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Any = 
       >>> print(opt.update(params, opt.init(params), params)[0]["b"])  # 0.1 / |b| * b
       [0.1]
     """
-    kind, value = _parts("scale_by_l_dog", init_step)
-    return leafwise(_l_dog, _fresh_leaf, dict(init_step=value, eps=eps), kind=kind)
+    _check_init_step(init_step)
+    kind, value = init_step
+    return leafwise(_dog, _fresh_leaf, dict(init_step=value, eps=eps), needs_params=True, kind=kind)
+
+
+@checked(reps_rel=POSITIVE, global_scale=FINITE)
+def scale_by_distance_over_gradients(
+    reps_rel: Hyperparam = 1e-6,
+    eps: Hyperparam = 1e-8,
+    param_dtype: DType = jnp.float32,
+    global_scale: Hyperparam = 1.0,
+) -> Optimizer:
+    """Scale the gradient of each parameter by a step size of its own, with optax's arguments.
+
+    It is `scale_by_l_dog(("heuristic", reps_rel), eps)` times global_scale:
+    global_scale * max_dist / sqrt(sum |g|^2 + eps) * g, separately for each parameter array, where
+    max_dist is at least reps_rel * (1 + |param_0|).
+
+    Args:
+      reps_rel: first distance > 0, relative: 1e-4 with batch normalization, else 1e-6; only the
+        first update uses it. It and the other numbers may be schedules or prefix trees.
+      eps: added to the sum, >= 0.
+      param_dtype: dtype in which the first parameters are kept.
+      global_scale: factor, -1 to descend.
+
+    Returns:
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+
+    Raises:
+      ValueError: if a concrete number is out of range; if `update` is called without parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_distance_over_gradients(reps_rel=0.1, global_scale=-1.0)
+      >>> params = jnp.array([3.0, 4.0])
+      >>> print(opt.update(jnp.array([0.0, 9.0]), opt.init(params), params)[0])
+      [-0.  -0.6]
+    """
+    numbers = dict(reps_rel=reps_rel, eps=eps, global_scale=global_scale)
+    slots = functools.partial(_fresh_leaf, param_dtype=param_dtype)
+    return leafwise(_distance_over_gradients, slots, numbers, needs_params=True)
 
 
 @checked(init_estim_sq_dist=POSITIVE)
-def scale_by_dowg(init_estim_sq_dist: Any = None, eps: Any = 1e-4) -> Optimizer:
-    """Scale the gradient by DoWG's step size.
-
-    The arguments, memory and source are those of `dowg`.
+def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4) -> Optimizer:
+    """Scale the gradient by DoWG's step size; arguments as in `dowg`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -171,16 +204,17 @@ def scale_by_dowg(init_estim_sq_dist: Any = None, eps: Any = 1e-4) -> Optimizer:
       >>> print(opt.update(params, opt.init(params), params)[0])  # 1e-4 / (0.01 * 5 + 1e-4) * g
       [0.006 0.008]
     """
-    return treewise(_dowg, _fresh_dowg, dict(init_estim_sq_dist=init_estim_sq_dist, eps=eps))
+    numbers = dict(init_estim_sq_dist=init_estim_sq_dist, eps=eps)
+    return treewise(_dowg, _fresh_dowg, numbers, needs_params=True)
 
 
 @checked()
 def dog(
-    learning_rate: Any = 1.0,
-    init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: Any = 1e-8,
-    weight_decay: Any = None,
-    mask: Any = None,
+    learning_rate: Hyperparam = 1.0,
+    init_step: tuple[str, Scalar] = ("heuristic", 1e-6),
+    eps: Scalar = 1e-8,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
 ) -> Optimizer:
     """Descend by the largest distance from the start over the root of the summed squared norms.
 
@@ -188,17 +222,17 @@ def dog(
 
     r = max(r, |param - start|);  G += |g|^2;  update = -learning_rate * r / sqrt(G + eps) * g
 
-    The authors evaluate at an average of the parameters, and call it crucial:
+    The authors evaluate at an average of the parameters, which they call essential:
     `gdjax.polynomial_average(gdjax.dog())` and `gdjax.eval_params`.
 
     Args:
-      learning_rate: factor of the step size, leave at 1; a number or schedule.
+      learning_rate: factor of the step size, usually 1: a number, schedule or prefix tree.
       init_step: ("distance", r_0), ("heuristic", a) for r_0 = a * (1 + |start|), or
         ("learning_rate", step size of the first update). a = 1e-6, or 1e-4 with batch norms. The
         number is the hyperparameter `init_step`; only the first update uses it.
       eps: added to G, >= 0.
-      weight_decay: strength >= 0 of an L2 decay, weight_decay * param added to the gradient, which
-        then counts into G; a number, schedule or prefix tree; None is none.
+      weight_decay: strength >= 0 of an L2 decay: weight_decay * param is added to the gradient and
+        so enters G; a number, schedule or prefix tree; None is none.
       mask: which leaves decay, as in `adamw`.
 
     Returns:
@@ -222,18 +256,18 @@ def dog(
 
 @checked()
 def l_dog(
-    learning_rate: Any = 1.0,
-    init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: Any = 1e-8,
-    weight_decay: Any = None,
-    mask: Any = None,
+    learning_rate: Hyperparam = 1.0,
+    init_step: tuple[str, Hyperparam] = ("heuristic", 1e-6),
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Descend as `dog` does, each parameter with distance, norms and step size of its own.
+    """Descend as `dog` does, with a separate distance, sum and step size for each parameter.
 
-    Good for: as `dog`, for networks whose layers move differently.
+    Good for: as `dog`, for networks whose layers move at different speeds.
 
     Args:
-      learning_rate: see `dog`, also a prefix tree, like all numbers here.
+      learning_rate: see `dog`; all numbers may be prefix trees.
       init_step: see `dog`.
       eps: see `dog`.
       weight_decay: see `dog`.
@@ -257,22 +291,22 @@ def l_dog(
 
 @checked(init_estim_sq_dist=POSITIVE)
 def dowg(
-    learning_rate: Any = 1.0,
-    init_estim_sq_dist: Any = None,
-    eps: Any = 1e-4,
-    weight_decay: Any = None,
-    mask: Any = None,
+    learning_rate: Hyperparam = 1.0,
+    init_estim_sq_dist: Scalar | None = None,
+    eps: Scalar = 1e-4,
+    weight_decay: Hyperparam | None = None,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Descend as `dog` does, with gradients that weigh by the squared distance at their time.
+    """Descend as `dog` does, with squared gradients weighted by the squared distances.
 
-    Good for: as `dog`, where distances grow during training.
+    Good for: as `dog`, if the distance grows during training.
 
     R = max(R, |param - start|^2);  v += R |g|^2;
     update = -learning_rate * R / (sqrt(v) + eps) * g
 
     Args:
       learning_rate: see `dog`.
-      init_estim_sq_dist: R at first, > 0; None is `eps`.
+      init_estim_sq_dist: first value of R, > 0; None is `eps`.
       eps: added to the root, >= 0.
       weight_decay: see `dog`.
       mask: see `dog`.

@@ -7,11 +7,10 @@ Deviations: none.
 
 from __future__ import annotations
 
-from typing import Any
-
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, identity
 from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.types import Hyperparam, Key
 from gdjax.optimizers.sgd import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scale import scale_by_learning_rate
@@ -19,25 +18,30 @@ from gdjax.transforms.scale import scale_by_learning_rate
 
 @checked(l2_norm_clip=NONNEGATIVE, noise_multiplier=NONNEGATIVE)
 def dpsgd(
-    learning_rate: Any,
-    l2_norm_clip: Any,
-    noise_multiplier: Any,
-    seed: Any,
-    momentum: Any = None,
+    learning_rate: Hyperparam,
+    l2_norm_clip: Hyperparam,
+    noise_multiplier: Hyperparam,
+    seed: Key,
+    momentum: Hyperparam | None = None,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Descend with differential privacy, from the gradients of the single examples.
+    """Descend with differential privacy, given the gradients of the single examples.
+
+    Good for: training on private data.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
       l2_norm_clip: see `differentially_private_aggregate`, like the next two.
       noise_multiplier: see there.
-      seed: see `key` there.
+      seed: an int or a `jax.random.key`, see `key` there.
       momentum: decay of a sum of the gradients, in [0, 1), or None for none.
       nesterov: whether to look one step ahead.
 
     Returns:
       An `Optimizer`. State: 4 bytes per element with momentum, else none.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

@@ -52,4 +52,5 @@ def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Optimizer:
       Bernstein et al. (2020), "On the distance between two neural networks and the stability of
       learning", Algorithm 1.
     """
-    return leafwise(_fromage, None, dict(learning_rate=learning_rate, min_norm=min_norm))
+    numbers = dict(learning_rate=learning_rate, min_norm=min_norm)
+    return leafwise(_fromage, None, numbers, needs_params=True)

@@ -1,20 +1,20 @@
-"""LaProp: Adam with its two halves in the other order: divide first, then take the mean.
+"""LaProp: Adam in the opposite order: divide the gradient first, then take the running mean.
 
 Ziyin, Wang & Ueda (2020), Algorithm 1, https://arxiv.org/abs/2002.04839
 Paper -> here: m -> mu, n -> nu, mu -> b1, nu -> b2, lambda -> learning_rate, c_n, c_m -> bias
 correction. Deviations: the learning rate multiplies the mean, not each term of it, so the official
-code differs while a schedule changes it.
+code differs while a schedule changes the rate.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -27,23 +27,23 @@ def _laprop(grad, slots, param, count, *, b1, b2, eps):
 
 @checked()
 def laprop(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-15,
-    mu_dtype: Any = None,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-15,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Descend along a running mean of gradients, each over the root-mean-square of its own time.
+    """Descend along a running mean of gradients, each divided by the RMS at its own step.
 
-    Good for: high momentum on noisy gradients, reinforcement learning.
+    Good for: high momentum with noisy gradients, reinforcement learning.
 
     nu = b2 nu + (1 - b2) |g|^2;  mu = b1 mu + (1 - b1) g / (sqrt(nu / (1 - b2^t)) + eps);
     update = -learning_rate * (mu / (1 - b1^t) + weight_decay * param)
 
-    Since the mean is of numbers near one, b1 and b2 can be chosen apart; Adam diverges if b1 is
-    much larger than b2.
+    Since the mean is over numbers near one, b1 and b2 can be chosen independently; Adam diverges if
+    b1 is much larger than b2.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here; the paper's is 4e-4.

@@ -7,15 +7,16 @@ Deviations: `eps` is added to the learning rate too, unless that is 0, as in the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype
+from gdjax.core.types import Hyperparam, Mask
 
 
 class DualAverage(NamedTuple):
@@ -23,14 +24,12 @@ class DualAverage(NamedTuple):
 
     grad_sum_sq: Array  # nu, weighted sum of |g|^2, real, shaped like the parameter
     s: Array  # weighted sum of the gradients, shaped like the parameter
-    x0: Array  # where the parameter started
+    x0: Array  # the first parameter
 
 
 def _madgrad(
     grad, slots, param, count, *, learning_rate, momentum, eps, weight_decay=None, decoupled
 ):
-    if param is None:
-        raise ValueError(f"madgrad needs {NEEDS_PARAMS}")
     decay = 0 if weight_decay is None else weight_decay * param
     rate = jnp.where(learning_rate > 0, learning_rate + eps, 0)
     weight = rate * jnp.sqrt(count.astype(rate.dtype))  # lambda_k
@@ -49,15 +48,17 @@ def _safe_cbrt(x: Array) -> Array:
     return jnp.where(positive, jnp.cbrt(jnp.where(positive, x, 1)), 0)
 
 
-def _start(param) -> DualAverage:
+def _start(param: Array) -> DualAverage:
     dtype = compute_dtype(param)
     zeros = jnp.zeros_like(param, dtype=real_dtype(dtype)), jnp.zeros_like(param, dtype=dtype)
     return DualAverage(*zeros, jnp.array(param, dtype, copy=True))
 
 
 @checked()
-def scale_by_madgrad(learning_rate: Any, momentum: Any = 0.9, eps: Any = 1e-6) -> Optimizer:
-    """Replace the gradient by MADGRAD's whole update, which is to be added as it is; see `madgrad`.
+def scale_by_madgrad(
+    learning_rate: Hyperparam, momentum: Hyperparam = 0.9, eps: Hyperparam = 1e-6
+) -> Optimizer:
+    """Replace the gradient by MADGRAD's update, which points downhill; arguments as in `madgrad`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -67,31 +68,31 @@ def scale_by_madgrad(learning_rate: Any, momentum: Any = 0.9, eps: Any = 1e-6) -
       [-0.215]
     """
     numbers = dict(learning_rate=learning_rate, momentum=momentum, eps=eps)
-    return leafwise(_madgrad, _start, numbers, decoupled=False)
+    return leafwise(_madgrad, _start, numbers, needs_params=True, decoupled=False)
 
 
 @checked()
 def madgrad(
-    learning_rate: Any,
-    momentum: Any = 0.9,
-    weight_decay: Any = 0.0,
-    eps: Any = 1e-6,
+    learning_rate: Hyperparam,
+    momentum: Hyperparam = 0.9,
+    weight_decay: Hyperparam | None = 0.0,
+    eps: Hyperparam = 1e-6,
     *,
     decoupled: bool = False,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Step toward the start minus the weighted sum of all gradients over a cube root.
+    """Step towards the start minus the weighted sum of all gradients over a cube root.
 
-    Good for: sparse features, and images where Adam generalizes badly.
+    Good for: sparse features, images on which Adam generalizes badly.
 
     With rate = learning_rate + eps:  w = rate sqrt(t);  s = s + w g;  q = q + w |g|^2;
     z = x0 - s / (cbrt(q) + eps);  new = momentum * param + (1 - momentum) * z
 
-    Old gradients are never forgotten, they are only outweighed: w grows with t. Weight decay should
-    be smaller than for SGD, often 0.
+    All gradients stay in the sum, with weights w that grow with t. Weight decay should be smaller
+    than for SGD, often 0.
 
     Args:
-      learning_rate: as in `adam`, but on a scale of its own; 1e-2 is the authors' default.
+      learning_rate: as in `adam`, but of another magnitude; 1e-2 is the authors' default.
       momentum: weight of the old parameter in the new one, in [0, 1).
       weight_decay: strength >= 0 of the decay: L2, weight_decay * param is added to the gradient.
       eps: added to the cube root and to the learning rate, >= 0.
@@ -124,4 +125,5 @@ def madgrad(
     numbers = dict(learning_rate=learning_rate, momentum=momentum, eps=eps)
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
-    return mask_decay(leafwise(_madgrad, _start, numbers, decoupled=decoupled), mask)
+    optimizer = leafwise(_madgrad, _start, numbers, needs_params=True, decoupled=decoupled)
+    return mask_decay(optimizer, mask)

@@ -1,4 +1,4 @@
-"""MoMo: momentum with a Polyak step size from a model of the loss, capped by the learning rate.
+"""MoMo: momentum with a Polyak step size from a model of the loss, at most the learning rate.
 
 Schaipp, Ohana, Eickenberg, Defazio & Gower (2023), Algorithms 1 and 2 (`momo_adam`),
 https://arxiv.org/abs/2305.07583
@@ -9,7 +9,7 @@ Deviations: none. (optax does not divide the step by 1 + learning_rate * weight_
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -20,12 +20,13 @@ from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.trees import inner_product, map_leaves, real_zeros_like, total, zero, zeros_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Scalar
 
 
 class MomoSlots(NamedTuple):
     """What MoMo remembers."""
 
-    mu: Any  # d, running mean of the gradient, shaped like the parameters
+    mu: Params  # d, running mean of the gradient, shaped like the parameters
     loss_mean: Array  # f bar, running mean of the loss; a number, like the next two
     slope_mean: Array  # gamma, running mean of <gradient, parameters>
     lower_bound: Array  # f_*, estimate of the smallest loss, valid after the first update
@@ -34,8 +35,8 @@ class MomoSlots(NamedTuple):
 class MomoAdamSlots(NamedTuple):
     """What MoMo-Adam remembers."""
 
-    mu: Any  # as above
-    nu: Any  # v, running mean of the squared gradient, real
+    mu: Params  # as above
+    nu: Params  # v, running mean of the squared gradient, real
     loss_mean: Array
     slope_mean: Array
     lower_bound: Array
@@ -54,7 +55,7 @@ def _means_adam(grad, mu, nu, param, b1, b2, bc2, eps):
     return mu, nu, direction, inner_product(mu, direction), *slopes
 
 
-def _walk(direction, param, tau, decay):
+def _step(direction, param, tau, decay):
     return -(tau * direction + decay * param) / (1 + decay)
 
 
@@ -63,43 +64,64 @@ def _polyak(bound, loss, slope, now, size, rate, shrink, lower_bound, bc1, adapt
 
     `now` is <mean gradient, parameters>, `size` the squared norm of the mean gradient.
     """
-    reach = shrink * (loss - slope) + now
+    height = shrink * (loss - slope) + now
     if adapt_lower_bound:  # a bound above the model's value is too high
-        lower = jnp.maximum(reach / (2 * bc1 * shrink), lower_bound)
-        bound = jnp.where(reach < shrink * bc1 * bound, lower, bound)
-    polyak = jnp.maximum(reach - shrink * bc1 * bound, 0) / jnp.where(size > 0, size, 1)
+        lower = jnp.maximum(height / (2 * bc1 * shrink), lower_bound)
+        bound = jnp.where(height < shrink * bc1 * bound, lower, bound)
+    polyak = jnp.maximum(height - shrink * bc1 * bound, 0) / jnp.where(size > 0, size, 1)
     tau = jnp.where(size > 0, jnp.minimum(rate / bc1, polyak), 0)
     if adapt_lower_bound:
         bound = jnp.maximum((loss + now - slope - tau * size / 2) / bc1, lower_bound)
     return tau, bound
 
 
-def _momo(
-    grads, slots, params, count, *, learning_rate, beta, lower_bound, weight_decay,
-    adapt_lower_bound, value,
-):  # fmt: skip
+def _check(name, params, value):
     if params is None or value is None:
-        raise ValueError(f"momo needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
+        raise ValueError(f"{name} needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
+
+
+def _momo(
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    beta,
+    lower_bound,
+    weight_decay,
+    adapt_lower_bound,
+    value,
+):
+    _check("momo", params, value)
     b1 = jnp.where(count == 1, 0, beta)
     bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
     shrink = 1 + learning_rate * weight_decay
     mu, sizes, slopes, nows = map_leaves(_means, 4, (grads, slots.mu, params), b1)
     loss = b1 * slots.loss_mean + (1 - b1) * value
     slope = b1 * slots.slope_mean + (1 - b1) * total(slopes)
-    tau, bound = _polyak(
-        bound, loss, slope, total(nows), total(sizes), learning_rate, shrink, lower_bound, 1,
-        adapt_lower_bound,
-    )  # fmt: skip
-    (updates,) = map_leaves(_walk, 1, (mu, params), tau, learning_rate * weight_decay)
+    model = bound, loss, slope, total(nows), total(sizes)
+    tau, bound = _polyak(*model, learning_rate, shrink, lower_bound, 1, adapt_lower_bound)
+    (updates,) = map_leaves(_step, 1, (mu, params), tau, learning_rate * weight_decay)
     return updates, MomoSlots(mu, loss, slope, bound)
 
 
 def _momo_adam(
-    grads, slots, params, count, *, learning_rate, b1, b2, eps, lower_bound, weight_decay,
-    adapt_lower_bound, value,
-):  # fmt: skip
-    if params is None or value is None:
-        raise ValueError(f"momo_adam needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    b1,
+    b2,
+    eps,
+    lower_bound,
+    weight_decay,
+    adapt_lower_bound,
+    value,
+):
+    _check("momo_adam", params, value)
     bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
     shrink = 1 + learning_rate * weight_decay
     bc1, bc2 = bias_correction(b1, count), bias_correction(b2, count)
@@ -108,49 +130,47 @@ def _momo_adam(
     )
     loss = b1 * slots.loss_mean + (1 - b1) * value
     slope = b1 * slots.slope_mean + (1 - b1) * total(slopes)
-    tau, bound = _polyak(
-        bound, loss, slope, total(nows), total(sizes), learning_rate, shrink, lower_bound, bc1,
-        adapt_lower_bound,
-    )  # fmt: skip
-    (updates,) = map_leaves(_walk, 1, (directions, params), tau, learning_rate * weight_decay)
+    model = bound, loss, slope, total(nows), total(sizes)
+    tau, bound = _polyak(*model, learning_rate, shrink, lower_bound, bc1, adapt_lower_bound)
+    (updates,) = map_leaves(_step, 1, (directions, params), tau, learning_rate * weight_decay)
     return updates, MomoAdamSlots(mu, nu, loss, slope, bound)
 
 
-def _zeros(params) -> MomoSlots:
+def _zeros(params: Params) -> MomoSlots:
     return MomoSlots(zeros_like(params), zero(), zero(), zero())
 
 
-def _zeros_adam(params) -> MomoAdamSlots:
+def _zeros_adam(params: Params) -> MomoAdamSlots:
     return MomoAdamSlots(zeros_like(params), real_zeros_like(params), zero(), zero(), zero())
 
 
 @checked(beta=UNIT, lower_bound=FINITE, weight_decay=NONNEGATIVE)
 def momo(
-    learning_rate: Any = 1.0,
-    beta: Any = 0.9,
-    lower_bound: Any = 0.0,
-    weight_decay: Any = 0.0,
+    learning_rate: Scalar = 1.0,
+    beta: Scalar = 0.9,
+    lower_bound: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
     r"""Descend with momentum by a Polyak step: as far as the loss can fall, at most learning_rate.
 
-    Good for: SGD with momentum when the smallest loss is about known (0, say).
+    Good for: SGD with momentum when the smallest loss is roughly known, such as 0.
 
-    mu, loss_mean, slope_mean: running means of g, the loss and <g, param>, at first their values;
+    mu, loss_mean, slope_mean: running means of g, the loss and <g, param>, first their values;
     tau = min(learning_rate, max(0, (1 + learning_rate * weight_decay)
     * (loss_mean - lower_bound - slope_mean) + <mu, param>) / |mu|^2);
     new_param = (param - tau * mu) / (1 + learning_rate * weight_decay)
 
-    The step is that of the paper and of momo-opt. optax's leaves the division out of `tau * mu` and
-    so differs if `weight_decay` is not 0.
+    The step is that of the paper and of momo-opt. optax does not divide `tau * mu`, which differs
+    if `weight_decay` is not 0.
 
     Args:
       learning_rate: largest step size >= 0: one number or schedule for the whole tree, like all
         numbers here.
       beta: decay of the means, in [0, 1).
-      lower_bound: a value that the loss does not fall below, the tighter the better.
+      lower_bound: a lower bound of the loss; the closer to its minimum the better.
       weight_decay: strength >= 0 of the decay.
-      adapt_lower_bound: whether to estimate the bound, from `lower_bound` upwards.
+      adapt_lower_bound: whether to estimate the bound, starting at `lower_bound` and not below.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them. State: 4
@@ -180,20 +200,20 @@ def momo(
 
 @checked(lower_bound=FINITE, weight_decay=NONNEGATIVE)
 def momo_adam(
-    learning_rate: Any = 1e-2,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    lower_bound: Any = 0.0,
-    weight_decay: Any = 0.0,
+    learning_rate: Scalar = 1e-2,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    lower_bound: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
     """Run Adam with a Polyak step: as far as the loss can fall, at most Adam's own step.
 
-    Good for: Adam with a forgiving choice of the learning rate.
+    Good for: Adam that is less sensitive to the learning rate.
 
     As `momo`, with lengths measured in Adam's metric sqrt(nu / (1 - b2^t)) + eps, means that start
-    at 0, and the cap learning_rate / (1 - b1^t).
+    at 0, and the upper bound learning_rate / (1 - b1^t) of tau.
 
     Args:
       learning_rate: see `momo`, like all arguments that are not named here.
@@ -224,8 +244,6 @@ def momo_adam(
     References:
       Schaipp et al. (2023), "MoMo: momentum models for adaptive learning rates", Algorithm 2.
     """
-    numbers = dict(
-        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, lower_bound=lower_bound,
-        weight_decay=weight_decay,
-    )  # fmt: skip
+    numbers = dict(b1=b1, b2=b2, eps=eps)
+    numbers |= dict(learning_rate=learning_rate, lower_bound=lower_bound, weight_decay=weight_decay)
     return treewise(_momo_adam, _zeros_adam, numbers, adapt_lower_bound=adapt_lower_bound)

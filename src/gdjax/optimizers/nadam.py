@@ -1,4 +1,4 @@
-r"""NAdam: Adam whose mean looks one step ahead. Three formulas go by this name; all are here.
+r"""NAdam: Adam whose mean looks one step ahead, in the three formulas that go by this name.
 
 Dozat (2016), "Incorporating Nesterov momentum into Adam", https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
 Paper -> here: m -> mu, n -> nu, mu_t -> momentum, t -> count, alpha -> learning_rate.
@@ -8,22 +8,23 @@ Deviations, with g the gradient, mu and nu the new means and c(b, t) = 1 - b^t:
 - "torch": the paper's warm-up, momentum_t = b1 (1 - 0.96^(t momentum_decay) / 2), and with P_t the
   product of momentum_1..momentum_t, direction momentum_{t+1} mu / (1 - P_{t+1})
   + (1 - momentum_t) g / (1 - P_t), where mu itself decays by b1;
-- "algoperf": the gradient enters the mean twice, (b1 mu + (1-b1) g) / c(b1, t); what the AlgoPerf
-  baselines and init2winit run, there also with a power of nu other than 1/2 ("NadamP").
+- "algoperf": the gradient enters the mean twice, (b1 mu + (1-b1) g) / c(b1, t). The AlgoPerf
+  baselines and init2winit use it, also with a power of nu other than 1/2 ("NadamP").
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_choice, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, called, check_choice, checked
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, adam_moments, adam_rule, zero_moments
 
 
@@ -65,7 +66,7 @@ def _nadam_algoperf(grad, slots, param, count, *, b1, b2, eps, eps_root, power=N
     return mu_hat / (root + eps), Moments(mu, nu)
 
 
-def _warm_moments(param, mu_dtype=None, nu_dtype=None) -> WarmMoments:
+def _warm_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> WarmMoments:
     moments = zero_moments(param, mu_dtype, nu_dtype)
     return WarmMoments(*moments, jnp.ones((), real_dtype(compute_dtype(param))))
 
@@ -77,8 +78,18 @@ FORMULAS = {
 }
 
 
-def _parts(name, formula, momentum_decay, power, dtypes, **numbers):
-    """Return the rule, slots and numbers of a formula; its own numbers only if it has them."""
+def _build(
+    learning_rate: Hyperparam,
+    weight_decay: Hyperparam | None,
+    mask: Mask,
+    formula: str,
+    momentum_decay: Hyperparam | None,
+    power: Hyperparam | None,
+    mu_dtype: DType,
+    nu_dtype: DType,
+    **numbers: Hyperparam,
+) -> Optimizer:
+    name = called("nadam")
     check_choice(f"{name}(formula=...)", formula, FORMULAS)
     own = {"torch": ("momentum_decay", momentum_decay), "algoperf": ("power", power)}
     for owner, (key, value) in own.items():
@@ -88,62 +99,34 @@ def _parts(name, formula, momentum_decay, power, dtypes, **numbers):
             numbers[key] = value
     if formula == "torch":
         numbers.setdefault("momentum_decay", 4e-3)
-    rule, slots = FORMULAS[formula]
-    return rule, functools.partial(slots, **dtypes), numbers
+    rule, zeros = FORMULAS[formula]
+    slots = functools.partial(zeros, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    return descend(rule, slots, numbers, learning_rate, weight_decay, mask)
 
 
 _RANGES = dict(momentum_decay=NONNEGATIVE, power=CLOSED_UNIT)
 
 
 @checked(**_RANGES)
-def scale_by_nadam(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    *,
-    formula: str = "optax",
-    momentum_decay: Any = None,
-    power: Any = None,
-    nu_dtype: Any = None,
-) -> Optimizer:
-    """Replace the gradient by NAdam's direction; the arguments are those of `nadam`.
-
-    With the default formula it is `scale_by_adam(nesterov=True)`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_nadam(formula="algoperf")
-      >>> print(opt.update(jnp.array([2.0, -3.0]), opt.init(jnp.zeros(2)))[0].round(3))
-      [ 1.9 -1.9]
-    """
-    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    parts = _parts("scale_by_nadam", formula, momentum_decay, power, dtypes, **numbers)
-    return leafwise(*parts)
-
-
-@checked(**_RANGES)
 def nadam(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
     *,
     formula: str = "optax",
-    momentum_decay: Any = None,
-    power: Any = None,
-    nu_dtype: Any = None,
+    momentum_decay: Hyperparam | None = None,
+    power: Hyperparam | None = None,
+    nu_dtype: DType = None,
 ) -> Optimizer:
     """Run Adam with Nesterov's look ahead.
 
-    Good for: Adam with faster response, at no cost.
+    Good for: an Adam that responds faster to new gradients, at no extra cost.
 
-    The formulas "optax", "torch" and "algoperf" are in the module's docstring. They differ most in
-    the first steps: with the defaults the first one is 1.47, 1.06 or 1.9 learning rates long.
+    The module's docstring gives the formulas "optax", "torch" and "algoperf". They differ most at
+    the beginning: with the defaults the first step is 1.47, 1.06 or 1.9 times the learning rate.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
@@ -178,27 +161,51 @@ def nadam(
     References:
       Dozat (2016), "Incorporating Nesterov momentum into Adam".
     """
-    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    parts = _parts("nadam", formula, momentum_decay, power, dtypes, **numbers)
-    return descend(*parts, learning_rate)
+    return _build(
+        learning_rate,
+        None,
+        None,
+        formula,
+        momentum_decay,
+        power,
+        mu_dtype,
+        nu_dtype,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+    )
+
+
+@direction_of(nadam)
+def scale_by_nadam() -> None:
+    """Replace the gradient by NAdam's direction; arguments as in `nadam`.
+
+    With the default formula it is `scale_by_adam(nesterov=True)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_nadam(formula="algoperf")
+      >>> print(opt.update(jnp.array([2.0, -3.0]), opt.init(jnp.zeros(2)))[0].round(3))
+      [ 1.9 -1.9]
+    """
 
 
 @checked(**_RANGES)
 def nadamw(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 1e-4,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 1e-4,
+    mask: Mask = None,
     *,
     formula: str = "optax",
-    momentum_decay: Any = None,
-    power: Any = None,
-    nu_dtype: Any = None,
+    momentum_decay: Hyperparam | None = None,
+    power: Hyperparam | None = None,
+    nu_dtype: DType = None,
 ) -> Optimizer:
     """Run NAdam with decoupled weight decay, as `adamw` does for Adam.
 
@@ -232,7 +239,17 @@ def nadamw(
       >>> print(opt.update(jnp.zeros(1), opt.init(jnp.ones(1)), jnp.ones(1))[0])
       [-0.05]
     """
-    dtypes = dict(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    parts = _parts("nadamw", formula, momentum_decay, power, dtypes, **numbers)
-    return descend(*parts, learning_rate, weight_decay, mask)
+    return _build(
+        learning_rate,
+        weight_decay,
+        mask,
+        formula,
+        momentum_decay,
+        power,
+        mu_dtype,
+        nu_dtype,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+    )

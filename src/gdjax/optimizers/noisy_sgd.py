@@ -1,4 +1,4 @@
-"""Gradient descent with noise that fades.
+"""Gradient descent with decaying Gaussian noise.
 
 Neelakantan et al. (2015), section 3, https://arxiv.org/abs/1511.06807
 Paper -> here: t -> count - 1, eta -> eta, gamma -> gamma. Deviations: none.
@@ -7,12 +7,12 @@ Paper -> here: t -> count - 1, eta -> eta, gamma -> gamma. Deviations: none.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.numerics import times
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import add_noise_to, fresh_randomness
 
 
@@ -22,15 +22,17 @@ def _noisy_sgd(grads, slots, params, count, *, learning_rate, eta, gamma):
 
 
 @checked(eta=NONNEGATIVE, gamma=FINITE)
-def noisy_sgd(learning_rate: Any, eta: Any = 0.01, gamma: Any = 0.55, key: Any = 0) -> Optimizer:
+def noisy_sgd(
+    learning_rate: Scalar, eta: Scalar = 0.01, gamma: Scalar = 0.55, key: Key = 0
+) -> Optimizer:
     """Descend along the gradient plus Gaussian noise of variance eta / t^gamma.
 
-    Good for: very deep networks that are hard to start.
+    Good for: very deep networks that hardly train from a poor initialization.
 
     Args:
       learning_rate: step size >= 0: a number or a schedule.
       eta: variance of the first noise, >= 0.
-      gamma: how fast the variance falls.
+      gamma: power of t by which the variance falls.
       key: an int or a `jax.random.key`, see `add_noise`. Runs with the same key get the same noise.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Optimistic descent: correct each step by how the last gradient has turned out; for games.
+"""Optimistic descent: add to each step the change of the gradient since the last one; for games.
 
 Daskalakis et al. (2017), Algorithm 1 is the one with Adam, https://arxiv.org/abs/1711.00141
 Mokhtari et al. (2019) with two step sizes, https://arxiv.org/abs/1901.08511
@@ -9,15 +9,16 @@ beta -> alpha, beta. Deviations: none, except Nesterov's form in Adam by default
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of, leafwise
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.adam import adam_rule, zero_moments
 
 
@@ -36,7 +37,7 @@ class OptimisticMoments(NamedTuple):
 
 
 def _correct(x, previous, count, alpha, beta):
-    """Return alpha x + beta (x - previous); the first step has no previous one."""
+    """Return alpha x + beta (x - previous), without a change in the first step."""
     return (alpha + beta) * x - beta * jnp.where(count == 1, x, previous)
 
 
@@ -45,9 +46,21 @@ def _optimistic(grad, slots, param, count, *, alpha, beta):
 
 
 def _optimistic_adam(
-    grad, slots, param, count, *, learning_rate, optimism=None, alpha=1, beta=1,
-    b1, b2, eps, eps_root, nesterov,
-):  # fmt: skip
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate,
+    optimism=None,
+    alpha=1,
+    beta=1,
+    b1,
+    b2,
+    eps,
+    eps_root,
+    nesterov,
+):
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     x, new = adam_rule(grad, slots, param, count, nesterov=nesterov, **numbers)
     if optimism is None:
@@ -57,11 +70,11 @@ def _optimistic_adam(
     return -step, new._replace(previous=x)
 
 
-def _zero_previous(param) -> Previous:
+def _zero_previous(param: Array) -> Previous:
     return Previous(jnp.zeros_like(param, dtype=compute_dtype(param)))
 
 
-def _zero_moments(param, mu_dtype=None) -> OptimisticMoments:
+def _zero_moments(param: Array, mu_dtype: DType) -> OptimisticMoments:
     return OptimisticMoments(*zero_moments(param, mu_dtype), _zero_previous(param).previous)
 
 
@@ -69,35 +82,16 @@ _RANGES = dict(alpha=NONNEGATIVE, beta=NONNEGATIVE, optimism=NONNEGATIVE)
 
 
 @checked(**_RANGES)
-def scale_by_optimistic_gradient(alpha: Any = 1.0, beta: Any = 1.0) -> Optimizer:
-    """Replace the gradient g by alpha g + beta (g - the g of the last step).
-
-    Args:
-      alpha: weight of the gradient, >= 0: a number, schedule or prefix tree.
-      beta: weight of its change, >= 0.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_optimistic_gradient()
-      >>> state = opt.init(jnp.zeros(1))
-      >>> for grad in (1.0, 3.0):
-      ...     direction, state = opt.update(jnp.full(1, grad), state)
-      ...     print(direction)
-      [1.]
-      [5.]
-    """
-    return leafwise(_optimistic, _zero_previous, dict(alpha=alpha, beta=beta))
-
-
-@checked(**_RANGES)
-def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0) -> Optimizer:
+def optimistic_gradient_descent(
+    learning_rate: Hyperparam, alpha: Hyperparam = 1.0, beta: Hyperparam = 1.0
+) -> Optimizer:
     """Descend along the gradient plus its change since the last step.
 
     Good for: two-player games and saddle points.
 
     update = -learning_rate * (alpha g + beta (g - g_previous)), with g_previous = g at first
 
-    On games, where descent of all players circles around the solution, this goes in.
+    In games in which gradient descent circles around the solution, this method converges.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
@@ -130,15 +124,33 @@ def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any 
     return descend(_optimistic, _zero_previous, dict(alpha=alpha, beta=beta), learning_rate)
 
 
+@direction_of(optimistic_gradient_descent)
+def scale_by_optimistic_gradient() -> None:
+    """Replace the gradient g by alpha g + beta (g - the g of the last step).
+
+    The arguments are those of `optimistic_gradient_descent`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_optimistic_gradient()
+      >>> state = opt.init(jnp.zeros(1))
+      >>> for grad in (1.0, 3.0):
+      ...     direction, state = opt.update(jnp.full(1, grad), state)
+      ...     print(direction)
+      [1.]
+      [5.]
+    """
+
+
 @checked(**_RANGES)
 def optimistic_adam(
-    learning_rate: Any,
-    optimism: Any = None,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    optimism: Hyperparam | None = None,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
     *,
     nesterov: bool = True,
 ) -> Optimizer:
@@ -184,15 +196,15 @@ def optimistic_adam(
 
 @checked(**_RANGES)
 def optimistic_adam_v2(
-    learning_rate: Any,
+    learning_rate: Hyperparam,
     *,
-    alpha: Any = 1.0,
-    beta: Any = 1.0,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    alpha: Hyperparam = 1.0,
+    beta: Hyperparam = 1.0,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
     nesterov: bool = True,
 ) -> Optimizer:
     """Run Adam plus the change of Adam's direction, all times the learning rate.

@@ -1,21 +1,21 @@
-"""Gradient descent whose step is the distance of the loss from its minimum, in gradients.
+"""Gradient descent with Polyak's step size: the loss above its minimum over |gradient|^2.
 
 Polyak (1987), "Introduction to optimization"; with a bound on the step, SPS_max of Loizou et al.
 (2020), https://arxiv.org/abs/2002.10542; SPS+: Garrigos et al. (2023), https://arxiv.org/abs/2307.14528
 Paper -> here: f_i(x) -> value, f_i* -> f_min, gamma_b -> max_learning_rate; c is 1 / scaling.
-Deviations: none. In optax the scaling enters the norm of the gradient too, and so divides the step.
+Deviations: none. In optax the scaling multiplies the norm of the gradient too, and so divides the
+step.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import FINITE, NONNEGATIVE, check_choice, checked
+from gdjax.core.checks import FINITE, NONNEGATIVE, called, check_choice, checked
 from gdjax.core.numerics import scalar_dtype, sum_sq, times
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Scalar
 
 VARIANTS = ("sps", "sps+")
 
@@ -27,10 +27,15 @@ def _polyak(
     gap = jnp.asarray(value, scalar_dtype()) - f_min
     if variant == "sps+":
         gap = jnp.where(gap > 0, gap, 0)
-    inside = gap < max_learning_rate * squared  # compared without a division, which could overflow
+    inside = gap < max_learning_rate * squared  # without a division, which could overflow
     step = jnp.where(inside, gap / jnp.where(inside, squared, 1), max_learning_rate)
     step = jnp.where(squared > 0, step, 0)
     return times(grads, step if scaling is None else -scaling * step), slots
+
+
+def _build(variant: str, **numbers: Scalar) -> Optimizer:
+    check_choice(f"{called('polyak_sgd')}(variant=...)", variant, VARIANTS)
+    return treewise(_polyak, None, numbers, variant=variant)
 
 
 _RANGES = dict(f_min=FINITE, max_learning_rate=NONNEGATIVE, scaling=NONNEGATIVE)
@@ -38,11 +43,11 @@ _RANGES = dict(f_min=FINITE, max_learning_rate=NONNEGATIVE, scaling=NONNEGATIVE)
 
 @checked(**_RANGES)
 def scale_by_polyak(
-    f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0.0, variant: str = "sps"
+    f_min: Scalar = 0.0, max_learning_rate: Scalar = 1.0, eps: Scalar = 0.0, variant: str = "sps"
 ) -> Optimizer:
-    """Multiply the gradient by Polyak's step size; `update` needs `value=`, the loss.
+    """Multiply the gradient by Polyak's step size; arguments as in `polyak_sgd`.
 
-    The arguments are those of `polyak_sgd`.
+    `update` needs `value=`, the loss.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -51,33 +56,31 @@ def scale_by_polyak(
       >>> print(opt.update(grad, opt.init(grad), value=5.0)[0])
       [0.6 0.8]
     """
-    check_choice("scale_by_polyak(variant=...)", variant, VARIANTS)
-    numbers = dict(f_min=f_min, max_learning_rate=max_learning_rate, eps=eps)
-    return treewise(_polyak, None, numbers, variant=variant)
+    return _build(variant, f_min=f_min, max_learning_rate=max_learning_rate, eps=eps)
 
 
 @checked(**_RANGES)
 def polyak_sgd(
-    max_learning_rate: Any = 1.0,
-    scaling: Any = 1.0,
-    f_min: Any = 0.0,
-    eps: Any = 0.0,
+    max_learning_rate: Scalar = 1.0,
+    scaling: Scalar = 1.0,
+    f_min: Scalar = 0.0,
+    eps: Scalar = 0.0,
     variant: str = "sps",
 ) -> Optimizer:
-    """Descend by Polyak's step size, which needs the loss and a bound on its minimum.
+    """Descend by Polyak's step size, which needs the loss and a lower bound of it.
 
-    Good for: losses whose smallest value is known, interpolation.
+    Good for: losses whose smallest value is known, networks that interpolate the data.
 
     update = -scaling * min((value - f_min) / (|g|^2 + eps), max_learning_rate) * g, where |g| is
     the norm over the whole tree; 0 for a zero gradient
 
     Args:
       max_learning_rate: the largest step size, >= 0: a number or a schedule.
-      scaling: multiplies the step, >= 0; where the minimum is a guess, less than 1.
-      f_min: the smallest value of the loss. On over-parametrized problems 0 is right.
+      scaling: multiplies the step, >= 0; less than 1 if the minimum is uncertain.
+      f_min: the smallest value of the loss, 0 for over-parametrized problems.
       eps: added to the squared norm, >= 0.
-      variant: "sps", or "sps+", which takes value - f_min as 0 where it is negative. Without the
-        plus such a step goes uphill.
+      variant: "sps", or "sps+", which replaces a negative value - f_min by 0. With "sps" the step
+        then points uphill.
 
     Returns:
       An `Optimizer` that remembers nothing of the parameters; call its update with the loss:
@@ -106,6 +109,5 @@ def polyak_sgd(
     References:
       Loizou et al. (2020), "Stochastic Polyak step-size for SGD".
     """
-    check_choice("polyak_sgd(variant=...)", variant, VARIANTS)
     numbers = dict(f_min=f_min, max_learning_rate=max_learning_rate, eps=eps, scaling=scaling)
-    return treewise(_polyak, None, numbers, variant=variant)
+    return _build(variant, **numbers)

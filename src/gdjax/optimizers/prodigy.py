@@ -1,22 +1,21 @@
-"""Prodigy: Adam whose step size is an estimate, growing from below, of the distance to a solution.
+"""Prodigy: Adam whose step size is a growing estimate of the distance to a solution.
 
 Mishchenko & Defazio (2023), Algorithm 4, https://arxiv.org/abs/2306.06101
 Paper -> here: d -> distance, m -> mu, v -> nu, s -> grad_sum, r -> numerator, gamma ->
 learning_rate, x_0 -> start.
-Deviations: r and s lack the common factor (1 - beta3) / d_0, and eps is multiplied by the new d, as
-in the authors' prodigyopt.
+Deviations: r and s are without the common factor (1 - beta3) / d_0, and eps is multiplied by the
+new d, as in the authors' prodigyopt.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
-from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.trees import (
     copied,
@@ -29,20 +28,21 @@ from gdjax.core.trees import (
     zeros_like,
 )
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Scalar
 
 
 class ProdigySlots(NamedTuple):
     """What Prodigy remembers."""
 
-    mu: Any  # m, running mean of d * gradient, shaped like the parameters
-    nu: Any  # v, running mean of its square, real
-    grad_sum: Any  # s, decaying weighted sum of the gradients
-    start: Any  # x_0, the first parameters
+    mu: Params  # m, running mean of d * gradient, shaped like the parameters
+    nu: Params  # v, running mean of its square, real
+    grad_sum: Params  # s, decaying weighted sum of the gradients
+    start: Params  # x_0, the first parameters
     distance: Array  # d, the estimate; a number, valid after the first update
     numerator: Array  # r, decaying weighted sum of <g, x_0 - x>; a number
 
 
-def _gather(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
+def _means(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
     mu = b1 * mu + (1 - b1) * d * grad
     nu = b2 * nu + (1 - b2) * abs_sq(d * grad)
     grad_sum = b3 * grad_sum + weight * grad
@@ -54,48 +54,58 @@ def _step(mu, nu, param, rate, eps, weight_decay):
 
 
 def _prodigy(
-    grads, slots, params, count, *, learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef,
-    weight_decay, safeguard_warmup, correct_bias,
-):  # fmt: skip
-    if params is None:
-        raise ValueError(f"prodigy needs {NEEDS_PARAMS}")
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    b1,
+    b2,
+    beta3,
+    eps,
+    estim_lr0,
+    estim_lr_coef,
+    weight_decay,
+    safeguard_warmup,
+    correct_bias,
+):
     b3 = safe_sqrt(b2) if beta3 is None else beta3
     d = jnp.where(count == 1, estim_lr0, slots.distance)
     rate = d * learning_rate
     if correct_bias:
         rate *= safe_sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
     share = d / estim_lr0
-    mu, nu, grad_sum, inner_products, sizes = map_leaves(
-        _gather, 5, (grads, slots.mu, slots.nu, slots.grad_sum, slots.start, params),
-        d, share * (d if safeguard_warmup else rate), b1, b2, b3,
-    )  # fmt: skip
+    trees = grads, slots.mu, slots.nu, slots.grad_sum, slots.start, params
+    weight = share * (d if safeguard_warmup else rate)
+    mu, nu, grad_sum, inner_products, sizes = map_leaves(_means, 5, trees, d, weight, b1, b2, b3)
     numerator = b3 * slots.numerator + share * rate * total(inner_products)
-    size = total(sizes)  # |s|_1, 0 as long as all gradients are
+    size = total(sizes)  # |s|_1, 0 until a gradient is not 0
     estimate = estim_lr_coef * numerator / jnp.where(size > 0, size, 1)
     distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
     (updates,) = map_leaves(_step, 1, (mu, nu, params), rate, distance * eps, weight_decay)
     return updates, ProdigySlots(mu, nu, grad_sum, slots.start, distance, numerator)
 
 
-def _zeros(params) -> ProdigySlots:
+def _zeros(params: Params) -> ProdigySlots:
     zeros = zeros_like(params), real_zeros_like(params), zeros_like(params)
     return ProdigySlots(*zeros, copied(params), zero(), zero())
 
 
 @checked(beta3=UNIT, estim_lr0=POSITIVE, estim_lr_coef=POSITIVE, weight_decay=NONNEGATIVE)
 def prodigy(
-    learning_rate: Any = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    beta3: Any = None,
-    eps: Any = 1e-8,
-    estim_lr0: Any = 1e-6,
-    estim_lr_coef: Any = 1.0,
-    weight_decay: Any = 0.0,
+    learning_rate: Scalar = 1.0,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    beta3: Scalar | None = None,
+    eps: Scalar = 1e-8,
+    estim_lr0: Scalar = 1e-6,
+    estim_lr_coef: Scalar = 1.0,
+    weight_decay: Scalar = 0.0,
     safeguard_warmup: bool = False,
     *,
     correct_bias: bool = True,
 ) -> Optimizer:
-    r"""Run Adam with a step size that is estimated as training goes.
+    r"""Run Adam with a step size that is estimated during training.
 
     Good for: fine-tuning without a learning rate to tune, diffusion models.
 
@@ -105,19 +115,20 @@ def prodigy(
     d_new = max(d, estim_lr_coef * numerator / |s|_1);
     update = -l * (mu / (sqrt(nu) + d_new eps) + weight_decay * param)
 
-    As long as every gradient is zero the estimate stays as it is; optax's becomes NaN.
+    The estimate does not change until a gradient is not zero; optax's becomes NaN then.
 
     Args:
-      learning_rate: factor of the estimated step size, leave at 1 or give a schedule that ends at
-        0; one number for the whole tree, like all numbers here.
+      learning_rate: factor of the estimated step size, usually 1 or a schedule from 1 to 0; one
+        number for the whole tree, like all numbers here.
       betas: (b1, b2), decays of the mean and the mean square, in [0, 1); in the state `b1`, `b2`.
       beta3: decay of the estimate's sums, in [0, 1); None is sqrt(b2).
       eps: added to the root, >= 0, relative to the estimate.
-      estim_lr0: d_0 > 0, the first estimate, in units of the parameters; must be too small.
+      estim_lr0: d_0 > 0, the first estimate, in units of the parameters; it has to be less than
+        the distance, as the estimate only grows.
       estim_lr_coef: factor > 0 of the estimate.
       weight_decay: strength >= 0 of the decoupled decay.
-      safeguard_warmup: whether s leaves `learning_rate` out, for long warm-ups.
-      correct_bias: whether k_t is used, as optax does always; prodigyopt's default is k_t = 1.
+      safeguard_warmup: whether s is without the factor `learning_rate`, for long warm-ups.
+      correct_bias: whether to use k_t, as optax always does; prodigyopt's default is k_t = 1.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: 16 bytes for each element.
@@ -142,10 +153,14 @@ def prodigy(
     b1, b2 = betas
     for b in betas:
         check_range("prodigy(betas=...)", b, UNIT)
-    numbers = dict(
-        learning_rate=learning_rate, b1=b1, b2=b2, beta3=beta3, eps=eps, estim_lr0=estim_lr0,
-        estim_lr_coef=estim_lr_coef, weight_decay=weight_decay,
-    )  # fmt: skip
+    numbers = dict(b1=b1, b2=b2, beta3=beta3, eps=eps)
+    numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
+    numbers |= dict(estim_lr0=estim_lr0, estim_lr_coef=estim_lr_coef)
     return treewise(
-        _prodigy, _zeros, numbers, safeguard_warmup=safeguard_warmup, correct_bias=correct_bias
+        _prodigy,
+        _zeros,
+        numbers,
+        needs_params=True,
+        safeguard_warmup=safeguard_warmup,
+        correct_bias=correct_bias,
     )

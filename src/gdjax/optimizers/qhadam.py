@@ -8,12 +8,12 @@ learning_rate. Deviations: none; `eps_root` and weight decay are additions.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -27,20 +27,20 @@ def _qhadam(grad, slots, param, count, *, b1, b2, q1, q2, eps, eps_root):
 
 @checked(q1=CLOSED_UNIT, q2=CLOSED_UNIT)
 def qhadam(
-    learning_rate: Any,
-    b1: Any = 0.995,
-    b2: Any = 0.999,
-    q1: Any = 0.7,
-    q2: Any = 1.0,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.995,
+    b2: Hyperparam = 0.999,
+    q1: Hyperparam = 0.7,
+    q2: Hyperparam = 1.0,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
-    """Run Adam on quasi-hyperbolic moments: a long mean that still hears the newest gradient.
+    """Run Adam with quasi-hyperbolic moments: long means, each averaged with its newest sample.
 
-    Good for: Adam where the newest gradient should keep a say.
+    Good for: Adam with a long mean that still responds to the newest gradient.
 
     mean = (1 - q1) g + q1 mu / (1 - b1^t);  mean_sq = (1 - q2) |g|^2 + q2 nu / (1 - b2^t);
     update = -learning_rate * (mean / (sqrt(mean_sq + eps_root) + eps) + weight_decay * param)
@@ -50,7 +50,7 @@ def qhadam(
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`; longer than there, since q1 lets the newest gradient through.
+      b1: see `adam`; larger than there, since q1 adds weight to the newest gradient.
       b2: see `adam`.
       q1: weight of the mean against the newest gradient, in [0, 1].
       q2: weight of the mean square against the newest square, in [0, 1].

@@ -1,43 +1,24 @@
-"""RAdam: Adam whose denominator is trusted as far as enough gradients have gone into it.
+"""RAdam: Adam whose step is scaled down while its mean square is based on few gradients.
 
 Liu et al. (2019), Algorithm 2, https://arxiv.org/abs/1908.03265
 Paper -> here: m -> mu, v -> nu, rho_t -> rho, r_t -> the factor, t -> count, alpha ->
 learning_rate. Deviations: rho has to reach `threshold` = 5, as in optax; the paper has rho > 4,
-torch rho > 5. rho is written without its cancellation: as it stands in the paper, 2 / (1 - b2) - 1
-- 2 t b2^t / (1 - b2^t), float32 loses its third digit, and peers may start a step early or late.
+torch rho > 5. rho is calculated without cancellation: in float32 the paper's 2 / (1 - b2) - 1
+- 2 t b2^t / (1 - b2^t) has an error in its third digit, by which other libraries may start Adam one
+step early or late.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, corrected_mean, zero_moments
-
-# 1/x - 1/(e^x - 1) = 1/2 - sum B_2k x^(2k-1) / (2k)!, B_2k the Bernoulli numbers; here the
-# coefficients of x^2 in the sum over x, highest power first. Within 1e-16 for x < 0.7.
-_BERNOULLI = (
-    -691 / 1307674368000, 1 / 47900160, -1 / 1209600, 1 / 30240, -1 / 720, 1 / 12,
-)  # fmt: skip
-
-
-def _phi(x):
-    """Return 1/x - 1/(e^x - 1) for x > 0, which falls from 1/2 to 0."""
-    small = x < 0.7
-    series = 0.5 - x * jnp.polyval(jnp.array(_BERNOULLI, x.dtype), jnp.where(small, x, 0) ** 2)
-    large = jnp.where(small, 1, x)
-    return jnp.where(small, series, 1 / large - 1 / jnp.expm1(large))
-
-
-def samples(b2, t):
-    """Return the number of gradients that nu amounts to after t steps."""
-    s = -jnp.log1p(b2 - 1)
-    return 1 + 2 * t * _phi(t * s) - 2 * _phi(s)
 
 
 def _radam(grad, slots, param, count, *, b1, b2, eps, eps_root, threshold, nesterov):
@@ -45,52 +26,55 @@ def _radam(grad, slots, param, count, *, b1, b2, eps, eps_root, threshold, neste
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     nu_hat = nu / bias_correction(b2, count)
-    end, rho = 2 / (1 - b2) - 1, samples(b2, count)
-    trusted = (rho >= threshold) & (rho > 4)  # the factor has no root below 4
-    rho, end = (jnp.where(trusted, x, 5) for x in (rho, end))
-    factor = safe_sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))
+    trusted, factor = rectification(b2, count, threshold)
     adam = factor * mu_hat / (safe_sqrt(nu_hat + eps_root) + eps)
     return jnp.where(trusted, adam, mu_hat), Moments(mu, nu)
 
 
-@checked(threshold=FINITE)
-def scale_by_radam(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    threshold: Any = 5.0,
-    *,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Replace the gradient by RAdam's direction; the arguments are those of `radam`.
+def rectification(b2: Array, count: Array, threshold: Array | float) -> tuple[Array, Array]:
+    """Return whether rho_t has reached the threshold, and the factor r_t, which is 1 before."""
+    rho_inf, rho = 2 / (1 - b2) - 1, effective_samples(b2, count)
+    trusted = (rho >= threshold) & (rho > 4)  # r_t is not real for a smaller rho
+    rho, rho_inf = jnp.where(trusted, rho, 5), jnp.where(trusted, rho_inf, 5)
+    ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+    return trusted, safe_sqrt(ratio)
 
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_radam()
-      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
-      [ 4. -2.]
-    """
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold)
-    return leafwise(_radam, zero_moments, numbers, nesterov=nesterov)
+
+# 1/x - 1/(e^x - 1) = 1/2 - sum B_2k x^(2k-1) / (2k)!, B_2k the Bernoulli numbers; here the
+# coefficients of x^2 in the sum over x, highest power first. Within 1e-16 for x < 0.7.
+_BERNOULLI = (-691 / 1307674368000, 1 / 47900160, -1 / 1209600, 1 / 30240, -1 / 720, 1 / 12)
+
+
+def _phi(x: Array) -> Array:
+    """Return 1/x - 1/(e^x - 1) for x > 0, which falls from 1/2 to 0."""
+    small = x < 0.7
+    series = 0.5 - x * jnp.polyval(jnp.array(_BERNOULLI, x.dtype), jnp.where(small, x, 0) ** 2)
+    large = jnp.where(small, 1, x)
+    return jnp.where(small, series, 1 / large - 1 / jnp.expm1(large))
+
+
+def effective_samples(b2: Array, t: Array) -> Array:
+    """Return rho_t, the number of gradients that nu effectively averages after t steps."""
+    s = -jnp.log1p(b2 - 1)
+    return 1 + 2 * t * _phi(t * s) - 2 * _phi(s)
 
 
 @checked(threshold=FINITE)
 def radam(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    threshold: Any = 5.0,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    threshold: Hyperparam = 5.0,
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Run Adam with a warm-up that follows from b2: first momentum alone, then Adam, times r_t.
+    """Run Adam with a warm-up that follows from b2: momentum at first, then Adam times r_t.
 
     Good for: Adam without a warm-up to tune.
 
-    rho_t = 2 / (1 - b2) - 1 - 2 t b2^t / (1 - b2^t), about t at first;
+    rho_t = 2 / (1 - b2) - 1 - 2 t b2^t / (1 - b2^t), close to t for small t;
     r_t^2 = (rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t);
     update = -learning_rate * r_t * Adam's direction where rho_t >= threshold, else
     -learning_rate * mu / (1 - b1^t)
@@ -98,11 +82,11 @@ def radam(
     Args:
       learning_rate: as in `adam`, like b1, b2, eps and eps_root.
       b1: see `adam`.
-      b2: see `adam`; below 2/3 rho stays under 5, and Adam never starts.
+      b2: see `adam`; for b2 < 2/3 rho is always less than 5, and Adam never starts.
       eps: see `adam`. torch's eps is `eps / sqrt(1 - b2**t)` here.
       eps_root: see `adam`.
-      threshold: what rho_t has to reach; it has to be above 4 anyway. With the default b2 and 5.0
-        Adam starts at t = 6; with 4.0, at t = 5.
+      threshold: the value that rho_t has to reach; 4 has to be exceeded in any case. With the
+        default b2 Adam starts at t = 6 for 5.0, at t = 5 for 4.0.
       nesterov: whether to look one step ahead, as `nadam` does.
 
     Returns:
@@ -125,3 +109,15 @@ def radam(
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold)
     return descend(_radam, zero_moments, numbers, learning_rate, nesterov=nesterov)
+
+
+@direction_of(radam)
+def scale_by_radam() -> None:
+    """Replace the gradient by RAdam's direction; arguments as in `radam`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_radam()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
+      [ 4. -2.]
+    """

@@ -1,4 +1,4 @@
-"""RMSProp: divide the gradient by its running root-mean-square, or standard deviation.
+"""RMSProp: divide the gradient by its running root-mean-square or standard deviation.
 
 Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
 Centered and with momentum: Graves (2013), eqs. 38-41, https://arxiv.org/abs/1308.0850
@@ -9,7 +9,7 @@ Paper -> here (Graves): n -> nu, g -> mu, Delta -> trace, the decay 0.95 -> deca
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,7 +18,8 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, safe_sqrt
-from gdjax.core.numerics import bias_correction as gathered
+from gdjax.core.numerics import bias_correction as correction
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import zero_moments
 from gdjax.optimizers.sgd import momentum_rule
 
@@ -32,28 +33,38 @@ class Rms(NamedTuple):
 
 
 def _rms(
-    grad, slots, param, count, *, decay, eps, initial_scale,
-    centered, eps_in_sqrt, bias_correction,
-):  # fmt: skip
+    grad, slots, param, count, *, decay, eps, initial_scale, centered, eps_in_sqrt, bias_correction
+):
     nu = jnp.where(count == 1, initial_scale, slots.nu)
     nu = decay * nu + (1 - decay) * abs_sq(grad)
-    mu, weight = slots.mu, gathered(decay, count) if bias_correction else 1
+    mu, weight = slots.mu, correction(decay, count) if bias_correction else 1
     var = nu / weight
     if centered:
         mu = decay * mu + (1 - decay) * grad
-        var = jnp.maximum(var - abs_sq(mu / weight), 0)  # rounding may take it below 0
+        var = jnp.maximum(var - abs_sq(mu / weight), 0)  # < 0 by rounding
     root = safe_sqrt(var + eps) if eps_in_sqrt else safe_sqrt(var) + eps
     return grad / root, Rms(nu, mu, slots.trace)
 
 
 def _rmsprop(
-    grad, slots, param, count, *, learning_rate, decay, eps, initial_scale, momentum=None,
-    centered, eps_in_sqrt, bias_correction, nesterov,
-):  # fmt: skip
-    direction, new = _rms(
-        grad, slots, param, count, decay=decay, eps=eps, initial_scale=initial_scale,
-        centered=centered, eps_in_sqrt=eps_in_sqrt, bias_correction=bias_correction,
-    )  # fmt: skip
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate,
+    decay,
+    eps,
+    initial_scale,
+    momentum=None,
+    centered,
+    eps_in_sqrt,
+    bias_correction,
+    nesterov,
+):
+    numbers = dict(decay=decay, eps=eps, initial_scale=initial_scale)
+    static = dict(centered=centered, eps_in_sqrt=eps_in_sqrt, bias_correction=bias_correction)
+    direction, new = _rms(grad, slots, param, count, **numbers, **static)
     step = -learning_rate * direction
     if momentum is None:
         return step, new
@@ -61,20 +72,33 @@ def _rmsprop(
     return step, new._replace(trace=kept.trace)
 
 
-def _zero_rms(param, centered, momentum=False) -> Rms:
+def _zero_rms(param: Array, centered: bool, momentum: bool) -> Rms:
     mu, nu = zero_moments(param)
     return Rms(nu, mu if centered else None, jnp.zeros_like(mu) if momentum else None)
 
 
+def _scale_by(
+    centered: bool, eps_in_sqrt: bool, bias_correction: bool, **numbers: Hyperparam
+) -> Optimizer:
+    return leafwise(
+        _rms,
+        functools.partial(_zero_rms, centered=centered, momentum=False),
+        numbers,
+        centered=centered,
+        eps_in_sqrt=eps_in_sqrt,
+        bias_correction=bias_correction,
+    )
+
+
 @checked(initial_scale=NONNEGATIVE)
 def scale_by_rms(
-    decay: Any = 0.9,
-    eps: Any = 1e-8,
-    initial_scale: Any = 0.0,
+    decay: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-8,
+    initial_scale: Hyperparam = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """Divide the gradient by its running root-mean-square; the arguments are those of `rmsprop`.
+    """Divide the gradient by its running root-mean-square; arguments as in `rmsprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -82,25 +106,19 @@ def scale_by_rms(
       >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
       [ 2. -2.]
     """
-    return leafwise(
-        _rms,
-        functools.partial(_zero_rms, centered=False),
-        dict(decay=decay, eps=eps, initial_scale=initial_scale),
-        centered=False,
-        eps_in_sqrt=eps_in_sqrt,
-        bias_correction=bias_correction,
-    )
+    numbers = dict(decay=decay, eps=eps, initial_scale=initial_scale)
+    return _scale_by(False, eps_in_sqrt, bias_correction, **numbers)
 
 
 @checked(initial_scale=NONNEGATIVE)
 def scale_by_stddev(
-    decay: Any = 0.9,
-    eps: Any = 1e-8,
-    initial_scale: Any = 0.0,
+    decay: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-8,
+    initial_scale: Hyperparam = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """Divide the gradient by its running standard deviation; the arguments are `rmsprop`'s.
+    """Divide the gradient by its running standard deviation; arguments as in `rmsprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -108,25 +126,19 @@ def scale_by_stddev(
       >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
       [ 2. -2.]
     """
-    return leafwise(
-        _rms,
-        functools.partial(_zero_rms, centered=True),
-        dict(decay=decay, eps=eps, initial_scale=initial_scale),
-        centered=True,
-        eps_in_sqrt=eps_in_sqrt,
-        bias_correction=bias_correction,
-    )
+    numbers = dict(decay=decay, eps=eps, initial_scale=initial_scale)
+    return _scale_by(True, eps_in_sqrt, bias_correction, **numbers)
 
 
 @checked(initial_scale=NONNEGATIVE)
 def rmsprop(
-    learning_rate: Any,
-    decay: Any = 0.9,
-    eps: Any = 1e-8,
-    initial_scale: Any = 0.0,
+    learning_rate: Hyperparam,
+    decay: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-8,
+    initial_scale: Hyperparam = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,
-    momentum: Any = None,
+    momentum: Hyperparam | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> Optimizer:
@@ -136,21 +148,21 @@ def rmsprop(
 
     nu = decay nu + (1 - decay) |g|^2;  update = -learning_rate * g / sqrt(nu + eps)
 
-    With momentum the updates gather in `trace = momentum * trace + update`, which is then the
-    update: the learning rate acts on each step as it is made, as in Graves and optax. torch lets it
-    act on the whole trace, which is `chain(scale_by_rms(0.99, eps_in_sqrt=False), trace(momentum),
+    With momentum the update is `trace = momentum * trace - learning_rate * g / sqrt(nu + eps)`: the
+    learning rate multiplies each new term, as in Graves and optax. torch multiplies the whole
+    trace, which is `chain(scale_by_rms(0.99, eps_in_sqrt=False), trace(momentum),
     scale_by_learning_rate(learning_rate))`. TensorFlow starts nu at `initial_scale=1.0`.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
       decay: decay of the mean square, in [0, 1).
       eps: added under the root or, without `eps_in_sqrt`, to it, >= 0.
-      initial_scale: what nu starts at, >= 0; read by the first update only.
-      eps_in_sqrt: whether eps stands under the root.
-      centered: whether to subtract the squared running mean of the gradient from nu, which leaves
-        a variance; it is kept from falling below 0 by rounding.
-      momentum: decay of the sum of the updates, in [0, 1); None keeps no sum.
-      nesterov: whether the update is its own step plus momentum * trace.
+      initial_scale: first value of nu, >= 0; only the first update uses it.
+      eps_in_sqrt: whether eps is added under the root.
+      centered: whether to subtract the squared running mean of the gradient from nu, which gives
+        the variance; where rounding makes it negative it is replaced by 0.
+      momentum: decay of the trace, in [0, 1); None is no trace.
+      nesterov: whether to look one step ahead: the newest term plus momentum * trace.
       bias_correction: whether to divide the means by 1 - decay^t.
 
     Returns:

@@ -3,13 +3,13 @@
 Riedmiller & Braun (1993), https://doi.org/10.1109/ICNN.1993.298623; without stepping back, as here,
 iRprop- of Igel & Hüsken (2003), https://doi.org/10.1016/S0925-2312(01)00700-7
 Paper -> here: Delta_ij -> step_sizes, eta+ -> eta_plus, eta- -> eta_minus, Delta_0 ->
-learning_rate. Deviations: none; equal to torch. optax 0.2.8 is one step late: its first update
+learning_rate. Deviations: none; equal to torch. optax 0.2.8 is one step behind: its first update
 is 0.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,30 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, checked
 from gdjax.core.lift import leafwise
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
 class Steps(NamedTuple):
-    """What Rprop remembers of one parameter; of a complex one by real and imaginary parts."""
+    """What Rprop remembers of one parameter; the parts of complex ones are separate numbers."""
 
     step_sizes: Array  # Delta, the length of the next step, shaped like the parameter
-    previous: Array  # the gradient of the last step, 0 where it had turned, likewise
+    previous: Array  # the last gradient, 0 where its sign had changed, likewise
 
 
 def _rprop(
-    grad, slots, param, count, *,
-    learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, flip_sign,
-):  # fmt: skip
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate,
+    eta_minus,
+    eta_plus,
+    min_step_size,
+    max_step_size,
+    flip_sign,
+):
     def parts(grad, sizes, previous):
         sizes = jnp.where(count == 1, learning_rate, sizes)
         turn = jnp.sign(grad) * jnp.sign(previous)
@@ -52,7 +62,7 @@ def _rprop(
     return step, Steps(*new)
 
 
-def _zero_steps(param) -> Steps:
+def _zero_steps(param: Array) -> Steps:
     return Steps(zero_moments(param).mu, zero_moments(param).mu)
 
 
@@ -63,13 +73,13 @@ _RANGES = dict(
 
 @checked(**_RANGES)
 def scale_by_rprop(
-    learning_rate: Any,
-    eta_minus: Any = 0.5,
-    eta_plus: Any = 1.2,
-    min_step_size: Any = 1e-6,
-    max_step_size: Any = 50.0,
+    learning_rate: Hyperparam,
+    eta_minus: Hyperparam = 0.5,
+    eta_plus: Hyperparam = 1.2,
+    min_step_size: Hyperparam = 1e-6,
+    max_step_size: Hyperparam = 50.0,
 ) -> Optimizer:
-    """Replace the gradient by Rprop's step, uphill; the arguments are those of `rprop`.
+    """Replace the gradient by Rprop's step, uphill; arguments as in `rprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -77,43 +87,34 @@ def scale_by_rprop(
       >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0])
       [ 0.1 -0.1]
     """
-    return leafwise(
-        _rprop,
-        _zero_steps,
-        dict(
-            learning_rate=learning_rate,
-            eta_minus=eta_minus,
-            eta_plus=eta_plus,
-            min_step_size=min_step_size,
-            max_step_size=max_step_size,
-        ),
-        flip_sign=False,
-    )
+    numbers = dict(learning_rate=learning_rate, eta_minus=eta_minus, eta_plus=eta_plus)
+    numbers |= dict(min_step_size=min_step_size, max_step_size=max_step_size)
+    return leafwise(_rprop, _zero_steps, numbers, flip_sign=False)
 
 
 @checked(**_RANGES)
 def rprop(
-    learning_rate: Any,
-    eta_minus: Any = 0.5,
-    eta_plus: Any = 1.2,
-    min_step_size: Any = 1e-6,
-    max_step_size: Any = 50.0,
+    learning_rate: Hyperparam,
+    eta_minus: Hyperparam = 0.5,
+    eta_plus: Hyperparam = 1.2,
+    min_step_size: Hyperparam = 1e-6,
+    max_step_size: Hyperparam = 50.0,
 ) -> Optimizer:
     """Step against the sign of the gradient, each weight with a step size of its own.
 
-    Good for: exact gradients (full batch) of very different sizes.
+    Good for: exact gradients (full batch) of very different magnitudes.
 
-    The size is multiplied by eta_plus where the gradient has the sign of last time; where it has
-    turned, by eta_minus, and there the weight waits for one update. For full batches: with noise
-    the signs say little.
+    The step size is multiplied by eta_plus where the gradient has the same sign as last time. Where
+    the sign has changed, it is multiplied by eta_minus, and the weight does not move in this step.
+    For full batches only: the signs of noisy gradients carry little information.
 
     Args:
-      learning_rate: the first size of every step, >= 0: a number or prefix tree, read by the first
-        update only.
-      eta_minus: factor in [0, 1] after a turn.
-      eta_plus: factor, usually > 1, while the sign stays.
-      min_step_size: the smallest size, >= 0.
-      max_step_size: the largest size, > 0; it bounds the first one too.
+      learning_rate: the first step size of every weight, >= 0: a number or prefix tree; only the
+        first update uses it.
+      eta_minus: factor in [0, 1] after a change of sign.
+      eta_plus: factor, usually > 1, while the sign stays the same.
+      min_step_size: the smallest step size, >= 0.
+      max_step_size: the largest step size, > 0; it bounds the first one too.
 
     Returns:
       An `Optimizer`. State: 8 bytes per element (the size, the gradient).
@@ -136,15 +137,6 @@ def rprop(
     References:
       Igel & Hüsken (2003), "Empirical evaluation of the improved Rprop learning algorithms".
     """
-    return leafwise(
-        _rprop,
-        _zero_steps,
-        dict(
-            learning_rate=learning_rate,
-            eta_minus=eta_minus,
-            eta_plus=eta_plus,
-            min_step_size=min_step_size,
-            max_step_size=max_step_size,
-        ),
-        flip_sign=True,
-    )
+    numbers = dict(learning_rate=learning_rate, eta_minus=eta_minus, eta_plus=eta_plus)
+    numbers |= dict(min_step_size=min_step_size, max_step_size=max_step_size)
+    return leafwise(_rprop, _zero_steps, numbers, flip_sign=True)

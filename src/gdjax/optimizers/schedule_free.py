@@ -2,12 +2,13 @@
 
 Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky (2024), eqs. 3-5, Algorithm 1,
 https://arxiv.org/abs/2405.15682
-Paper -> here: `averaging` has y, z, x and their weights.
+Paper -> here: see `gdjax.optimizers.shared.averaging`, which has y, z, x and their weights.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
-from gdjax.optimizers.radam import samples
+from gdjax.core.types import DType, Hyperparam, Rule, Scalar
+from gdjax.optimizers.radam import rectification
 from gdjax.optimizers.shared.averaging import RANGES, ScheduleFree, fresh, move, weigh
 
 
@@ -29,48 +31,59 @@ class Rms(NamedTuple):
     nu: Array  # v, running mean of the squared gradient, real, shaped like the parameter
 
 
-def _descend(param, z, direction, rate, c, b1):
-    return move(param, z, -rate * direction, c, b1)
-
-
-def _walk(slots, params, directions, state, rate, count, b1, powers):
-    c, weight_sum, largest = weigh(slots, rate, count, *powers)
-    updates, z = map_leaves(_descend, 2, (params, slots.z, directions), rate, c, b1)
-    return updates, ScheduleFree(z, weight_sum, largest, state)
-
-
-def _schedule_free_descent(
-    grads, slots, params, count, *, learning_rate, warmup_steps, b1, weight_lr_power,
-    weight_count_power, inner,
-):  # fmt: skip
-    if params is None:
-        raise ValueError(f"schedule-free learning needs {NEEDS_PARAMS}")
-    directions, state = inner(grads, slots.inner, params)
+def _schedule_free(
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    warmup_steps,
+    b1,
+    weight_lr_power,
+    weight_count_power,
+    inner,
+):
     rate = learning_rate
     if warmup_steps is not None:
         rate *= jnp.minimum(count / jnp.maximum(warmup_steps, 1), 1)
+    directions, state = inner(grads, slots.inner, params)
     powers = weight_lr_power, weight_count_power
-    return _walk(slots, params, directions, state, rate, count, b1, powers)
+    return _step(slots, params, directions, state, rate, count, b1, powers)
 
 
 def _schedule_free_radam(
-    grads, slots, params, count, *, learning_rate, b1, b2, weight_lr_power, weight_count_power,
-    silent, inner,
-):  # fmt: skip
-    if params is None:
-        raise ValueError(f"schedule-free learning needs {NEEDS_PARAMS}")
-    # Liu et al. (2019), Algorithm 2: how far the second moment is to be trusted after t steps.
-    rho_inf, rho = 2 / (1 - b2) - 1, samples(b2, count)
-    trusted = rho > 4
-    rho, rho_inf = jnp.where(trusted, rho, 5), jnp.where(trusted, rho_inf, 5)
-    ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-    rate = learning_rate * jnp.where(trusted, safe_sqrt(ratio), 0 if silent else 1)
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    learning_rate,
+    b1,
+    b2,
+    weight_lr_power,
+    weight_count_power,
+    silent,
+    inner,
+):
+    trusted, factor = rectification(b2, count, 4)
+    rate = learning_rate * jnp.where(trusted, factor, 0 if silent else 1)
     directions, state = inner(grads, slots.inner, params, b2=b2, trusted=trusted)
     powers = weight_lr_power, weight_count_power
-    return _walk(slots, params, directions, state, rate, count, b1, powers)
+    return _step(slots, params, directions, state, rate, count, b1, powers)
 
 
-# --- what z walks along ---------------------------------------------------------------------------
+def _step(slots, params, directions, state, rate, count, b1, powers):
+    c, weight_sum, largest = weigh(slots, rate, count, *powers)
+    updates, z = map_leaves(_leaf_step, 2, (params, slots.z, directions), rate, c, b1)
+    return updates, ScheduleFree(z, weight_sum, largest, state)
+
+
+def _leaf_step(param, z, direction, rate, c, b1):
+    return move(param, z, -rate * direction, c, b1)
+
+
+# --- the direction of z -------------------------------------------------------------------------
 
 
 def _gradient(grad, slots, param, count, *, weight_decay):
@@ -94,8 +107,19 @@ def _decayed(direction, param, weight_decay):
     return direction if weight_decay is None else direction + weight_decay * param
 
 
-def _zero_nu(param) -> Rms:
+def _zero_nu(param: Array) -> Rms:
     return Rms(jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param))))
+
+
+def _build(
+    rule: Rule,
+    base: Optimizer,
+    state_dtype: DType,
+    numbers: Mapping[str, Scalar | None],
+    **static: Any,
+) -> Optimizer:
+    slots = functools.partial(fresh, base.init, state_dtype)
+    return treewise(rule, slots, numbers, needs_params=True, inner=base.update, **static)
 
 
 # --- public ---------------------------------------------------------------------------------------
@@ -103,14 +127,14 @@ def _zero_nu(param) -> Rms:
 
 @checked(**RANGES)
 def schedule_free_sgd(
-    learning_rate: Any = 1.0,
-    warmup_steps: Any = None,
-    b1: Any = 0.9,
-    weight_decay: Any = None,
-    weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    learning_rate: Scalar = 1.0,
+    warmup_steps: Scalar | None = None,
+    b1: Scalar = 0.9,
+    weight_decay: Hyperparam | None = None,
+    weight_lr_power: Scalar = 2.0,
+    state_dtype: DType = None,
     *,
-    weight_count_power: Any = 0.0,
+    weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
     """Run schedule-free gradient descent; see `schedule_free`.
 
@@ -144,31 +168,28 @@ def schedule_free_sgd(
       >>> print(updates)
       [-0.1  0.2]
     """
-    numbers = dict(
-        learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1,
-        weight_lr_power=weight_lr_power, weight_count_power=weight_count_power,
-    )  # fmt: skip
+    numbers = dict(learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1)
+    numbers |= dict(weight_lr_power=weight_lr_power, weight_count_power=weight_count_power)
     base = leafwise(_gradient, None, dict(weight_decay=weight_decay))
-    slots = functools.partial(fresh, base.init, state_dtype)
-    return treewise(_schedule_free_descent, slots, numbers, inner=base.update)
+    return _build(_schedule_free, base, state_dtype, numbers)
 
 
 @checked(**RANGES)
 def schedule_free_adamw(
-    learning_rate: Any = 0.0025,
-    warmup_steps: Any = None,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    learning_rate: Scalar = 0.0025,
+    warmup_steps: Scalar | None = None,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_lr_power: Scalar = 2.0,
+    state_dtype: DType = None,
     *,
-    weight_count_power: Any = 0.0,
+    weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
     """Run schedule-free AdamW, which needs no first moment; see `schedule_free`.
 
-    Good for: runs of unknown length, no schedule to tune.
+    Good for: runs of unknown length, without a schedule to tune.
 
     z -= rate * (g / (sqrt(nu / (1 - b2^t)) + eps) + weight_decay * y)
 
@@ -200,33 +221,30 @@ def schedule_free_adamw(
       >>> print(bool(jnp.abs(gdjax.eval_params(state, params)).max() < 0.5))
       True
     """
-    numbers = dict(
-        learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1,
-        weight_lr_power=weight_lr_power, weight_count_power=weight_count_power,
-    )  # fmt: skip
+    numbers = dict(learning_rate=learning_rate, warmup_steps=warmup_steps, b1=b1)
+    numbers |= dict(weight_lr_power=weight_lr_power, weight_count_power=weight_count_power)
     base = leafwise(_rms, _zero_nu, dict(b2=b2, eps=eps, weight_decay=weight_decay))
-    slots = functools.partial(fresh, base.init, state_dtype)
-    return treewise(_schedule_free_descent, slots, numbers, inner=base.update)
+    return _build(_schedule_free, base, state_dtype, numbers)
 
 
 @checked(**RANGES)
 def schedule_free_radam(
-    learning_rate: Any = 0.0025,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    learning_rate: Scalar = 0.0025,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_lr_power: Scalar = 2.0,
+    state_dtype: DType = None,
     *,
-    weight_count_power: Any = 0.0,
+    weight_count_power: Scalar = 0.0,
     silent: bool = True,
 ) -> Optimizer:
     """Run schedule-free rectified Adam, which needs no warm-up; see `schedule_free_adamw`.
 
-    Good for: as `schedule_free_adamw`, without a warm-up either.
+    Good for: as `schedule_free_adamw`, also without a warm-up.
 
-    The learning rate is multiplied by how far the mean square can be trusted (Liu et al. 2019,
+    The learning rate is multiplied by the factor r_t of `radam` (Liu et al. 2019,
     https://arxiv.org/abs/1908.03265): 0 for the first updates, then growing to 1.
 
     Args:
@@ -253,10 +271,7 @@ def schedule_free_radam(
       >>> print(opt.update(params, opt.init(params), params)[0])
       [0. 0.]
     """
-    numbers = dict(
-        learning_rate=learning_rate, b1=b1, b2=b2, weight_lr_power=weight_lr_power,
-        weight_count_power=weight_count_power,
-    )  # fmt: skip
+    numbers = dict(learning_rate=learning_rate, b1=b1, b2=b2)
+    numbers |= dict(weight_lr_power=weight_lr_power, weight_count_power=weight_count_power)
     base = leafwise(_rectified, _zero_nu, dict(eps=eps, weight_decay=weight_decay))
-    slots = functools.partial(fresh, base.init, state_dtype)
-    return treewise(_schedule_free_radam, slots, numbers, inner=base.update, silent=silent)
+    return _build(_schedule_free_radam, base, state_dtype, numbers, silent=silent)

@@ -3,14 +3,14 @@
 Polyak (1964), eq. 9; Nesterov (1983); in this form Sutskever et al. (2013),
 https://proceedings.mlr.press/v28/sutskever13.html
 Paper -> here: v -> -learning_rate * trace, mu -> momentum, epsilon -> learning_rate.
-Deviations: the learning rate multiplies the trace after it is gathered, as in torch and optax, so a
-changed rate acts on the whole trace at once.
+Deviations: the learning rate multiplies the trace, as in torch and optax, so a change of the rate
+affects the whole trace immediately.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +19,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.types import DType, Hyperparam
 
 
 class Trace(NamedTuple):
@@ -28,12 +29,12 @@ class Trace(NamedTuple):
 
 
 class MomentumTrace(Trace):
-    """A trace of the gradients themselves, which says what the step's length amounts to."""
+    """A trace of gradients, which also knows its scale; see `with_prox`."""
 
     uniform = True  # one number for the whole array
 
-    def diagonal(self, count, **numbers):
-        """Return 1 - momentum: of a gradient that stays, the sum is g / (1 - momentum)."""
+    def diagonal(self, count: Array, **numbers: Array) -> Array:
+        """Return 1 - momentum: the trace of a constant gradient is g / (1 - momentum)."""
         return 1 - (numbers["momentum"] if "momentum" in numbers else numbers["decay"])
 
 
@@ -43,23 +44,23 @@ def gradient_rule(grad, slots, param, count):
 
 
 def momentum_rule(grad, slots, param, count, *, momentum, nesterov):
-    """Return the trace, or with `nesterov` what it will be one step ahead, and the new slots."""
+    """Return the trace, or with `nesterov` that of one step ahead, and the new slots."""
     trace = momentum * slots.trace + grad
     return (grad + momentum * trace if nesterov else trace), slots._replace(trace=trace)
 
 
-def zero_trace(param, accumulator_dtype=None) -> Trace:
-    """Return a zero trace for one parameter, at least float32 unless a dtype is asked for."""
+def zero_trace(param: Array, accumulator_dtype: DType = None) -> Trace:
+    """Return a zero trace for one parameter, at least float32 unless a dtype is given."""
     return Trace(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
 
 
-def momentum_trace(param, accumulator_dtype=None) -> MomentumTrace:
-    """Return a zero trace, for `momentum_rule` of gradients."""
+def momentum_trace(param: Array, accumulator_dtype: DType = None) -> MomentumTrace:
+    """Return a zero trace for `momentum_rule` of gradients."""
     return MomentumTrace(*zero_trace(param, accumulator_dtype))
 
 
 @checked()
-def gradient_descent(learning_rate: Any) -> Optimizer:
+def gradient_descent(learning_rate: Hyperparam) -> Optimizer:
     """Descend along the negative gradient: update = -learning_rate * g.
 
     Good for: convex problems, teaching, exact gradients.
@@ -81,10 +82,10 @@ def gradient_descent(learning_rate: Any) -> Optimizer:
 
 @checked()
 def sgd(
-    learning_rate: Any,
-    momentum: Any = None,
+    learning_rate: Hyperparam,
+    momentum: Hyperparam | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DType = None,
 ) -> Optimizer:
     """Descend along the gradient or a decaying sum of the gradients so far.
 
@@ -97,7 +98,7 @@ def sgd(
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
-      momentum: decay of the sum, in [0, 1); None keeps no sum.
+      momentum: decay of the sum, in [0, 1); None is plain gradient descent.
       nesterov: whether to step along g + momentum * trace.
       accumulator_dtype: dtype of the sum; None is at least float32.
 
@@ -130,7 +131,7 @@ def _trace(grad, slots, param, count, *, decay, nesterov):
 
 
 @checked()
-def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> Optimizer:
+def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: DType = None) -> Optimizer:
     """Replace the gradient by the decaying sum of the gradients so far.
 
     trace = decay * trace + g;  the result is trace or, with `nesterov`, g + decay * trace

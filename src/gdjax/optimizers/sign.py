@@ -1,6 +1,8 @@
 """signSGD and Signum: step by the sign of the gradient, or of its running mean.
 
-Bernstein et al. (2018), Algorithm 1 and the momentum form (Signum), https://arxiv.org/abs/1802.04434
+    Bernstein et al. (2018),
+    Algorithm 1 and the momentum form (Signum),
+    https://arxiv.org/abs/1802.04434,
 Paper -> here: m -> mu, beta -> beta, delta -> learning_rate. Deviations: none. The sign of a
 complex element is its phase, x / |x|.
 """
@@ -8,13 +10,13 @@ complex element is its phase, x / |x|.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import UNIT, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
+from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.lion import Mean, zero_mean
 
 
@@ -27,23 +29,11 @@ def _signum(grad, slots, param, count, *, beta):
     return jnp.sign(mu), Mean(mu)
 
 
-def scale_by_sign() -> Optimizer:
-    """Replace every element of the gradient by its sign.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_sign()
-      >>> print(opt.update(jnp.array([4.0, -0.1, 0.0]), opt.init(jnp.zeros(3)))[0])
-      [ 1. -1.  0.]
-    """
-    return leafwise(_sign)
-
-
 @checked()
-def sign_sgd(learning_rate: Any) -> Optimizer:
+def sign_sgd(learning_rate: Hyperparam) -> Optimizer:
     """Step against the sign of the gradient: update = -learning_rate * sign(g).
 
-    Good for: distributed training by one bit for each parameter.
+    Good for: distributed training that communicates one bit for each parameter.
 
     Args:
       learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
@@ -63,15 +53,29 @@ def sign_sgd(learning_rate: Any) -> Optimizer:
     return descend(_sign, None, {}, learning_rate)
 
 
+@direction_of(sign_sgd)
+def scale_by_sign() -> None:
+    """Replace every element of the gradient by its sign.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_sign()
+      >>> print(opt.update(jnp.array([4.0, -0.1, 0.0]), opt.init(jnp.zeros(3)))[0])
+      [ 1. -1.  0.]
+    """
+
+
 @checked(beta=UNIT)
-def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -> Optimizer:
+def signum(
+    learning_rate: Hyperparam, beta: Hyperparam = 0.9, accumulator_dtype: DType = None
+) -> Optimizer:
     """Step against the sign of a running mean of the gradient.
 
-    Good for: large batches, distributed training by one bit.
+    Good for: large batches, distributed training that communicates one bit for each parameter.
 
     mu = beta mu + (1 - beta) g;  update = -learning_rate * sign(mu)
 
-    `lion` differs in that the newest gradient weighs more in the sign than in the mean.
+    `lion` gives the newest gradient more weight in the sign than in the mean.
 
     Args:
       learning_rate: the length of every step >= 0: a number, schedule or prefix tree.

@@ -1,66 +1,61 @@
-"""StableAdamW: AdamW that takes a shorter step where the newest gradient is unexpectedly large.
+"""StableAdamW: AdamW with a shorter step when the newest gradient is unexpectedly large.
 
 Wortsman et al. (2023), Algorithm 2, https://arxiv.org/abs/2304.13013
 Paper -> here: v -> mu, u -> nu (both bias-corrected), alpha -> learning_rate, lambda ->
-weight_decay. Deviations: none; its debiased decays are written as Adam's bias correction, which is
-equal.
+weight_decay. Deviations: none; the paper's debiased decays are equal to Adam's bias correction.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, bias_correction, root_mean_sq, safe_sqrt
+from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
-def _stable_adamw(
-    grad, slots, param, count, *, learning_rate, b1, b2, eps, weight_decay=None
-):  # fmt: skip
+def _stable_adamw(grad, slots, param, count, *, learning_rate, b1, b2, eps, weight_decay=None):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count))
-    surprise = root_mean_sq(grad / jnp.maximum(root, eps))  # RMS_t, about 1 if all is as expected
+    rms = root_mean_sq(grad / jnp.maximum(root, eps))  # RMS_t, about 1 on average
     direction = mu / bias_correction(b1, count) / (root + eps)
     if weight_decay is not None:
-        if param is None:
-            raise ValueError(f"stable_adamw with weight_decay needs {NEEDS_PARAMS}")
         direction = direction + weight_decay * param
-    return -learning_rate / jnp.maximum(1, surprise) * direction, Moments(mu, nu)
+    return -learning_rate / jnp.maximum(1, rms) * direction, Moments(mu, nu)
 
 
 @checked()
 def stable_adamw(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.99,
-    eps: Any = 1e-8,
-    weight_decay: Any = 1e-4,
-    mask: Any = None,
-    mu_dtype: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.99,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam | None = 1e-4,
+    mask: Mask = None,
+    mu_dtype: DType = None,
 ) -> Optimizer:
-    """Run AdamW with Adafactor's update clipping, array by array.
+    """Run AdamW with Adafactor's update clipping, separately for each array.
 
     Good for: large models whose loss has spikes.
 
     mu, nu as in `adam`, bias-corrected;  rms = sqrt(mean(|g|^2 / max(nu, eps^2)));
     update = -learning_rate / max(1, rms) * (mu / (sqrt(nu) + eps) + weight_decay * param)
 
-    It stands in for gradient clipping: nu lags behind when the gradients grow, which is where loss
-    spikes come from.
+    It replaces gradient clipping: when the gradients grow, nu lags behind and Adam's steps become
+    too long, which causes loss spikes.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
       b1: see `adam`.
       b2: see `adam`.
       eps: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`; shortened with the step.
+      weight_decay: strength of decoupled decay, see `adamw`; scaled down with the step.
       mask: which leaves decay, see `adamw`.
       mu_dtype: see `adam`.
 
@@ -91,4 +86,5 @@ def stable_adamw(
     numbers = dict(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
-    return mask_decay(leafwise(_stable_adamw, slots, numbers), mask)
+    decays = weight_decay is not None
+    return mask_decay(leafwise(_stable_adamw, slots, numbers, needs_params=decays), mask)

@@ -10,23 +10,26 @@ Deviations: LARS divides by |g + weight_decay w|, as in optax, where the paper h
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import adam_rule, zero_moments
 from gdjax.optimizers.sgd import momentum_rule, zero_trace
 
 
-def trust_ratio(param, update, min_norm=0, trust_coefficient=1, eps=0) -> Array:
-    """Return |param| / |update| of one array, 1 if one of them is 0."""
-    if param is None:
-        raise ValueError(f"a trust ratio needs {NEEDS_PARAMS}")
+def trust_ratio(
+    param: Array,
+    update: Array,
+    min_norm: Array | float = 0,
+    trust_coefficient: Array | float = 1,
+    eps: Array | float = 0,
+) -> Array:
+    """Return trust_coefficient * |param| / (|update| + eps) of one array, 1 if a norm is 0."""
     size, length = (jnp.maximum(safe_sqrt(jnp.sum(abs_sq(x))), min_norm) for x in (param, update))
     moves = (size > 0) & (length > 0)
     ratio = trust_coefficient * size / jnp.where(moves, length + eps, 1)
@@ -38,11 +41,18 @@ def _scale_by_trust_ratio(grad, slots, param, count, *, min_norm, trust_coeffici
 
 
 def _lars(
-    grad, slots, param, count, *,
-    learning_rate, weight_decay=None, trust_coefficient=None, eps, momentum, nesterov,
-):  # fmt: skip
-    if param is None:
-        raise ValueError(f"lars needs {NEEDS_PARAMS}")
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate,
+    weight_decay=None,
+    trust_coefficient=None,
+    eps,
+    momentum,
+    nesterov,
+):
     if weight_decay is not None:
         grad = grad + weight_decay * param
     if trust_coefficient is not None:
@@ -52,8 +62,6 @@ def _lars(
 
 
 def _lamb(grad, slots, param, count, *, learning_rate, b1, b2, eps, eps_root, weight_decay=None):
-    if param is None:
-        raise ValueError(f"lamb needs {NEEDS_PARAMS}")
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     direction, slots = adam_rule(grad, slots, param, count, nesterov=False, **numbers)
     if weight_decay is not None:
@@ -66,15 +74,15 @@ _RANGES = dict(min_norm=NONNEGATIVE, trust_coefficient=NONNEGATIVE)
 
 @checked(**_RANGES)
 def scale_by_trust_ratio(
-    min_norm: Any = 0.0, trust_coefficient: Any = 1.0, eps: Any = 0.0
+    min_norm: Hyperparam = 0.0, trust_coefficient: Hyperparam = 1.0, eps: Hyperparam = 0.0
 ) -> Optimizer:
     """Multiply each array of updates by trust_coefficient * |param| / (|update| + eps).
 
     Where one of the norms is 0, the factor is 1.
 
     Args:
-      min_norm: a smaller norm counts as this one, >= 0: a number, schedule or prefix tree, like all
-        numbers below.
+      min_norm: lower bound >= 0 of both norms: a number, schedule or prefix tree, like all numbers
+        below.
       trust_coefficient: the factor >= 0.
       eps: added to the norm of the update, >= 0.
 
@@ -89,18 +97,18 @@ def scale_by_trust_ratio(
       [1.2 1.6]
     """
     numbers = dict(min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps)
-    return leafwise(_scale_by_trust_ratio, None, numbers)
+    return leafwise(_scale_by_trust_ratio, None, numbers, needs_params=True)
 
 
 @checked(**_RANGES)
 def lars(
-    learning_rate: Any,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = True,
-    trust_coefficient: Any = 0.001,
-    eps: Any = 0.0,
-    trust_ratio_mask: Any = True,
-    momentum: Any = 0.9,
+    learning_rate: Hyperparam,
+    weight_decay: Hyperparam | None = 0.0,
+    weight_decay_mask: Mask = True,
+    trust_coefficient: Hyperparam = 0.001,
+    eps: Hyperparam = 0.0,
+    trust_ratio_mask: Mask = True,
+    momentum: Hyperparam = 0.9,
     nesterov: bool = False,
 ) -> Optimizer:
     """Descend with momentum, each array by a fraction of its own norm.
@@ -110,11 +118,11 @@ def lars(
     g = g + weight_decay * param;  step = -learning_rate * trust_coefficient * |param| / |g| * g;
     update = trace = momentum * trace + step
 
-    Biases and the scales of norms are usually kept out of both the decay and the ratio.
+    Biases and the scales of normalization layers usually have neither decay nor ratio.
 
     Args:
       learning_rate: factor >= 0 of the steps: a number, schedule or prefix tree, like all numbers
-        below. A change acts on new steps, not on the trace.
+        below. A change affects new steps, not the trace.
       weight_decay: L2 decay >= 0.
       weight_decay_mask: which leaves decay, see `adamw`.
       trust_coefficient: the step as a fraction of the norm of the array, >= 0.
@@ -148,7 +156,7 @@ def lars(
         eps=eps,
         momentum=momentum,
     )
-    optimizer = leafwise(_lars, zero_trace, numbers, nesterov=nesterov)
+    optimizer = leafwise(_lars, zero_trace, numbers, needs_params=True, nesterov=nesterov)
     optimizer = mask_decay(optimizer, None if weight_decay_mask is True else weight_decay_mask)
     mask = None if trust_ratio_mask is True else trust_ratio_mask
     return mask_decay(optimizer, mask, "trust_coefficient")
@@ -156,22 +164,22 @@ def lars(
 
 @checked()
 def lamb(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-6,
-    eps_root: Any = 0.0,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-6,
+    eps_root: Hyperparam = 0.0,
+    weight_decay: Hyperparam | None = 0.0,
+    mask: Mask = None,
 ) -> Optimizer:
     """Step along Adam's direction, each array by a fraction of its own norm.
 
-    Good for: very large batches with Adam's direction.
+    Good for: very large batches.
 
     d = Adam's direction + weight_decay * param;  update = -learning_rate * |param| / |d| * d
 
-    The first version of the paper bounds |param| by 10 and others leave out the bias correction;
-    neither is done here.
+    The first version of the paper bounds |param| by 10, and some implementations are without bias
+    correction; this one has no bound and corrects the bias.
 
     Args:
       learning_rate: the step as a fraction of the norm of the array, >= 0: a number, schedule or
@@ -199,6 +207,6 @@ def lamb(
     References:
       You et al. (2019), "Large batch optimization for deep learning", Algorithm 2.
     """
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root, learning_rate=learning_rate)
-    optimizer = leafwise(_lamb, zero_moments, numbers | dict(weight_decay=weight_decay))
-    return mask_decay(optimizer, mask)
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
+    return mask_decay(leafwise(_lamb, zero_moments, numbers, needs_params=True), mask)

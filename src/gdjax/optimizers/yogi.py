@@ -1,20 +1,19 @@
-"""Yogi: Adam whose mean square moves by the square of the gradient, not by the difference.
+"""Yogi: Adam whose mean square changes by at most (1 - b2) times the squared gradient.
 
 Zaheer et al. (2018), Algorithm 2, https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
 Paper -> here: m -> mu, v -> nu, eta -> learning_rate. Deviations, all as in optax: bias correction,
-and both means start at 1e-6 and not at 0, so that even a zero gradient moves a little at first.
+and both means start at 1e-6 and not at 0, so the first steps are not 0 even for a zero gradient.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import descend, leafwise
+from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -29,35 +28,13 @@ def _yogi(grad, slots, param, count, *, b1, b2, eps, eps_root, initial_accumulat
 
 
 @checked(initial_accumulator_value=NONNEGATIVE)
-def scale_by_yogi(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-3,
-    eps_root: Any = 0.0,
-    initial_accumulator_value: Any = 1e-6,
-) -> Optimizer:
-    """Replace the gradient by Yogi's direction; the arguments are those of `yogi`.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> opt = gdjax.scale_by_yogi()
-      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0].round(2))
-      [ 1. -1.]
-    """
-    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    numbers |= dict(initial_accumulator_value=initial_accumulator_value)
-    return leafwise(_yogi, zero_moments, numbers)
-
-
-@checked(initial_accumulator_value=NONNEGATIVE)
 def yogi(
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-3,
-    *,
-    eps_root: Any = 0.0,
-    initial_accumulator_value: Any = 1e-6,
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-3,
+    eps_root: Hyperparam = 0.0,
+    initial_accumulator_value: Hyperparam = 1e-6,
 ) -> Optimizer:
     """Run Adam with a mean square that shrinks slowly.
 
@@ -65,8 +42,8 @@ def yogi(
 
     nu = nu - (1 - b2) sign(nu - |g|^2) |g|^2;  the rest as in `adam`
 
-    Where gradients become small, Adam's nu falls by b2 each step and its steps grow fast; here nu
-    falls by at most (1 - b2) |g|^2.
+    When gradients become small, Adam's nu decreases by the factor b2 in each step and its steps
+    grow fast; here nu decreases by at most (1 - b2) |g|^2.
 
     Args:
       learning_rate: as in `adam`, like b1 and b2.
@@ -74,7 +51,7 @@ def yogi(
       b2: see `adam`.
       eps: added to the root, >= 0; larger than Adam's.
       eps_root: added under the root, >= 0.
-      initial_accumulator_value: what both means start at, >= 0; read by the first update only.
+      initial_accumulator_value: first value of both means, >= 0; only the first update uses it.
 
     Returns:
       An `Optimizer`. State: 8 bytes per element (mu, nu).
@@ -99,3 +76,15 @@ def yogi(
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     numbers |= dict(initial_accumulator_value=initial_accumulator_value)
     return descend(_yogi, zero_moments, numbers, learning_rate)
+
+
+@direction_of(yogi)
+def scale_by_yogi() -> None:
+    """Replace the gradient by Yogi's direction; arguments as in `yogi`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.scale_by_yogi()
+      >>> print(opt.update(jnp.array([4.0, -2.0]), opt.init(jnp.zeros(2)))[0].round(2))
+      [ 1. -1.]
+    """

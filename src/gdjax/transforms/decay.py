@@ -10,14 +10,12 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import leafwise, mask_decay
 
 
 def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
     if weight_decay is None:
         return grad, slots
-    if param is None:
-        raise ValueError(f"add_decayed_weights needs {NEEDS_PARAMS}")
     return grad + weight_decay * param, slots
 
 
@@ -37,9 +35,8 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Optimizer:
       >>> print(opt.update(jnp.zeros(2), opt.init(params), params)[0])
       [ 0.1 -0.2]
     """
-    return mask_decay(
-        leafwise(_add_decayed_weights, hyperparams=dict(weight_decay=weight_decay)), mask
-    )
+    numbers, decays = dict(weight_decay=weight_decay), weight_decay is not None
+    return mask_decay(leafwise(_add_decayed_weights, None, numbers, needs_params=decays), mask)
 
 
 def mask_by_ndim(at_least: int = 2) -> Callable[[Any], Any]:

@@ -13,13 +13,12 @@ import jax
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
 from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.treewise import treewise
 from gdjax.optimizers.shared.averaging import (
-    OPEN_UNIT,
     RANGES,
     ScheduleFree,
     extrapolated,
@@ -123,7 +122,7 @@ def schedule_free(
     return treewise(_schedule_free, slots, numbers, inner=base.update)
 
 
-@checked(mu_x=CLOSED_UNIT, mu_y=OPEN_UNIT)
+@checked(mu_x=CLOSED_UNIT, mu_y=SHARE)
 def gpa(base_optimizer: Any, mu_x: Any = 0.9967, mu_y: Any = 0.7) -> Optimizer:
     r"""Smooth a base optimizer by an exponential average of where it has been.
 

@@ -4,7 +4,7 @@ Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky (2024), eqs. 3-5, https://ar
 Paper -> here: y -> the parameters, z -> z, x -> `eval_params(state, params)`, beta -> b1, gamma ->
 learning_rate, c -> share of the newest z, r -> weight_count_power.
 Deviations: y is updated without dividing by b1, y += c (z - y) + (1 - b1 (1 - c)) u with the old z
-and the update u of z, which is the same and does not cancel.
+and the update u of z, which is equal but free of cancellation.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import FINITE, NONNEGATIVE, Range
+from gdjax.core.base import InitFn
+from gdjax.core.checks import FINITE, NONNEGATIVE, SHARE
 from gdjax.core.evaluation import map_held
 from gdjax.core.trees import copied, zero
+from gdjax.core.types import DType, OptState, Params
 
-OPEN_UNIT = Range("in (0, 1]", lambda x: 0 < x <= 1)
 RANGES = dict(
-    b1=OPEN_UNIT, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
+    b1=SHARE, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
 )
 
 
 class ScheduleFree(NamedTuple):
     """What schedule-free learning remembers."""
 
-    z: Any  # what the inner optimizer moves, at first the parameters, shaped like them
+    z: Params  # what the wrapped optimizer updates, first the parameters, shaped like them
     weight_sum: Array  # sum of the weights of all z so far; a number
     max_learning_rate: Array  # largest learning rate so far; a number
-    inner: Any  # state of the inner optimizer
+    inner: OptState  # state of the wrapped optimizer
 
-    def eval_params(self, params, count, hyperparams):
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
         return extrapolated(self.z, params, hyperparams["b1"])
 
 
-def extrapolated(z, params, b1):
+def extrapolated(z: Params, params: Params, b1: Array) -> Params:
     """Return x = (y - (1 - b1) z) / b1 for the parameters y."""
     return map_held(_extrapolate, z, params, b1)
 
@@ -46,7 +47,13 @@ def _extrapolate(z, y, b1):
     return y + (1 - b1) / b1 * (y - z)
 
 
-def weigh(slots, rate, count, weight_lr_power, weight_count_power):
+def weigh(
+    slots: ScheduleFree,
+    rate: Array,
+    count: Array,
+    weight_lr_power: Array,
+    weight_count_power: Array,
+) -> tuple[Array, Array, Array]:
     """Return the share c of the newest z, the sum of weights and the largest learning rate."""
     largest = jnp.maximum(slots.max_learning_rate, rate)
     weight = count.astype(rate.dtype) ** weight_count_power * largest**weight_lr_power
@@ -54,13 +61,13 @@ def weigh(slots, rate, count, weight_lr_power, weight_count_power):
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0), total, largest
 
 
-def move(param, z, update, c, b1):
-    """Return the updates of y, the parameter, and the next z."""
+def move(param: Array, z: Array, update: Array, c: Array, b1: Array) -> tuple[Array, Array]:
+    """Return the update of y, the parameter, and the next z."""
     z = z + update
-    before = z - update  # read off the new z, since XLA would copy the old one to keep it
+    before = z - update  # from the new z, so that XLA overwrites the old one in place
     return c * (before - param) + (1 - b1 * (1 - c)) * update, z
 
 
-def fresh(init, state_dtype, params) -> ScheduleFree:
-    """Return the slots for parameters, given the `init` of the inner optimizer."""
+def fresh(init: InitFn, state_dtype: DType, params: Params) -> ScheduleFree:
+    """Return the slots for parameters, given the `init` of the wrapped optimizer."""
     return ScheduleFree(copied(params, state_dtype), zero(), zero(), init(params))
