@@ -46,12 +46,12 @@ class AccumulationType(enum.Enum):
     CONCAT = enum.auto()  # along the first axis, in the order of the rows of the batch
 
 
-def _sum_dtype(x: Any) -> np.dtype:
+def _sum_dtype(x: Array | jax.ShapeDtypeStruct) -> np.dtype:
     """Return the dtype of sums: at least float32, so that small terms are not rounded away."""
     return compute_dtype(x) if is_inexact(x.dtype) else x.dtype
 
 
-def _check_kind(kind: AccumulationType, x: Any) -> None:
+def _check_kind(kind: AccumulationType, x: Array | jax.ShapeDtypeStruct) -> None:
     if not isinstance(kind, AccumulationType):
         raise ValueError(
             "accumulator=... must be an Accumulator, an AccumulationType or a tree of them, got "

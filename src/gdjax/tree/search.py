@@ -12,7 +12,7 @@ NamedTuples ("Moments"). Two rules are specific to states of gdjax, where every 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
 from gdjax.core.types import OptState, Pair, PyTree
 
-Path = tuple[Any, ...]  # keys of `jax.tree_util` and `NamedTupleKey`s
+Path = tuple[Hashable, ...]  # keys of `jax.tree_util` and `NamedTupleKey`s
+Found = tuple[Path, PyTree, PyTree]  # path, node, innermost state that contains it
 Filter = Callable[[Path, Any], bool]
 
 
@@ -44,11 +45,11 @@ class NamedTupleKey:
         return f"{self.tuple_name}.{self.name}"
 
 
-def _is_named_tuple(node: Any) -> bool:
+def _is_named_tuple(node: PyTree) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
-def _children(node: Any) -> list[tuple[Any, Any]]:
+def _children(node: PyTree) -> list[tuple[Hashable, PyTree]]:
     """Return (key, child) for the children of a node; a leaf has none."""
     if _is_named_tuple(node):
         name = type(node).__name__
@@ -61,21 +62,21 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     return [(path[0], child) for path, child in below]
 
 
-def _name(key: Any) -> Any:
+def _name(key: Any) -> Hashable:
     """Return the name of a key that can be searched for, else None."""
     if isinstance(key, NamedTupleKey):
         return key.name
     return key.key if isinstance(key, jax.tree_util.DictKey) else None
 
 
-def _walk(node: Any, path: Path = (), owner: Any = None) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield (path, node, innermost state that contains it), outermost nodes first."""
+def _walk(node: PyTree, path: Path = (), owner: PyTree = None) -> Iterator[Found]:
+    """Yield all nodes of a tree, outermost first."""
     yield path, node, owner
     for key, child in _children(node):
         yield from _walk(child, (*path, key), node if is_state(node) else owner)
 
 
-def _matches(path: Path, node: Any, key: Any) -> bool:
+def _matches(path: Path, node: PyTree, key: Hashable) -> bool:
     if _is_named_tuple(node) and type(node).__name__ == key:
         return True
     return bool(path) and type(_name(path[-1])) is type(key) and _name(path[-1]) == key
@@ -85,14 +86,14 @@ def _is_hyperparameter(path: Path) -> bool:
     return len(path) > 1 and path[-2] == NamedTupleKey(State.__name__, "hyperparams")
 
 
-def _read(path: Path, node: Any, owner: Any) -> Any:
+def _read(path: Path, node: PyTree, owner: PyTree) -> PyTree:
     if not (_is_hyperparameter(path) and is_state(owner)):
         return node
     value = value_at(node, owner.count)
     return value.value if isinstance(value, Masked) else value
 
 
-def _find(tree: PyTree, key: Any, filtering: Filter | None) -> list[tuple[Path, Any, Any]]:
+def _find(tree: PyTree, key: Hashable, filtering: Filter | None) -> list[Found]:
     found = [
         (path, _read(path, node, owner), owner)
         for path, node, owner in _walk(tree)
@@ -102,8 +103,8 @@ def _find(tree: PyTree, key: Any, filtering: Filter | None) -> list[tuple[Path, 
 
 
 def get_all_with_path(
-    tree: PyTree, key: Any, filtering: Filter | None = None
-) -> list[tuple[Path, Any]]:
+    tree: PyTree, key: Hashable, filtering: Filter | None = None
+) -> list[tuple[Path, PyTree]]:
     """Return all parts of a tree with a given name, and their paths.
 
     Args:
@@ -126,7 +127,9 @@ def get_all_with_path(
     return [(path, value) for path, value, _ in _find(tree, key, filtering)]
 
 
-def get(tree: PyTree, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
+def get(
+    tree: PyTree, key: Hashable, default: Any = None, filtering: Filter | None = None
+) -> PyTree:
     """Return the only part of a tree with a given name.
 
     Args:
@@ -210,7 +213,7 @@ def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTr
     return replace(tree, (), None)
 
 
-def _fitting(new: Any, old: Any) -> Any:
+def _fitting(new: PyTree, old: PyTree) -> PyTree:
     if not (isinstance(old, jax.Array) and jax.tree_util.all_leaves([new])):
         return new
     if callable(new) or isinstance(new, str) or jnp.shape(new) != old.shape:
@@ -266,5 +269,5 @@ def map_params(
     return visit(template, state)
 
 
-def _is_placeholder(node: Any) -> bool:
+def _is_placeholder(node: PyTree) -> bool:
     return isinstance(node, Placeholder)
