@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM_DECAY, Case, direction
+
 
 def acprop(learning_rate, b1, b2, eps, eps_root, weight_decay):
     m, s = {}, {}
@@ -17,3 +20,12 @@ def acprop(learning_rate, b1, b2, eps, eps_root, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case("acprop", gdjax.acprop, ADAM_DECAY | dict(eps_root=1e-4), acprop),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_acprop),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM, Case, direction
+
 
 def adabelief(learning_rate, b1, b2, eps, eps_root):
     m, s = {}, {}
@@ -16,3 +19,12 @@ def adabelief(learning_rate, b1, b2, eps, eps_root):
         return new
 
     return step
+
+
+CASES = [
+    Case("adabelief", gdjax.adabelief, ADAM | dict(eps_root=1e-3), adabelief),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_belief),
+]

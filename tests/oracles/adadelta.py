@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
+
 
 def adadelta(learning_rate, rho, eps, weight_decay):
     eg, ex = {}, {}
@@ -20,3 +23,17 @@ def adadelta(learning_rate, rho, eps, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "adadelta",
+        gdjax.adadelta,
+        dict(learning_rate=0.7, rho=0.8, eps=1e-2, weight_decay=0.1),
+        adadelta,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_adadelta),
+]

@@ -1,6 +1,11 @@
 """Duchi, Hazan & Singer (2011), eq. 1 with a diagonal matrix."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case, direction
 
 
 def adagrad(learning_rate, initial_accumulator_value, eps, eps_in_sqrt=True):
@@ -16,3 +21,23 @@ def adagrad(learning_rate, initial_accumulator_value, eps, eps_in_sqrt=True):
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "adagrad",
+        gdjax.adagrad,
+        dict(learning_rate=0.3, initial_accumulator_value=0.2, eps=1e-3),
+        adagrad,
+    ),
+    Case(
+        "adagrad_torch",
+        partial(gdjax.adagrad, eps_in_sqrt=False),
+        dict(learning_rate=0.3, initial_accumulator_value=0.0, eps=1e-3),
+        partial(adagrad, eps_in_sqrt=False),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_rss),
+]

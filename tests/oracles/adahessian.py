@@ -1,6 +1,11 @@
 """Yao et al. (2020), Algorithm 1, for a loss whose Hessian is the diagonal `curvature(theta)`."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM_PLAIN, REAL, Case, curvature, curved_extras
 
 
 def adahessian(
@@ -26,3 +31,34 @@ def adahessian(
         return new
 
     return step
+
+
+ADAHESSIAN = ADAM_PLAIN | dict(hessian_power=1.0)
+
+CASES = [
+    Case(
+        "adahessian",
+        gdjax.adahessian,
+        ADAHESSIAN,
+        partial(adahessian, curvature=curvature),
+        extras=curved_extras,
+        dtypes=REAL,
+    ),
+    Case(
+        "adahessian_averaged",
+        partial(
+            gdjax.adahessian,
+            update_interval=3,
+            average_axes=gdjax.by_path({"kernel": (0, 1), "wide": 1, ".*": None}),
+        ),
+        ADAHESSIAN | dict(hessian_power=0.8),
+        partial(
+            adahessian,
+            curvature=curvature,
+            average={"kernel": (0, 1), "wide": 1},
+            k=3,
+        ),
+        extras=curved_extras,
+        dtypes=REAL,
+    ),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM, Case, direction
+
 
 def adam(learning_rate, b1, b2, eps, eps_root=0.0, weight_decay=0.0):
     alpha, lam = learning_rate, weight_decay
@@ -18,3 +21,13 @@ def adam(learning_rate, b1, b2, eps, eps_root=0.0, weight_decay=0.0):
         return new
 
     return step
+
+
+CASES = [
+    Case("adam", gdjax.adam, ADAM, adam),
+    Case("adamw", gdjax.adamw, ADAM | dict(weight_decay=0.1), adam),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_adam),
+]

@@ -1,8 +1,12 @@
 """Zhang et al. (2024), Algorithm 2: one number v for each block, here one at a time."""
 
 import itertools
+from functools import partial
 
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM_DECAY, Case
 
 
 def adam_mini(learning_rate, b1, b2, eps, eps_root, weight_decay, axes):
@@ -31,3 +35,21 @@ def adam_mini(learning_rate, b1, b2, eps, eps_root, weight_decay, axes):
         return new
 
     return step
+
+
+BLOCKS = {"vector": (0,), "tall": (0,), "wide": (1,), "kernel": (1, -1)}
+
+CASES = [
+    Case(
+        "adam_mini",
+        gdjax.adam_mini,
+        ADAM_DECAY,
+        partial(adam_mini, axes=lambda shape: (-1,) if len(shape) > 1 else ()),
+    ),
+    Case(
+        "adam_mini_blocks",
+        partial(gdjax.adam_mini, block_axes=gdjax.by_path(BLOCKS | {".*": None})),
+        ADAM_DECAY,
+        partial(adam_mini, axes=BLOCKS),
+    ),
+]

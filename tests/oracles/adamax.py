@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
+
 
 def adamax(learning_rate, b1, b2, eps, weight_decay=0.0):
     m, u = {}, {}
@@ -16,3 +19,23 @@ def adamax(learning_rate, b1, b2, eps, weight_decay=0.0):
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "adamax",
+        gdjax.adamax,
+        dict(learning_rate=0.02, b1=0.8, b2=0.9, eps=1e-3),
+        adamax,
+    ),
+    Case(
+        "adamaxw",
+        gdjax.adamaxw,
+        dict(learning_rate=0.02, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.1),
+        adamax,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_adamax),
+]

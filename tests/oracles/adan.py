@@ -1,6 +1,11 @@
 """Xie et al. (2022), Algorithm 1, in the paper's betas, with the bias correction of its code."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case, direction
 
 
 def adan(learning_rate, b1, b2, b3, eps, eps_root, weight_decay, proximal=False):
@@ -25,3 +30,20 @@ def adan(learning_rate, b1, b2, b3, eps, eps_root, weight_decay, proximal=False)
         return new
 
     return step
+
+
+ADAN = dict(learning_rate=0.02, b1=0.9, b2=0.7, b3=0.95, eps=1e-3, eps_root=1e-6, weight_decay=0.1)
+
+CASES = [
+    Case("adan", gdjax.adan, ADAN, adan),
+    Case(
+        "adan_paper",
+        partial(gdjax.adan, proximal=True),
+        ADAN,
+        partial(adan, proximal=True),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_adan),
+]

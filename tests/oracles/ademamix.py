@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM_DECAY, Case, direction
+
 
 def warm_alpha(t, alpha, total):
     return min(t * alpha / total, alpha)
@@ -47,3 +50,21 @@ def simplified_ademamix(learning_rate, b1, b2, alpha, eps, eps_root, weight_deca
         return new
 
     return step
+
+
+ADEMAMIX = ADAM_DECAY | dict(b3=0.99, alpha=4.0)
+
+CASES = [
+    Case("ademamix", gdjax.ademamix, ADEMAMIX, ademamix),
+    Case(
+        "simplified_ademamix",
+        gdjax.simplified_ademamix,
+        ADAM_DECAY | dict(alpha=3.0),
+        simplified_ademamix,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_ademamix),
+    direction(CASES[1], gdjax.scale_by_simplified_ademamix),
+]

@@ -1,6 +1,11 @@
 """Taniguchi et al. (2024), Algorithm 2: v_0 = |g_0|^2, then steps, with c_t = t^(1/4)."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM_PLAIN, Case, direction
 
 
 def adopt(learning_rate, b1, b2, eps, weight_decay=0.0, clip=True, nesterov=False):
@@ -23,3 +28,20 @@ def adopt(learning_rate, b1, b2, eps, weight_decay=0.0, clip=True, nesterov=Fals
         return new
 
     return step
+
+
+ADOPT = ADAM_PLAIN | dict(eps=0.2)
+
+CASES = [
+    Case("adopt", gdjax.adopt, ADOPT, adopt),
+    Case(
+        "adopt_nesterov",
+        partial(gdjax.adopt, nesterov=True, use_clipping=False),
+        ADOPT,
+        partial(adopt, nesterov=True, clip=False),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_adopt),
+]

@@ -1,6 +1,11 @@
 """Reddi, Kale & Kumar (2018), Algorithm 2, and the two orders of maximum and bias correction."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM, Case, direction
 
 
 def amsgrad(learning_rate, b1, b2, eps, eps_root=0.0, correct=True, corrected_first=False):
@@ -22,3 +27,24 @@ def amsgrad(learning_rate, b1, b2, eps, eps_root=0.0, correct=True, corrected_fi
         return new
 
     return step
+
+
+CASES = [
+    Case("amsgrad", gdjax.amsgrad, ADAM, amsgrad),
+    Case(
+        "amsgrad_optax",
+        partial(gdjax.amsgrad, max_corrected=True),
+        ADAM,
+        partial(amsgrad, corrected_first=True),
+    ),
+    Case(
+        "amsgrad_paper",
+        partial(gdjax.amsgrad, bias_correction_mu=False, bias_correction_nu=False),
+        ADAM,
+        partial(amsgrad, correct=False),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_amsgrad),
+]

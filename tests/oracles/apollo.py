@@ -1,6 +1,14 @@
 """Zhu et al. (2024), Algorithm 1, with the bias correction of the authors' code."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import problems
+
+import gdjax
+from oracles.case import ADAM_PLAIN, Case
 
 
 def apollo(
@@ -48,3 +56,38 @@ def apollo(
         return new
 
     return step
+
+
+def _gaussian(gap, seed=0):
+    """Return the projections that `apollo` draws for the parameters of `problems`."""
+
+    def projection(name, t, r, side):
+        leaf = jax.random.fold_in(jax.random.key(seed), sorted(problems.SHAPES).index(name))
+        key = jax.random.fold_in(leaf, (t - 1) // gap)
+        return np.asarray(jax.random.normal(key, (r, side), jnp.float64)) / np.sqrt(r)
+
+    return projection
+
+
+APOLLO = ADAM_PLAIN | dict(scale=2.0)
+
+CASES = [
+    Case(
+        "apollo",
+        partial(gdjax.apollo, rank=2, update_proj_gap=6, growth_limit=None),
+        APOLLO,
+        partial(apollo, rank=2, projection=_gaussian(6)),
+    ),
+    Case(
+        "apollo_limited",
+        partial(gdjax.apollo, rank=2, update_proj_gap=6, key=5),
+        APOLLO | dict(growth_limit=1.05),
+        partial(apollo, rank=2, projection=_gaussian(6, 5)),
+    ),
+    Case(
+        "apollo_mini",
+        partial(gdjax.apollo_mini, update_proj_gap=6),
+        APOLLO | dict(growth_limit=1.2),
+        partial(apollo, rank=1, projection=_gaussian(6), tensor=True),
+    ),
+]

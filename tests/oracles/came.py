@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case
+
 
 class Factored:
     """A running mean of a nonnegative matrix, as the mean over columns and the mean over rows."""
@@ -44,3 +47,11 @@ def came(learning_rate, b1, b2, b3, eps, eps_res, clip_threshold, weight_decay):
         return new
 
     return step
+
+
+CAME = dict(learning_rate=0.002, b1=0.85, b2=0.95, b3=0.98, eps=1e-30, eps_res=1e-4)
+CAME |= dict(clip_threshold=0.9, weight_decay=0.1)
+
+CASES = [
+    Case("came", gdjax.came, CAME, came),
+]

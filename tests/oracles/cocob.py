@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case
+
 
 def cocob(learning_rate, alpha, eps, weight_decay):
     w1, memory = {}, {}
@@ -28,3 +31,24 @@ def cocob(learning_rate, alpha, eps, weight_decay):
         return out
 
     return step
+
+
+CASES = [
+    Case(
+        "cocob",
+        gdjax.cocob,
+        dict(learning_rate=0.9, alpha=20.0, eps=1e-3, weight_decay=0.1),
+        cocob,
+        valley=3.5,
+    ),
+]
+
+CASES += [
+    Case(
+        "scale_by_cocob",
+        gdjax.scale_by_cocob,
+        dict(alpha=20.0, eps=1e-3),
+        lambda **numbers: cocob(learning_rate=1.0, weight_decay=0.0, **numbers),
+        valley=3.5,
+    ),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import PRODIGY, Case, _betas
+
 
 def dadapt_adamw(learning_rate, b1, b2, eps, estim_lr0, weight_decay):
     m, v, s, d, r = {}, {}, {}, estim_lr0, 0.0
@@ -23,3 +26,8 @@ def dadapt_adamw(learning_rate, b1, b2, eps, estim_lr0, weight_decay):
         return {k: x[k] - m[k] / (np.sqrt(v[k]) + eps) - rate * weight_decay * x[k] for k in x}
 
     return step
+
+
+CASES = [
+    Case("dadapt_adamw", _betas(gdjax.dadapt_adamw), PRODIGY, dadapt_adamw),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
+
 
 def _norm_sq(tree):
     return sum(np.sum(x**2) for x in tree.values())
@@ -70,3 +73,37 @@ def dowg(learning_rate, init_estim_sq_dist, eps, weight_decay=0.0):
         return {k: x[k] - learning_rate * r_sq / (np.sqrt(v) + eps) * g[k] for k in x}
 
     return step
+
+
+def _begin(factory):
+    def make(init_step, **numbers):
+        return factory(init_step=("heuristic", init_step), **numbers)
+
+    make.factory = factory
+    return make
+
+
+DOG = dict(learning_rate=0.9, init_step=0.02, eps=1e-3)
+
+CASES = [
+    Case("dog", _begin(gdjax.dog), DOG | dict(weight_decay=0.1), dog),
+    Case(
+        "l_dog",
+        _begin(gdjax.l_dog),
+        DOG | dict(weight_decay=0.1),
+        l_dog,
+        valley=3.5,
+    ),
+    Case(
+        "dowg",
+        gdjax.dowg,
+        dict(learning_rate=0.9, init_estim_sq_dist=1e-2, eps=1e-3, weight_decay=0.1),
+        dowg,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], _begin(gdjax.scale_by_dog)),
+    direction(CASES[1], _begin(gdjax.scale_by_l_dog)),
+    direction(CASES[2], gdjax.scale_by_dowg),
+]

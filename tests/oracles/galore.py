@@ -1,6 +1,11 @@
 """Zhao et al. (2024), Algorithm 2, with Adam (0.9, 0.999, 1e-8), one matrix at a time."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case, direction
 
 
 def adam(slots, x, t, b1=0.9, b2=0.999, eps=1e-8):
@@ -49,3 +54,43 @@ def galore(learning_rate, scale, weight_decay, rank, gap, specs=None, larger=Fal
         return new
 
     return step
+
+
+GALORE = dict(learning_rate=0.02, scale=0.25, weight_decay=0.1)
+
+CASES = [
+    Case(
+        "galore",
+        partial(gdjax.galore, rank=2, update_proj_gap=6),
+        GALORE,
+        partial(galore, rank=2, gap=6),
+    ),
+    Case(
+        "galore_batched",
+        partial(
+            gdjax.galore,
+            rank=2,
+            update_proj_gap=6,
+            side="larger",
+            weight_dimension_numbers=gdjax.by_path(
+                {
+                    "kernel": gdjax.GaLoreDimensionNumbers((1, 2), -1),
+                    "tall|wide|w": gdjax.GaLoreDimensionNumbers(),
+                    ".*": None,
+                }
+            ),
+        ),
+        GALORE,
+        partial(
+            galore,
+            rank=2,
+            gap=6,
+            larger=True,
+            specs={"kernel": ((1, 2), (3,)), "tall": ((0,), (1,)), "wide": ((0,), (1,))},
+        ),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], partial(gdjax.scale_by_galore, rank=2, update_proj_gap=6)),
+]

@@ -1,5 +1,9 @@
 """Two optimizers side by side, each on the leaves that are its own; the others do not move."""
 
+import gdjax
+from oracles import adam, sgd
+from oracles.case import ADAM, Case
+
 
 def groups(owners):
     """Take a dict of oracle -> the names of its leaves."""
@@ -12,3 +16,18 @@ def groups(owners):
         return new
 
     return step
+
+
+def _groups(rate, momentum, **numbers):
+    matrices, rest = gdjax.adam(**numbers), gdjax.sgd(rate, momentum)
+    return gdjax.groups({r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest})
+
+
+def _groups_oracle(rate, momentum, **numbers):
+    matrices, rest = adam.adam(**numbers), sgd.sgd(rate, momentum)
+    return groups({matrices: ("tall", "wide"), rest: ("scalar", "kernel", "still")})
+
+
+CASES = [
+    Case("groups", _groups, ADAM | dict(rate=0.05, momentum=0.8), _groups_oracle),
+]

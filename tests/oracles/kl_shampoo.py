@@ -1,7 +1,11 @@
 """Lin et al. (2025): Kronecker factors by their KL fixed point, inverses taken in the bases."""
 
+from functools import partial
+
 import numpy as np
 
+import gdjax
+from oracles.case import SOAP, Case
 from oracles.soap import apply, sides, soap, unfold
 
 
@@ -75,3 +79,21 @@ def kl_shampoo(
         }
 
     return step
+
+
+CASES = [
+    Case(
+        "kl_shampoo",
+        partial(gdjax.kl_shampoo, max_precond_dim=4, precondition_frequency=4),
+        SOAP | dict(init_factor=0.3),
+        partial(kl_shampoo, limit=4, frequency=4),
+    ),
+    Case(
+        "kl_soap",
+        partial(gdjax.kl_soap, max_precond_dim=4, precondition_frequency=4),
+        SOAP | dict(init_factor=0.3),
+        partial(kl_soap, limit=4, frequency=4),
+        not_differentiable=("shampoo_beta", "init_factor"),
+        lane_rtol=3e-5,  # LAPACK rounds by batch shape, small eigenvalues magnify: 1.4e-5 seen
+    ),
+]

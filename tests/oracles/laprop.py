@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM_PLAIN, Case
+
 
 def laprop(learning_rate, b1, b2, eps, weight_decay):
     m, n = {}, {}
@@ -17,3 +20,8 @@ def laprop(learning_rate, b1, b2, eps, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case("laprop", gdjax.laprop, ADAM_PLAIN, laprop),
+]

@@ -1,6 +1,11 @@
 """Chen et al. (2023), Algorithm 2."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case, direction
 
 
 def lion(learning_rate, b1, b2, weight_decay, soften=lambda c, **_: np.sign(c), **numbers):
@@ -25,3 +30,26 @@ def smooth(c, smooth_beta):
 
 def refined(c):
     return np.clip(c, -1.0, 1.0)
+
+
+LION = dict(learning_rate=0.02, b1=0.8, b2=0.95, weight_decay=0.1)
+
+CASES = [
+    Case("lion", gdjax.lion, LION, lion, not_differentiable=("b1", "b2")),
+    Case(
+        "lion_smooth",
+        partial(gdjax.lion, mode="smooth"),
+        LION | dict(smooth_beta=2.0),
+        partial(lion, soften=smooth),
+    ),
+    Case(
+        "lion_refined",
+        partial(gdjax.lion, mode="refined"),
+        LION,
+        partial(lion, soften=refined),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_lion),
+]

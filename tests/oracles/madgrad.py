@@ -1,6 +1,11 @@
 """Defazio & Jelassi (2021), Algorithm 1, with eps added to gamma as in the authors' code."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case
 
 
 def madgrad(learning_rate, momentum, eps, weight_decay, decoupled=False):
@@ -22,3 +27,25 @@ def madgrad(learning_rate, momentum, eps, weight_decay, decoupled=False):
         return new
 
     return step
+
+
+MADGRAD = dict(learning_rate=0.05, momentum=0.8, eps=1e-3, weight_decay=0.1)
+
+CASES = [
+    Case("madgrad", gdjax.madgrad, MADGRAD, madgrad),
+    Case(
+        "madgrad_decoupled",
+        partial(gdjax.madgrad, decoupled=True),
+        MADGRAD,
+        partial(madgrad, decoupled=True),
+    ),
+]
+
+CASES += [
+    Case(
+        "scale_by_madgrad",
+        gdjax.scale_by_madgrad,
+        {k: v for k, v in MADGRAD.items() if k != "weight_decay"},
+        partial(madgrad, weight_decay=0.0),
+    ),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case
+
 
 def mechanic(
     learning_rate, weight_decay, eps, s_init, betas=(0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
@@ -30,3 +33,13 @@ def mechanic(
         return {k: x_ref[k] + sum(s) * delta[k] for k in x}
 
     return step
+
+
+CASES = [
+    Case(
+        "mechanize",
+        lambda learning_rate, **numbers: gdjax.mechanize(gdjax.sgd(learning_rate), **numbers),
+        dict(learning_rate=0.1, weight_decay=0.1, eps=1e-4, s_init=0.1),
+        mechanic,
+    ),
+]

@@ -1,6 +1,12 @@
 """Beck & Teboulle (2003), (3.11), with the mirror map whose gradient is arcsinh."""
 
+from functools import partial
+
+import jax.numpy as jnp
 import numpy as np
+
+import gdjax
+from oracles.case import REAL, Case
 
 
 def hyperbolic(learning_rate):
@@ -12,3 +18,14 @@ def hyperbolic(learning_rate):
         return {k: np.sinh(z) for k, z in dual.items()}
 
     return step
+
+
+CASES = [
+    Case(
+        "mirror_descent",
+        partial(gdjax.mirror_descent, to_dual=jnp.arcsinh, to_primal=jnp.sinh),
+        dict(learning_rate=0.05),
+        hyperbolic,
+        dtypes=REAL,
+    ),
+]

@@ -5,6 +5,9 @@ The step is the minimizer of max(model, bound) + |y - x|_D^2 / (2 alpha) + lambd
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, loss_value
+
 
 def _dot(a, b):
     return sum(np.sum(a[k] * b[k]) for k in a)
@@ -57,3 +60,17 @@ def momo_adam(learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt=False
         return {k: (x[k] - tau * scaled[k]) / (1 + alpha * lam) for k in x}
 
     return step
+
+
+MOMO = dict(lower_bound=0.5, weight_decay=0.1)
+
+CASES = [
+    Case("momo", gdjax.momo, MOMO | dict(learning_rate=0.4, beta=0.8), momo, loss_value),
+    Case(
+        "momo_adam",
+        gdjax.momo_adam,
+        MOMO | dict(learning_rate=0.3, b1=0.8, b2=0.95, eps=1e-3),
+        momo_adam,
+        loss_value,
+    ),
+]

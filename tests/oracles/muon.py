@@ -1,6 +1,15 @@
 """Muon (Jordan et al., 2024) and its relatives in NumPy, as published; matrices by hand."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import problems
+
+import gdjax
+from oracles import sgd
+from oracles.case import Case
 
 KELLER = ((3.4445, -4.7750, 2.0315),) * 5
 
@@ -120,6 +129,17 @@ def muon(
             o = by_matrix(views[name], lambda o: scale(*o.shape) * o, o)
             out[name] = theta - learning_rate * (o + weight_decay * theta)
         return out
+
+    return step
+
+
+def directions(learning_rate, beta, eps, *, views):
+    """Muon without the scale by shape; gradient descent on what is no matrix."""
+    matrices = muon(learning_rate, beta, eps, views=views, scale=lambda fan_in, fan_out: 1.0)
+
+    def step(thetas, grads, t):
+        rest = {k: thetas[k] - learning_rate * grads[k] for k in thetas if k not in views}
+        return rest | matrices({k: thetas[k] for k in views}, grads, t)
 
     return step
 
@@ -295,3 +315,153 @@ def dion(
         return out
 
     return step
+
+
+def _first_basis(name, shape):
+    index = sorted(problems.SHAPES).index(name)  # dicts are sorted by JAX
+    return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), index), shape, float))
+
+
+MUON = dict(
+    learning_rate=0.02,
+    beta=0.85,
+    eps=1e-6,
+    weight_decay=0.1,
+    adam_learning_rate=0.01,
+    adam_b1=0.8,
+    adam_b2=0.9,
+    adam_eps_root=1e-9,
+    adam_weight_decay=0.05,
+)
+
+MATRIX = gdjax.MuonDimensionNumbers
+
+VIEWS = {  # by path of the problem of the oracles and of the tree of the contract
+    "kernel": MATRIX((0, 1, 2), 3),
+    "tall": MATRIX(splits=3),
+    "wide|w": MATRIX(),
+    ".*": None,
+}
+
+SCION = {k: v for k, v in VIEWS.items() if "wide" not in k} | {"w": MATRIX(), ".*": None}
+
+MUON_VIEWS = {"kernel": "conv", "tall": ("split", 3), "wide": "2d"}
+
+CASES = [
+    Case(
+        "muon",
+        gdjax.muon,
+        MUON,
+        partial(muon, views={"tall": "2d", "wide": "2d"}),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "muon_views",
+        partial(
+            gdjax.muon,
+            nesterov=False,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS),
+        ),
+        MUON | dict(consistent_rms=0.3),
+        partial(muon, nesterov=False, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "normuon",
+        partial(gdjax.normuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        partial(normuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "normuon_dion",
+        partial(gdjax.normuon, nesterov=False, consistent_rms=None, scale="spectral"),
+        MUON | dict(b2=0.9),
+        partial(
+            normuon,
+            nesterov=False,
+            views={"tall": "2d", "wide": "2d"},
+            scale=spectral,
+        ),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "adamuon",
+        partial(gdjax.adamuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON | dict(b2=0.9, consistent_rms=0.3),
+        partial(adamuon, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "dion",
+        partial(
+            gdjax.dion,
+            rank_fraction=0.5,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS | {"tall": MATRIX()}),
+        ),
+        MUON,
+        partial(
+            dion,
+            rank_fraction=0.5,
+            views={"kernel": "conv", "tall": "2d", "wide": "2d"},
+            basis=_first_basis,
+        ),
+        x_tol=1e-10,  # two ways to an orthonormal basis, and the basis feeds back
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "dion2",
+        partial(gdjax.dion2, fraction=0.4, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        MUON,
+        partial(dion2, fraction=0.4, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    *(
+        Case(
+            "scion" if constrained else "scion_unconstrained",
+            partial(
+                gdjax.scion,
+                constrained=constrained,
+                weight_dimension_numbers=gdjax.by_path(SCION),
+            ),
+            dict(learning_rate=0.02, radius=8.0, beta=0.85, eps=1e-6),
+            partial(
+                scion,
+                constrained=constrained,
+                views={"kernel": "conv", "tall": ("split", 3)},
+            ),
+            lane_rtol=1e-5,
+        )
+        for constrained in (True, False)
+    ),
+    Case(
+        "muonclip",
+        lambda threshold, power, **rest: gdjax.qk_clip(
+            gdjax.muon(**rest), gdjax.by_path({"w": -1, ".*": None}), threshold, power
+        ),
+        MUON | dict(threshold=100.0, power=0.5),
+        extras=lambda params, grads, t: dict(max_logits=jnp.float32(150.0)),
+        of="qk_clip",
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "hyperball_sgd",
+        lambda angle, **rest: gdjax.hyperball(gdjax.sgd(**rest), angle),
+        dict(learning_rate=0.02, momentum=0.8, angle=0.05),
+        lambda angle, **rest: hyperball(sgd.sgd(**rest), angle),
+        of="hyperball",
+    ),
+]
+
+CASES += [
+    Case(
+        "scale_by_muon",
+        lambda learning_rate, **numbers: gdjax.chain(
+            gdjax.scale_by_muon(weight_dimension_numbers=gdjax.by_path(VIEWS), **numbers),
+            gdjax.scale_by_learning_rate(learning_rate),
+        ),
+        dict(learning_rate=0.02, beta=0.85, eps=1e-6),
+        partial(directions, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+]

@@ -1,6 +1,11 @@
 """Dozat (2016), Algorithm 2, with a constant and a warmed-up momentum; the AlgoPerf baseline."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM, Case, direction
 
 
 def _moments(beta1, beta2):
@@ -61,3 +66,24 @@ def algoperf(learning_rate, b1, b2, eps, eps_root=0.0, weight_decay=0.0, power=0
         return new
 
     return step
+
+
+CASES = [
+    Case("nadam", gdjax.nadam, ADAM, constant),
+    Case(
+        "nadam_torch",
+        partial(gdjax.nadam, formula="torch"),
+        ADAM | dict(momentum_decay=0.01),
+        warmed,
+    ),
+    Case(
+        "nadamw_algoperf",
+        partial(gdjax.nadamw, formula="algoperf"),
+        ADAM | dict(weight_decay=0.1, power=0.4),
+        algoperf,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_nadam),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
+
 
 def novograd(learning_rate, b1, b2, eps, eps_root, weight_decay):
     v, m = {}, {}
@@ -17,3 +20,17 @@ def novograd(learning_rate, b1, b2, eps, eps_root, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "novograd",
+        gdjax.novograd,
+        dict(learning_rate=0.05, b1=0.8, b2=0.7, eps=1e-3, eps_root=1e-3, weight_decay=0.1),
+        novograd,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_novograd),
+]

@@ -1,6 +1,10 @@
 """Mokhtari et al. (2019), generalized optimistic descent; Daskalakis et al. (2017), Algorithm 1."""
 
+from functools import partial
+
+import gdjax
 from oracles.adam import adam
+from oracles.case import ADAM, Case, direction
 from oracles.nadam import constant
 
 
@@ -31,3 +35,29 @@ def optimistic_adam(learning_rate, alpha, beta, nesterov=False, **numbers):
 
 def optimistic_adam_v1(learning_rate, optimism, **numbers):
     return optimistic_adam(1.0, learning_rate, optimism, **numbers)
+
+
+CASES = [
+    Case(
+        "optimistic_gradient_descent",
+        gdjax.optimistic_gradient_descent,
+        dict(learning_rate=0.05, alpha=0.8, beta=0.6),
+        optimistic,
+    ),
+    Case(
+        "optimistic_adam",
+        gdjax.optimistic_adam,
+        ADAM | dict(optimism=0.03),
+        partial(optimistic_adam_v1, nesterov=True),
+    ),
+    Case(
+        "optimistic_adam_v2",
+        partial(gdjax.optimistic_adam_v2, nesterov=False),
+        ADAM | dict(alpha=0.8, beta=0.6),
+        optimistic_adam,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_optimistic_gradient),
+]

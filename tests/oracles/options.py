@@ -1,6 +1,11 @@
 """Weight decay of every kind, cautious updates and MARS, around plain momentum, AdamW and Lion."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case
 
 
 def decayed_momentum(kind, cautious=False, decline=0.9):
@@ -83,3 +88,64 @@ def mars_lion(learning_rate, b1, b2, weight_decay, gamma):
         return new
 
     return step
+
+
+def around(wrapper, factory, own):
+    """Return a factory whose numbers named in `own` go to the wrapper, the others inside."""
+
+    def make(**numbers):
+        outer = {name: numbers.pop(name) for name in own}
+        return wrapper(factory(**numbers), **outer)
+
+    return make
+
+
+def _decayed_momentum(kind, careful, learning_rate, momentum, weight_decay):
+    rate = gdjax.exponential_decay(learning_rate, 1, 0.9)
+    return gdjax.with_weight_decay(
+        gdjax.sgd(rate, momentum),
+        weight_decay,
+        kind,
+        cautious=careful,
+        max_learning_rate=learning_rate,
+    )
+
+
+CASES = [
+    *(
+        Case(
+            f"decay_{kind}{'_cautious' if careful else ''}",
+            partial(_decayed_momentum, kind, careful),
+            dict(learning_rate=0.05, momentum=0.8, weight_decay=0.3),
+            decayed_momentum(kind, careful),
+            of="with_weight_decay",
+        )
+        for kind, careful in [
+            ("l2", False),
+            ("decoupled", False),
+            ("independent", True),
+            ("corrected", False),
+        ]
+    ),
+    Case(
+        "cautious_adam",
+        around(gdjax.cautious, gdjax.adam, ("min_share",)),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, min_share=0.4),
+        cautious_adam,
+        of="cautious",
+    ),
+    Case(
+        "mars_adamw",
+        lambda gamma, b1, **rest: gdjax.mars(gdjax.adamw(b1=b1, **rest), gamma, b1),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-6, weight_decay=0.1, gamma=0.2),
+        mars_adamw,
+        of="mars",
+    ),
+    Case(
+        "mars_lion",
+        lambda gamma, b1, **rest: gdjax.mars(gdjax.lion(b1=b1, **rest), gamma, b1),
+        dict(learning_rate=0.02, b1=0.85, b2=0.95, weight_decay=0.1, gamma=0.2),
+        mars_lion,
+        of="mars",
+    ),
+]

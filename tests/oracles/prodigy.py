@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import PRODIGY, Case, _betas
+
 
 def prodigy(learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef, weight_decay):
     m, v, s, x0, d, r = {}, {}, {}, {}, estim_lr0, 0.0
@@ -27,3 +30,13 @@ def prodigy(learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef, weight_
         }
 
     return step
+
+
+CASES = [
+    Case(
+        "prodigy",
+        _betas(gdjax.prodigy),
+        PRODIGY | dict(beta3=0.9, estim_lr_coef=1.3),
+        prodigy,
+    ),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM, Case
+
 
 def lasso_adam(learning_rate, b1, b2, eps, eps_root, l1reg):
     m, v = {}, {}
@@ -17,3 +20,15 @@ def lasso_adam(learning_rate, b1, b2, eps, eps_root, l1reg):
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "with_prox",
+        lambda l1reg, **numbers: gdjax.with_prox(
+            gdjax.adam(**numbers), gdjax.proximal.prox_lasso, l1reg
+        ),
+        ADAM | dict(l1reg=0.02),
+        lasso_adam,
+    ),
+]

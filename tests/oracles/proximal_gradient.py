@@ -1,6 +1,11 @@
 """Beck & Teboulle (2009), ISTA and FISTA, section 4, with the gradient scheme of restarts."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case
 
 
 def _soft(z, by):
@@ -30,3 +35,19 @@ def fista(learning_rate, reg):
         return {k: x[k] + (now - 1) / following(now) * ahead[k] for k in y}
 
     return step
+
+
+CASES = [
+    Case(
+        "proximal_gradient",
+        partial(gdjax.proximal_gradient, gdjax.proximal.prox_lasso),
+        dict(learning_rate=0.05, reg=0.1),
+        ista,
+    ),
+    Case(
+        "fista",
+        partial(gdjax.fista, gdjax.proximal.prox_lasso),
+        dict(learning_rate=0.05, reg=0.1),
+        fista,
+    ),
+]

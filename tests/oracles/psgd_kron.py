@@ -1,7 +1,14 @@
 """Li (2024), the Kronecker case, with the details of psgd-jax 0.2.9; `probe` gives its V."""
 
-import numpy as np
+from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+
+import gdjax
+from oracles.case import Case, direction
 from oracles.soap import apply, unfold
 
 
@@ -122,3 +129,50 @@ def psgd_kron(
         }
 
     return step
+
+
+PSGD = dict(learning_rate=0.02, b1=0.8, weight_decay=0.1, preconditioner_lr=0.3)
+PSGD |= dict(preconditioner_init_scale=0.7, clip_update_rms=0.9)
+
+
+def _probe(seed=0):
+    """Return the random probes that `psgd_kron` draws for the parameters of `problems`."""
+
+    def probe(name, t, shape):
+        leaf = jax.random.fold_in(jax.random.key(seed), sorted(problems.SHAPES).index(name))
+        return np.asarray(jax.random.normal(jax.random.fold_in(leaf, t), shape, jnp.float64))
+
+    return probe
+
+
+CASES = [
+    Case(
+        "psgd_kron",
+        partial(gdjax.psgd_kron, preconditioner_update_probability=0.3, balance_interval=2),
+        PSGD,
+        partial(
+            psgd_kron,
+            probability=lambda t: 0.3,
+            probe=_probe(),
+            balance_after=(2, 4),
+        ),
+        not_differentiable=("preconditioner_lr", "preconditioner_init_scale"),
+    ),
+    Case(
+        "psgd_kron_procrustes",
+        partial(gdjax.psgd_kron, factor_update="procrustes", preconditioner_update_probability=0.3),
+        PSGD | dict(bound_decay=0.8),
+        partial(psgd_kron, probability=lambda t: 0.3, probe=_probe()),
+        not_differentiable=("preconditioner_lr", "preconditioner_init_scale", "bound_decay"),
+        x_tol=1e-11,  # how far a factor is turned is a quotient of small traces
+    ),
+]
+
+CASES += [
+    direction(
+        CASES[0],
+        partial(
+            gdjax.scale_by_psgd_kron, preconditioner_update_probability=0.3, balance_interval=2
+        ),
+    ),
+]

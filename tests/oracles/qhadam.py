@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM_DECAY, Case
+
 
 def qhadam(learning_rate, b1, b2, q1, q2, eps, eps_root, weight_decay):
     g, s = {}, {}
@@ -17,3 +20,8 @@ def qhadam(learning_rate, b1, b2, q1, q2, eps, eps_root, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case("qhadam", gdjax.qhadam, ADAM_DECAY | dict(q1=0.7, q2=0.9), qhadam),
+]

@@ -1,6 +1,11 @@
 """Liu et al. (2019), Algorithm 2, with the threshold as an argument."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import ADAM, Case, direction
 
 
 def radam(learning_rate, b1, b2, eps, eps_root, threshold, nesterov=False):
@@ -24,3 +29,18 @@ def radam(learning_rate, b1, b2, eps, eps_root, threshold, nesterov=False):
         return new
 
     return step
+
+
+CASES = [
+    Case("radam", gdjax.radam, ADAM | dict(threshold=4.5), radam),
+    Case(
+        "radam_nesterov",
+        partial(gdjax.radam, nesterov=True),
+        ADAM | dict(threshold=5.0, b2=0.9),
+        partial(radam, nesterov=True),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_radam),
+]

@@ -1,6 +1,11 @@
 """Tieleman & Hinton (2012); Graves (2013), eqs. 38-41; where eps stands is an option."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case, direction
 
 
 def rmsprop(
@@ -25,3 +30,30 @@ def rmsprop(
         return new
 
     return step
+
+
+RMS = dict(learning_rate=0.02, decay=0.8, eps=1e-3, initial_scale=0.3)
+
+CASES = [
+    Case("rmsprop", gdjax.rmsprop, RMS, rmsprop),
+    Case(
+        "rmsprop_momentum",
+        partial(gdjax.rmsprop, eps_in_sqrt=False, bias_correction=True),
+        RMS | dict(momentum=0.7),
+        partial(rmsprop, eps_in_sqrt=False, bias_correction=True),
+    ),
+    Case(
+        "rmsprop_centered",
+        partial(gdjax.rmsprop, centered=True, nesterov=True),
+        RMS | dict(momentum=0.7),
+        partial(rmsprop, centered=True, nesterov=True),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_rms),
+]
+
+CASES += [
+    direction(CASES[2], gdjax.scale_by_stddev),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case
+
 
 def rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size):
     size, before = {}, {}
@@ -27,3 +30,21 @@ def rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size):
         return new
 
     return step
+
+
+RPROP = dict(
+    learning_rate=0.03, eta_minus=0.6, eta_plus=1.3, min_step_size=0.01, max_step_size=0.08
+)
+
+CASES = [
+    Case("rprop", gdjax.rprop, RPROP, rprop),
+]
+
+CASES += [
+    Case(
+        "scale_by_rprop",
+        lambda **numbers: gdjax.chain(gdjax.scale_by_rprop(**numbers), gdjax.scale(-1.0)),
+        RPROP,
+        rprop,
+    ),
+]

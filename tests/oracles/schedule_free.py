@@ -1,6 +1,11 @@
 """Defazio et al. (2024), eqs. 3-5 and Algorithm 1, with x, y and z all kept; gpa with a fixed c."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case
 
 
 def _average(rate_at, direction, b1, weight_lr_power, weight_count_power, decay):
@@ -82,3 +87,43 @@ def gpa(learning_rate, mu_x, mu_y):
 
     step.x = x
     return step
+
+
+SCHEDULE_FREE = dict(learning_rate=0.05, b1=0.8, weight_lr_power=1.5, weight_count_power=0.5)
+
+SF_ADAM = SCHEDULE_FREE | dict(b2=0.95, eps=1e-3, weight_decay=0.1)
+
+CASES = [
+    Case(
+        "schedule_free_sgd",
+        gdjax.schedule_free_sgd,
+        SCHEDULE_FREE | dict(weight_decay=0.1, warmup_steps=4.0),
+        sgd,
+    ),
+    Case(
+        "schedule_free_adamw",
+        gdjax.schedule_free_adamw,
+        SF_ADAM | dict(warmup_steps=4.0),
+        adamw,
+    ),
+    Case(
+        "schedule_free_radam",
+        gdjax.schedule_free_radam,
+        SF_ADAM,
+        partial(radam, silent=True),
+    ),
+    Case(
+        "schedule_free",
+        lambda learning_rate, **numbers: gdjax.schedule_free(
+            gdjax.sgd(learning_rate), learning_rate, **numbers
+        ),
+        SCHEDULE_FREE,
+        sgd,
+    ),
+    Case(
+        "gpa",
+        lambda learning_rate, **numbers: gdjax.gpa(gdjax.sgd(learning_rate), **numbers),
+        dict(learning_rate=0.05, mu_x=0.9, mu_y=0.7),
+        gpa,
+    ),
+]

@@ -1,7 +1,11 @@
 """Gupta et al. (2018), Algorithm 2, with grafting as in Shi et al. (2023), block by block."""
 
+from functools import partial
+
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
 from oracles.soap import apply, merge, unfold
 
 
@@ -87,3 +91,38 @@ def shampoo(
         return new
 
     return step
+
+
+SHAMPOO = dict(learning_rate=0.02, b1=0.85, b2=0.95, eps=1e-3, weight_decay=0.1)
+SHAMPOO |= dict(graft_b2=0.9, graft_eps=1e-4)
+
+CASES = [
+    Case(
+        "shampoo",
+        partial(
+            gdjax.shampoo, precondition_frequency=4, start_preconditioning_step=1, block_size=4
+        ),
+        SHAMPOO | dict(b3=0.8),
+        partial(shampoo, frequency=4, start=1, limit=4, graft="adam"),
+        not_differentiable=("eps",),
+    ),
+    Case(
+        "shampoo_sums",
+        partial(gdjax.shampoo, precondition_frequency=5, graft="adagrad", merge_dims=False),
+        dict(learning_rate=0.1, b1=0.85, b2=1.0, eps=1e-2, exponent=0.4, graft_eps=1e-4),
+        partial(shampoo, frequency=5, graft="adagrad", merged=False),
+        not_differentiable=("b2", "eps", "exponent"),
+    ),
+]
+
+CASES += [
+    direction(
+        CASES[0],
+        partial(
+            gdjax.scale_by_shampoo,
+            precondition_frequency=4,
+            start_preconditioning_step=1,
+            block_size=4,
+        ),
+    ),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case, direction
+
 
 def signum(learning_rate, beta=0.0):
     m = {}
@@ -12,3 +15,25 @@ def signum(learning_rate, beta=0.0):
         return {k: theta[k] - learning_rate * np.sign(m[k]) for k in theta}
 
     return step
+
+
+CASES = [
+    Case(
+        "sign_sgd",
+        gdjax.sign_sgd,
+        dict(learning_rate=0.02),
+        signum,
+        valley=3.5,
+    ),
+    Case(
+        "signum",
+        gdjax.signum,
+        dict(learning_rate=0.02, beta=0.8),
+        signum,
+        not_differentiable=("beta",),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_sign),
+]

@@ -4,6 +4,9 @@ import itertools
 
 import numpy as np
 
+import gdjax
+from oracles.case import Case
+
 
 def _covers(shape, index):
     """Return the names of the sets that an element lies in."""
@@ -32,3 +35,22 @@ def sm3(learning_rate, momentum, b2, eps):
         return new
 
     return step
+
+
+SM3 = dict(learning_rate=0.1, momentum=0.8, b2=0.9, eps=1e-3)
+
+CASES = [
+    Case("sm3", gdjax.sm3, SM3, sm3),
+    Case("sm3_sums", gdjax.sm3, SM3 | dict(b2=1.0), sm3, not_differentiable=("b2",)),
+]
+
+CASES += [
+    Case(
+        "scale_by_sm3",
+        lambda learning_rate, **numbers: gdjax.chain(
+            gdjax.scale_by_sm3(**numbers), gdjax.scale_by_learning_rate(learning_rate)
+        ),
+        dict(learning_rate=0.1, b1=0.8, b2=0.9, eps=1e-3),
+        lambda b1, **numbers: sm3(momentum=b1, **numbers),
+    ),
+]

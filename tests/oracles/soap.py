@@ -1,6 +1,11 @@
 """Vyas et al. (2024), Algorithm 3, with the order of operations of the authors' code."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import SOAP, Case, direction
 
 
 def unfold(x, axis):
@@ -104,3 +109,27 @@ def soap(
         return new
 
     return step
+
+
+CASES = [
+    Case(
+        "soap",
+        partial(gdjax.soap, max_precond_dim=4, precondition_frequency=4),
+        SOAP,
+        partial(soap, limit=4, precondition_frequency=4),
+        not_differentiable=("shampoo_beta",),
+    ),
+    Case(
+        "soap_one_sided",
+        partial(
+            gdjax.soap, max_precond_dim=6, precondition_frequency=3, merge_dims=True, one_sided=True
+        ),
+        SOAP,
+        partial(soap, limit=6, precondition_frequency=3, merged=True, one_sided=True),
+        not_differentiable=("shampoo_beta",),
+    ),
+]
+
+CASES += [
+    direction(CASES[0], partial(gdjax.scale_by_soap, max_precond_dim=4, precondition_frequency=4)),
+]

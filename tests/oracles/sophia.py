@@ -1,6 +1,11 @@
 """Liu et al. (2023), Algorithm 3, for a loss whose Hessian is the diagonal `curvature(theta)`."""
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import REAL, Case, curvature, curved_extras, direction
 
 
 def sophia(learning_rate, b1, b2, eps, gamma, clip_threshold, weight_decay, curvature, k):
@@ -18,3 +23,22 @@ def sophia(learning_rate, b1, b2, eps, gamma, clip_threshold, weight_decay, curv
         return new
 
     return step
+
+
+SOPHIA = dict(learning_rate=0.02, b1=0.85, b2=0.8, eps=1e-3, gamma=0.9, weight_decay=0.1)
+SOPHIA |= dict(clip_threshold=0.8)
+
+CASES = [
+    Case(
+        "sophia",
+        partial(gdjax.sophia, update_interval=3),
+        SOPHIA,
+        partial(sophia, curvature=curvature, k=3),
+        extras=curved_extras,
+        dtypes=REAL,
+    ),
+]
+
+CASES += [
+    direction(CASES[0], partial(gdjax.scale_by_sophia, update_interval=3)),
+]

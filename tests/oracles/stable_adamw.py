@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM_PLAIN, Case
+
 
 def stable_adamw(learning_rate, b1, b2, eps, weight_decay):
     v, u = {}, {}
@@ -19,3 +22,8 @@ def stable_adamw(learning_rate, b1, b2, eps, weight_decay):
         return new
 
     return step
+
+
+CASES = [
+    Case("stable_adamw", gdjax.stable_adamw, ADAM_PLAIN, stable_adamw),
+]

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import gdjax
+from oracles.case import ADAM, Case, direction
+
 
 def yogi(learning_rate, b1, b2, eps, eps_root, initial_accumulator_value):
     m, v = {}, {}
@@ -18,3 +21,12 @@ def yogi(learning_rate, b1, b2, eps, eps_root, initial_accumulator_value):
         return new
 
     return step
+
+
+CASES = [
+    Case("yogi", gdjax.yogi, ADAM | dict(initial_accumulator_value=0.02), yogi),
+]
+
+CASES += [
+    direction(CASES[0], gdjax.scale_by_yogi),
+]

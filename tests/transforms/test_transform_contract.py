@@ -81,8 +81,8 @@ CASES = [
 # On top of what the states of all cases go through, in the order of test_contract.py.
 CHECKS = [
     contract.test_one_function_and_one_program_for_all_numbers,
-    contract.test_vmapped_grid_equals_single_runs,
-    contract.test_jit_eval_shape_scan_and_donation,
+    contract.test_grids_and_donated_steps_equal_single_runs,
+    contract.test_init_under_a_trace_and_without_taking_buffers,
     contract.test_hypergradients,
     contract.test_empty_trees,
 ]
