@@ -64,6 +64,7 @@ from oracles import trust_ratio as trust_ratio_oracles
 from oracles import yogi as yogi_oracles
 
 import gdjax
+from gdjax.compat import optax
 
 
 class Case(NamedTuple):
@@ -915,7 +916,7 @@ CASES = [
     ),
     Case(
         "inject_hyperparams",
-        gdjax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
+        optax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
         dict(learning_rate=0.025, mass=0.8),
         lambda learning_rate, mass: sgd_oracles.sgd(2 * learning_rate, mass),
     ),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, WHOLE, check_choice, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, WHOLE, check_choice, checked
 from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend, leafwise
@@ -27,7 +27,7 @@ from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root
 from gdjax.linalg.buckets import map_scanned
 from gdjax.linalg.shapes import check_length
 from gdjax.linalg.whitening import SAVING, first_factors, learned, whitened
-from gdjax.schedules.update_probability import PROBABILITY, precond_update_prob_schedule
+from gdjax.schedules.update_probability import precond_update_prob_schedule
 
 
 class Whitened(NamedTuple):
@@ -84,7 +84,7 @@ def _init_keys(init, key, params) -> State:
 
 
 RANGES = dict(
-    preconditioner_update_probability=PROBABILITY, preconditioner_lr=NONNEGATIVE,
+    preconditioner_update_probability=SHARE, preconditioner_lr=NONNEGATIVE,
     preconditioner_init_scale=POSITIVE, balance_interval=WHOLE,
     clip_update_rms=POSITIVE._replace(optional=True), bound_decay=UNIT,
 )  # fmt: skip
