@@ -79,6 +79,8 @@ def test_a_leaf_without_a_rule_is_named():
         gdjax.groups({})
     with pytest.raises(TypeError, match="expected an .init, update. pair"):
         gdjax.groups({".*": gdjax.sgd})
+    with pytest.raises(TypeError, match="expected an .init, update. pair, got 'adam'"):
+        gdjax.groups({".*": "adam"})
 
 
 def test_labels_of_every_kind_are_the_same():

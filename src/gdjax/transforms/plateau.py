@@ -30,9 +30,20 @@ class Plateau(NamedTuple):
 
 
 def _reduce_on_plateau(
-    grads, slots, params, count, *, factor, patience, rtol, atol, cooldown, accumulation_size,
-    min_scale, value,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    factor,
+    patience,
+    rtol,
+    atol,
+    cooldown,
+    accumulation_size,
+    min_scale,
+    value,
+):
     scale, best, stale, cooling, n, mean = slots
     n = safe_increment(n)
     mean = mean + (jnp.asarray(value).astype(mean.dtype) - mean) / n.astype(mean.dtype)
@@ -122,9 +133,14 @@ def reduce_on_plateau(
     if _is_zero(rtol) and _is_zero(atol):
         raise ValueError("reduce_on_plateau(rtol=..., atol=...): at least one must be positive.")
     numbers = dict(
-        factor=factor, patience=patience, rtol=rtol, atol=atol, cooldown=cooldown,
-        accumulation_size=accumulation_size, min_scale=min_scale,
-    )  # fmt: skip
+        factor=factor,
+        patience=patience,
+        rtol=rtol,
+        atol=atol,
+        cooldown=cooldown,
+        accumulation_size=accumulation_size,
+        min_scale=min_scale,
+    )
     return treewise(_reduce_on_plateau, _fresh, numbers)
 
 

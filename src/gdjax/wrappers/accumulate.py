@@ -129,9 +129,14 @@ def accumulated(
     k = None if isinstance(k, int) and k == 1 else k
     slots = functools.partial(_fresh, init, what, k, should_skip, dtype)
     return treewise(
-        _accumulate, slots, name=name, called=name, use_grad_mean=use_grad_mean,
-        should_skip=should_skip, inner=update,
-    )  # fmt: skip
+        _accumulate,
+        slots,
+        name=name,
+        called=name,
+        use_grad_mean=use_grad_mean,
+        should_skip=should_skip,
+        inner=update,
+    )
 
 
 @checked(every_k=WHOLE)
@@ -182,6 +187,10 @@ def accumulate(
       [-0.6] True
     """
     return accumulated(
-        "accumulate", optimizer, ("accumulate(every_k=...)", every_k), use_grad_mean,
-        should_skip_update_fn, accumulator_dtype,
-    )  # fmt: skip
+        "accumulate",
+        optimizer,
+        ("accumulate(every_k=...)", every_k),
+        use_grad_mean,
+        should_skip_update_fn,
+        accumulator_dtype,
+    )

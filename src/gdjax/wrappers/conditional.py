@@ -51,9 +51,15 @@ def _wrap(
     init, update = with_extra_args_support(inner)
     slots = functools.partial(_fresh, init)
     return treewise(
-        _conditionally, slots, name=name, called=name, condition=condition, forward=forward,
-        mask=mask, inner=update,
-    )  # fmt: skip
+        _conditionally,
+        slots,
+        name=name,
+        called=name,
+        condition=condition,
+        forward=forward,
+        mask=mask,
+        inner=update,
+    )
 
 
 def _fresh(init: InitFn, params: Params) -> Conditional:

@@ -154,8 +154,9 @@ def _of_part(function, part, treedef, whole):
         out = function(*map(fill, args), **kwargs)
         return jax.tree.map(
             lambda x: part(jax.tree.leaves(x)) if jax.tree.structure(x) == treedef else x,
-            out, is_leaf=lambda x: jax.tree.structure(x) == treedef,
-        )  # fmt: skip
+            out,
+            is_leaf=lambda x: jax.tree.structure(x) == treedef,
+        )
 
     return functools.wraps(function)(of_part)
 
@@ -171,13 +172,14 @@ def grouped(
       names_of: a function of the parameters that returns the group of each leaf.
       mask_extras: the `mask_compatible_extra_args` of `groups`.
     """
-    pairs = {
-        name: member if isinstance(member, str) else with_extra_args_support(member)
-        for name, member in members.items()
-    }
+    pairs = {name: _checked_member(member) for name, member in members.items()}
     updates = tuple((k, m if isinstance(m, str) else m.update) for k, m in pairs.items())
     init = functools.partial(_init, called, pairs, names_of)
     return Optimizer(init, _update(called, updates, mask_extras))
+
+
+def _checked_member(member: Any) -> Optimizer | Literal["frozen", "kept"]:
+    return member if member in (FROZEN, KEPT) else with_extra_args_support(member)
 
 
 def groups(

@@ -52,9 +52,20 @@ def _return(center, param, update):
 
 
 def _sam(
-    grads, slots, params, count, *, sync_period, reset_state, batch_axis_name, inner, adversary,
-    grad_fn=None, raw_params=None, **extra,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    sync_period,
+    reset_state,
+    batch_axis_name,
+    inner,
+    adversary,
+    grad_fn=None,
+    raw_params=None,
+    **extra,
+):
     check_slots("sam", slots, Sam)
     if params is None or grad_fn is None:
         raise ValueError(
@@ -157,9 +168,13 @@ def sam(
     keep_first = reset_state and not opaque_mode
     slots = functools.partial(_fresh, inner.init, adversary.init, opaque_mode, keep_first)
     cycle = functools.partial(
-        treewise, slots=slots, name="sam", sync_period=sync_period, inner=inner.update,
+        treewise,
+        slots=slots,
+        name="sam",
+        sync_period=sync_period,
+        inner=inner.update,
         adversary=adversary.update,
-    )  # fmt: skip
+    )
     if not opaque_mode:
         return cycle(_sam_by_turns)
     return cycle(_sam, reset_state=reset_state, batch_axis_name=batch_axis_name)

@@ -42,9 +42,18 @@ class PrimalAverage(NamedTuple):
 
 
 def _schedule_free(
-    grads, slots, params, count, *, weight_learning_rate, b1, weight_lr_power, weight_count_power,
-    inner, **extra,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    weight_learning_rate,
+    b1,
+    weight_lr_power,
+    weight_count_power,
+    inner,
+    **extra,
+):
     check_slots("schedule_free", slots, ScheduleFree)
     if params is None:
         raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
@@ -119,9 +128,11 @@ def schedule_free(
     """
     base = with_extra_args_support(base_optimizer)
     numbers = dict(
-        weight_learning_rate=learning_rate, b1=b1, weight_lr_power=weight_lr_power,
+        weight_learning_rate=learning_rate,
+        b1=b1,
+        weight_lr_power=weight_lr_power,
         weight_count_power=weight_count_power,
-    )  # fmt: skip
+    )
     slots = functools.partial(fresh, base.init, state_dtype)
     return treewise(_schedule_free, slots, numbers, inner=base.update)
 

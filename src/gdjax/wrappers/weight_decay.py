@@ -45,9 +45,17 @@ class Decay(NamedTuple):
 
 
 def _shrink(
-    update, slots, param, count, *, weight_decay, learning_rate, max_learning_rate=None, kind,
+    update,
+    slots,
+    param,
+    count,
+    *,
+    weight_decay,
+    learning_rate,
+    max_learning_rate=None,
+    kind,
     cautious,
-):  # fmt: skip
+):
     if weight_decay is None or learning_rate is None:
         return update, slots
     rate = learning_rate

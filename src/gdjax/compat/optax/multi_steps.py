@@ -40,9 +40,13 @@ class MultiSteps(Optimizer):
         what = "MultiSteps(every_k_schedule=...)"
         check_range(what, every_k_schedule, WHOLE)
         pair = accumulated(
-            "MultiSteps", opt, (what, every_k_schedule), use_grad_mean, should_skip_update_fn,
+            "MultiSteps",
+            opt,
+            (what, every_k_schedule),
+            use_grad_mean,
+            should_skip_update_fn,
             accumulator_dtype,
-        )  # fmt: skip
+        )
         made = super().__new__(cls, *pair)
         made.inner_opt = with_extra_args_support(opt)
         return made
