@@ -1,7 +1,7 @@
-"""Functions of the step count: pytrees whose numbers are leaves; the first step is count 0.
+"""Schedules: functions of the step count, pytrees whose numbers are leaves; the first count is 0.
 
 A count may be an integer, a float or an array of them, traced or not; the value is at least
-float32. In float32, counts are exact up to 2**24 (17 million) and right to 7 digits beyond.
+float32. In float32, counts are exact up to 2**24 (17 million) and have 7 correct digits beyond.
 """
 
 from gdjax.core.hyper import Schedule as Schedule

@@ -1,4 +1,4 @@
-"""Gradients in, gradients out."""
+"""Transforms: they take gradients and return gradients."""
 
 from gdjax.namespace import make_namespace
 
