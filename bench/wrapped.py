@@ -12,7 +12,9 @@ import gdjax
 
 
 def accumulated(lib):
-    return lib.MultiSteps(lib.adamw(1e-3), every_k_schedule=8).gradient_transformation()
+    if lib is gdjax:
+        return gdjax.accumulate(gdjax.adamw(1e-3), every_k=8)
+    return optax.MultiSteps(optax.adamw(1e-3), every_k_schedule=8).gradient_transformation()
 
 
 def guarded(lib):
@@ -22,7 +24,7 @@ def guarded(lib):
 def split(lib):
     """Return AdamW with different learning rates for matrices and vectors."""
     labels = lambda params: jax.tree.map(lambda x: "ab"[x.ndim > 1], params)  # noqa: E731
-    return lib.multi_transform({"a": lib.adamw(1e-3), "b": lib.adamw(3e-4)}, labels)
+    return lib.partition({"a": lib.adamw(1e-3), "b": lib.adamw(3e-4)}, labels)
 
 
 STEPS = {  # name -> (factory for a library, target ratio, bytes to move per parameter)

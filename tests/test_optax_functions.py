@@ -8,6 +8,7 @@ import pytest
 from parity import assert_same, falling
 
 import gdjax
+from gdjax.compat import optax as compat
 
 SAME = {
     "scale_by_adam": [dict(), dict(b1=0.8, b2=0.9, eps=1e-3, eps_root=1e-6, nesterov=True)],
@@ -66,4 +67,4 @@ def test_a_transformation_of_ones_own():
 
         return o.chain(o.GradientTransformation(o.init_empty_state, update), o.scale(-0.1))
 
-    assert_same(build(gdjax), build(optax), steps=2)
+    assert_same(build(compat), build(optax), steps=2)

@@ -17,14 +17,21 @@ __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        hint = ""
-        if not name.startswith("_"):
-            from gdjax.migrating import hint as hint_of
-
-            hint = hint_of(name)
-        raise AttributeError(f"module 'gdjax' has no attribute {name!r}{hint}")
-    value = globals()[name] = _load(name)
+        raise AttributeError(f"module 'gdjax' has no attribute {name!r}{_pointer(name)}")
+    value = globals()[name] = _load("gdjax", name)
     return value
+
+
+def _pointer(name: str) -> str:
+    """Return where a name of optax is that gdjax itself does not have, or nothing."""
+    if name.startswith("_"):  # what Python and its tools look for
+        return ""
+    from gdjax.compat import optax
+    from gdjax.compat.optax.left_out import hint
+
+    return (
+        "; optax's spellings are in gdjax.compat.optax" if hint(name) or name in dir(optax) else ""
+    )
 
 
 def __dir__() -> list[str]:

@@ -6,18 +6,6 @@ An optimizer is a pair of pure functions, `init` and `update`; see `gdjax.Optimi
 # The contract
 from gdjax.core.base import Optimizer as Optimizer
 from gdjax.core.base import State as State
-
-# The same, and types to annotate with, as users of optax call them
-from gdjax.core.base import GradientTransformation as GradientTransformation
-from gdjax.core.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
-from gdjax.core.base import MaskOrFn as MaskOrFn
-from gdjax.core.types import OptState as OptState
-from gdjax.core.types import Params as Params
-from gdjax.core.base import ScalarOrSchedule as ScalarOrSchedule
-from gdjax.core.base import TransformInitFn as TransformInitFn
-from gdjax.core.base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
-from gdjax.core.base import TransformUpdateFn as TransformUpdateFn
-from gdjax.core.types import Updates as Updates
 from gdjax.core.chain import apply_updates as apply_updates
 from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
@@ -214,8 +202,6 @@ from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_c
 from gdjax.schedules.piecewise import (
     piecewise_interpolate_schedule as piecewise_interpolate_schedule,
 )
-from gdjax.schedules.stateful import StatefulSchedule as StatefulSchedule
-from gdjax.schedules.stateful import WrappedSchedule as WrappedSchedule
 from gdjax.schedules.transition import constant_schedule as constant_schedule
 from gdjax.schedules.transition import linear_schedule as linear_schedule
 from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
@@ -240,6 +226,9 @@ from gdjax.schedules.warmup_decay import (
 
 # Transforms
 from gdjax.transforms.adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
+from gdjax.transforms.adaptive_clip import unitwise_clip as unitwise_clip
+from gdjax.transforms.adaptive_clip import unitwise_norm as unitwise_norm
+from gdjax.transforms.adversary import sam_adversary as sam_adversary
 from gdjax.transforms.apply_every import apply_every as apply_every
 from gdjax.transforms.centralize import centralize as centralize
 from gdjax.transforms.clip import clip as clip
@@ -333,8 +322,9 @@ from gdjax.training.space import sample as sample
 from gdjax.training.space import uniform as uniform
 from gdjax.training.sweep import sweep as sweep
 
-# Rooms with names of their own
+# Packages and modules with names of their own
 from gdjax import assignment as assignment
+from gdjax import compat as compat
 from gdjax import losses as losses
 from gdjax import microbatching as microbatching
 from gdjax import models as models
@@ -366,7 +356,6 @@ from gdjax.solvers.projected_gradient import projected_gradient as projected_gra
 from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
 
 # Wrappers
-from gdjax.wrappers.accumulate import MultiSteps as MultiSteps
 from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
@@ -378,9 +367,7 @@ from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
 from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
 from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
-from gdjax.wrappers.groups import multi_transform as multi_transform
 from gdjax.wrappers.groups import partition as partition
-from gdjax.wrappers.inject import inject_hyperparams as inject_hyperparams
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
@@ -392,7 +379,6 @@ from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.qk_clip import qk_clip as qk_clip
 from gdjax.transforms.normalize import normalize as normalize
 from gdjax.wrappers.sam import sam as sam
-from gdjax.wrappers.sam import sam_adversary as sam_adversary
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params

@@ -6,31 +6,38 @@ import ast
 import importlib
 import pkgutil
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 
-def _homes() -> dict[str, str]:
-    """Return public name -> module, read from the stub, as type checkers read it."""
-    stub = pkgutil.get_data("gdjax", "__init__.pyi")
-    assert stub is not None, "gdjax was installed without its __init__.pyi"
+def homes(package: str) -> dict[str, str]:
+    """Return public name -> module for a package, read from its stub, as type checkers read it."""
+    stub = pkgutil.get_data(package, "__init__.pyi")
+    assert stub is not None, f"{package} was installed without its __init__.pyi"
     return {
         alias.name: statement.module or ""
         for statement in ast.parse(stub).body
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
+        if alias.name != "*"
     }
 
 
-HOMES = _homes()
+HOMES = homes("gdjax")
 
 
-def load(name: str) -> Any:
-    """Return what a public name stands for."""
-    home = HOMES[name]
-    if home == "gdjax":  # a package of its own, as gdjax.models
-        return importlib.import_module(f"gdjax.{name}")
-    return getattr(importlib.import_module(home), name)
+def load(package: str, name: str, where: Mapping[str, str] = HOMES) -> Any:
+    """Return what a public name of a package stands for.
+
+    Args:
+      package: the package.
+      name: one of its public names.
+      where: the package's names and their modules, as `homes` returns them.
+    """
+    if where[name] == package:  # a module of the package itself, as gdjax.models
+        return importlib.import_module(f"{package}.{name}")
+    return getattr(importlib.import_module(where[name]), name)
 
 
 class Namespace(ModuleType):
@@ -41,7 +48,7 @@ class Namespace(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if HOMES.get(name, "").startswith(f"{self.__name__}."):
-            value = load(name)
+            value = load("gdjax", name)
             setattr(self, name, value)
             return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ import gdjax
 from gdjax.core.every import is_due
 from gdjax.core.numerics import sum_sq
 from gdjax.core.trees import copied, inner_product, magnitude, map_leaves, total
-from gdjax.wrappers.reset import memory, reset
+from gdjax.wrappers.shared.reset import memory, reset
 
 
 def _two(x, y, a, b):

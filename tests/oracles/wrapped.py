@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import problems
 
 import gdjax
+from gdjax.compat import optax
 from oracles import adam, groups, sgd
 from oracles.case import ADAM, Case, loss_value
 
@@ -106,7 +107,7 @@ CASES = [
     ),
     Case(
         "inject_hyperparams",
-        gdjax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
+        optax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
         dict(learning_rate=0.025, mass=0.8),
         lambda learning_rate, mass: sgd.sgd(2 * learning_rate, mass),
     ),
@@ -169,6 +170,6 @@ CASES = [
     ),
     Case("partition", _two_rates(gdjax.partition), MOMENTUM | dict(fast=0.07), two_rates),
     Case(
-        "multi_transform", _two_rates(gdjax.multi_transform), MOMENTUM | dict(fast=0.07), two_rates
+        "multi_transform", _two_rates(optax.multi_transform), MOMENTUM | dict(fast=0.07), two_rates
     ),
 ]

@@ -20,7 +20,7 @@ WRAPPED = {
     "cautious": gdjax.cautious(gdjax.lbfgs()),
     "mechanize": gdjax.mechanize(gdjax.lbfgs()),
     "lookahead": gdjax.lookahead(gdjax.lbfgs(), 2, 0.5),
-    "every_other": gdjax.MultiSteps(gdjax.lbfgs(), 2),
+    "every_other": gdjax.accumulate(gdjax.lbfgs(), 2),
     "masked": gdjax.masked(gdjax.lbfgs(), True),
     "clipped": gdjax.chain(gdjax.clip(1e3), gdjax.lbfgs()),
 }

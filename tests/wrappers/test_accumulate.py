@@ -1,13 +1,10 @@
 """Accumulation: the optimizer runs once per k, on the float32 mean, and counts its own steps."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from parity import assert_same, falling
+from parity import falling
 
 import gdjax
 
@@ -107,7 +104,7 @@ def test_k_from_a_schedule_of_the_steps_done_and_from_the_state():
 def test_a_rejected_gradient_is_as_if_it_had_not_been():
     grads = [gradient(t) for t in range(5)]
     bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads[0])
-    opt = gdjax.MultiSteps(gdjax.adam(0.1), 2, should_skip_update_fn=gdjax.skip_not_finite)
+    opt = gdjax.accumulate(gdjax.adam(0.1), 2, should_skip_update_fn=gdjax.skip_not_finite)
     with_bad, state = run(opt, [grads[0], bad, grads[1], bad, grads[2], grads[3]])
     without, plain = run(opt, grads[:4])
     for i, j in ((0, 0), (2, 1), (4, 2), (5, 3)):
@@ -135,23 +132,3 @@ def test_functions_among_the_extras_run_un_jitted():
     for t in range(2):
         updates, state = opt.update(gradient(t), state, value_fn=lambda p: 0.0)
     np.testing.assert_allclose(updates["w"], -mean([gradient(0), gradient(1)])["w"], rtol=1e-6)
-
-
-def test_multi_steps_is_optax_s():
-    skip = functools.partial(gdjax.skip_large_updates, max_squared_norm=400.0)
-    skip_too = functools.partial(optax.skip_large_updates, max_squared_norm=400.0)
-    for k, whole in ((lambda step: 2 + step, True), (2, False)):
-        ours = gdjax.MultiSteps(gdjax.adam(0.1), k, whole, skip)
-        theirs = optax.MultiSteps(optax.adam(0.1), k, whole, skip_too)
-        assert_same(ours.gradient_transformation(), theirs.gradient_transformation(), steps=6)
-    state, their_state = ours.init(jnp.ones(2)), theirs.init(jnp.ones(2))
-    for _ in range(4):
-        _, state = ours.update(jnp.ones(2), state)
-        _, their_state = theirs.update(jnp.ones(2), their_state)
-        assert ours.has_updated(state) == theirs.has_updated(their_state)
-    assert gdjax.MultiSteps(gdjax.sgd(0.1), 2).update is gdjax.accumulate(gdjax.sgd(0.2), 3).update
-    assert ours.has_updated((state,)) and ours.inner_opt.update is gdjax.adam(0.1).update
-    with pytest.raises(ValueError, match="must be a state of MultiSteps"):
-        ours.has_updated(gdjax.sgd(0.1).init(jnp.ones(2)))
-    with pytest.raises(ValueError, match=r"accumulate\(every_k=...\) must be a whole number >= 1"):
-        gdjax.MultiSteps(gdjax.sgd(0.1), 0)

@@ -79,6 +79,8 @@ def test_a_leaf_without_a_rule_is_named():
         gdjax.groups({})
     with pytest.raises(TypeError, match="expected an .init, update. pair"):
         gdjax.groups({".*": gdjax.sgd})
+    with pytest.raises(TypeError, match="expected an .init, update. pair, got 'adam'"):
+        gdjax.groups({".*": "adam"})
 
 
 def test_labels_of_every_kind_are_the_same():
@@ -275,7 +277,7 @@ def test_same_as_optax():
         lambda lib, only: lib.masked(lib.adam(0.1), MASK),
         lambda lib, only: lib.chain(lib.adam(0.1), only.freeze(MASK)),
         lambda lib, only: only.selective_transform(lib.adam(0.1), freeze_mask=MASK),
-        lambda lib, only: lib.multi_transform({"a": lib.adam(falling), "b": lib.sgd(0.1)}, labels),
+        lambda lib, only: lib.partition({"a": lib.adam(falling), "b": lib.sgd(0.1)}, labels),
     ]
     for make in both:
         assert_same(make(gdjax, gdjax), make(optax, optax.transforms), steps=4)

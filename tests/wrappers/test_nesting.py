@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.compat import optax
 
 PARAMS = {"a": jnp.array([1.0, -2.0]), "b": {"c": jnp.array([0.5, 3.0, -1.0])}}
 FIRST = gdjax.by_path({r"a": "one", r".*": "two"})
@@ -29,7 +30,7 @@ WRAPPERS = {
     "skip_spikes": gdjax.skip_spikes,
     "split_real_and_imaginary": gdjax.split_real_and_imaginary,
     "with_prox": lambda opt: gdjax.with_prox(opt, gdjax.proximal.prox_lasso, 0.1),
-    "inject_hyperparams": lambda opt: gdjax.inject_hyperparams(lambda: opt)(),
+    "inject_hyperparams": lambda opt: optax.inject_hyperparams(lambda: opt)(),
     "masked": lambda opt: gdjax.masked(opt, {"a": True, "b": False}),
     "chain": lambda opt: gdjax.chain(gdjax.clip_by_global_norm(1.0), opt),
 }
@@ -132,3 +133,31 @@ def test_a_sweep_over_the_numbers_of_groups_and_of_accumulation():
         state = gdjax.with_hyperparams(opt.init(PARAMS), **numbers)
         single = gdjax.fit(loss_fn, PARAMS, opt, jnp.ones(4), steps=5, state=state)
         close(jax.tree.map(lambda x, lane=lane: x[lane], swept.params), single.params)
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "chain"])
+def test_a_state_of_another_optimizer_is_an_error_of_the_wrapper(name):
+    wrapper = name.partition(",")[0]
+    opt = WRAPPERS[name](gdjax.sgd(0.1))
+    for other in (gdjax.zero_nans(), gdjax.adam(0.1)):
+        with pytest.raises(ValueError, match=f"^{wrapper}: this state is not of this optimizer"):
+            opt.update(PARAMS, other.init(PARAMS), PARAMS, value=1.0, grad_fn=slope)
+
+
+def test_a_state_of_other_groups_is_an_error():
+    one, two = (gdjax.groups({name: gdjax.sgd(0.1), r".*": None}) for name in ("a", "b/c"))
+    with pytest.raises(
+        ValueError, match="groups 'a'; got one with optimizers for the groups 'b/c'"
+    ):
+        one.update(PARAMS, two.init(PARAMS))
+    with pytest.raises(ValueError, match="^partition: the parameter 'a' has the label 'x'"):
+        gdjax.partition({"y": gdjax.sgd(0.1)}, {"a": "x", "b": "y"}).init(PARAMS)
+    with pytest.raises(ValueError, match=r"^selective_transform\(freeze_mask=...\) is a tree"):
+        gdjax.selective_transform(gdjax.sgd(0.1), freeze_mask={"a": True}).init(PARAMS)
+
+
+@pytest.mark.parametrize("name", ["average", "polynomial_average", "tail_average", "lookahead"])
+def test_missing_parameters_are_an_error_of_the_wrapper(name):
+    opt = WRAPPERS[name](gdjax.sgd(0.1))
+    with pytest.raises(ValueError, match=f"^{name} needs the parameters"):
+        opt.update(PARAMS, opt.init(PARAMS))

@@ -9,7 +9,7 @@ import jax.core
 import numpy as np
 from jax import Array
 
-from gdjax.core.types import Mask, OptState, P, Params, PyTree, Scalar
+from gdjax.core.types import OptState, P, Params, PyTree
 
 
 class InitFn(Protocol):
@@ -109,14 +109,3 @@ def _of_slots(state: State) -> str:
 def is_state(node: object) -> TypeGuard[State]:
     """Return whether `node` is the state of one optimizer."""
     return isinstance(node, State)
-
-
-# Under optax's names: one type serves both, since every update here takes extra arguments, and
-# `chain` gives foreign ones the ability.
-GradientTransformation = Optimizer
-GradientTransformationExtraArgs = Optimizer
-TransformInitFn = InitFn
-TransformUpdateFn = UpdateFn
-TransformUpdateExtraArgsFn = UpdateFn
-ScalarOrSchedule = Scalar
-MaskOrFn = Mask

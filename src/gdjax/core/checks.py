@@ -212,18 +212,40 @@ def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
       state: what came in as state.
       numbers: the names of the optimizer's hyperparameters.
     """
-    if isinstance(state, State) and state.hyperparams.keys() == set(numbers):
-        return
-    if isinstance(state, State):
-        got = f"one with the hyperparameters {', '.join(state.hyperparams) or '(none)'}"
-    elif isinstance(state, (tuple, list, dict)):
-        got = f"a {type(state).__name__} of {len(state)}, as of a chain"
-    else:
-        got = f"{type(state).__name__}"
-    raise ValueError(
-        f"{name}: this state is not of this optimizer, whose hyperparameters are "
-        f"{', '.join(sorted(numbers)) or '(none)'}; got {got}. Pass what the same optimizer's init "
-        "or last update returned."
+    if not (isinstance(state, State) and state.hyperparams.keys() == set(numbers)):
+        whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
+        raise foreign_state(name, whose, state)
+
+
+def check_slots(name: str, slots: Any, kind: type) -> None:
+    """Raise unless the slots of a state are those that a wrapper made.
+
+    Args:
+      name: what the user called.
+      slots: what came in as slots.
+      kind: the class of the wrapper's slots.
+    """
+    if not isinstance(slots, kind):
+        raise foreign_state(name, f"whose slots are {kind.__name__}", slots)
+
+
+def foreign_state(name: str, whose: str, got: Any) -> ValueError:
+    """Return the error for a state that another optimizer made.
+
+    Args:
+      name: what the user called.
+      whose: how a state of this optimizer is recognized, as "whose groups are ...".
+      got: what came in, or a description of it.
+    """
+    if isinstance(got, State):
+        got = f"one with the hyperparameters {', '.join(got.hyperparams) or '(none)'}"
+    elif isinstance(got, dict) or type(got) is tuple:
+        got = f"a {type(got).__name__} of {len(got)}, as of a chain"
+    elif not isinstance(got, str):
+        got = type(got).__name__
+    return ValueError(
+        f"{name}: this state is not of this optimizer, {whose}; got {got}. Pass what the same "
+        "optimizer's init or last update returned."
     )
 
 

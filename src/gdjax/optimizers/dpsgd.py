@@ -10,7 +10,7 @@ from __future__ import annotations
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain, identity
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.types import Hyperparam, Key
+from gdjax.core.types import Hyperparam, Key, Scalar
 from gdjax.optimizers.sgd import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scale import scale_by_learning_rate
@@ -19,8 +19,8 @@ from gdjax.transforms.scale import scale_by_learning_rate
 @checked(l2_norm_clip=NONNEGATIVE, noise_multiplier=NONNEGATIVE)
 def dpsgd(
     learning_rate: Hyperparam,
-    l2_norm_clip: Hyperparam,
-    noise_multiplier: Hyperparam,
+    l2_norm_clip: Scalar,
+    noise_multiplier: Scalar,
     seed: Key,
     momentum: Hyperparam | None = None,
     nesterov: bool = False,

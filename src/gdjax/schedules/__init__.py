@@ -1,11 +1,8 @@
-"""Functions of the step count: pytrees whose numbers are leaves; the first step is count 0.
+"""Schedules: functions of the step count, pytrees whose numbers are leaves; the first count is 0.
 
 A count may be an integer, a float or an array of them, traced or not; the value is at least
-float32. In float32, counts are exact up to 2**24 (17 million) and right to 7 digits beyond.
+float32. In float32, counts are exact up to 2**24 (17 million) and have 7 correct digits beyond.
 """
-
-import importlib
-from typing import Any
 
 from gdjax.core.hyper import Schedule as Schedule
 from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
@@ -21,8 +18,6 @@ from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_c
 from gdjax.schedules.piecewise import (
     piecewise_interpolate_schedule as piecewise_interpolate_schedule,
 )
-from gdjax.schedules.stateful import StatefulSchedule as StatefulSchedule
-from gdjax.schedules.stateful import WrappedSchedule as WrappedSchedule
 from gdjax.schedules.transition import constant_schedule as constant_schedule
 from gdjax.schedules.transition import linear_schedule as linear_schedule
 from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
@@ -41,9 +36,3 @@ from gdjax.schedules.warmup_decay import (
 from gdjax.schedules.warmup_decay import (
     warmup_polynomial_decay_schedule as warmup_polynomial_decay_schedule,
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name == "inject_hyperparams":  # it wraps an optimizer, but optax has it here
-        return getattr(importlib.import_module("gdjax"), name)
-    raise AttributeError(f"module 'gdjax.schedules' has no attribute {name!r}")

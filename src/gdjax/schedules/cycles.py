@@ -1,4 +1,4 @@
-"""Schedules that come back: triangles, and warm restarts.
+"""Cyclic schedules: triangles, and warm restarts.
 
 Triangles: Smith (2015), sections 3.1 and 3.2, https://arxiv.org/abs/1506.01186
 Warm restarts: Loshchilov & Hutter (2016), section 3, https://arxiv.org/abs/1608.03983
@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import FINITE, POSITIVE, Range, check_choice, checked
+from gdjax.core.checks import FINITE, POSITIVE, SHARE, check_choice, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import blend, numbers, real, way_done, way_left
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, blend, fraction_done, fraction_left, numbers, real
 from gdjax.schedules.join import Join
 from gdjax.schedules.warmup_decay import warmup_cosine_decay_schedule
 
@@ -27,22 +28,22 @@ MODES = ("triangular", "triangular2", "exp_range")
 class Cyclic(Schedule):
     """Triangles; see `cyclic_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    up_steps: Any
-    down_steps: Any  # None: as long as the way up
-    gamma: Any  # None: not "exp_range"
+    init_value: Leaf
+    peak_value: Leaf
+    up_steps: Leaf
+    down_steps: Leaf | None  # None: up_steps
+    gamma: Leaf | None  # None: no factor
     mode: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         up = real(self.up_steps)
         down = up if self.down_steps is None else real(self.down_steps)
         cycle, now = jnp.divmod(real(count), up + down)
-        height = jnp.where(now < up, way_done(now, up), way_left(now, down, up))
+        height = jnp.where(now < up, fraction_done(now, up), fraction_left(now, down, up))
         if self.mode == "triangular2":
             height *= jnp.exp2(-cycle)
-        elif self.mode == "exp_range":
+        elif self.gamma is not None:
             height *= self.gamma ** real(count)
         return blend(self.peak_value, self.init_value, height)
 
@@ -52,25 +53,25 @@ class Cyclic(Schedule):
     peak_value=FINITE,
     up_steps=POSITIVE,
     down_steps=POSITIVE,
-    gamma=Range("in (0, 1]", lambda x: 0 < x <= 1),
+    gamma=SHARE,
 )
 def cyclic_schedule(
-    init_value: Any,
-    peak_value: Any,
-    up_steps: Any,
-    down_steps: Any = None,
+    init_value: Number,
+    peak_value: Number,
+    up_steps: Number,
+    down_steps: Number | None = None,
     *,
-    mode: str = "triangular",
-    gamma: Any = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: Number | None = None,
 ) -> Schedule:
-    """Go up and down on straight lines, again and again.
+    """Rise and fall linearly, periodically.
 
     Args:
-      init_value: the lowest value, finite, also that at count 0.
+      init_value: the lowest value, which is that at count 0, finite.
       peak_value: the highest value of the first triangle, finite.
       up_steps: steps from the lowest value to the highest, > 0.
-      down_steps: steps back, > 0; None is `up_steps`.
-      mode: "triangular", all alike; "triangular2", each half as high as the one before it;
+      down_steps: steps from the highest value to the lowest, > 0; None is `up_steps`.
+      mode: "triangular", all equal; "triangular2", each half as high as the previous one;
         "exp_range", the height above `init_value` is multiplied by `gamma` at each step.
       gamma: factor in (0, 1], for "exp_range" only.
 
@@ -95,20 +96,20 @@ def cyclic_schedule(
             f"cyclic_schedule(gamma=...) must be given for mode='exp_range' and for no other, got "
             f"{gamma} with mode={mode!r}."
         )
-    return Cyclic(*numbers(init_value, peak_value, up_steps, down_steps, gamma), mode)
+    return Cyclic(*numbers(init_value, peak_value, up_steps, down_steps, gamma), mode=mode)
 
 
 @schedule
 class Restarts(Schedule):
-    """Schedules in turn, each as long as its `decay_steps`; see `sgdr_schedule`.
+    """Schedules one after the other, each of `decay_steps` steps; see `sgdr_schedule`.
 
     Attributes:
       cycles: a tuple of schedules with that field.
     """
 
-    cycles: Any
+    cycles: tuple[Any, ...]
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         lengths = [real(cycle.decay_steps) for cycle in self.cycles[:-1]]
         return Join(self.cycles, tuple(itertools.accumulate(lengths)))(count)
@@ -119,13 +120,13 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
     Args:
       cosine_kwargs: for each cycle the arguments of `warmup_cosine_decay_schedule`; a cycle takes
-        `decay_steps` steps. The last value of the last one stays.
+        `decay_steps` steps. After the last one its last value is kept.
 
     Returns:
       A `Schedule` with the leaves `cycles.0.peak_value`, ...
 
     Raises:
-      ValueError: if there is no cycle, or for a number that `warmup_cosine_decay_schedule` refuses.
+      ValueError: if there is no cycle, or for a number that `warmup_cosine_decay_schedule` rejects.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Decays from a first value: by a cosine, by powers of a rate.
+"""Cosine and exponential decay.
 
 Cosine: Loshchilov & Hutter (2016), equation 5, https://arxiv.org/abs/1608.03983
 """
@@ -6,7 +6,6 @@ Cosine: Loshchilov & Hutter (2016), equation 5, https://arxiv.org/abs/1608.03983
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +13,22 @@ from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import blend, cosine, numbers, power, real, way_left
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, blend, cosine, fraction_left, numbers, power, real
 
 
 @schedule
 class CosineDecay(Schedule):
     """Half a cosine wave; see `cosine_decay_schedule`."""
 
-    init_value: Any
-    decay_steps: Any
-    alpha: Any
-    exponent: Any
+    init_value: Leaf
+    decay_steps: Leaf
+    alpha: Leaf
+    exponent: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        left = power(cosine(way_left(count, self.decay_steps)), self.exponent)
+        left = power(cosine(fraction_left(count, self.decay_steps)), self.exponent)
         return self.init_value * blend(1.0, self.alpha, left)
 
 
@@ -36,14 +36,14 @@ class CosineDecay(Schedule):
 class ExponentialDecay(Schedule):
     """Powers of a rate; see `exponential_decay`."""
 
-    init_value: Any
-    transition_steps: Any
-    decay_rate: Any
-    transition_begin: Any
+    init_value: Leaf
+    transition_steps: Leaf
+    decay_rate: Leaf
+    transition_begin: Leaf
     staircase: bool = dataclasses.field(metadata={"static": True})
-    end_value: Any  # None: no bound
+    end_value: Leaf | None  # None: no bound
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         steps, rate = real(self.transition_steps), real(self.decay_rate)
         decays = steps > 0
@@ -58,7 +58,7 @@ class ExponentialDecay(Schedule):
 
 
 def _largest_exponent(rate: Array) -> Array:
-    """Return where powers of the rate stop growing, far before they overflow."""
+    """Return the exponent at which powers of the rate stop growing, far below overflow."""
     growing = rate > 1
     largest = jnp.log(jnp.finfo(rate.dtype).max) / 2
     limit = largest / jnp.log(jnp.where(growing, rate, 2.0))
@@ -67,7 +67,7 @@ def _largest_exponent(rate: Array) -> Array:
 
 @checked(init_value=FINITE, decay_steps=POSITIVE, alpha=FINITE, exponent=NONNEGATIVE)
 def cosine_decay_schedule(
-    init_value: Any, decay_steps: Any, alpha: Any = 0.0, exponent: Any = 1.0
+    init_value: Number, decay_steps: Number, alpha: Number = 0.0, exponent: Number = 1.0
 ) -> Schedule:
     """Decay along half a cosine wave.
 
@@ -75,9 +75,9 @@ def cosine_decay_schedule(
 
     Args:
       init_value: value at the start, finite.
-      decay_steps: length of the decay in steps, > 0, of any size; the value stays put after it.
-      alpha: the last value, as a share of `init_value`.
-      exponent: >= 0. Above 1 the decay is steeper at first, below 1 at last.
+      decay_steps: length of the decay in steps, > 0, of any size; after it the value is constant.
+      alpha: the last value divided by `init_value`.
+      exponent: >= 0. Above 1 the decay is steeper at the start, below 1 at the end.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -104,25 +104,25 @@ def cosine_decay_schedule(
     end_value=FINITE,
 )
 def exponential_decay(
-    init_value: Any,
-    transition_steps: Any,
-    decay_rate: Any,
-    transition_begin: Any = 0,
+    init_value: Number,
+    transition_steps: Number,
+    decay_rate: Number,
+    transition_begin: Number = 0,
     staircase: bool = False,
-    end_value: Any = None,
+    end_value: Number | None = None,
 ) -> Schedule:
-    """Multiply by a rate again and again.
+    """Decay exponentially, or in equal factors at equal intervals.
 
     init_value * decay_rate**((count - transition_begin) / transition_steps)
 
     Args:
       init_value: value until `transition_begin`, finite.
-      transition_steps: in how many steps the value is multiplied by `decay_rate` once, >= 0; with
-        0 the decay is switched off.
-      decay_rate: > 0. Above 1 the value grows, and stops before it would overflow.
+      transition_steps: number of steps >= 0 in which the value is multiplied by `decay_rate`; 0
+        switches the decay off.
+      decay_rate: > 0. Above 1 the value grows, up to a limit that does not overflow.
       transition_begin: the count >= 0 at which the decay begins.
-      staircase: whether to multiply once in `transition_steps` steps, rather than continuously.
-      end_value: bound of the value: from below if `decay_rate < 1`, else from above. None is none.
+      staircase: whether to multiply once every `transition_steps` steps, rather than continuously.
+      end_value: lower bound of the value if `decay_rate < 1`, else upper bound. None is no bound.
 
     Returns:
       A `Schedule` whose leaves are the numbers.
@@ -135,5 +135,6 @@ def exponential_decay(
       >>> print(gdjax.exponential_decay(1.0, 2, 0.25, end_value=0.1)(jnp.arange(6)))
       [1.    0.5   0.25  0.125 0.1   0.1  ]
     """
-    first = numbers(init_value, transition_steps, decay_rate, transition_begin)
-    return ExponentialDecay(*first, bool(staircase), *numbers(end_value))
+    given = init_value, transition_steps, decay_rate, transition_begin, end_value
+    *first, end = numbers(*given)
+    return ExponentialDecay(*first, staircase=bool(staircase), end_value=end)

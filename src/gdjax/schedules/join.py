@@ -10,23 +10,24 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import NONNEGATIVE, check_range
-from gdjax.core.hyper import FunctionSchedule, PlainFunction, Schedule, is_schedule, schedule
-from gdjax.schedules.curves import check_order, numbers, real
+from gdjax.core.hyper import FunctionSchedule, PlainFunction, Schedule, schedule
+from gdjax.core.types import Number, ScheduleFn
+from gdjax.schedules.curves import Leaf, check_order, numbers, real
 
 
 @schedule
 class Join(Schedule):
-    """Schedules in turn, each counted from the boundary at which it begins; see `join_schedules`.
+    """Schedules one after the other, each counted from its boundary; see `join_schedules`.
 
     Attributes:
       schedules: a tuple of schedules, or of any functions of the count.
       boundaries: a tuple of counts, one less than the schedules.
     """
 
-    schedules: Any
-    boundaries: Any
+    schedules: tuple[Any, ...]
+    boundaries: tuple[Any, ...]
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value of the schedule in whose range `count` lies."""
         value = real(self.schedules[0](count))
         for begin, part in zip(self.boundaries, self.schedules[1:], strict=True):
@@ -35,28 +36,28 @@ class Join(Schedule):
         return value
 
 
-def _since(count: Any, begin: Any, here: Array, part: Any) -> Array:
+def _since(count: Any, begin: Leaf, here: Array, part: ScheduleFn) -> Array:
     """Return the count from `begin` on, 0 before."""
     if isinstance(part, FunctionSchedule) and jnp.issubdtype(jnp.result_type(count), jnp.integer):
-        # A user's function may look the count up in a table: it gets an integer for an integer.
+        # A user's function may index a table with the count: an integer stays an integer.
         begin = jnp.clip(jnp.round(real(begin)), 0, 2**31 - 128).astype(jnp.int32)
         return jnp.where(here, count - begin, 0)
     return jnp.where(here, real(count) - real(begin), 0.0)
 
 
-def join_schedules(schedules: Sequence[Any], boundaries: Sequence[Any]) -> Schedule:
-    """Use one schedule after the other, each counted from the step at which it begins.
+def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]) -> Schedule:
+    """Use several schedules one after the other, each counted from the step at which it begins.
 
     Args:
       schedules: one or more schedules, or any functions of the count.
-      boundaries: the counts >= 0 at which the second, third, ... schedule begins, none before its
-        predecessor; numbers or traced scalars. They are leaves like the schedules' own numbers.
+      boundaries: the counts >= 0, in order, at which the second, third, ... schedule begins:
+        numbers or traced scalars. They are leaves like the schedules' own numbers.
 
     Returns:
-      A `Schedule`. A plain function in it gets an integer count if the whole is called with one.
+      A `Schedule`. A plain function in it gets an integer count if the schedule is called with one.
 
     Raises:
-      ValueError: if there is not one boundary less than schedules, or if they are out of order.
+      ValueError: if there is not one boundary less than schedules, or if boundaries are not sorted.
       TypeError: if a schedule cannot be called.
 
     Example:
@@ -80,8 +81,8 @@ def join_schedules(schedules: Sequence[Any], boundaries: Sequence[Any]) -> Sched
     return Join(tuple(map(_as_schedule, parts)), begins)
 
 
-def _as_schedule(part: Any) -> Schedule:
-    if is_schedule(part):
+def _as_schedule(part: ScheduleFn) -> Schedule:
+    if isinstance(part, Schedule):
         return part
     if not callable(part):
         raise TypeError(

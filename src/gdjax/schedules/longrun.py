@@ -1,4 +1,4 @@
-"""Schedules for runs whose length need not be known at the start.
+"""Schedules for runs whose length is not known at the start.
 
 Warm-up, stable, decay: Hu et al. (2024), equation 1, https://arxiv.org/abs/2404.06395
 Cool-down shapes: Hägele et al. (2024), section 3.2, https://arxiv.org/abs/2405.18392
@@ -9,14 +9,24 @@ timescale: Zhai et al. (2021), section 3.5, https://arxiv.org/abs/2106.04560
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_choice, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import blend, cosine, linear, numbers, one_minus_sqrt, real, way_left
+from gdjax.core.types import Number
+from gdjax.schedules.curves import (
+    Leaf,
+    blend,
+    cosine,
+    fraction_left,
+    linear,
+    numbers,
+    one_minus_sqrt,
+    real,
+)
 from gdjax.schedules.warmup import after_warmup
 
 SHAPES = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
@@ -26,19 +36,19 @@ SHAPES = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
 class WarmupStableDecay(Schedule):
     """A line up, a constant, a cool-down; see `wsd_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    stable_steps: Any
-    cooldown_steps: Any
-    end_value: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    stable_steps: Leaf
+    cooldown_steps: Leaf
+    end_value: Leaf
     cooldown: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
 
         def decay(n):
-            left = way_left(n, self.cooldown_steps, self.stable_steps)
+            left = fraction_left(n, self.cooldown_steps, self.stable_steps)
             return blend(self.peak_value, self.end_value, SHAPES[self.cooldown](left))
 
         return after_warmup(self, decay, count)
@@ -46,17 +56,19 @@ class WarmupStableDecay(Schedule):
 
 @schedule
 class InverseSqrt(Schedule):
-    """A line up, then a decay that never ends; see `inverse_sqrt_schedule`."""
+    """A line up, then an unbounded decay; see `inverse_sqrt_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    timescale: Any  # None: the length of the warm-up
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    timescale: Leaf | None  # None: the length of the warm-up
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        own = self.timescale is not None
-        scale = real(self.timescale) if own else jnp.maximum(real(self.warmup_steps), 1.0)
+        if self.timescale is None:
+            scale = jnp.maximum(real(self.warmup_steps), 1.0)
+        else:
+            scale = real(self.timescale)
         return after_warmup(self, lambda n: self.peak_value / jnp.sqrt(1 + n / scale), count)
 
 
@@ -69,26 +81,26 @@ class InverseSqrt(Schedule):
     end_value=FINITE,
 )
 def wsd_schedule(
-    init_value: Any,
-    peak_value: Any,
-    warmup_steps: Any,
-    stable_steps: Any,
-    cooldown_steps: Any,
-    end_value: Any = 0.0,
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: Number,
+    stable_steps: Number,
+    cooldown_steps: Number,
+    end_value: Number = 0.0,
     *,
-    cooldown: str = "linear",
+    cooldown: Literal["linear", "one_minus_sqrt", "cosine"] = "linear",
 ) -> Schedule:
-    """Rise on a straight line, stay, then cool down (warm-up, stable, decay).
+    """Rise linearly, stay constant, then cool down (warm-up, stable, decay).
 
-    The run can be prolonged while it lasts: write a larger `stable_steps` into the state with
-    `with_hyperparams`, or branch off a cool-down from any checkpoint.
+    A run can be extended: write a larger `stable_steps` into the state with `with_hyperparams`, or
+    start a cool-down from any checkpoint.
 
     Args:
       init_value: value at count 0, finite; often 0.
       peak_value: value from `warmup_steps` on, finite.
       warmup_steps: length of the warm-up in steps, >= 0.
-      stable_steps: how many steps the value then stays at the peak, >= 0.
-      cooldown_steps: length of the last phase in steps, >= 0. The whole takes
+      stable_steps: number of steps >= 0 at the peak.
+      cooldown_steps: length of the last phase in steps, >= 0. The schedule takes
         `warmup_steps + stable_steps + cooldown_steps`.
       end_value: value after that, finite.
       cooldown: shape of the last phase: "linear"; "one_minus_sqrt", as `one_minus_sqrt_schedule`;
@@ -111,14 +123,16 @@ def wsd_schedule(
     """
     check_choice("wsd_schedule(cooldown=...)", cooldown, SHAPES)
     phases = warmup_steps, stable_steps, cooldown_steps
-    return WarmupStableDecay(*numbers(init_value, peak_value, *phases, end_value), cooldown)
+    return WarmupStableDecay(
+        *numbers(init_value, peak_value, *phases, end_value), cooldown=cooldown
+    )
 
 
 @checked(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE, timescale=POSITIVE)
 def inverse_sqrt_schedule(
-    init_value: Any, peak_value: Any, warmup_steps: Any, timescale: Any = None
+    init_value: Number, peak_value: Number, warmup_steps: Number, timescale: Number | None = None
 ) -> Schedule:
-    """Rise on a straight line, then fall with one over the square root of the count.
+    """Rise linearly, then decay with the inverse square root of the count.
 
     peak_value / sqrt(1 + (count - warmup_steps) / timescale) from `warmup_steps` on. With the
     default timescale this is peak_value * sqrt(warmup_steps / count). Vaswani et al. have
@@ -128,7 +142,7 @@ def inverse_sqrt_schedule(
       init_value: value at count 0, finite; often 0.
       peak_value: value at `warmup_steps`, finite.
       warmup_steps: length of the warm-up in steps, >= 0.
-      timescale: after how many steps > 0 the value has fallen to 71 % of the peak. None is
+      timescale: number of steps > 0 after which the value is 71 % of the peak. None is
         `warmup_steps`, or 1 if there is no warm-up.
 
     Returns:

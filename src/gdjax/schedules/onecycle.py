@@ -1,11 +1,9 @@
-"""One cycle: up to a high peak, down again, and far down at the end.
+"""One cycle: up to a high peak, down again, and to a much lower value at the end.
 
 Smith & Topin (2017), section 3, https://arxiv.org/abs/1708.07120
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,8 @@ from jax import Array
 
 from gdjax.core.checks import CLOSED_UNIT, FINITE, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import check_order, line, numbers, real
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, check_order, line, numbers, real
 from gdjax.schedules.piecewise import interpolate, wave
 
 
@@ -21,14 +20,14 @@ from gdjax.schedules.piecewise import interpolate, wave
 class LinearOneCycle(Schedule):
     """Three lines; see `linear_onecycle_schedule`."""
 
-    transition_steps: Any
-    peak_value: Any
-    pct_start: Any
-    pct_final: Any
-    div_factor: Any
-    final_div_factor: Any
+    transition_steps: Leaf
+    peak_value: Leaf
+    pct_start: Leaf
+    pct_final: Leaf
+    div_factor: Leaf
+    final_div_factor: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         peak, steps = self.peak_value, real(self.transition_steps)
         low = peak / self.div_factor
@@ -40,13 +39,13 @@ class LinearOneCycle(Schedule):
 class CosineOneCycle(Schedule):
     """Two cosine waves; see `cosine_onecycle_schedule`."""
 
-    transition_steps: Any
-    peak_value: Any
-    pct_start: Any
-    div_factor: Any
-    final_div_factor: Any
+    transition_steps: Leaf
+    peak_value: Leaf
+    pct_start: Leaf
+    div_factor: Leaf
+    final_div_factor: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         peak, steps = self.peak_value, real(self.transition_steps)
         low = peak / self.div_factor
@@ -54,9 +53,9 @@ class CosineOneCycle(Schedule):
         return interpolate((low, peak, low / self.final_div_factor), corners, wave, count)
 
 
-def _whole(share: Any, steps: Array) -> Array:
-    """Return `share * steps` rounded down to a whole step; its derivative ignores the rounding."""
-    x = real(share) * steps
+def _whole(fraction: Number, steps: Array) -> Array:
+    """Return `fraction * steps` rounded down; the derivative ignores the rounding."""
+    x = real(fraction) * steps
     # 0.53 * 100 is 52.999996 in float32 and means 53; in float64 (optax) 0.29 * 100 is 28.99...
     whole = jnp.floor(x * (1 + 2 * jnp.finfo(x.dtype).eps))
     return x + jax.lax.stop_gradient(whole - x)
@@ -71,24 +70,25 @@ def _whole(share: Any, steps: Array) -> Array:
     final_div_factor=POSITIVE,
 )
 def linear_onecycle_schedule(
-    transition_steps: Any,
-    peak_value: Any,
-    pct_start: Any = 0.3,
-    pct_final: Any = 0.85,
-    div_factor: Any = 25.0,
-    final_div_factor: Any = 1e4,
+    transition_steps: Number,
+    peak_value: Number,
+    pct_start: Number = 0.3,
+    pct_final: Number = 0.85,
+    div_factor: Number = 25.0,
+    final_div_factor: Number = 1e4,
 ) -> Schedule:
-    """Rise on a line to the peak, fall on a line to where it began, and on a third far below.
+    """Rise linearly to the peak, fall back to the first value, then to a much smaller one.
 
     From low = peak_value / div_factor at 0 to peak_value at pct_start * transition_steps, to low at
     pct_final * transition_steps, to low / final_div_factor at transition_steps. (The description of
     optax's phase 3 has peak_value / final_div_factor for the last value; its code does as ours.)
 
     Args:
-      transition_steps: length of the whole in steps, > 0; the last value stays after it.
+      transition_steps: length of the schedule in steps, > 0; after it the last value is kept.
       peak_value: the highest value, finite.
-      pct_start: share of the steps for the rise, in [0, 1]; rounded down to a whole step.
-      pct_final: share of the steps until the value is low again, in [pct_start, 1]; rounded too.
+      pct_start: fraction of the steps for the rise, in [0, 1]; rounded down to a whole step.
+      pct_final: fraction of the steps until the value is low again, in [pct_start, 1]; rounded down
+        too.
       div_factor: > 0. The first value is `peak_value / div_factor`.
       final_div_factor: > 0. The last value is the first one divided by it.
 
@@ -109,7 +109,7 @@ def linear_onecycle_schedule(
       learning rates".
     """
     shares = "pct_start", pct_start, "pct_final", pct_final
-    check_order("linear_onecycle_schedule", *shares, "pct_final counts the rise too.")
+    check_order("linear_onecycle_schedule", *shares, "pct_final includes the rise.")
     first = transition_steps, peak_value, pct_start, pct_final
     return LinearOneCycle(*numbers(*first, div_factor, final_div_factor))
 
@@ -122,11 +122,11 @@ def linear_onecycle_schedule(
     final_div_factor=POSITIVE,
 )
 def cosine_onecycle_schedule(
-    transition_steps: Any,
-    peak_value: Any,
-    pct_start: Any = 0.3,
-    div_factor: Any = 25.0,
-    final_div_factor: Any = 1e4,
+    transition_steps: Number,
+    peak_value: Number,
+    pct_start: Number = 0.3,
+    div_factor: Number = 25.0,
+    final_div_factor: Number = 1e4,
 ) -> Schedule:
     """Rise on half a cosine wave to the peak, and fall on another.
 

@@ -1,19 +1,19 @@
-"""Schedules given by points: steps, and lines or cosines between them."""
+"""Piecewise schedules: constants, or lines or cosines between given values."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, check_choice, check_range, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import blend, cosine, line, numbers, real, way_left
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, blend, cosine, fraction_left, line, numbers, real
 
 
 @schedule
@@ -26,11 +26,11 @@ class PiecewiseConstant(Schedule):
       scales: a tuple of factors, one for each boundary.
     """
 
-    init_value: Any
-    boundaries: Any
-    scales: Any
+    init_value: Leaf
+    boundaries: tuple[Any, ...]
+    scales: tuple[Any, ...]
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         value = real(self.init_value) * jnp.ones_like(real(count))
         for begin, scale in zip(self.boundaries, self.scales, strict=True):
@@ -45,18 +45,18 @@ class PiecewiseInterpolate(Schedule):
     The attributes are those of `PiecewiseConstant`, and the shape.
     """
 
-    init_value: Any
-    boundaries: Any
-    scales: Any
+    init_value: Leaf
+    boundaries: tuple[Any, ...]
+    scales: tuple[Any, ...]
     interpolate_type: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        values = itertools.accumulate((self.init_value, *self.scales), operator.mul)
+        values = itertools.accumulate((self.init_value, *self.scales), jnp.multiply)
         return interpolate(tuple(values), self.boundaries, SHAPES[self.interpolate_type], count)
 
 
-def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: Any) -> Array:
+def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: Number) -> Array:
     """Return the value at `count` of a curve through `values` at 0 and at each boundary."""
     value = real(values[0]) * jnp.ones_like(real(count))
     begin = real(0.0)
@@ -67,9 +67,9 @@ def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: 
     return value
 
 
-def wave(start: Any, end: Any, count: Any, steps: Any, begin: Any) -> Array:
+def wave(start: Leaf, end: Leaf, count: Number, steps: Number, begin: Number) -> Array:
     """Return the value on half a cosine wave from `start` to `end`."""
-    return blend(start, end, cosine(way_left(count, steps, begin)))
+    return blend(start, end, cosine(fraction_left(count, steps, begin)))
 
 
 SHAPES = {"linear": line, "cosine": wave}
@@ -77,21 +77,21 @@ SHAPES = {"linear": line, "cosine": wave}
 
 @checked(init_value=FINITE)
 def piecewise_constant_schedule(
-    init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
+    init_value: Number, boundaries_and_scales: Mapping[int, Number] | None = None
 ) -> Schedule:
-    """Multiply by a factor at each of some steps, and stay constant in between.
+    """Multiply by a factor at given steps, and stay constant in between.
 
     Args:
       init_value: the first value, finite.
-      boundaries_and_scales: count >= 0 -> factor >= 0 by which the value is multiplied from there
-        on; factors accumulate. None has no jumps.
+      boundaries_and_scales: count >= 0 -> factor >= 0 by which the value is multiplied from that
+        count on; factors accumulate. None is a constant.
 
     Returns:
       A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.
 
     Raises:
       ValueError: if a concrete number is out of range.
-      TypeError: if `boundaries_and_scales` is no mapping.
+      TypeError: if `boundaries_and_scales` is not a mapping.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -99,29 +99,30 @@ def piecewise_constant_schedule(
       [1.   1.   0.5  0.5  0.05 0.05]
     """
     boundaries, scales = _points("piecewise_constant_schedule", boundaries_and_scales)
-    return PiecewiseConstant(*numbers(init_value), boundaries, scales)
+    (first,) = numbers(init_value)
+    return PiecewiseConstant(first, boundaries, scales)
 
 
 @checked(init_value=FINITE)
 def piecewise_interpolate_schedule(
-    interpolate_type: str,
-    init_value: Any,
-    boundaries_and_scales: Mapping[int, Any] | None = None,
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: Number,
+    boundaries_and_scales: Mapping[int, Number] | None = None,
 ) -> Schedule:
-    """Go from value to value, each reached at one of some steps.
+    """Interpolate between values that are reached at given steps.
 
     Args:
-      interpolate_type: way from one value to the next: "linear" or "cosine".
+      interpolate_type: how to interpolate: "linear" or "cosine".
       init_value: value at count 0, finite.
       boundaries_and_scales: count >= 0 -> factor >= 0. The value at a boundary is the one at the
-        boundary before it times its factor; after the last it stays. None is a constant.
+        previous boundary times its factor; after the last one it is constant. None is a constant.
 
     Returns:
       A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.
 
     Raises:
       ValueError: if a concrete number is out of range or the shape is unknown.
-      TypeError: if `boundaries_and_scales` is no mapping.
+      TypeError: if `boundaries_and_scales` is not a mapping.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -132,10 +133,11 @@ def piecewise_interpolate_schedule(
     name = "piecewise_interpolate_schedule"
     check_choice(f"{name}(interpolate_type=...)", interpolate_type, SHAPES)
     boundaries, scales = _points(name, boundaries_and_scales)
-    return PiecewiseInterpolate(*numbers(init_value), boundaries, scales, interpolate_type)
+    (first,) = numbers(init_value)
+    return PiecewiseInterpolate(first, boundaries, scales, interpolate_type)
 
 
-def _points(factory: str, points: Mapping[int, Any] | None) -> tuple[tuple, tuple]:
+def _points(factory: str, points: Mapping[int, Number] | None) -> tuple[tuple, tuple]:
     """Return boundaries and scales, checked and in order."""
     what = f"{factory}(boundaries_and_scales=...)"
     if points is not None and not isinstance(points, Mapping):

@@ -1,4 +1,4 @@
-"""Schedules that go from one value to another, once.
+"""Transitions from one value to another.
 
 REX: Chen, Wolfe & Kyrillidis (2021), section 4, https://arxiv.org/abs/2107.04197
 One minus square root: Hägele et al. (2024), section 3.2, https://arxiv.org/abs/2405.18392
@@ -13,16 +13,27 @@ from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import blend, line, numbers, one_minus_sqrt, power, real, rex, way_left
+from gdjax.core.types import Number
+from gdjax.schedules.curves import (
+    Leaf,
+    blend,
+    fraction_left,
+    line,
+    numbers,
+    one_minus_sqrt,
+    power,
+    real,
+    rex,
+)
 
 
 @schedule
 class Constant(Schedule):
     """Always `value`."""
 
-    value: Any
+    value: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         return real(self.value) * jnp.ones_like(real(count))
 
@@ -31,12 +42,12 @@ class Constant(Schedule):
 class Linear(Schedule):
     """A straight line; see `linear_schedule`."""
 
-    init_value: Any
-    end_value: Any
-    transition_steps: Any
-    transition_begin: Any
+    init_value: Leaf
+    end_value: Leaf
+    transition_steps: Leaf
+    transition_begin: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         steps, begin = self.transition_steps, self.transition_begin
         return line(self.init_value, _end(self), count, steps, begin)
@@ -44,57 +55,57 @@ class Linear(Schedule):
 
 @schedule
 class Polynomial(Schedule):
-    """A power of the way left; see `polynomial_schedule`."""
+    """A power of the remaining fraction; see `polynomial_schedule`."""
 
-    init_value: Any
-    end_value: Any
-    power: Any
-    transition_steps: Any
-    transition_begin: Any
+    init_value: Leaf
+    end_value: Leaf
+    power: Leaf
+    transition_steps: Leaf
+    transition_begin: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        left = way_left(count, self.transition_steps, self.transition_begin)
+        left = fraction_left(count, self.transition_steps, self.transition_begin)
         return blend(self.init_value, _end(self), power(left, self.power))
 
 
 @schedule
 class OneMinusSqrt(Schedule):
-    """A cool-down that is steep at first; see `one_minus_sqrt_schedule`."""
+    """A cool-down that is steep at the start; see `one_minus_sqrt_schedule`."""
 
-    init_value: Any
-    end_value: Any
-    transition_steps: Any
-    transition_begin: Any
+    init_value: Leaf
+    end_value: Leaf
+    transition_steps: Leaf
+    transition_begin: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        left = way_left(count, self.transition_steps, self.transition_begin)
+        left = fraction_left(count, self.transition_steps, self.transition_begin)
         return blend(self.init_value, _end(self), one_minus_sqrt(left))
 
 
 @schedule
 class Rex(Schedule):
-    """A decay that is steep at last; see `rex_schedule`."""
+    """A decay that is steep at the end; see `rex_schedule`."""
 
-    init_value: Any
-    end_value: Any
-    transition_steps: Any
-    transition_begin: Any
+    init_value: Leaf
+    end_value: Leaf
+    transition_steps: Leaf
+    transition_begin: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        left = way_left(count, self.transition_steps, self.transition_begin)
+        left = fraction_left(count, self.transition_steps, self.transition_begin)
         return blend(self.init_value, _end(self), rex(left))
 
 
 def _end(s: Any) -> Array:
-    """Return where a transition ends; one of no steps is switched off and stays at its start."""
+    """Return the last value of a transition, which is the first one if it has no steps."""
     return jnp.where(real(s.transition_steps) > 0, s.end_value, s.init_value)
 
 
 @checked(value=FINITE)
-def constant_schedule(value: Any) -> Schedule:
+def constant_schedule(value: Number) -> Schedule:
     """Use the same value at every step.
 
     Args:
@@ -118,9 +129,9 @@ def constant_schedule(value: Any) -> Schedule:
     init_value=FINITE, end_value=FINITE, transition_steps=NONNEGATIVE, transition_begin=NONNEGATIVE
 )
 def linear_schedule(
-    init_value: Any, end_value: Any, transition_steps: Any, transition_begin: Any = 0
+    init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Go from one value to another on a straight line.
+    """Go from one value to another linearly.
 
     `init_value` until `transition_begin`, `end_value` from `transition_begin + transition_steps`.
 
@@ -128,7 +139,7 @@ def linear_schedule(
       init_value: value at the start, finite.
       end_value: value at the end, finite.
       transition_steps: length of the transition in steps, >= 0; with 0 it is switched off, and the
-        value stays `init_value`, as in optax.
+        value is always `init_value`, as in optax.
       transition_begin: the count >= 0 at which it begins.
 
     Returns:
@@ -153,16 +164,20 @@ def linear_schedule(
     transition_begin=NONNEGATIVE,
 )
 def polynomial_schedule(
-    init_value: Any, end_value: Any, power: Any, transition_steps: Any, transition_begin: Any = 0
+    init_value: Number,
+    end_value: Number,
+    power: Number,
+    transition_steps: Number,
+    transition_begin: Number = 0,
 ) -> Schedule:
-    """Go from one value to another as a power of the way left.
+    """Go from one value to another along a power of the remaining fraction.
 
-    end_value + (init_value - end_value) * (1 - done)**power, done = share of the steps done
+    end_value + (init_value - end_value) * (1 - done)**power, done = fraction of the steps done
 
     Args:
       init_value: see `linear_schedule`, like the arguments that are not named here.
       end_value: see `linear_schedule`.
-      power: >= 0. 1 is a straight line, above 1 is steep at first, below 1 at last.
+      power: >= 0. 1 is linear, above 1 is steep at the start, below 1 at the end.
       transition_steps: see `linear_schedule`.
       transition_begin: see `linear_schedule`.
 
@@ -184,14 +199,15 @@ def polynomial_schedule(
     init_value=FINITE, end_value=FINITE, transition_steps=NONNEGATIVE, transition_begin=NONNEGATIVE
 )
 def one_minus_sqrt_schedule(
-    init_value: Any, end_value: Any, transition_steps: Any, transition_begin: Any = 0
+    init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Cool down as one minus a square root: steep at first, then nearly straight.
+    """Cool down as one minus a square root: steep at the start, then nearly linear.
 
-    end_value + (init_value - end_value) * (1 - sqrt(done)), done = share of the steps done
+    end_value + (init_value - end_value) * (1 - sqrt(done)), done = fraction of the steps done
 
-    The best of the cool-downs that Hägele et al. compare; `wsd_schedule` puts it after a constant.
-    The derivative by `transition_begin` is infinite at the first step of the way and taken as 0.
+    The best of the cool-downs that Hägele et al. compare; `wsd_schedule` uses it after a constant.
+    The derivative with respect to `transition_begin` is infinite at the first step of the
+    transition and taken as 0.
 
     Args:
       init_value: see `linear_schedule`, like all arguments.
@@ -221,9 +237,9 @@ def one_minus_sqrt_schedule(
     init_value=FINITE, end_value=FINITE, transition_steps=NONNEGATIVE, transition_begin=NONNEGATIVE
 )
 def rex_schedule(
-    init_value: Any, end_value: Any, transition_steps: Any, transition_begin: Any = 0
+    init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Decay by a reflected exponential: slowly at first, steeply at last.
+    """Decay by a reflected exponential: slowly at the start, steeply at the end.
 
     end_value + (init_value - end_value) * (1 - done) / (1/2 + (1 - done)/2)
 

@@ -5,45 +5,43 @@ As in psgd-jax and the author's psgd_torch, https://github.com/lixilinx/psgd_tor
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import FINITE, NONNEGATIVE, Range, checked
+from gdjax.core.checks import FINITE, NONNEGATIVE, SHARE, checked
 from gdjax.core.hyper import Schedule, schedule
-
-PROBABILITY = Range("in (0, 1]", lambda x: 0 < x <= 1)
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, numbers, real
 
 
 @schedule
 class UpdateProbability(Schedule):
-    """Flat, then an exponential decay to a floor; see `precond_update_prob_schedule`."""
+    """Constant, then an exponential decay to a lower bound; see `precond_update_prob_schedule`."""
 
-    max_prob: Any
-    min_prob: Any
-    decay: Any
-    flat_start: Any
+    max_prob: Leaf
+    min_prob: Leaf
+    decay: Leaf
+    flat_start: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the probability for update number `count`, where 0 is the first."""
-        falling = self.max_prob * jnp.exp(-self.decay * (count + 1 - self.flat_start))
+        falling = self.max_prob * jnp.exp(-self.decay * (real(count) + 1 - self.flat_start))
         return jnp.minimum(jnp.maximum(falling, self.min_prob), self.max_prob)
 
 
-@checked(max_prob=PROBABILITY, min_prob=PROBABILITY, decay=NONNEGATIVE, flat_start=FINITE)
+@checked(max_prob=SHARE, min_prob=SHARE, decay=NONNEGATIVE, flat_start=FINITE)
 def precond_update_prob_schedule(
-    max_prob: Any = 1.0, min_prob: Any = 0.03, decay: Any = 0.001, flat_start: Any = 500
+    max_prob: Number = 1.0, min_prob: Number = 0.03, decay: Number = 0.001, flat_start: Number = 500
 ) -> Schedule:
-    """Update a preconditioner often at first, rarely once it is learned.
+    """Update a preconditioner often at first and rarely later.
 
     min(max_prob, max(min_prob, max_prob * exp(-decay * (t - flat_start)))), t = 1, 2, ...
 
     Args:
-      max_prob: updates for each step at first, in (0, 1].
-      min_prob: updates for each step in the end, in (0, 1].
-      decay: how fast they get fewer, >= 0.
-      flat_start: the steps before they do.
+      max_prob: probability of an update at the start, in (0, 1].
+      min_prob: probability of an update at the end, in (0, 1].
+      decay: rate >= 0 at which the probability decays.
+      flat_start: number of steps before it decays.
 
     Example:
       >>> import gdjax
@@ -51,4 +49,4 @@ def precond_update_prob_schedule(
       >>> print([round(float(rate(n)), 4) for n in (0, 1499, 10000)])
       [1.0, 0.3679, 0.03]
     """
-    return UpdateProbability(max_prob, min_prob, decay, flat_start)
+    return UpdateProbability(*numbers(max_prob, min_prob, decay, flat_start))

@@ -1,4 +1,4 @@
-"""A straight line up to a peak: the part that all schedules with a warm-up share."""
+"""A linear warm-up: the part that all schedules with a warm-up share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.hyper import Schedule, schedule
-from gdjax.schedules.curves import line, numbers
+from gdjax.core.types import Number
+from gdjax.schedules.curves import Leaf, line, numbers
 from gdjax.schedules.join import Join
 
 
@@ -17,30 +18,32 @@ from gdjax.schedules.join import Join
 class WarmupConstant(Schedule):
     """A line up to the peak; see `warmup_constant_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         return line(self.init_value, self.peak_value, count, self.warmup_steps)
 
 
-def after_warmup(s: Any, then: Callable, count: Any) -> Array:
+def after_warmup(s: Any, then: Callable[[Array], Array], count: Number) -> Array:
     """Return the value of the warm-up of `s`, or of `then(count - s.warmup_steps)` after it."""
     rise = WarmupConstant(s.init_value, s.peak_value, s.warmup_steps)
     return Join((rise, then), (s.warmup_steps,))(count)
 
 
 @checked(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE)
-def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any) -> Schedule:
-    """Rise on a straight line, then stay.
+def warmup_constant_schedule(
+    init_value: Number, peak_value: Number, warmup_steps: Number
+) -> Schedule:
+    """Rise linearly, then stay constant.
 
     Args:
       init_value: value at count 0, finite; often 0.
       peak_value: value from `warmup_steps` on, finite.
-      warmup_steps: length of the warm-up in steps, >= 0. With 0 the value is `peak_value` from the
-        start; optax's stays at `init_value` for ever.
+      warmup_steps: length of the warm-up in steps, >= 0. With 0 the value is always
+        `peak_value` (optax: always `init_value`).
 
     Returns:
       A `Schedule` whose leaves are the arguments.

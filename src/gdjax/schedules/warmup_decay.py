@@ -1,28 +1,29 @@
-"""A straight line up to a peak, then a decay.
+"""A linear warm-up, then a decay.
 
-In all of them the count runs on: `decay_steps` is the length of the whole schedule, warm-up
-included. No warm-up (0 steps) starts at the peak; a warm-up as long as the whole is only that, and
-gives `end_value` when it is over (optax refuses it).
+`decay_steps` is the length of the whole schedule, warm-up included. Without a warm-up (0 steps) the
+schedule starts at the peak; with a warm-up of `decay_steps` it gives `end_value` after it (optax
+raises an error).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from jax import Array
 
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
+from gdjax.core.types import Number
 from gdjax.schedules.curves import (
+    Leaf,
     blend,
     check_order,
     cosine,
+    fraction_left,
     line,
     numbers,
     power,
     real,
-    way_left,
 )
 from gdjax.schedules.decay import ExponentialDecay
 from gdjax.schedules.warmup import after_warmup
@@ -32,13 +33,13 @@ from gdjax.schedules.warmup import after_warmup
 class WarmupLinearDecay(Schedule):
     """A line up and a line down; see `warmup_linear_decay_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    decay_steps: Any
-    end_value: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    decay_steps: Leaf
+    end_value: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         steps = real(self.decay_steps) - real(self.warmup_steps)
         return after_warmup(self, lambda n: line(self.peak_value, self.end_value, n, steps), count)
@@ -46,21 +47,23 @@ class WarmupLinearDecay(Schedule):
 
 @schedule
 class WarmupPolynomialDecay(Schedule):
-    """A line up, then a power of the way left; see `warmup_polynomial_decay_schedule`."""
+    """A line up, then a power of the remaining fraction; see `warmup_polynomial_decay_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    decay_steps: Any
-    end_value: Any
-    power: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    decay_steps: Leaf
+    end_value: Leaf
+    power: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         steps = real(self.decay_steps) - real(self.warmup_steps)
 
         def decay(n):
-            return blend(self.peak_value, self.end_value, power(way_left(n, steps), self.power))
+            return blend(
+                self.peak_value, self.end_value, power(fraction_left(n, steps), self.power)
+            )
 
         return after_warmup(self, decay, count)
 
@@ -69,19 +72,19 @@ class WarmupPolynomialDecay(Schedule):
 class WarmupCosineDecay(Schedule):
     """A line up, then half a cosine wave; see `warmup_cosine_decay_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    decay_steps: Any
-    end_value: Any
-    exponent: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    decay_steps: Leaf
+    end_value: Leaf
+    exponent: Leaf
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         steps = real(self.decay_steps) - real(self.warmup_steps)
 
         def decay(n):
-            left = power(cosine(way_left(n, steps)), self.exponent)
+            left = power(cosine(fraction_left(n, steps)), self.exponent)
             return blend(self.peak_value, self.end_value, left)
 
         return after_warmup(self, decay, count)
@@ -91,16 +94,16 @@ class WarmupCosineDecay(Schedule):
 class WarmupExponentialDecay(Schedule):
     """A line up, then powers of a rate; see `warmup_exponential_decay_schedule`."""
 
-    init_value: Any
-    peak_value: Any
-    warmup_steps: Any
-    transition_steps: Any
-    decay_rate: Any
-    transition_begin: Any
+    init_value: Leaf
+    peak_value: Leaf
+    warmup_steps: Leaf
+    transition_steps: Leaf
+    decay_rate: Leaf
+    transition_begin: Leaf
     staircase: bool = dataclasses.field(metadata={"static": True})
-    end_value: Any  # None: no bound
+    end_value: Leaf | None  # None: no bound
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         decay = ExponentialDecay(
             self.peak_value,
@@ -115,14 +118,18 @@ class WarmupExponentialDecay(Schedule):
 
 WARMUP = dict(init_value=FINITE, peak_value=FINITE, warmup_steps=NONNEGATIVE)
 TOTAL = WARMUP | dict(decay_steps=NONNEGATIVE, end_value=FINITE)
-HINT = "decay_steps counts the warm-up too: the decay takes decay_steps - warmup_steps."
+HINT = "decay_steps includes the warm-up: the decay takes decay_steps - warmup_steps."
 
 
 @checked(**TOTAL)
 def warmup_linear_decay_schedule(
-    init_value: Any, peak_value: Any, warmup_steps: Any, decay_steps: Any, end_value: Any = 0.0
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: Number,
+    decay_steps: Number,
+    end_value: Number = 0.0,
 ) -> Schedule:
-    """Rise on a straight line, then fall on one: the usual choice for fine-tuning.
+    """Rise linearly, then decay linearly: the usual choice for fine-tuning.
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like all arguments.
@@ -149,14 +156,14 @@ def warmup_linear_decay_schedule(
 
 @checked(**TOTAL, power=NONNEGATIVE)
 def warmup_polynomial_decay_schedule(
-    init_value: Any,
-    peak_value: Any,
-    warmup_steps: Any,
-    decay_steps: Any,
-    end_value: Any = 0.0,
-    power: Any = 2.0,
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: Number,
+    decay_steps: Number,
+    end_value: Number = 0.0,
+    power: Number = 2.0,
 ) -> Schedule:
-    """Rise on a straight line, then fall as a power of the way left.
+    """Rise linearly, then decay along a power of the remaining fraction.
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like the arguments not named here.
@@ -164,7 +171,7 @@ def warmup_polynomial_decay_schedule(
       warmup_steps: see `warmup_cosine_decay_schedule`.
       decay_steps: see `warmup_cosine_decay_schedule`.
       end_value: see `warmup_cosine_decay_schedule`.
-      power: >= 0, as in `polynomial_schedule`. 1/2 keeps the value high for long.
+      power: >= 0, as in `polynomial_schedule`. With 1/2 the value stays high for longer.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -186,20 +193,20 @@ def warmup_polynomial_decay_schedule(
 
 @checked(**TOTAL, exponent=NONNEGATIVE)
 def warmup_cosine_decay_schedule(
-    init_value: Any,
-    peak_value: Any,
-    warmup_steps: Any,
-    decay_steps: Any,
-    end_value: Any = 0.0,
-    exponent: Any = 1.0,
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: Number,
+    decay_steps: Number,
+    end_value: Number = 0.0,
+    exponent: Number = 1.0,
 ) -> Schedule:
-    """Rise on a straight line, then fall along half a cosine wave.
+    """Rise linearly, then decay along half a cosine wave.
 
     Args:
       init_value: value at count 0, finite; often 0.
       peak_value: value at `warmup_steps`, finite.
       warmup_steps: length of the warm-up in steps, from 0 to `decay_steps`.
-      decay_steps: length of the whole in steps, warm-up included, of any size.
+      decay_steps: length of the schedule in steps, warm-up included, of any size.
       end_value: value from `decay_steps` on, finite. If `peak_value` is 0, optax ignores it.
       exponent: >= 0, as in `cosine_decay_schedule`.
 
@@ -214,7 +221,7 @@ def warmup_cosine_decay_schedule(
       >>> print(gdjax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)(jnp.arange(8)))
       [0.     0.5    1.     0.8536 0.5    0.1464 0.     0.    ]
 
-      Every number may be traced: four peaks at once.
+      Every number may be traced: four peaks in one call.
 
       >>> peaks = jnp.array([1.0, 2.0, 3.0, 4.0])
       >>> value = jax.vmap(lambda p: gdjax.warmup_cosine_decay_schedule(0.0, p, 2, 6)(4))
@@ -236,16 +243,16 @@ def warmup_cosine_decay_schedule(
     end_value=FINITE,
 )
 def warmup_exponential_decay_schedule(
-    init_value: Any,
-    peak_value: Any,
-    warmup_steps: Any,
-    transition_steps: Any,
-    decay_rate: Any,
-    transition_begin: Any = 0,
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: Number,
+    transition_steps: Number,
+    decay_rate: Number,
+    transition_begin: Number = 0,
     staircase: bool = False,
-    end_value: Any = None,
+    end_value: Number | None = None,
 ) -> Schedule:
-    """Rise on a straight line, then multiply by a rate again and again.
+    """Rise linearly, then decay exponentially.
 
     Args:
       init_value: value at count 0, finite; often 0.
@@ -253,7 +260,7 @@ def warmup_exponential_decay_schedule(
       warmup_steps: length of the warm-up in steps, >= 0.
       transition_steps: see `exponential_decay`, like the arguments below.
       decay_rate: see `exponential_decay`.
-      transition_begin: steps >= 0 from the end of the warm-up to the begin of the decay.
+      transition_begin: steps >= 0 from the end of the warm-up to the start of the decay.
       staircase: see `exponential_decay`.
       end_value: see `exponential_decay`.
 
@@ -269,4 +276,5 @@ def warmup_exponential_decay_schedule(
       [0.    0.5   1.    0.5   0.25  0.125]
     """
     first = init_value, peak_value, warmup_steps, transition_steps, decay_rate, transition_begin
-    return WarmupExponentialDecay(*numbers(*first), bool(staircase), *numbers(end_value))
+    *first, end = numbers(*first, end_value)
+    return WarmupExponentialDecay(*first, staircase=bool(staircase), end_value=end)

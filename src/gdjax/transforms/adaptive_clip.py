@@ -7,17 +7,19 @@ kernel but the last one or, for three axes (heads), the last two. Deviations: no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt
+from gdjax.core.types import Hyperparam
 
-Axes = int | tuple[int, ...] | None
+Axes: TypeAlias = int | tuple[int, ...] | None
 
 
 def _unit_axes(shape: tuple[int, ...], axis: Axes) -> Axes:
@@ -25,20 +27,20 @@ def _unit_axes(shape: tuple[int, ...], axis: Axes) -> Axes:
         return axis
     if len(shape) > 5:
         raise ValueError(
-            f"unitwise_norm knows arrays of up to 5 axes, got shape {list(shape)}. Say which axes "
-            "lead into one unit: axis=(...)."
+            f"unitwise_norm needs axis=(...) for arrays of more than 5 axes, got shape "
+            f"{list(shape)}. Pass the axes that lead into one unit."
         )
     return 0 if len(shape) == 3 else tuple(range(len(shape) - 1))
 
 
-def unitwise_norm(x: Any, axis: Axes = None) -> Array:
+def unitwise_norm(x: ArrayLike, axis: Axes = None) -> Array:
     """Return for each element the Euclidean norm of the unit that it belongs to.
 
     Args:
       x: an array; its norms are taken in at least float32.
-      axis: the axes that one unit spans. None goes by the number of axes: a scalar or vector (also
-        one with further axes of length 1) is one unit; of 2 or 3 axes the first one is spanned
-        (input features); of 4 or 5, all but the last (kernels of convolutions).
+      axis: the axes that one unit spans. None depends on the number of axes: a scalar or vector
+        (also one with further axes of length 1) is one unit; of 2 or 3 axes the first one is
+        spanned (input features); of 4 or 5, all but the last (kernels of convolutions).
 
     Returns:
       An array shaped like `x`, real, at least float32.
@@ -58,14 +60,14 @@ def unitwise_norm(x: Any, axis: Axes = None) -> Array:
     return jnp.broadcast_to(safe_sqrt(total), x.shape)
 
 
-def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
+def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: ArrayLike = 1e-6) -> Array:
     """Scale the gradient down where its norm reaches a bound.
 
     Args:
       g_norm: norm of each element's unit, shaped like `grad`; see `unitwise_norm`.
       max_norm: the largest norm of each element's unit, shaped like `grad`.
       grad: the gradient.
-      div_eps: the least value > 0 that is divided by.
+      div_eps: lower bound > 0 of the divisor.
 
     Example:
       >>> import jax.numpy as jnp
@@ -89,19 +91,21 @@ def _adaptive_grad_clip(grad, slots, param, count, *, clipping, eps, axis):
 
 
 @checked(clipping=NONNEGATIVE)
-def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Axes = None) -> Optimizer:
+def adaptive_grad_clip(
+    clipping: Hyperparam, eps: Hyperparam = 1e-3, axis: Axes = None
+) -> Optimizer:
     """Scale each unit's gradient down to at most `clipping` times the norm of its weights.
 
-    |g| <= clipping * max(|param|, eps), for each unit. The paper leaves the last layer out.
+    |g| <= clipping * max(|param|, eps), for each unit. The paper excludes the last layer.
 
     Args:
       clipping: the largest ratio >= 0 of a gradient to its weights, in the paper 0.01 to 0.16 for
         large batches: a number, schedule or prefix tree.
-      eps: the least norm >= 0 that weights are taken to have, so that those at zero can move.
+      eps: lower bound >= 0 of the norm of the weights, so that weights at zero can move.
       axis: the axes that one unit spans; see `unitwise_norm`.
 
     Returns:
-      An `Optimizer` that remembers nothing; its `update` needs the parameters.
+      An `Optimizer` without slots; its `update` needs the parameters.
 
     Raises:
       ValueError: if a concrete number is out of range; for parameters of more than 5 axes.

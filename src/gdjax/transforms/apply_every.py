@@ -1,8 +1,8 @@
-"""Gather updates and let them out every k steps."""
+"""Accumulate updates and apply their sum every k steps."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,41 +12,42 @@ from gdjax.core.checks import WHOLE, checked
 from gdjax.core.every import as_interval
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.types import Hyperparam
 
 
-class Gathered(NamedTuple):
+class UpdateSum(NamedTuple):
     """What is remembered of one parameter."""
 
-    grad_acc: Array  # sum of the updates since the last ones let out, shaped like the parameter
+    grad_acc: Array  # sum of the updates since the last sum was returned, shaped like the parameter
 
 
 def _apply_every(grad, slots, param, count, *, k):
     k = as_interval(k, count)
     since = (count - 1) % k
     total = jnp.where(since > 0, slots.grad_acc, 0) + grad
-    return jnp.where(since == k - 1, total, 0), Gathered(total)
+    return jnp.where(since == k - 1, total, 0), UpdateSum(total)
 
 
-def _nothing(param) -> Gathered:
-    return Gathered(jnp.zeros_like(param, dtype=compute_dtype(param)))
+def _fresh(param: Array) -> UpdateSum:
+    return UpdateSum(jnp.zeros_like(param, dtype=compute_dtype(param)))
 
 
 @checked(k=WHOLE)
-def apply_every(k: Any = 1) -> Optimizer:
+def apply_every(k: Hyperparam = 1) -> Optimizer:
     """Sum up updates and return the sum every k steps, zeros in between.
 
-    In a chain, what comes before it runs in every step. To step once for k gradients, as for a
+    In a chain, the members before it run in every step. To take one step for k gradients, as for a
     batch k times as large, use `accumulate`.
 
     Args:
       k: number of updates >= 1 in a sum; a leaf of the state like any number, so that it can be
-        changed, or differ between lanes of a sweep, without a new program.
+        changed, or differ between lanes of a sweep, without recompilation.
 
     Returns:
       An `Optimizer`. State: 4 bytes per element.
 
     Raises:
-      ValueError: if `k` is no whole number >= 1.
+      ValueError: if `k` is not a whole number >= 1.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -58,4 +59,4 @@ def apply_every(k: Any = 1) -> Optimizer:
       [0.]
       [-0.3]
     """
-    return leafwise(_apply_every, _nothing, dict(k=k))
+    return leafwise(_apply_every, _fresh, dict(k=k))

@@ -1,7 +1,7 @@
-"""Gradient centralization: take the mean over all axes but the first out of each gradient.
+"""Gradient centralization: subtract the mean over all axes but the first from each gradient.
 
 Yong, Huang, Hua & Zhang (2020), equation 1, https://arxiv.org/abs/2004.01461
-Deviations: none. With JAX's layout (inputs first) the mean is over a row's outputs, as in optax.
+Deviations: none. With JAX's layout (inputs first) the mean is over the outputs, as in optax.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def _centralize(grad, slots, param, count):
 def centralize() -> Optimizer:
     """Subtract from each row of a matrix, or slice along the first axis, its mean.
 
-    Scalars and vectors stay as they are.
+    Scalars and vectors do not change.
 
     Returns:
-      An `Optimizer` that remembers nothing.
+      An `Optimizer` without slots.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +10,7 @@ from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import clip_parts, root_mean_sq, sum_sq, times
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Hyperparam, Scalar
 
 
 def _clip(grad, slots, param, count, *, max_delta):
@@ -19,7 +18,7 @@ def _clip(grad, slots, param, count, *, max_delta):
 
 
 @checked(max_delta=NONNEGATIVE)
-def clip(max_delta: Any) -> Optimizer:
+def clip(max_delta: Hyperparam) -> Optimizer:
     """Clip every element to [-max_delta, max_delta]; real and imaginary parts one by one.
 
     Args:
@@ -35,8 +34,8 @@ def clip(max_delta: Any) -> Optimizer:
 
 
 def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
-    # One plain factor, multiplied in, fuses into whatever comes next; dividing by the norm costs a
-    # pass of its own, and a chain of `where`s around it is compiled again for every leaf.
+    # A single factor fuses with what follows it; a division by the norm costs a separate pass, and
+    # `where`s around it are compiled again for every leaf.
     # A zero gradient stays zero, also for max_norm = 0; the power keeps its derivative finite.
     least = jnp.finfo(max_norm.dtype).tiny ** (2 / 3)
     factor = jnp.minimum(1, max_norm * jax.lax.rsqrt(jnp.maximum(sum_sq(grads), least)))
@@ -44,7 +43,7 @@ def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
 
 
 @checked(max_norm=NONNEGATIVE)
-def clip_by_global_norm(max_norm: Any) -> Optimizer:
+def clip_by_global_norm(max_norm: Scalar) -> Optimizer:
     """Scale the whole tree down to a Euclidean norm of at most `max_norm`.
 
     The norm is taken in float32 over all leaves (Pascanu et al. 2012, https://arxiv.org/abs/1211.5063).
@@ -70,7 +69,7 @@ def _clip_by_block_rms(grad, slots, param, count, *, threshold):
 
 
 @checked(threshold=NONNEGATIVE)
-def clip_by_block_rms(threshold: Any) -> Optimizer:
+def clip_by_block_rms(threshold: Hyperparam) -> Optimizer:
     """Scale each array down to a root-mean-square of at most `threshold`.
 
     A zero gradient stays zero, also for `threshold=0` (optax: NaN).

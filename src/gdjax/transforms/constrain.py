@@ -1,4 +1,4 @@
-"""Keep what must not happen out of the updates: NaN, negative parameters."""
+"""Prevent NaN in the updates, or negative parameters."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _zero_nans(grad, slots, param, count):
 def zero_nans() -> Optimizer:
     """Replace NaN by 0, element by element; infinite elements stay.
 
-    A gradient with NaN is seldom right in its other elements. To leave the whole step out instead,
-    use `apply_if_finite`.
+    If a gradient contains NaN, its other elements are often wrong too. To skip the whole step
+    instead, use `apply_if_finite`.
 
     Returns:
       An `Optimizer`. State: one boolean for each parameter, whether its last gradient had a NaN:
@@ -53,11 +53,11 @@ def _keep_params_nonnegative(grad, slots, param, count):
 def keep_params_nonnegative() -> Optimizer:
     """Shorten updates that would make a parameter negative, so that it becomes 0.
 
-    Stands last in a chain: what comes after it could undo it. Parameters that are negative already
-    are moved to 0.
+    It must be the last member of a chain, since a later one could undo it. Parameters that are
+    already negative are moved to 0.
 
     Returns:
-      An `Optimizer` that remembers nothing; its `update` needs the parameters.
+      An `Optimizer` without slots; its `update` needs the parameters.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

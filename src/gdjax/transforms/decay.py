@@ -1,9 +1,8 @@
-"""Weight decay as a transform, and the masks that say which leaves decay."""
+"""Weight decay as a transform, and masks that say which leaves decay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, mask_decay
+from gdjax.core.types import Hyperparam, Mask, Params, PyTree
 
 
 def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
@@ -20,13 +20,13 @@ def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
 
 
 @checked()
-def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Optimizer:
+def add_decayed_weights(weight_decay: Hyperparam | None = 0.0, mask: Mask = None) -> Optimizer:
     """Add `weight_decay * param`: before an optimizer this is L2 regularization.
 
     Args:
-      weight_decay: strength >= 0: a number, schedule or prefix tree.
+      weight_decay: strength >= 0: a number, schedule or prefix tree; None for no decay.
       mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
-        gives one, such as `mask_by_ndim()`. None is all.
+        gives one, such as `mask_by_ndim()`. None decays all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -39,8 +39,8 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Optimizer:
     return mask_decay(leafwise(_add_decayed_weights, None, numbers, needs_params=decays), mask)
 
 
-def mask_by_ndim(at_least: int = 2) -> Callable[[Any], Any]:
-    """Return a mask that holds for leaves of at least that many axes: matrices, not biases.
+def mask_by_ndim(at_least: int = 2) -> Callable[[Params], PyTree]:
+    """Return a mask that is true for leaves of at least that many axes: matrices, not biases.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

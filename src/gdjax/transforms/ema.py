@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,10 +12,11 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype
+from gdjax.core.types import DType, Hyperparam
 
 
 class Ema(NamedTuple):
-    """What the mean remembers of one parameter."""
+    """What is remembered of one parameter."""
 
     ema: Array  # running mean of the gradient, from 0, shaped like the parameter
 
@@ -25,21 +26,21 @@ def _ema(grad, slots, param, count, *, decay, debias):
     return mean / bias_correction(decay, count) if debias else mean, Ema(mean)
 
 
-def zero_ema(param, accumulator_dtype) -> Ema:
+def zero_ema(param: Array, accumulator_dtype: DType) -> Ema:
     """Return a zero mean for one parameter, at least float32 unless a dtype is given."""
     return Ema(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
 
 
 @checked()
-def ema(decay: Any, debias: bool = True, accumulator_dtype: Any = None) -> Optimizer:
-    """Replace the gradient by the exponential mean of the gradients so far.
+def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: DType = None) -> Optimizer:
+    """Replace the gradient by the exponential moving average of the gradients so far.
 
     ema = decay * ema + (1 - decay) * g;  the result is ema / (1 - decay^t) with `debias`
 
     Args:
-      decay: share of the past, in [0, 1): a number, schedule or prefix tree. (With a schedule,
-        `debias` goes by the decay in force, as if it had always been that.)
-      debias: whether to undo the pull of the zero that the mean starts at.
+      decay: weight of the past, in [0, 1): a number, schedule or prefix tree. (With a schedule,
+        `debias` uses the current value, as if the decay had always been that.)
+      debias: whether to correct the bias that is due to the initial value, zero.
       accumulator_dtype: dtype of the mean; None is at least float32 (optax: the parameters').
 
     Returns:

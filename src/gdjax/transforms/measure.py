@@ -1,28 +1,32 @@
-"""Measure the gradients where they pass, and keep the measurements in the state."""
+"""Measure the updates at one place of a chain, and keep the measurements in the state."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
+from gdjax.core.checks import check_slots, checked
 from gdjax.core.numerics import compute_dtype, upcast
 from gdjax.core.treewise import treewise
+from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
+
+# A function of the updates, or an (init, update) pair that returns a measurement for the updates.
+Measure: TypeAlias = Callable[[Updates], PyTree] | Pair
 
 
 class Snapshot(NamedTuple):
     """What a snapshot remembers."""
 
-    measurement: dict[str, Any]  # name -> what was measured last
+    measurement: dict[str, PyTree]  # name -> the last measurement
 
-    def metrics(self):
+    def metrics(self) -> dict[str, PyTree]:
         """Return the measurement, for `gdjax.metrics`."""
         return self.measurement
 
@@ -30,16 +34,16 @@ class Snapshot(NamedTuple):
 class Measured(NamedTuple):
     """What stateful measures remember."""
 
-    measurements: dict[str, Any]  # name -> what was measured last; zeros at first
-    measure_states: tuple[Any, ...]  # state of each measure
+    measurements: dict[str, PyTree]  # name -> the last measurement; zeros at first
+    measure_states: tuple[OptState, ...]  # state of each measure
 
-    def metrics(self):
+    def metrics(self) -> dict[str, PyTree]:
         """Return the measurements, for `gdjax.metrics`."""
         return self.measurements
 
 
-def strong(tree: Any) -> Any:
-    """Return a copy of a tree of numbers as arrays whose dtype does not give way to others."""
+def strong(tree: PyTree) -> PyTree:
+    """Return a copy of a tree of numbers as arrays that are not weakly typed."""
     return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x), copy=True), tree)
 
 
@@ -47,18 +51,18 @@ def _snapshot(grads, slots, params, count, *, measure_name, measure):
     return grads, Snapshot({measure_name: measure(grads)})
 
 
-def _first_snapshot(name, measure, params) -> Snapshot:
+def _first_snapshot(name: str, measure: Callable[[Updates], PyTree], params: Params) -> Snapshot:
     return Snapshot({name: strong(measure(upcast(params)))})
 
 
-def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Optimizer:
-    """Measure the updates at this place of a chain; they pass as they are.
+def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimizer:
+    """Measure the updates at this place of a chain, and return them unchanged.
 
     Args:
       measure_name: under which `gdjax.tree.get(state, measure_name)` and `gdjax.metrics(state)`
         find the last measurement.
       measure: `measure(updates)` returns a tree of numbers or arrays; the updates come in at least
-        float32. At `init` it is given the parameters. A function is structure.
+        float32. At `init` it is given the parameters. A function is static.
 
     Returns:
       An `Optimizer`. State: what `measure` returns.
@@ -78,20 +82,21 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Optimizer:
 
 
 @functools.lru_cache(maxsize=1024)
-def _plain(measure: Callable) -> Callable:
+def _plain(measure: Callable[[Updates], PyTree]) -> Callable[..., tuple[PyTree, OptState]]:
     def update(updates, state, params=None, **extra):
         return measure(updates), state
 
     return update
 
 
-def _as_pair(measure: Any) -> Optimizer:
+def _as_pair(measure: Measure) -> Optimizer:
     if callable(measure):
         return Optimizer(lambda params: (), _plain(measure))
     return with_extra_args_support(measure)
 
 
 def _measured(grads, slots, params, count, *, names, members, **extra):
+    check_slots("monitor", slots, Measured)
     done = [
         member(grads, state, params, **extra)
         for member, state in zip(members, slots.measure_states, strict=True)
@@ -100,7 +105,9 @@ def _measured(grads, slots, params, count, *, names, members, **extra):
     return grads, Measured(measurements, tuple(state for _, state in done))
 
 
-def _first_measured(names, pairs, params) -> Measured:
+def _first_measured(
+    names: tuple[str, ...], pairs: tuple[Optimizer, ...], params: Params
+) -> Measured:
     params = upcast(params)
     states = tuple(pair.init(params) for pair in pairs)
     shapes = [
@@ -111,15 +118,17 @@ def _first_measured(names, pairs, params) -> Measured:
     return Measured(dict(zip(names, zeros, strict=True)), states)
 
 
-def measures(measures: dict[str, Any]) -> Optimizer:
+def measures(measures: dict[str, Measure]) -> Optimizer:
     """Return the transform that `gdjax.monitor(measures)` documents."""
     names = tuple(measures)
     pairs = tuple(_as_pair(measure) for measure in measures.values())
     slots = functools.partial(_first_measured, names, pairs)
-    return treewise(_measured, slots, names=names, members=tuple(pair.update for pair in pairs))
+    return treewise(
+        _measured, slots, name="monitor", names=names, members=tuple(pair.update for pair in pairs)
+    )
 
 
-def _floats(measurement: Any) -> Any:
+def _floats(measurement: PyTree) -> PyTree:
     def up(x):
         x = jnp.asarray(x)
         return x.astype(compute_dtype(x))
@@ -137,21 +146,21 @@ def _averaging(measure: Callable, update: Callable) -> Callable:
 
 @checked()
 def measure_with_ema(
-    measure: Callable[[Any], Any],
-    decay: Any,
+    measure: Callable[[Updates], PyTree],
+    decay: Scalar,
     debias: bool = True,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DType = None,
 ) -> Optimizer:
     """Average a measurement over the steps: a measure for `monitor`.
 
     Args:
       measure: `measure(updates)` returns a tree of numbers or arrays, also booleans.
-      decay: see `ema`, as for the other arguments.
+      decay: see `ema`, like all other arguments.
       debias: see `ema`.
       accumulator_dtype: see `ema`.
 
     Returns:
-      An `(init, update)` pair whose update returns the average, for `monitor` alone.
+      An `(init, update)` pair whose update returns the average, for `monitor` only.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -165,7 +174,7 @@ def measure_with_ema(
     """
     mean = ema(decay, debias, accumulator_dtype)
 
-    def init(params):
+    def init(params: Params) -> OptState:
         return mean.init(_floats(measure(params)))
 
     return Optimizer(init, _averaging(measure, mean.update))

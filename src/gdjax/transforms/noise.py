@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import Array
@@ -14,15 +14,18 @@ from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.keys import fresh_key
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Key, Params, Scalar, Updates
 
 
 class Randomness(NamedTuple):
-    """Where the next noise comes from."""
+    """The source of the next noise."""
 
     key: Array  # a typed key of jax.random, a scalar
 
 
-def add_noise_to(grads, slots, count, eta, gamma):
+def add_noise_to(
+    grads: Updates, slots: Randomness, count: Array, eta: Array, gamma: Array
+) -> tuple[Updates, Randomness]:
     """Return the gradients with noise of variance eta / count**gamma, and the next slots."""
     deviation = safe_sqrt(eta / count**gamma)
     key, sample = jax.random.split(slots.key)
@@ -43,24 +46,24 @@ def _add_noise(grads, slots, params, count, *, eta, gamma):
     return add_noise_to(grads, slots, count, eta, gamma)
 
 
-def fresh_randomness(params, key) -> Randomness:
-    """Return a copy of the key, so that a donated state does not take the user's own with it."""
+def fresh_randomness(params: Params, key: Key) -> Randomness:
+    """Return a copy of the key, so that donating the state leaves the user's own valid."""
     return Randomness(fresh_key(key))
 
 
 @checked(eta=NONNEGATIVE, gamma=FINITE)
-def add_noise(eta: Any, gamma: Any, key: Any) -> Optimizer:
-    """Add Gaussian noise whose variance falls with the steps.
+def add_noise(eta: Scalar, gamma: Scalar, key: Key) -> Optimizer:
+    """Add Gaussian noise whose variance decreases with the number of steps.
 
     g + N(0, eta / t^gamma), independent in every element and step (Neelakantan et al. 2015,
-    https://arxiv.org/abs/1511.06807). Of a complex element, eta / t^gamma is the variance of both
-    parts together.
+    https://arxiv.org/abs/1511.06807). For a complex element, eta / t^gamma is the sum of the
+    variances of both parts.
 
     Args:
       eta: variance of the first noise, >= 0: a number or a schedule.
-      gamma: how fast the variance falls; 0 keeps it.
-      key: an int or a `jax.random.key`. It lives in the state, so vmap over keys (or ints) gives
-        runs with different noise.
+      gamma: power by which the variance decreases; 0 keeps it constant.
+      key: an int or a `jax.random.key`. It is kept in the state, so vmap over keys (or ints)
+        gives runs with different noise.
 
     Returns:
       An `Optimizer`. State: one key.

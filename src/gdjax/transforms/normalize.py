@@ -1,18 +1,18 @@
-"""Give the whole gradient a length of its own."""
+"""Scale the whole gradient to a given norm."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
 from gdjax.core.numerics import safe_sqrt, sum_sq, times
 from gdjax.core.treewise import treewise
+from gdjax.core.types import PyTree, Scalar
 
 
-def unit_length(tree: Any, length: Any) -> Any:
+def unit_length(tree: PyTree, length: ArrayLike) -> PyTree:
     """Return the tree scaled to a Euclidean norm of `length`; a zero tree stays zero."""
     norm = safe_sqrt(sum_sq(tree))
     return times(tree, jnp.where(norm > 0, length / jnp.where(norm > 0, norm, 1), 0))
@@ -29,18 +29,18 @@ def _normalize_by_update_norm(grads, slots, params, count, *, scale_factor, eps)
 
 
 @checked(scale_factor=FINITE)
-def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-6) -> Optimizer:
+def normalize_by_update_norm(scale_factor: Scalar = 1.0, eps: Scalar = 1e-6) -> Optimizer:
     """Divide the whole tree by its Euclidean norm and multiply by a number.
 
     scale_factor * g / (|g| + eps), the norm in float32 over all leaves. `normalize` is the same
     with eps=0, where a zero gradient stays zero (optax: NaN).
 
     Args:
-      scale_factor: what is left of the norm: a number or schedule; negative numbers descend.
+      scale_factor: the norm of the result: a number or schedule; negative numbers descend.
       eps: added to the norm, >= 0: a number or schedule.
 
     Returns:
-      An `Optimizer` that remembers nothing.
+      An `Optimizer` without slots.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.core.types import Hyperparam
 
 
-def _scale_by_param_block(grad, slots, param, count, *, min_scale, mean):
+def _scale_by_param_block_norm(grad, slots, param, count, *, min_scale):
     if param is None:
-        raise ValueError(f"scale_by_param_block needs {NEEDS_PARAMS}")
-    size = root_mean_sq(param) if mean else safe_sqrt(jnp.sum(abs_sq(param)))
-    return jnp.maximum(size, min_scale) * grad, slots
+        raise ValueError(f"scale_by_param_block_norm needs {NEEDS_PARAMS}")
+    return jnp.maximum(safe_sqrt(jnp.sum(abs_sq(param))), min_scale) * grad, slots
 
 
 @checked(min_scale=NONNEGATIVE)
-def scale_by_param_block_norm(min_scale: Any = 1e-3) -> Optimizer:
+def scale_by_param_block_norm(min_scale: Hyperparam = 1e-3) -> Optimizer:
     """Multiply each array of updates by the norm of its parameters.
 
     Args:
@@ -33,11 +31,17 @@ def scale_by_param_block_norm(min_scale: Any = 1e-3) -> Optimizer:
       >>> print(opt.update(jnp.array([1.0, 0.1]), opt.init(params), params)[0])
       [5.  0.5]
     """
-    return leafwise(_scale_by_param_block, None, dict(min_scale=min_scale), mean=False)
+    return leafwise(_scale_by_param_block_norm, None, dict(min_scale=min_scale))
+
+
+def _scale_by_param_block_rms(grad, slots, param, count, *, min_scale):
+    if param is None:
+        raise ValueError(f"scale_by_param_block_rms needs {NEEDS_PARAMS}")
+    return jnp.maximum(root_mean_sq(param), min_scale) * grad, slots
 
 
 @checked(min_scale=NONNEGATIVE)
-def scale_by_param_block_rms(min_scale: Any = 1e-3) -> Optimizer:
+def scale_by_param_block_rms(min_scale: Hyperparam = 1e-3) -> Optimizer:
     """Multiply each array of updates by the root-mean-square of its parameters.
 
     Args:
@@ -50,4 +54,4 @@ def scale_by_param_block_rms(min_scale: Any = 1e-3) -> Optimizer:
       >>> print(opt.update(jnp.array([1.0, 0.1]), opt.init(params), params)[0])
       [2.  0.2]
     """
-    return leafwise(_scale_by_param_block, None, dict(min_scale=min_scale), mean=True)
+    return leafwise(_scale_by_param_block_rms, None, dict(min_scale=min_scale))

@@ -1,23 +1,23 @@
-"""Bound the gradient of each example, then sum up: what differential privacy rests on.
+"""Clip the gradient of each example, then sum over the examples, as for differential privacy.
 
 Abadi et al. (2016), Algorithm 1, https://arxiv.org/abs/1607.00133 (whole gradient);
 McMahan et al. (2017), section 3, https://arxiv.org/abs/1710.06963 (layer by layer).
-These are functions of gradients with a leading batch axis, as `vmap(grad(loss))` gives them.
+These are functions of gradients with a leading batch axis, as `vmap(grad(loss))` returns them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, sum_sq, upcast
+from gdjax.core.types import Number, PyTree, Updates
 
 
-def _check_batched(what: str, grads: Any) -> None:
+def _check_batched(what: str, grads: Updates) -> None:
     shapes = [jnp.shape(g) for g in jax.tree.leaves(grads)]
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
@@ -26,7 +26,7 @@ def _check_batched(what: str, grads: Any) -> None:
         )
 
 
-def _floats(grads: Any) -> Any:
+def _floats(grads: Updates) -> Updates:
     def up(x):
         x = jnp.asarray(x)
         return x if is_inexact(x.dtype) else x.astype(compute_dtype(x))
@@ -47,16 +47,16 @@ def _clipped_sum(grads, bound):
     return jax.tree.map(weighted, grads), jnp.sum(factor < 1, dtype=jnp.int32)
 
 
-def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, Array]:
-    """Scale each example's gradient down to a norm, and sum over the examples.
+def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Number) -> tuple[Updates, Array]:
+    """Clip each example's gradient to a norm, and sum over the examples.
 
     Args:
       grads: a tree of gradients with the examples along their first axis.
       l2_norm_clip: the largest Euclidean norm >= 0 of one example's whole gradient.
 
     Returns:
-      `(sum, clipped)`: the tree without the first axis, in the gradients' dtypes but summed up in
-      at least float32, and the number of examples that were scaled down.
+      `(sum, clipped)`: the tree without the first axis, in the gradients' dtypes but summed in at
+      least float32, and the number of examples that were scaled down.
 
     Raises:
       ValueError: if the leaves' first axes differ.
@@ -75,15 +75,15 @@ def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, Ar
 
 
 def per_example_layer_norm_clip(
-    grads: Any, global_l2_norm_clip: Any, uniform: bool = True
-) -> tuple[Any, Any]:
-    """Scale each example's gradient down array by array, and sum over the examples.
+    grads: Updates, global_l2_norm_clip: Number, uniform: bool = True
+) -> tuple[Updates, PyTree]:
+    """Clip each array of each example's gradient to a norm, and sum over the examples.
 
     Args:
       grads: a tree of gradients with the examples along their first axis.
       global_l2_norm_clip: the largest Euclidean norm C >= 0 of one example's whole gradient.
-      uniform: whether each of K arrays may have C / sqrt(K), or else C sqrt(d / D), with d of
-        altogether D elements.
+      uniform: whether the bound of each of K arrays is C / sqrt(K), or else C sqrt(d / D) for an
+        array of d of the D elements.
 
     Returns:
       `(sum, clipped)` as `per_example_global_norm_clip` gives, where `clipped` is a tree with the
@@ -103,6 +103,7 @@ def per_example_layer_norm_clip(
     leaves, treedef = jax.tree.flatten(_floats(grads))
     sizes = [math.prod(x.shape[1:]) for x in leaves]
     shares = [1 / len(leaves) if uniform else n / max(sum(sizes), 1) for n in sizes]
-    bounds = [global_l2_norm_clip * math.sqrt(share) for share in shares]
+    whole = jnp.asarray(global_l2_norm_clip)
+    bounds = [whole * math.sqrt(share) for share in shares]
     out = [_clipped_sum(x, bound) for x, bound in zip(leaves, bounds, strict=True)]
     return treedef.unflatten([x for x, _ in out]), treedef.unflatten([n for _, n in out])

@@ -1,39 +1,49 @@
-"""Lower the learning rate when the loss stops falling.
+"""Reduce the scale of the updates when the loss stops decreasing.
 
 As torch.optim.lr_scheduler.ReduceLROnPlateau and optax's `reduce_on_plateau`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, WHOLE, Range, checked
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, OPEN_UNIT, WHOLE, checked
 from gdjax.core.every import as_interval
 from gdjax.core.numerics import safe_increment, scalar_dtype, times
 from gdjax.core.treewise import treewise
-
-FACTOR = Range("in (0, 1)", lambda x: 0 < x < 1)
+from gdjax.core.types import Params, Scalar
 
 
 class Plateau(NamedTuple):
     """What is remembered of the loss."""
 
-    scale: Array  # what the updates are multiplied with
-    best_value: Array  # the least mean so far
-    plateau_count: Array  # means in a row that were no better, int32
-    cooldown_count: Array  # means to wait for before the next reduction, int32
+    scale: Array  # factor of the updates
+    best_value: Array  # the smallest mean so far
+    plateau_count: Array  # means in a row without improvement, int32
+    cooldown_count: Array  # means left in the cooldown, int32
     count: Array  # values in the mean, int32
-    avg_value: Array  # mean of the values since the last look, in at least float32
+    avg_value: Array  # mean of the values so far, in at least float32
 
 
 def _reduce_on_plateau(
-    grads, slots, params, count, *, factor, patience, rtol, atol, cooldown, accumulation_size,
-    min_scale, value,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    factor,
+    patience,
+    rtol,
+    atol,
+    cooldown,
+    accumulation_size,
+    min_scale,
+    value,
+):
     scale, best, stale, cooling, n, mean = slots
     n = safe_increment(n)
     mean = mean + (jnp.asarray(value).astype(mean.dtype) - mean) / n.astype(mean.dtype)
@@ -43,7 +53,7 @@ def _reduce_on_plateau(
     waited = jnp.where(improved, 0, safe_increment(stale))
     reduce = (cooling == 0) & (waited >= as_interval(patience, n))
     rest = jnp.where(reduce, jnp.round(cooldown).astype(n.dtype), jnp.maximum(cooling - 1, 0))
-    looked = Plateau(
+    compared = Plateau(
         jnp.where(reduce, jnp.maximum(scale * factor, min_scale), jnp.maximum(scale, min_scale)),
         jnp.where(improved, mean, best),
         jnp.where((cooling > 0) | reduce, 0, waited),
@@ -51,12 +61,12 @@ def _reduce_on_plateau(
         jnp.zeros_like(n),
         jnp.zeros_like(mean),
     )
-    gathered = slots._replace(count=n, avg_value=mean)
-    slots = Plateau(*(jnp.where(due, a, b) for a, b in zip(looked, gathered, strict=True)))
+    waiting = slots._replace(count=n, avg_value=mean)
+    slots = Plateau(*(jnp.where(due, a, b) for a, b in zip(compared, waiting, strict=True)))
     return times(grads, slots.scale), slots
 
 
-def _fresh(params) -> Plateau:
+def _fresh(params: Params) -> Plateau:
     dtype = scalar_dtype()
     waited, cooling, n = (jnp.zeros((), jnp.int32) for _ in range(3))
     best = jnp.full((), jnp.inf, dtype)
@@ -64,39 +74,44 @@ def _fresh(params) -> Plateau:
 
 
 @checked(
-    factor=FACTOR, patience=NONNEGATIVE, rtol=CLOSED_UNIT, atol=NONNEGATIVE, cooldown=NONNEGATIVE,
-    accumulation_size=WHOLE, min_scale=NONNEGATIVE,
-)  # fmt: skip
+    factor=OPEN_UNIT,
+    patience=NONNEGATIVE,
+    rtol=CLOSED_UNIT,
+    atol=NONNEGATIVE,
+    cooldown=NONNEGATIVE,
+    accumulation_size=WHOLE,
+    min_scale=NONNEGATIVE,
+)
 def reduce_on_plateau(
-    factor: Any = 0.1,
-    patience: Any = 10,
-    rtol: Any = 1e-4,
-    atol: Any = 0.0,
-    cooldown: Any = 0,
-    accumulation_size: Any = 1,
-    min_scale: Any = 0.0,
+    factor: Scalar = 0.1,
+    patience: Scalar = 10,
+    rtol: Scalar = 1e-4,
+    atol: Scalar = 0.0,
+    cooldown: Scalar = 0,
+    accumulation_size: Scalar = 1,
+    min_scale: Scalar = 0.0,
 ) -> Optimizer:
-    """Scale the updates down, by `factor` more each time that the loss has stopped falling.
+    """Multiply the updates by a scale that is reduced whenever the loss stops decreasing.
 
     It needs the loss: `update(..., value=loss)`. Means of `accumulation_size` losses are compared
     with the best so far; after `patience` of them in a row that are not below
     (1 - rtol) * best - atol, the scale is multiplied by `factor`.
 
-    All of these are leaves of the state, and so is the scale, which is kept in float32: optax keeps
-    it in the parameters' lowest dtype.
+    All arguments are leaves of the state, and so is the scale, which is kept in float32 (optax: in
+    the parameters' lowest dtype).
 
     Args:
-      factor: what to multiply the scale with, in (0, 1).
-      patience: number of means that may be no better; 0 is taken as 1.
-      rtol: relative fall that counts as better, in [0, 1].
-      atol: absolute fall that counts as better, >= 0.
-      cooldown: number of means >= 0 after a reduction for which nothing is counted.
+      factor: factor in (0, 1) by which the scale is multiplied.
+      patience: number of means without improvement before a reduction; 0 is taken as 1.
+      rtol: smallest relative decrease that counts as improvement, in [0, 1].
+      atol: smallest absolute decrease that counts as improvement, >= 0.
+      cooldown: number of means >= 0 after a reduction that are not counted.
       accumulation_size: number of losses >= 1 in a mean: 1 for a loss on held-out data, more for
         that of a mini-batch.
       min_scale: smallest scale >= 0.
 
     Returns:
-      An `Optimizer`, to stand after another in a chain. State: six numbers, `slots.scale` first.
+      An `Optimizer`, to follow another one in a chain. State: six numbers, `slots.scale` first.
 
     Raises:
       ValueError: if a concrete number is out of range, or `rtol` and `atol` are both 0.
@@ -118,11 +133,16 @@ def reduce_on_plateau(
     if _is_zero(rtol) and _is_zero(atol):
         raise ValueError("reduce_on_plateau(rtol=..., atol=...): at least one must be positive.")
     numbers = dict(
-        factor=factor, patience=patience, rtol=rtol, atol=atol, cooldown=cooldown,
-        accumulation_size=accumulation_size, min_scale=min_scale,
-    )  # fmt: skip
+        factor=factor,
+        patience=patience,
+        rtol=rtol,
+        atol=atol,
+        cooldown=cooldown,
+        accumulation_size=accumulation_size,
+        min_scale=min_scale,
+    )
     return treewise(_reduce_on_plateau, _fresh, numbers)
 
 
-def _is_zero(x: Any) -> bool:
+def _is_zero(x: Scalar) -> bool:
     return isinstance(x, (int, float)) and x == 0

@@ -1,4 +1,4 @@
-"""Differential privacy: bound what one example can do, and add noise that hides it.
+"""Differential privacy: clip the gradient of each example, and add noise.
 
 Abadi et al. (2016), Algorithm 1, https://arxiv.org/abs/1607.00133
 Paper -> here: C -> l2_norm_clip, sigma -> noise_multiplier, L -> the number of examples.
@@ -8,16 +8,15 @@ Deviations: none.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import Randomness, fresh_randomness
 from gdjax.transforms.per_example import per_example_global_norm_clip
 
@@ -45,8 +44,8 @@ def _noisy_mean(row, deviation, size):
 
 
 @functools.lru_cache(maxsize=1024)
-def _without_params(update: Callable) -> Callable:
-    """Let the gradients have an axis that the parameters lack."""
+def _without_params(update: UpdateFn) -> UpdateFn:
+    """Allow gradients with an axis that the parameters do not have."""
 
     def differentially_private_aggregate(updates, state, params=None, **extra):
         return update(updates, state, None, **extra)
@@ -56,22 +55,22 @@ def _without_params(update: Callable) -> Callable:
 
 @checked(l2_norm_clip=NONNEGATIVE, noise_multiplier=NONNEGATIVE)
 def differentially_private_aggregate(
-    l2_norm_clip: Any, noise_multiplier: Any, key: Any
+    l2_norm_clip: Scalar, noise_multiplier: Scalar, key: Key
 ) -> Optimizer:
     """Clip the gradient of each example, add them up, add noise, and divide by their number.
 
     mean = (sum_i g_i min(1, l2_norm_clip / |g_i|) + l2_norm_clip noise_multiplier N(0, 1)) / n
 
     The gradients have the examples along their first axis, `vmap(grad(loss), (None, 0))`, so it
-    comes first in a chain, and does not go with accumulation over mini-batches.
+    must be first in a chain, and cannot be combined with `accumulate`.
 
     Args:
       l2_norm_clip: largest norm >= 0 of an example's whole gradient: a number or schedule.
       noise_multiplier: standard deviation of the noise >= 0, relative to the clipping norm.
-      key: an int or a `jax.random.key`. It lives in the state, so runs may be vmapped over keys.
+      key: an int or a `jax.random.key`. It is kept in the state, so runs may be vmapped over keys.
 
     Returns:
-      An `Optimizer`, which gives gradients like the parameters. State: one key.
+      An `Optimizer` that returns gradients shaped like the parameters. State: one key.
 
     Raises:
       ValueError: if a concrete number is out of range, or the first axes differ.

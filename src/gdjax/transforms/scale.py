@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +9,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import is_inexact
+from gdjax.core.types import Hyperparam, Number, P
 
 
 def _scale(grad, slots, param, count, *, step_size):
@@ -18,7 +17,7 @@ def _scale(grad, slots, param, count, *, step_size):
 
 
 @checked(step_size=FINITE)
-def scale(step_size: Any) -> Optimizer:
+def scale(step_size: Hyperparam) -> Optimizer:
     """Multiply the updates by `step_size`, a number, schedule or prefix tree.
 
     Example:
@@ -30,9 +29,10 @@ def scale(step_size: Any) -> Optimizer:
     return leafwise(_scale, hyperparams=dict(step_size=step_size))
 
 
-def scale_by_schedule(step_size_fn: Any) -> Optimizer:
+def scale_by_schedule(step_size_fn: Hyperparam) -> Optimizer:
     """Multiply the updates by a schedule; the first update uses `step_size_fn(0)`."""
-    return leafwise(_scale, hyperparams=dict(step_size=step_size_fn))
+    numbers = dict(step_size=step_size_fn)
+    return leafwise(_scale, hyperparams=numbers, name="scale_by_schedule")
 
 
 def _scale_by_learning_rate(grad, slots, param, count, *, learning_rate, flip_sign):
@@ -40,7 +40,7 @@ def _scale_by_learning_rate(grad, slots, param, count, *, learning_rate, flip_si
 
 
 @checked()
-def scale_by_learning_rate(learning_rate: Any, *, flip_sign: bool = True) -> Optimizer:
+def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Optimizer:
     """Multiply by the learning rate and, for descent, by -1.
 
     Args:
@@ -76,14 +76,14 @@ def _backwards(scale, cotangents):
 _scale_gradient.defvjp(_forwards, _backwards)
 
 
-def scale_gradient(inputs: Any, scale: Any) -> Any:
-    """Return the inputs as they are, but multiply gradients that flow back through them.
+def scale_gradient(inputs: P, scale: Number) -> P:
+    """Return the inputs unchanged, but multiply the gradients that are propagated back.
 
-    -1 reverses them (as in domain adaptation), 0 stops them, also infinite ones.
+    -1 reverses them (as in domain adaptation), 0 stops them, even infinite ones.
 
     Args:
       inputs: a tree of arrays.
-      scale: the factor, one number, also a traced one; its own gradient is zero.
+      scale: the factor, one number, maybe traced; its own gradient is zero.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

@@ -1,24 +1,28 @@
-"""Transforms that remember nothing: a plain function of the gradients, or zero."""
+"""Transforms without slots: a function of the gradients, or zero."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.lift import leafwise
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Updates
+
+StatelessFn: TypeAlias = Callable[[Updates, Params], Updates]
 
 
 class EmptyState(NamedTuple):
-    """The state of a transform of one's own that remembers nothing."""
+    """The empty state, for transforms of one's own."""
 
 
-def init_empty_state(params: Any) -> EmptyState:
-    """Return the state of a transform that remembers nothing, for any parameters."""
+def init_empty_state(params: Params) -> EmptyState:
+    """Return the empty state, for any parameters: the `init` of a transform of one's own."""
     return EmptyState()
 
 
@@ -26,16 +30,16 @@ def _stateless(grads, slots, params, count, *, function, raw_params):
     return function(grads, raw_params), slots
 
 
-def stateless(f: Callable[[Any, Any], Any]) -> Optimizer:
+def stateless(f: StatelessFn) -> Optimizer:
     """Make a transform of a function of the gradients and the parameters.
 
     Args:
       f: `f(updates, params)` returns a tree like `updates`, which come in at least float32.
-        `params` are those that `update` was called with, or None. It is structure: the same
+        `params` are those that `update` was called with, or None. The function is static: the same
         function gives the same `update`, and it is traced, not run in every step.
 
     Returns:
-      An `Optimizer` that remembers nothing.
+      An `Optimizer` without slots.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -46,20 +50,20 @@ def stateless(f: Callable[[Any, Any], Any]) -> Optimizer:
     return treewise(_stateless, function=f)
 
 
-def _each_leaf(grads, slots, params, count, *, function, raw_params):
+def _stateless_with_tree_map(grads, slots, params, count, *, function, raw_params):
     if raw_params is None:
         return jax.tree.map(lambda g: function(g, None), grads), slots
     return jax.tree.map(function, grads, raw_params), slots
 
 
-def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> Optimizer:
+def stateless_with_tree_map(f: Callable[[Array, Array | None], Array]) -> Optimizer:
     """Make a transform of a function of one gradient and its parameter.
 
     Args:
       f: `f(update, param)` returns an array like `update`; otherwise as for `stateless`.
 
     Returns:
-      An `Optimizer` that remembers nothing.
+      An `Optimizer` without slots.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -68,7 +72,7 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> Optimizer:
       >>> print(opt.update({"w": jnp.ones(2)}, opt.init(params), params)[0]["w"])
       [2. 3.]
     """
-    return treewise(_each_leaf, function=f)
+    return treewise(_stateless_with_tree_map, function=f)
 
 
 def _set_to_zero(grad, slots, param, count):
@@ -76,12 +80,12 @@ def _set_to_zero(grad, slots, param, count):
 
 
 def set_to_zero() -> Optimizer:
-    """Return zeros, whatever the gradients are: the parameters stay.
+    """Return zeros for any gradients, so that the parameters do not change.
 
-    To freeze some of the parameters, `freeze` needs no state for them and no step.
+    To freeze some of the parameters, use `selective_transform`, which keeps no state for them.
 
     Returns:
-      An `Optimizer` that remembers nothing.
+      An `Optimizer` without slots.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Take an optimizer, give one."""
+"""Wrappers: they take an optimizer and return one."""
 
 from gdjax.namespace import make_namespace
 

@@ -1,4 +1,4 @@
-"""Averages of the parameters along the way, to evaluate with; training itself is untouched.
+"""Averages of the parameters over the steps, to evaluate with; training itself is unchanged.
 
 Polyak & Juditsky (1992), https://doi.org/10.1137/0330046 (`tail_average`);
 Shamir & Zhang (2013), https://arxiv.org/abs/1212.1824 (`polynomial_average`).
@@ -7,28 +7,30 @@ All are mean += c_t (param - mean) and differ in c_t.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, checked
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_slots, checked
 from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves, zero
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, Scalar
 
 
 class Average(NamedTuple):
     """What an average remembers."""
 
-    mean: Any  # the average, at first the parameters, shaped like them, at least float32
-    weight: Array  # what an exponential average has gathered of the weight 1; a number
-    inner: Any  # state of the averaged optimizer
+    mean: Params  # the average, at first the parameters, shaped like them, at least float32
+    weight: Array  # sum of the weights of an exponential average, at most 1; a number
+    inner: OptState  # state of the averaged optimizer
 
-    def eval_params(self, params, count, hyperparams):
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the average, mixed with the parameters if `share` is below 1."""
         return map_held(_mix, self.mean, params, hyperparams["share"])
 
@@ -41,63 +43,61 @@ def _follow(mean, param, update, c):
     return mean + c * (param + update - mean)
 
 
-def _averaged(grads, slots, params, inner, extra, c, weight):
+def _averaged(name, grads, slots, params, inner, extra, c, weight):
     if params is None:
-        raise ValueError(f"an average of the parameters needs {NEEDS_PARAMS}")
+        raise ValueError(f"{name} needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
     (mean,) = map_leaves(_follow, 1, (slots.mean, params, updates), c)
     return updates, Average(mean, weight, state)
 
 
 def _average(grads, slots, params, count, *, decay, share, debias, inner, **extra):
+    check_slots("average", slots, Average)
     weight = decay * slots.weight + (1 - decay)
     c = 1 - decay
     if debias:
         c = c / jnp.where(weight > 0, weight, 1)
-    return _averaged(grads, slots, params, inner, extra, c, weight)
+    return _averaged("average", grads, slots, params, inner, extra, c, weight)
 
 
 def _polynomial_average(grads, slots, params, count, *, gamma, share, inner, **extra):
+    check_slots("polynomial_average", slots, Average)
     c = (gamma + 1) / (gamma + count)
-    return _averaged(grads, slots, params, inner, extra, c, slots.weight)
+    return _averaged("polynomial_average", grads, slots, params, inner, extra, c, slots.weight)
 
 
 def _tail_average(grads, slots, params, count, *, start, share, inner, **extra):
+    check_slots("tail_average", slots, Average)
     c = 1 / jnp.maximum(count - start.astype(jnp.int32), 1).astype(start.dtype)
-    return _averaged(grads, slots, params, inner, extra, c, slots.weight)
+    return _averaged("tail_average", grads, slots, params, inner, extra, c, slots.weight)
 
 
-def _wrap(rule, optimizer, numbers, **static) -> Optimizer:
-    optimizer = with_extra_args_support(optimizer)
-
-    def slots(params) -> Average:
-        return Average(copied(params), zero(), optimizer.init(params))
-
-    return treewise(rule, slots, numbers, inner=optimizer.update, **static)
+def _fresh(init: InitFn, params: Params) -> Average:
+    return Average(copied(params), zero(), init(params))
 
 
 @checked(decay=CLOSED_UNIT, share=CLOSED_UNIT)
 def average(
-    optimizer: Any, decay: Any = 0.999, debias: bool = True, *, share: Any = 1.0
+    optimizer: Pair, decay: Scalar = 0.999, debias: bool = True, *, share: Scalar = 1.0
 ) -> Optimizer:
-    """Keep an exponential average of the parameters besides training them with `optimizer`.
+    """Keep an exponential average of the parameters while `optimizer` trains them.
 
     mean = decay * mean + (1 - decay) * param, read with `gdjax.eval_params(state, params)`.
 
     A warm-up is a schedule: `decay=lambda t: jnp.minimum(0.999, (2 + t) / (11 + t))`.
 
     Args:
-      optimizer: any `(init, update)` pair; its updates are returned as they are, so the wrapper
-        stands outermost: nothing may change the updates after it.
+      optimizer: any `(init, update)` pair; its updates are returned unchanged. The wrapper must
+        be the outermost one: nothing may change the updates after it.
       decay: share >= 0 of the past, at most 1: a number or schedule.
-      debias: whether the average starts as the parameters after the first update (the sum of the
-        weights is made 1, for schedules too), or else as those at `init`.
+      debias: whether the average starts as the parameters after the first update (the
+        weights are divided by their sum, for schedules too), or else as those at `init`.
       share: share of the average, in [0, 1], in what `eval_params` gives; the rest is the
         parameters.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
-      that of `optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
+      addition to that of `optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -113,15 +113,18 @@ def average(
       >>> print(params, gdjax.eval_params(state, params))  # (2/3) 2 + (1/3) 3
       [2.] [2.3333]
     """
-    return _wrap(_average, optimizer, dict(decay=decay, share=share), debias=debias)
+    init, update = with_extra_args_support(optimizer)
+    numbers = dict(decay=decay, share=share)
+    return treewise(_average, functools.partial(_fresh, init), numbers, inner=update, debias=debias)
 
 
 @checked(gamma=NONNEGATIVE, share=CLOSED_UNIT)
-def polynomial_average(optimizer: Any, gamma: Any = 8.0, *, share: Any = 1.0) -> Optimizer:
-    """Keep an average of the parameters in which recent ones weigh more, whatever the length.
+def polynomial_average(optimizer: Pair, gamma: Scalar = 8.0, *, share: Scalar = 1.0) -> Optimizer:
+    """Keep an average of the parameters with polynomially growing weights.
 
-    mean += (gamma + 1) / (gamma + t) * (param - mean): weights that grow like t^gamma. It is what
-    `dog`'s authors call crucial for that method.
+    mean += (gamma + 1) / (gamma + t) * (param - mean): weights that grow like t^gamma, so that
+    recent parameters weigh more in a run of any length. The authors of `dog` recommend it for
+    that method.
 
     Args:
       optimizer: see `average`, like all arguments that are not named here.
@@ -139,12 +142,14 @@ def polynomial_average(optimizer: Any, gamma: Any = 8.0, *, share: Any = 1.0) ->
       >>> print(gdjax.eval_params(state, params + updates) == params + updates)
       [ True]
     """
-    return _wrap(_polynomial_average, optimizer, dict(gamma=gamma, share=share))
+    init, update = with_extra_args_support(optimizer)
+    numbers = dict(gamma=gamma, share=share)
+    return treewise(_polynomial_average, functools.partial(_fresh, init), numbers, inner=update)
 
 
 @checked(start=NONNEGATIVE, share=CLOSED_UNIT)
-def tail_average(optimizer: Any, start: Any = 0, *, share: Any = 1.0) -> Optimizer:
-    """Keep the plain mean of the parameters after every update but the first `start`.
+def tail_average(optimizer: Pair, start: Scalar = 0, *, share: Scalar = 1.0) -> Optimizer:
+    """Keep the plain mean of the parameters after every update except the first `start`.
 
     Args:
       optimizer: see `average`, like all arguments that are not named here.
@@ -165,4 +170,6 @@ def tail_average(optimizer: Any, start: Any = 0, *, share: Any = 1.0) -> Optimiz
       >>> print(params, gdjax.eval_params(state, params))  # the mean of 2 and 1
       [1.] [1.5]
     """
-    return _wrap(_tail_average, optimizer, dict(start=start, share=share))
+    init, update = with_extra_args_support(optimizer)
+    numbers = dict(start=start, share=share)
+    return treewise(_tail_average, functools.partial(_fresh, init), numbers, inner=update)

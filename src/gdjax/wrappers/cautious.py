@@ -1,30 +1,29 @@
 """Cautious updates: drop the elements of an update that disagree with the gradient in sign.
 
 Liang, Chen, Liu & Liu (2024), Algorithm 1, https://arxiv.org/abs/2411.16085
-Paper -> here: phi -> kept, u -> the wrapped optimizer's update, with the sign turned.
+Paper -> here: phi -> kept, u -> minus the wrapped optimizer's update.
 Deviations: kept elements are divided by max(mean(kept), min_share), as the authors' code does now;
 its first version divided by (sum(kept) + 1) / size.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import Range, checked
+from gdjax.core.checks import SHARE, check_slots, checked
 from gdjax.core.trees import map_leaves, product
 from gdjax.core.treewise import treewise
-
-SHARE = Range("in (0, 1]", lambda x: 0 < x <= 1)
+from gdjax.core.types import OptState, Pair, Params, Scalar
 
 
 class Cautious(NamedTuple):
     """What the wrapper remembers."""
 
-    inner: Any  # state of the optimizer
+    inner: OptState  # state of the optimizer
 
 
 def _keep(update, grad, min_share):
@@ -34,19 +33,20 @@ def _keep(update, grad, min_share):
 
 
 def _cautious(grads, slots, params, count, *, min_share, inner, **extra):
+    check_slots("cautious", slots, Cautious)
     updates, state = inner(grads, slots.inner, params, **extra)
     return map_leaves(_keep, 1, (updates, grads), min_share)[0], Cautious(state)
 
 
 @checked(min_share=SHARE)
-def cautious(optimizer: Any, min_share: Any = 1e-3) -> Optimizer:
-    """Apply only those elements of an optimizer's updates that go against the gradient.
+def cautious(optimizer: Pair, min_share: Scalar = 1e-3) -> Optimizer:
+    """Apply only those elements of an optimizer's updates whose sign is opposite to the gradient's.
 
     The rest of each leaf is scaled up by the inverse of the share that is kept.
 
     Args:
       optimizer: any `(init, update)` pair.
-      min_share: smallest share, in (0, 1], to divide by.
+      min_share: smallest divisor, in (0, 1].
 
     Returns:
       An `Optimizer`. It adds no state per parameter.
@@ -63,4 +63,8 @@ def cautious(optimizer: Any, min_share: Any = 1e-3) -> Optimizer:
       Liang et al. (2024), "Cautious optimizers: improving training with one line of code".
     """
     init, update = with_extra_args_support(optimizer)
-    return treewise(_cautious, lambda p: Cautious(init(p)), dict(min_share=min_share), inner=update)
+
+    def slots(params: Params) -> Cautious:
+        return Cautious(init(params))
+
+    return treewise(_cautious, slots, dict(min_share=min_share), inner=update)

@@ -10,12 +10,14 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_slots
 from gdjax.core.evaluation import eval_params
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, PyTree
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):
-    """What stands for a complex leaf in the tree that the inner optimizer sees."""
+    """A complex leaf in the tree that the wrapped optimizer sees."""
 
     real: Array
     imaginary: Array
@@ -24,14 +26,14 @@ class SplitRealAndImaginaryArrays(NamedTuple):
 class SplitRealAndImaginary(NamedTuple):
     """What the wrapper remembers."""
 
-    inner: Any  # state of the optimizer
+    inner: OptState  # state of the optimizer
 
-    def eval_params(self, params, count, hyperparams):
-        """Return what the optimizer would evaluate with."""
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
+        """Return the weights that the optimizer evaluates with."""
         return merge(eval_params(self.inner, split(params)))
 
 
-def split(tree: Any) -> Any:
+def split(tree: PyTree) -> PyTree:
     """Return the tree with a pair of real arrays for each complex one."""
 
     def pair(x):
@@ -41,7 +43,7 @@ def split(tree: Any) -> Any:
     return jax.tree.map(pair, tree)
 
 
-def merge(tree: Any) -> Any:
+def merge(tree: PyTree) -> PyTree:
     """Return the tree with a complex array for each pair."""
 
     def is_pair(x):
@@ -51,17 +53,18 @@ def merge(tree: Any) -> Any:
 
 
 def _split_real_and_imaginary(grads, slots, params, count, *, inner, **extra):
+    check_slots("split_real_and_imaginary", slots, SplitRealAndImaginary)
     params = None if params is None else split(params)
     updates, state = inner(split(grads), slots.inner, params, **extra)
     return merge(updates), SplitRealAndImaginary(state)
 
 
-def split_real_and_imaginary(inner: Any) -> Optimizer:
-    """Let an optimizer see each complex parameter as two real ones, of equal rights.
+def split_real_and_imaginary(inner: Pair) -> Optimizer:
+    """Let an optimizer see each complex parameter as two separate real ones.
 
-    gdjax's own optimizers take complex parameters as they are: then one second moment, of |g|^2,
-    holds for both parts, so that a step does not depend on how the complex plane is turned. With
-    this wrapper each part has its own, as in torch.
+    gdjax's own optimizers take complex parameters directly: one second moment, of |g|^2, holds for
+    both parts, so that a step does not depend on rotations of the complex plane. With this wrapper
+    each part has its own second moment, as in torch.
 
     Args:
       inner: any `(init, update)` pair, also one for real parameters only. Paths to its parameters

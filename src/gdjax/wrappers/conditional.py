@@ -1,4 +1,4 @@
-"""Let an optimizer see only the steps for which a condition holds."""
+"""Run an optimizer only in the steps for which a condition holds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_slots
 from gdjax.core.every import either
 from gdjax.core.numerics import cast_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params
 
 
 class Conditional(NamedTuple):
     """What a condition remembers."""
 
-    inner_state: Any  # state of the optimizer, as it was after the last step that it saw
+    inner_state: OptState  # state of the optimizer after the last step in which it ran
 
 
 def _conditionally(
-    grads, slots, params, count, *, condition, forward, mask, inner, raw_params, **extra
+    grads, slots, params, count, *, called, condition, forward, mask, inner, raw_params, **extra
 ):
+    check_slots(called, slots, Conditional)
+
     def step():
         updates, state = inner(grads, slots.inner_state, params, **extra)
         return cast_like(updates, grads), Conditional(cast_like(state, slots.inner_state))
@@ -35,38 +39,48 @@ def _conditionally(
     due = jnp.asarray(condition(count - 1, **(extra if forward else {})))
     if due.ndim:
         raise ValueError(
-            f"should_transform_fn must return one boolean, got an array of shape {due.shape}."
+            f"{called}: should_transform_fn must return one boolean, got an array of shape "
+            f"{due.shape}."
         )
     return either(due != 0, step, leave)
 
 
-def _wrap(inner: Any, condition: Callable, forward: bool, mask: bool) -> Optimizer:
-    inner = with_extra_args_support(inner)
-    slots = functools.partial(_fresh, inner.init)
+def _wrap(
+    name: str, inner: Pair, condition: Callable[..., Any], forward: bool, mask: bool
+) -> Optimizer:
+    init, update = with_extra_args_support(inner)
+    slots = functools.partial(_fresh, init)
     return treewise(
-        _conditionally, slots, condition=condition, forward=forward, mask=mask, inner=inner.update
+        _conditionally,
+        slots,
+        name=name,
+        called=name,
+        condition=condition,
+        forward=forward,
+        mask=mask,
+        inner=update,
     )
 
 
-def _fresh(init, params) -> Conditional:
+def _fresh(init: InitFn, params: Params) -> Conditional:
     return Conditional(init(params))
 
 
 def conditionally_transform(
-    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+    inner: Pair, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Optimizer:
-    """Apply an optimizer when a condition holds; otherwise the gradients pass as they are.
+    """Apply an optimizer when a condition holds; otherwise return the gradients unchanged.
 
     Only one of the two runs in a step (`lax.cond`).
 
     Args:
       inner: the `(init, update)` pair.
       should_transform_fn: `should_transform_fn(step)` returns one boolean; `step` is the number of
-        updates before this one, from 0. A function is structure.
-      forward_extra_args: whether it is given the extra arguments of `update` as keywords too.
+        updates before this one, from 0. A function is static.
+      forward_extra_args: whether it also gets the extra arguments of `update`, as keywords.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, which stays as it is in the steps left out.
+      An `Optimizer`. State: that of `inner`, which does not change in the other steps.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -78,11 +92,11 @@ def conditionally_transform(
       [1.]
       [5.]
     """
-    return _wrap(inner, should_transform_fn, forward_extra_args, False)
+    return _wrap("conditionally_transform", inner, should_transform_fn, forward_extra_args, False)
 
 
 def conditionally_mask(
-    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+    inner: Pair, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Optimizer:
     """Apply an optimizer when a condition holds; otherwise the updates are zero.
 
@@ -92,7 +106,7 @@ def conditionally_mask(
       forward_extra_args: see there.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, which stays as it is in the steps left out.
+      An `Optimizer`. State: that of `inner`, which does not change in the other steps.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -104,4 +118,4 @@ def conditionally_mask(
       [0.]
       [-5.]
     """
-    return _wrap(inner, should_transform_fn, forward_extra_args, True)
+    return _wrap("conditionally_mask", inner, should_transform_fn, forward_extra_args, True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, check_slots, checked
 from gdjax.core.treewise import treewise
-from gdjax.wrappers.guard import all_finite, tally, unless
+from gdjax.core.types import OptState, Pair, Params, Scalar
+from gdjax.wrappers.guard import all_finite
+from gdjax.wrappers.shared.skipping import tally, unless
 
 
 class ApplyIfFinite(NamedTuple):
@@ -22,10 +24,10 @@ class ApplyIfFinite(NamedTuple):
     last_finite: Array  # whether the last ones were finite
     total_notfinite: Array  # gradients so far that were not finite, int32
     skipped: Array  # updates left out so far, int32
-    gave_up: Array  # whether there were more in a row than allowed, at any time
-    inner: Any  # state of the guarded optimizer
+    gave_up: Array  # whether there ever were more in a row than allowed
+    inner: OptState  # state of the guarded optimizer
 
-    def skipped_steps(self):
+    def skipped_steps(self) -> Array:
         """Return how many updates were left out."""
         return self.skipped
 
@@ -33,6 +35,7 @@ class ApplyIfFinite(NamedTuple):
 def _apply_if_finite(
     grads, slots, params, count, *, max_consecutive_errors, let_through, inner, **extra
 ):
+    check_slots("apply_if_finite", slots, ApplyIfFinite)
     bad = ~all_finite(grads)
     total, in_a_row = tally(bad, slots.total_notfinite, slots.notfinite_count)
     too_many = in_a_row > max_consecutive_errors
@@ -43,25 +46,26 @@ def _apply_if_finite(
     return updates, ApplyIfFinite(in_a_row, ~bad, total, skipped, gave_up, state)
 
 
-def _fresh(init, params) -> ApplyIfFinite:
-    zero, true = (lambda: jnp.zeros((), jnp.int32)), jnp.array(True)
-    return ApplyIfFinite(zero(), true, zero(), zero(), jnp.array(False), init(params))
+def _fresh(init: InitFn, params: Params) -> ApplyIfFinite:
+    in_a_row, total, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+    last_finite, gave_up = jnp.array(True), jnp.array(False)
+    return ApplyIfFinite(in_a_row, last_finite, total, skipped, gave_up, init(params))
 
 
 @checked(max_consecutive_errors=NONNEGATIVE)
 def apply_if_finite(
-    inner: Any, max_consecutive_errors: Any, *, let_through: bool = False
+    inner: Pair, max_consecutive_errors: Scalar, *, let_through: bool = False
 ) -> Optimizer:
     """Skip the updates whose gradients have an element that is infinite or NaN.
 
-    Parameters and state stay as they are, bit for bit, however long that lasts. After more than
-    `max_consecutive_errors` in a row the state says `gave_up`. optax, at that point, lets the
-    gradients through, which destroys the parameters and the state: that is `let_through=True`.
+    Parameters and state do not change in a skipped step. After more than `max_consecutive_errors`
+    in a row the state says `gave_up`. optax, at that point, lets the gradients through, which
+    destroys the parameters and the state: that is `let_through=True`.
 
     Args:
       inner: any `(init, update)` pair.
-      max_consecutive_errors: number of such gradients in a row >= 0 that are to be expected.
-      let_through: whether to hand on what is not finite once there were more in a row.
+      max_consecutive_errors: how many of them in a row are tolerated, >= 0.
+      let_through: whether to apply gradients that are not finite once there were more in a row.
 
     Returns:
       An `Optimizer`. State: three counts, `slots.notfinite_count` (in a row), `total_notfinite` and

@@ -1,23 +1,25 @@
-"""Show an optimizer all parameters as one long vector, or like ones as stacks."""
+"""Run an optimizer on all parameters as one vector, or on stacks of parameters of equal shape."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.blocks import like_blocks
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_integer
 from gdjax.core.numerics import SMALL, scalar_dtype, upcast
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, PyTree
 
 
-def _joined(tree: Any) -> Any:
-    """Return the leaves end to end, at least float32; a dict of vectors if their dtypes differ."""
+def _joined(tree: PyTree) -> Array | dict[str, Array]:
+    """Return the concatenated leaves, at least float32; a dict of vectors if dtypes differ."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(upcast(tree))]
     dtypes = sorted({str(x.dtype) for x in leaves})
     vectors = {
@@ -28,7 +30,7 @@ def _joined(tree: Any) -> Any:
     return vectors[dtypes[0]] if vectors else jnp.zeros(0, scalar_dtype())
 
 
-def _split(flat: Any, like: Any) -> Any:
+def _split(flat: Array | dict[str, Array], like: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
     out, done = [], {}
     for x in leaves:
@@ -39,20 +41,20 @@ def _split(flat: Any, like: Any) -> Any:
     return treedef.unflatten(out)
 
 
-def _blocks(leaves: list, block: int) -> list[list[int]]:
+def _blocks(leaves: list[Array], block: int) -> list[list[int]]:
     keys = [(x.shape, x.dtype) if x.size <= SMALL else i for i, x in enumerate(leaves)]
     return like_blocks(keys, block)
 
 
-def _stacked(tree: Any, block: int) -> list:
+def _stacked(tree: PyTree, block: int) -> list[Array]:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(upcast(tree))]
     rows = [[leaves[i] for i in positions] for positions in _blocks(leaves, block)]
     return [_stack(row) if len(row) > 1 else row[0] for row in rows]
 
 
-def _unstacked(rows: list, like: Any, block: int) -> Any:
+def _unstacked(rows: list[Array], like: PyTree, block: int) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
-    out = [None] * len(leaves)
+    out: list[Array | None] = [None] * len(leaves)
     for row, positions in zip(rows, _blocks(leaves, block), strict=True):
         parts = _cut(row) if len(positions) > 1 else [row]
         for i, part in zip(positions, parts, strict=True):
@@ -75,35 +77,36 @@ def _flatten(grads, slots, params, count, *, inner, block, **extra):
     return cut(updates, grads), slots
 
 
-def _fresh(init, block, params):
+def _fresh(init: InitFn, block: int | None, params: Params) -> OptState:
     return init(_stacked(params, block) if block else _joined(params))
 
 
-def flatten(inner: Any, *, block: int | None = None) -> Optimizer:
-    """Run an optimizer on one vector that holds all parameters end to end, or on stacks of them.
+def flatten(inner: Pair, *, block: int | None = None) -> Optimizer:
+    """Run an optimizer on one vector of all parameters, or on stacks of them.
 
     On one vector it takes norms and trust ratios over all parameters together; that costs a copy
-    of the gradients. gdjax processes like leaves in blocks, so many leaves are no reason for it.
+    of the gradients. gdjax processes leaves of equal shape in blocks, so having many leaves is no
+    reason for it.
 
     On stacks (`block=16`) hundreds of small parameters cost less: a compiled step of AdamW on 1000
     leaves of 64 elements takes half the time on a CPU, since most of that is for passing buffers
-    in and out, and 1000 moments are 63 here. It is for rules that are elementwise, with global
-    norms, numbers without paths, and parameters that are not sharded.
+    in and out, and 1000 moments are 63 here. It is for elementwise rules, with global norms or
+    none, numbers without paths, and parameters that are not sharded.
 
     Args:
       inner: the `(init, update)` pair. It sees a vector of at least float32, or a dict of one for
         each dtype if parameters are real and complex, or float32 and float64; with `block`, a list
         of arrays.
-      block: how many parameters of one shape and dtype make a stack, at most. Those of more than
-        4096 elements, or without a like, stay as they are. None is one vector. With 16, XLA's CPU
-        compiler makes 16 different kernels that cut a stack; with one vector, as many as there
-        are parameters, which takes it minutes.
+      block: the largest number of parameters of one shape and dtype in a stack. Parameters of more
+        than 4096 elements, and single ones of their shape, are not stacked. None is one vector.
+        With 16, XLA's CPU compiler makes 16 different kernels that split a stack; with one vector,
+        as many as there are parameters, which takes it minutes.
 
     Returns:
       An `Optimizer`. State: that of `inner`, shaped like the vector or the stacks.
 
     Raises:
-      ValueError: if `block` is less than 2.
+      ValueError: if `block` is not an integer >= 2.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -117,8 +120,8 @@ def flatten(inner: Any, *, block: int | None = None) -> Optimizer:
       >>> print([x.shape for x in state.slots.slots.mu])
       [(16, 8, 8), (4, 8, 8)]
     """
-    if block is not None and block < 2:
-        raise ValueError(f"flatten(block=...) must be at least 2, got {block}.")
-    inner = with_extra_args_support(inner)
-    init = functools.partial(_fresh, inner.init, block)
-    return treewise(_flatten, init, inner=inner.update, block=block)
+    if block is not None:
+        check_integer("flatten(block=...)", block, 2)
+    init, update = with_extra_args_support(inner)
+    slots = functools.partial(_fresh, init, block)
+    return treewise(_flatten, slots, inner=update, block=block)

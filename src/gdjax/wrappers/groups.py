@@ -1,33 +1,39 @@
 """Groups of parameters, each with an optimizer of its own, or with none.
 
-Which leaf is in which group is decided once, at `init`, and kept in the state as structure, so that
+Which leaf is in which group is decided once, at `init`, and is a static part of the state, so that
 `update` depends on the optimizers only. A group's optimizer sees the whole tree with None in place
-of the other groups' leaves: paths and prefix trees mean there what they mean outside.
+of the other groups' leaves: paths and prefix trees have the same meaning inside and outside.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import leaf_name
+from gdjax.core.checks import foreign_state, leaf_name
 from gdjax.core.hyper import by_path, leaf_values
 from gdjax.core.lift import compiled
+from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Updates
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
+Member: TypeAlias = Pair | Literal["frozen", "kept"]
+LabelsLike: TypeAlias = (
+    "PrefixTree | Hashable | Callable[[Any], Any]"  # which leaf is in which group
+)
+NamesOf: TypeAlias = Callable[[Params], tuple[Any, ...]]
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The group of each parameter leaf: structure, without leaves."""
+    """The group of each parameter leaf: static, without leaves."""
 
     names: tuple[Hashable, ...]
 
@@ -35,13 +41,11 @@ class Labels:
 class Groups(NamedTuple):
     """The state: that of each group, which may be replaced alone, for example by a fresh one."""
 
-    inner_states: dict[
-        Hashable, Any
-    ]  # group -> plain state of its optimizer; frozen ones have none
+    inner_states: dict[Hashable, OptState]  # of each group; frozen groups have none
     labels: Labels
 
 
-def leaf_labels(what: str, labels: Any, params: Any) -> tuple[Any, ...]:
+def leaf_labels(what: str, labels: LabelsLike, params: Params) -> tuple[Any, ...]:
     """Return the label of each leaf from a `by_path`, a prefix tree, or a function giving one.
 
     A pytree of the parameters' own type is a tree of labels, also where that type is callable.
@@ -51,15 +55,15 @@ def leaf_labels(what: str, labels: Any, params: Any) -> tuple[Any, ...]:
     return tuple(leaf_values(what, labels, params))
 
 
-def _init(members: dict, names_of: Callable, params: Any) -> Groups:
+def _init(called: str, members: dict[Hashable, Any], names_of: NamesOf, params: Params) -> Groups:
     leaves, treedef = jax.tree.flatten(params)
     names = names_of(params)
     for i, name in enumerate(names):
         if name not in members:
             raise ValueError(
-                f"groups: the parameter {leaf_name(params, i)!r} has the label {name!r}, which is "
-                f"none of the groups {', '.join(map(repr, members))}. Give it one of these, or add "
-                "a group; None in place of an optimizer freezes its parameters."
+                f"{called}: the parameter {leaf_name(params, i)!r} has the label {name!r}, which "
+                f"is none of the groups {', '.join(map(repr, members))}. Give it one of these, or "
+                "add a group; None in place of an optimizer freezes its parameters."
             )
     states = {
         name: member.init(_part(treedef, leaves, names, name))
@@ -69,18 +73,27 @@ def _init(members: dict, names_of: Callable, params: Any) -> Groups:
     return Groups(states, Labels(names))
 
 
-def _part(treedef: Any, leaves: list, names: tuple, name: Hashable) -> Any:
+def _part(treedef: Any, leaves: list, names: tuple, name: Hashable) -> PyTree:
     return treedef.unflatten([x if n == name else None for x, n in zip(leaves, names, strict=True)])
 
 
 @functools.lru_cache(maxsize=1024)
-def _update(members: tuple[tuple[Hashable, Any], ...], mask_extras: bool) -> Callable:
+def _update(
+    called: str, members: tuple[tuple[Hashable, Any], ...], mask_extras: bool
+) -> Callable[..., tuple[Updates, Groups]]:
+    own = [name for name, member in members if member not in (FROZEN, KEPT)]
+
     def groups(updates, state, params=None, **extra):
+        if not isinstance(state, Groups) or set(state.inner_states) != set(own):
+            got = (
+                f"one with {_groups_of(state.inner_states)}" if isinstance(state, Groups) else state
+            )
+            raise foreign_state(called, f"which has {_groups_of(own)}", got)
         grads, treedef = jax.tree.flatten(updates)
         names = state.labels.names
         if len(grads) != len(names):
             raise ValueError(
-                f"groups: the state was made for {len(names)} parameters, the gradients have "
+                f"{called}: the state was made for {len(names)} parameters, the gradients have "
                 f"{len(grads)} leaves. Call init with these parameters."
             )
         whole = None if params is None else treedef.flatten_up_to(params)
@@ -102,11 +115,15 @@ def _update(members: tuple[tuple[Hashable, Any], ...], mask_extras: bool) -> Cal
                     new[i] = out[i]
         return treedef.unflatten(new), Groups(states, state.labels)
 
-    return compiled(groups, "groups")
+    return compiled(groups, called)
+
+
+def _groups_of(names: Iterable[Hashable]) -> str:
+    return f"optimizers for the groups {', '.join(map(repr, names)) or '(none)'}"
 
 
 def _extras_for(part, treedef, whole, mask_extras, extra):
-    """Return the extras as one group's optimizer can use them."""
+    """Return the extra arguments in the form that one group's optimizer can use."""
 
     def convert(x):
         if mask_extras and jax.tree.structure(x) == treedef:
@@ -122,7 +139,8 @@ def _extras_for(part, treedef, whole, mask_extras, extra):
 def _of_part(function, part, treedef, whole):
     """Let a function of all parameters, such as `value_fn`, be called with those of one group.
 
-    The others are as they are now; of a result shaped like the parameters, the group gets its part.
+    The others keep their current values; of a result shaped like the parameters, the group gets its
+    part.
     """
     own = jax.tree.structure(part(whole))
 
@@ -136,25 +154,37 @@ def _of_part(function, part, treedef, whole):
         out = function(*map(fill, args), **kwargs)
         return jax.tree.map(
             lambda x: part(jax.tree.leaves(x)) if jax.tree.structure(x) == treedef else x,
-            out, is_leaf=lambda x: jax.tree.structure(x) == treedef,
-        )  # fmt: skip
+            out,
+            is_leaf=lambda x: jax.tree.structure(x) == treedef,
+        )
 
     return functools.wraps(function)(of_part)
 
 
-def grouped(members: Mapping, names_of: Callable, mask_extras: bool = False) -> Optimizer:
-    """Return the optimizer of groups whose leaves' names `names_of(params)` gives."""
-    members = {
-        name: member if member in (FROZEN, KEPT) else with_extra_args_support(member)
-        for name, member in members.items()
-    }
-    updates = tuple((k, getattr(m, "update", m)) for k, m in members.items())
-    return Optimizer(functools.partial(_init, members, names_of), _update(updates, mask_extras))
+def grouped(
+    called: str, members: Mapping[Any, Member], names_of: NamesOf, mask_extras: bool = False
+) -> Optimizer:
+    """Return the optimizer of groups.
+
+    Args:
+      called: what the user called, for errors.
+      members: group -> `(init, update)` pair, `FROZEN` or `KEPT`.
+      names_of: a function of the parameters that returns the group of each leaf.
+      mask_extras: the `mask_compatible_extra_args` of `groups`.
+    """
+    pairs = {name: _checked_member(member) for name, member in members.items()}
+    updates = tuple((k, m if isinstance(m, str) else m.update) for k, m in pairs.items())
+    init = functools.partial(_init, called, pairs, names_of)
+    return Optimizer(init, _update(called, updates, mask_extras))
+
+
+def _checked_member(member: Any) -> Optimizer | Literal["frozen", "kept"]:
+    return member if member in (FROZEN, KEPT) else with_extra_args_support(member)
 
 
 def groups(
-    optimizers: Mapping[Any, Any],
-    labels: Any = None,
+    optimizers: Mapping[Any, Pair | None],
+    labels: LabelsLike | None = None,
     *,
     mask_compatible_extra_args: bool = False,
 ) -> Optimizer:
@@ -168,14 +198,14 @@ def groups(
         matches the whole path wins.
       labels: which parameter is in which group: `by_path({pattern: group})`, a prefix tree of
         groups, or a function of the parameters that gives one. It is called by `init` only.
-      mask_compatible_extra_args: whether an extra argument that is a tree like the parameters is
-        cut down to the group's part, as the gradients are. A function among the extras
+      mask_compatible_extra_args: whether a group gets only its part of an extra argument that is a
+        tree like the parameters, as of the gradients. A function among the extra arguments
         (`value_fn=`) can be called with a group's part in any case.
 
     Returns:
       An `Optimizer`. The state's `inner_states[group]` is the plain state of the group's optimizer,
-      and can be replaced alone, as by `opt.init(params).inner_states[group]`, to start it anew. In
-      `hyperparams(state)` the names are `head.learning_rate` and so on.
+      and can be replaced alone, for example by `opt.init(params).inner_states[group]` to restart
+      it. In `hyperparams(state)` the names are `head.learning_rate` and so on.
 
     Raises:
       ValueError: at `init`, if a parameter is in no group; it is named by its path.
@@ -196,18 +226,21 @@ def groups(
         raise ValueError("groups(optimizers=...) must have at least one group, got {}.")
     if labels is None:
         labels = by_path({pattern: pattern for pattern in optimizers})
-    members = {name: FROZEN if opt is None else opt for name, opt in optimizers.items()}
     names_of = functools.partial(leaf_labels, "groups(labels=...)", labels)
-    return grouped(members, names_of, mask_compatible_extra_args)
+    return grouped("groups", _members(optimizers), names_of, mask_compatible_extra_args)
+
+
+def _members(optimizers: Mapping[Any, Pair | None]) -> dict[Any, Member]:
+    return {name: FROZEN if pair is None else pair for name, pair in optimizers.items()}
 
 
 def partition(
-    transforms: Mapping[Any, Any],
-    param_labels: Any,
+    transforms: Mapping[Any, Pair | None],
+    param_labels: LabelsLike,
     *,
     mask_compatible_extra_args: bool = False,
 ) -> Optimizer:
-    """Apply to each parameter the optimizer that its label names: `groups` under optax's name.
+    """Apply to each parameter the optimizer of its label: `groups` under optax's name.
 
     Args:
       transforms: see `groups`, like all arguments.
@@ -222,7 +255,7 @@ def partition(
       >>> print(opt.update(params, opt.init(params))[0]["b"])
       [-1.]
     """
-    return groups(transforms, param_labels, mask_compatible_extra_args=mask_compatible_extra_args)
-
-
-multi_transform = partition
+    if not transforms:
+        raise ValueError("partition(transforms=...) must have at least one group, got {}.")
+    names_of = functools.partial(leaf_labels, "partition(param_labels=...)", param_labels)
+    return grouped("partition", _members(transforms), names_of, mask_compatible_extra_args)

@@ -1,28 +1,29 @@
-"""Guards: leave a step out, state and all, if a test of the gradients says so.
+"""Guards: skip a step if a test of the gradients says so.
 
-A skipped step gives updates of zero, and the optimizer's state stays as it is bit for bit: counts,
-moments and schedules know nothing of it. Nothing waits for the device: how often it happened is in
-the state, to be read whenever one likes.
+A skipped step gives updates of zero and leaves the optimizer's state unchanged: counts, moments and
+schedules do not see it. Nothing waits for the device: how often it happened is in the state, to be
+read at any time.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import FINITE, check_range
+from gdjax.core.checks import FINITE, check_range, check_slots
 from gdjax.core.every import either
-from gdjax.core.numerics import cast_like, safe_increment, sum_sq, upcast
-from gdjax.core.protocols import states_in
+from gdjax.core.numerics import sum_sq
+from gdjax.core.protocols import SkipsSteps, states_in
 from gdjax.core.trees import map_leaves, zero
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Number, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 
 
 class Guarded(NamedTuple):
@@ -30,56 +31,16 @@ class Guarded(NamedTuple):
 
     skipped: Array  # updates left out so far, int32
     in_a_row: Array  # those of them since the last update that was done, int32
-    skip_state: Any  # what the test had to say of the last gradients
-    inner: Any  # state of the guarded optimizer
+    skip_state: PyTree  # what the test returned for the last gradients
+    inner: OptState  # state of the guarded optimizer
 
-    def skipped_steps(self):
+    def skipped_steps(self) -> Array:
         """Return how many updates were left out."""
         return self.skipped
 
 
-def unless(skip: Array, inner: Callable, grads: Any, state: Any, params: Any, extra: dict) -> tuple:
-    """Return the optimizer's updates and state, or zeros and the old state where `skip` holds."""
-
-    def leave():
-        return jax.tree.map(jnp.zeros_like, grads), state
-
-    def step():
-        updates, new = inner(grads, state, params, **extra)
-        return cast_like(updates, grads), cast_like(new, state)
-
-    return either(~skip, step, leave)  # in this order: see `either`
-
-
-def tally(skip: Array, skipped: Array, in_a_row: Array) -> tuple[Array, Array]:
-    """Return how many were skipped in all, and in a row."""
-    skipped = jnp.where(skip, safe_increment(skipped), skipped)
-    return skipped, jnp.where(skip, safe_increment(in_a_row), 0)
-
-
-def ask(should_skip: Callable, grads: Any, done: Array, params: Any, **numbers: Any) -> tuple:
-    """Return a test's answer, a bool array, and what it says besides."""
-    skip, skip_state = should_skip(grads, done, params, **numbers)
-    skip = jnp.asarray(skip)
-    if skip.dtype != jnp.bool_ or skip.ndim:
-        raise ValueError(
-            "a should-skip function must return (a scalar array of dtype bool, what to remember), "
-            f"got {skip.dtype}{list(skip.shape)} for the first."
-        )
-    return skip, jax.tree.map(jnp.asarray, skip_state)
-
-
-def fresh_skip_state(should_skip: Callable, params: Any, names: Any = ()) -> Any:
-    """Return zeros shaped like what a test says besides its answer."""
-
-    def say(params):
-        like = upcast(params)
-        return ask(should_skip, like, jnp.int32(0), like, **dict.fromkeys(names, zero()))[1]
-
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(say, params))
-
-
 def _guard(grads, slots, params, count, *, inner, should_skip, names, **extra):
+    check_slots("guard", slots, Guarded)
     numbers = {name: extra.pop(name) for name in names}
     done = count - 1 - slots.skipped
     skip, skip_state = ask(should_skip, grads, done, params, **numbers)
@@ -87,22 +48,24 @@ def _guard(grads, slots, params, count, *, inner, should_skip, names, **extra):
     return updates, Guarded(*tally(skip, slots.skipped, slots.in_a_row), skip_state, state)
 
 
-def _fresh(init, should_skip, names, params) -> Guarded:
+def _fresh(
+    init: InitFn, should_skip: ShouldSkip, names: tuple[str, ...], params: Params
+) -> Guarded:
     skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(2))
     skip_state = fresh_skip_state(should_skip, params, names)
     return Guarded(skipped, in_a_row, skip_state, init(params))
 
 
-def guard(optimizer: Any, should_skip: Callable, **numbers: Any) -> Optimizer:
+def guard(optimizer: Pair, should_skip: ShouldSkip, **numbers: Scalar) -> Optimizer:
     """Skip the updates that a test of the gradients rejects.
 
     Args:
-      optimizer: any `(init, update)` pair. The guard stands around all that must not see what the
-        test rejects: `guard(chain(...), skip_not_finite)`.
+      optimizer: any `(init, update)` pair. The guard must enclose everything that must not see what
+        the test rejects: `guard(chain(...), skip_not_finite)`.
       should_skip: `should_skip(gradients, step, params, **numbers)`, where `step` updates have been
         done, returns a bool array and a pytree to remember, which the state holds as `skip_state`.
         `skip_not_finite` and `skip_large_updates` are two. The gradients are at least float32.
-      **numbers: what the test is given by name: numbers or schedules, leaves of the state.
+      **numbers: keyword arguments of the test: numbers or schedules, leaves of the state.
 
     Returns:
       An `Optimizer`. State: two counts and what the test remembers; see `skipped_steps`.
@@ -125,8 +88,10 @@ def guard(optimizer: Any, should_skip: Callable, **numbers: Any) -> Optimizer:
 # --- tests of gradients ---------------------------------------------------------------------------
 
 
-def skip_not_finite(updates: Any, gradient_step: Any, params: Any = None) -> tuple[Array, dict]:
-    """Return whether any element is infinite or NaN: a test for `guard` and `MultiSteps`.
+def skip_not_finite(
+    updates: Updates, gradient_step: Number, params: Params = None
+) -> tuple[Array, dict[str, Array]]:
+    """Return whether any element is infinite or NaN: a test for `guard` and `accumulate`.
 
     Args:
       updates: the gradients.
@@ -147,11 +112,11 @@ def skip_not_finite(updates: Any, gradient_step: Any, params: Any = None) -> tup
     return bad, {"should_skip": bad, "num_not_finite": count}
 
 
-def all_finite(tree: Any) -> Array:
-    """Return whether every element is finite, by the largest magnitude: the quickest way.
+def all_finite(tree: PyTree) -> Array:
+    """Return whether every element is finite, by the largest magnitude, which is fastest.
 
     On 38 million elements on a CPU 37 ms, against 87 ms for `all` and 169 ms for counting, which
-    writes a map of what is finite.
+    writes an array of booleans.
     """
     largest = jax.tree.leaves(map_leaves(_largest, 1, [tree])[0])
     return jnp.isfinite(functools.reduce(jnp.maximum, largest, zero()))
@@ -166,7 +131,7 @@ def _none() -> Array:
     return jnp.zeros((), jnp.int32)
 
 
-def _count_not_finite(tree: Any) -> Array:
+def _count_not_finite(tree: PyTree) -> Array:
     counts = jax.tree.leaves(map_leaves(_not_finite, 1, [tree])[0])
     return functools.reduce(jnp.add, counts, _none())
 
@@ -176,9 +141,12 @@ def _not_finite(x: Array) -> Array:
 
 
 def skip_large_updates(
-    updates: Any, gradient_step: Any, params: Any = None, max_squared_norm: Any = None
-) -> tuple[Array, dict]:
-    """Return whether the squared norm is not below a bound: a test for `guard` and `MultiSteps`.
+    updates: Updates,
+    gradient_step: Number,
+    params: Params = None,
+    max_squared_norm: Number | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Return whether the squared norm is not below a bound: a test for `guard` and `accumulate`.
 
     A norm that is NaN is too large. It is summed in float32, where optax lets float16 overflow.
 
@@ -200,14 +168,14 @@ def skip_large_updates(
     if max_squared_norm is None:
         raise TypeError("skip_large_updates needs max_squared_norm=...")
     norm_squared = sum_sq(updates)
-    should_skip = ~(norm_squared < max_squared_norm)
+    should_skip = ~(norm_squared < jnp.asarray(max_squared_norm))
     return should_skip, {"should_skip": should_skip, "norm_squared": norm_squared}
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def skipped_steps(state: Any) -> Array:
+def skipped_steps(state: OptState) -> Array:
     """Return how many updates were skipped by all the guards in a state, however it is nested.
 
     Args:
@@ -220,6 +188,6 @@ def skipped_steps(state: Any) -> Array:
       >>> print(gdjax.skipped_steps(state))
       1
     """
-    guards = [n.slots for _, n in states_in(state) if hasattr(n.slots, "skipped_steps")]
-    counts = (slots.skipped_steps() for slots in guards)
+    slots = (node.slots for _, node in states_in(state))
+    counts = (s.skipped_steps() for s in slots if isinstance(s, SkipsSteps))
     return functools.reduce(jnp.add, counts, jnp.zeros((), jnp.int32))

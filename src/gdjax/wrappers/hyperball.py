@@ -1,4 +1,4 @@
-"""Hyperball: keep each matrix on the sphere where it began, and turn it by a fixed angle.
+"""Hyperball: keep the norm of each matrix, and rotate it by a fixed angle.
 
 Wen et al. (2026), https://arxiv.org/abs/2606.16899
 Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations: none.
@@ -6,25 +6,26 @@ Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
+from gdjax.core.checks import check_slots, checked
 from gdjax.core.lift import NEEDS_PARAMS, mask_leaves
 from gdjax.core.numerics import abs_sq, cast_like, compute_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Mask, OptState, Pair, Params, PyTree, Scalar
 
 
 class Hyperball(NamedTuple):
     """What the wrapper remembers."""
 
-    radius: Any  # R for each leaf; 0 where the optimizer's own step is taken, None if masked out
-    inner: Any  # state of the optimizer
+    radius: PyTree  # R for each leaf; 0 where the optimizer's own step is taken, None if masked out
+    inner: OptState  # state of the optimizer
 
 
 def _norm(x):
@@ -42,6 +43,7 @@ def _on_sphere(update, param, radius, learning_rate):
 
 
 def _hyperball(grads, slots, params, count, *, learning_rate, inner, **extra):
+    check_slots("hyperball", slots, Hyperball)
     if params is None:
         raise ValueError(f"hyperball needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -60,13 +62,13 @@ def _matrices(params):
 
 
 @checked()
-def hyperball(optimizer: Any, learning_rate: Any = 0.018, mask: Any = None) -> Optimizer:
+def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None) -> Optimizer:
     """Take an optimizer's direction only, and keep the norm of each matrix.
 
     R = |W_0|;  W <- R unit(W + learning_rate R unit(update))
 
-    The learning rate is an angle in radians, nearly, whatever the size of the matrix; weight decay
-    has no place. The optimizer's own learning rate counts for the other leaves only.
+    The learning rate is, to first order, an angle in radians, for matrices of any size; weight
+    decay has no effect. The optimizer's own learning rate is used for the other leaves only.
 
     Args:
       optimizer: any `(init, update)` pair, without weight decay: `muon(0.01)` is the paper's MuonH,
@@ -74,11 +76,11 @@ def hyperball(optimizer: Any, learning_rate: Any = 0.018, mask: Any = None) -> O
       learning_rate: the angle of a step >= 0: a number or schedule.
       mask: which leaves it is for: a prefix tree of booleans or a function of the parameters that
         gives one. None takes the leaves of two and more dimensions. A leaf that is zero at `init`
-        has no sphere, and takes the optimizer's own steps.
+        takes the optimizer's own steps.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: a number for each leaf besides the
-      optimizer's.
+      An `Optimizer` whose `update` needs the parameters. State: a number for each leaf in
+      addition to the optimizer's.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -96,7 +98,7 @@ def hyperball(optimizer: Any, learning_rate: Any = 0.018, mask: Any = None) -> O
     """
     init, update = with_extra_args_support(optimizer)
 
-    def slots(params) -> Hyperball:
+    def slots(params: Params) -> Hyperball:
         leaves, treedef = jax.tree.flatten(params)
         on = mask_leaves(_matrices if mask is None else mask, params)
         radii = [

@@ -1,4 +1,4 @@
-"""Lookahead: k steps of a fast optimizer, then a step of slow weights towards where it got.
+"""Lookahead: k steps of a fast optimizer, then one step of slow weights towards the fast ones.
 
 Zhang, Lucas, Hinton & Ba (2019), Algorithm 1, https://arxiv.org/abs/1907.08610
 Paper -> here: phi -> slow, theta -> the parameters, k -> sync_period, alpha -> slow_step_size.
@@ -8,31 +8,30 @@ Deviations: none.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, Range, checked
+from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, check_slots, checked
 from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.treewise import treewise
-from gdjax.wrappers.reset import memory, reset
-
-PERIOD = Range("finite and >= 1", lambda x: 1 <= x < math.inf)
+from gdjax.core.types import OptState, Pair, Params, PyTree, Scalar
+from gdjax.wrappers.shared.reset import memory, reset
 
 
 class Lookahead(NamedTuple):
     """What lookahead remembers."""
 
-    slow: Any  # phi, shaped like the parameters, at least float32
-    first: Any  # what the fast optimizer remembers at first; None unless it is reset
-    inner: Any  # state of the fast optimizer
+    slow: Params  # phi, shaped like the parameters, at least float32
+    first: PyTree  # counts and slots of the fast optimizer at `init`; None unless it is reset
+    inner: OptState  # state of the fast optimizer
 
-    def eval_params(self, params, count, hyperparams):
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the slow weights."""
         return map_held(_slow, self.slow, params)
 
@@ -47,6 +46,7 @@ def _sync(slow, param, update, due, share):
 
 
 def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
+    check_slots("lookahead", slots, Lookahead)
     if params is None:
         raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -58,16 +58,16 @@ def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inne
     return updates, Lookahead(slow, slots.first, state)
 
 
-def _fresh(init, reset_state, params) -> Lookahead:
+def _fresh(init: InitFn, reset_state: bool, params: Params) -> Lookahead:
     first = memory(init(params)) if reset_state else None
     return Lookahead(copied(params), first, init(params))
 
 
-@checked(sync_period=PERIOD, slow_step_size=CLOSED_UNIT)
+@checked(sync_period=AT_LEAST_ONE, slow_step_size=CLOSED_UNIT)
 def lookahead(
-    fast_optimizer: Any,
-    sync_period: Any = 6,
-    slow_step_size: Any = 0.5,
+    fast_optimizer: Pair,
+    sync_period: Scalar = 6,
+    slow_step_size: Scalar = 0.5,
     reset_state: bool = False,
 ) -> Optimizer:
     """Every few updates, pull the parameters back towards slow weights that follow them.
@@ -75,20 +75,20 @@ def lookahead(
     At updates sync_period, 2 * sync_period, ...: slow += slow_step_size * (param - slow), param =
     slow. Evaluate at the slow weights, `gdjax.eval_params(state, params)`.
 
-    The slow weights are part of the state, and the parameters a plain tree, the fast ones. optax
-    keeps both in `LookaheadParams`, which gdjax has no need of: pass `params` where optax code has
+    The slow weights are part of the state; the parameters are the fast weights, a plain tree. optax
+    keeps both in `LookaheadParams`, which gdjax does not need: pass `params` where optax code has
     `LookaheadParams.init_synced(params)` or `params.fast`.
 
     Args:
       fast_optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper.
-      sync_period: number of updates >= 1 between synchronizations; fractions are cut off.
-      slow_step_size: share of the way that the slow weights follow, in [0, 1].
-      reset_state: whether the fast optimizer forgets (its counts and slots start again, its numbers
-        stay) at each synchronization. Costs the memory of a second state of it.
+      sync_period: number of updates >= 1 between synchronizations; fractions are dropped.
+      slow_step_size: how far the slow weights move towards the fast ones, in [0, 1].
+      reset_state: whether the fast optimizer is reset (its counts and slots, not its numbers) at
+        each synchronization. Costs the memory of a second state of it.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
-      that of `fast_optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
+      addition to that of `fast_optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

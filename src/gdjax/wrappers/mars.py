@@ -1,30 +1,31 @@
-"""MARS: give an optimizer gradients whose variance is reduced by the gradient before.
+"""MARS: give an optimizer gradients whose variance is reduced by the previous gradient.
 
 Yuan, Liu, Wu, Zhou & Gu (2024), Algorithm 1, https://arxiv.org/abs/2411.10438
 Paper -> here: c -> corrected, gamma -> gamma, beta_1 -> b1, x -> the parameters.
-Deviations: the approximate form: the gradient before is that of the batch before, which costs no
-second gradient; it is 0 at the first step, as in the authors' code.
+Deviations: the approximate form: the previous gradient is that of the previous batch, which costs
+no second gradient; it is 0 at the first step, as in the authors' code.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, check_slots, checked
 from gdjax.core.numerics import abs_sq, safe_sqrt
 from gdjax.core.trees import map_leaves, zeros_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
 
 
 class Mars(NamedTuple):
     """What MARS remembers."""
 
-    previous: Any  # the gradient of the step before, shaped like the parameters
-    inner: Any  # state of the optimizer
+    previous: Updates  # the gradient of the previous step, shaped like the parameters
+    inner: OptState  # state of the optimizer
 
 
 def _correct(grad, previous, gamma, b1):
@@ -33,13 +34,14 @@ def _correct(grad, previous, gamma, b1):
 
 
 def _mars(grads, slots, params, count, *, gamma, b1, inner, **extra):
+    check_slots("mars", slots, Mars)
     corrected, previous = map_leaves(_correct, 2, (grads, slots.previous), gamma, b1)
     updates, state = inner(corrected, slots.inner, params, **extra)
     return updates, Mars(previous, state)
 
 
 @checked(gamma=NONNEGATIVE)
-def mars(optimizer: Any, gamma: Any = 0.025, b1: Any = 0.95) -> Optimizer:
+def mars(optimizer: Pair, gamma: Scalar = 0.025, b1: Scalar = 0.95) -> Optimizer:
     """Run an optimizer on variance-reduced gradients, each leaf clipped to norm 1.
 
     corrected = g + gamma b1 / (1 - b1) (g - previous g); corrected /= max(1, |corrected|)
@@ -52,7 +54,7 @@ def mars(optimizer: Any, gamma: Any = 0.025, b1: Any = 0.95) -> Optimizer:
       b1: the optimizer's decay of its mean, in [0, 1); larger ones correct more.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element besides the optimizer's.
+      An `Optimizer`. State: 4 bytes per element in addition to the optimizer's.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -66,5 +68,8 @@ def mars(optimizer: Any, gamma: Any = 0.025, b1: Any = 0.95) -> Optimizer:
       Yuan et al. (2024), "MARS: unleashing the power of variance reduction".
     """
     init, update = with_extra_args_support(optimizer)
-    slots = lambda params: Mars(zeros_like(params), init(params))  # noqa: E731
+
+    def slots(params: Params) -> Mars:
+        return Mars(zeros_like(params), init(params))
+
     return treewise(_mars, slots, dict(gamma=gamma, b1=b1), inner=update)

@@ -1,29 +1,28 @@
-"""Two groups by a mask: one optimizer for one of them, none for the other."""
+"""Two groups by a mask: an optimizer for one of them, none for the other."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 from gdjax.core.base import Optimizer
-from gdjax.wrappers.groups import FROZEN, KEPT, grouped, leaf_labels
+from gdjax.core.types import Mask, Pair, Params
+from gdjax.wrappers.groups import FROZEN, KEPT, NamesOf, grouped, leaf_labels
 
 
-def _names(mask: Any, on: str, off: str) -> Callable[[Any], tuple[str, ...]]:
-    return functools.partial(_two_names, mask, on, off)
+def _names(what: str, mask: Mask, on: str, off: str) -> NamesOf:
+    return functools.partial(_two_names, what, mask, on, off)
 
 
-def _two_names(mask, on, off, params) -> tuple[str, ...]:
-    return tuple(on if holds else off for holds in leaf_labels("mask=...", mask, params))
+def _two_names(what: str, mask: Mask, on: str, off: str, params: Params) -> tuple[str, ...]:
+    return tuple(on if holds else off for holds in leaf_labels(what, mask, params))
 
 
-def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Optimizer:
-    """Apply an optimizer where `mask` is true, and hand on the others' gradients as they are.
+def masked(inner: Pair, mask: Mask, *, mask_compatible_extra_args: bool = False) -> Optimizer:
+    """Apply a transform where `mask` is true, and return the other gradients unchanged.
 
-    So it is meant for transforms, within a chain. For an optimizer it is hardly ever what one
-    wants: the raw gradient would be added to the parameters that are masked out. Use
-    `selective_transform` to leave these as they are.
+    It is meant for transforms within a chain. An optimizer is rarely wrapped in it: the raw
+    gradient would be added to the parameters that are masked out. Use `selective_transform` to
+    leave these unchanged.
 
     Args:
       inner: an `(init, update)` pair.
@@ -42,15 +41,15 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
       >>> print(updates["w"], updates["b"])
       [1.5 1.5] [1.]
     """
-    members = {"masked": inner, "rest": KEPT}
-    return grouped(members, _names(mask, "masked", "rest"), mask_compatible_extra_args)
+    names_of = _names("masked(mask=...)", mask, "masked", "rest")
+    return grouped("masked", {"masked": inner, "rest": KEPT}, names_of, mask_compatible_extra_args)
 
 
-def freeze(mask: Any) -> Optimizer:
-    """Set the updates to zero where `mask` is true, and hand on the others.
+def freeze(mask: Mask) -> Optimizer:
+    """Set the updates to zero where `mask` is true, and return the others unchanged.
 
     Args:
-      mask: see `masked`; True freezes all.
+      mask: see `masked`; True freezes all parameters.
 
     Returns:
       An `Optimizer` without any state in memory.
@@ -63,14 +62,16 @@ def freeze(mask: Any) -> Optimizer:
       >>> print(updates["w"], updates["b"])
       [0. 0.] [-0.1]
     """
-    return grouped({"frozen": FROZEN, "rest": KEPT}, _names(mask, "frozen", "rest"))
+    names_of = _names("freeze(mask=...)", mask, "frozen", "rest")
+    return grouped("freeze", {"frozen": FROZEN, "rest": KEPT}, names_of)
 
 
-def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Optimizer:
-    """Optimize only the parameters where `freeze_mask` is false; the others stay as they are.
+def selective_transform(optimizer: Pair, *, freeze_mask: Mask) -> Optimizer:
+    """Optimize only the parameters where `freeze_mask` is false; the others do not change.
 
     Args:
-      optimizer: an `(init, update)` pair. It sees and remembers nothing of the frozen parameters.
+      optimizer: an `(init, update)` pair. It does not see the frozen parameters, and keeps no state
+        for them.
       freeze_mask: see `masked`.
 
     Returns:
@@ -84,5 +85,5 @@ def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Optimizer:
       >>> print(opt.update(params, state)[0]["w"], sum(x.size for x in jax.tree.leaves(state)))
       [0. 0.] 8
     """
-    members = {"train": optimizer, "freeze": FROZEN}
-    return grouped(members, _names(freeze_mask, "freeze", "train"))
+    names_of = _names("selective_transform(freeze_mask=...)", freeze_mask, "freeze", "train")
+    return grouped("selective_transform", {"train": optimizer, "freeze": FROZEN}, names_of)

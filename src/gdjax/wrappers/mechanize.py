@@ -1,4 +1,4 @@
-"""Mechanic: learn the scale of another optimizer's updates online, without a learning rate to tune.
+"""Mechanic: learn the scale of another optimizer's updates, in place of a tuned learning rate.
 
 Cutkosky, Defazio & Mehta (2023), Algorithm 1, https://arxiv.org/abs/2306.00144
 Paper -> here: Delta -> displacement, x_ref -> start, s, r, m, v -> scales, rewards, largest,
@@ -11,30 +11,31 @@ parameters, dividing by the scale + eps.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, check_slots, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
 
 
 class Mechanic(NamedTuple):
     """What Mechanic remembers; the vectors have one element for each decay rate."""
 
-    start: Any  # x_ref, the first parameters, shaped like them
-    displacement: Any  # Delta, sum of the base optimizer's updates
+    start: Params  # x_ref, the first parameters, shaped like them
+    displacement: Updates  # Delta, sum of the base optimizer's updates
     scales: Array  # s, whose sum multiplies the displacement; valid after the first update
     rewards: Array  # r
     largest: Array  # m, decaying maximum of |h|
     squares: Array  # v, decaying sum of h^2
-    inner: Any  # state of the base optimizer
+    inner: OptState  # state of the base optimizer
 
 
 def _measure(grad, param, displacement):
@@ -49,6 +50,7 @@ def _place(start, displacement, param, update, scale):
 
 
 def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner, **extra):
+    check_slots("mechanize", slots, Mechanic)
     if params is None:
         raise ValueError(f"mechanize needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -69,20 +71,20 @@ def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner,
     return updates, Mechanic(slots.start, displacement, s, rewards, largest, squares, state)
 
 
-def _fresh(init, size, params) -> Mechanic:
+def _fresh(init: InitFn, size: int, params: Params) -> Mechanic:
     s, r, m, v = (jnp.zeros(size, scalar_dtype()) for _ in range(4))
     return Mechanic(copied(params), zeros_like(params), s, r, m, v, init(params))
 
 
 @checked(s_init=POSITIVE, eps=POSITIVE, weight_decay=NONNEGATIVE)
 def mechanize(
-    base_optimizer: Any,
-    weight_decay: Any = 1e-2,
-    eps: Any = 1e-8,
-    s_init: Any = 1e-6,
+    base_optimizer: Pair,
+    weight_decay: Scalar = 1e-2,
+    eps: Scalar = 1e-8,
+    s_init: Scalar = 1e-6,
     num_betas: int = 6,
 ) -> Optimizer:
-    r"""Learn how far to go along the sum of another optimizer's updates.
+    r"""Learn the factor by which to scale the sum of another optimizer's updates.
 
     param = start + sum(s) * displacement, displacement += base update. With D the displacement so
     far, S = sum(s), g' = g + weight_decay * S * |g| / |param| * param and h = -<g', D>, for each
@@ -93,17 +95,17 @@ def mechanize(
     much larger than eps; otherwise the results agree.
 
     Args:
-      base_optimizer: any `(init, update)` pair, run at the learning rate at which its updates have
-        a sensible size, for example 1; a schedule keeps its shape.
-      weight_decay: strength >= 0 of the decay that the scale sees: one number or schedule for the
-        whole tree, like all numbers here.
-      eps: stabilizes the divisions, > 0.
+      base_optimizer: any `(init, update)` pair, run at a learning rate of the order of 1; of a
+        schedule only the shape matters.
+      weight_decay: strength >= 0 of the decay in the gradient that the scale is learned from: one
+        number or schedule for the whole tree, like all numbers here.
+      eps: added to divisors, > 0.
       s_init: first scale > 0, too small rather than too large.
-      num_betas: number of decay rates 0.9, 0.99, ...; structure, not a leaf of the state.
+      num_betas: number of decay rates 0.9, 0.99, ...; static, not a leaf of the state.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element, besides
-      that of `base_optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element, in
+      addition to that of `base_optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -122,8 +124,7 @@ def mechanize(
     References:
       Cutkosky, Defazio & Mehta (2023), "Mechanic: a learning rate tuner".
     """
-    if not isinstance(num_betas, int) or num_betas < 1:
-        raise ValueError(f"mechanize(num_betas=...) must be an integer >= 1, got {num_betas!r}.")
+    num_betas = check_integer("mechanize(num_betas=...)", num_betas)
     base = with_extra_args_support(base_optimizer)
     slots = functools.partial(_fresh, base.init, num_betas)
     numbers = dict(weight_decay=weight_decay, eps=eps, s_init=s_init)

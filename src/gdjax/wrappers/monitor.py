@@ -1,7 +1,7 @@
-"""Record what a step did: the rate it used, the length of gradient and update, steps left out.
+"""Record learning rate, norms of gradient and update, and skipped steps.
 
-Norms are taken where gradients and updates pass anyway. A norm that the optimizer takes itself, as
-for `clip_by_global_norm`, is the same expression of the same array, which XLA computes once.
+A norm that the optimizer takes itself, as for `clip_by_global_norm`, is the same expression of the
+same array, which XLA computes once.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, is_state
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_slots
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import safe_sqrt, sum_sq
-from gdjax.core.protocols import states_in
+from gdjax.core.protocols import HasMetrics, states_in
 from gdjax.core.reading import hyperparams, shortest_names
 from gdjax.core.trees import zero
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params
+from gdjax.transforms.measure import Measure
 from gdjax.transforms.measure import measures as measure_with
+from gdjax.wrappers.guard import skipped_steps
 
 
 class Monitored(NamedTuple):
     """What the monitor recorded of the last step; numbers."""
 
-    rates: dict[str, Any]  # the learning rates that it used, by their names in `hyperparams`
-    grad_norm: Array  # norm of the gradient as it came in
-    update_norm: Array  # norm of the update as it went out
+    rates: dict[str, Array]  # the learning rates that it used, by their names in `hyperparams`
+    grad_norm: Array  # norm of the gradient before the optimizer
+    update_norm: Array  # norm of the update after the optimizer
     update_ratio: Array  # norm of the update over that of the parameters
-    inner: Any  # state of the optimizer
+    inner: OptState  # state of the optimizer
 
-    def metrics(self):
+    def metrics(self) -> dict[str, Array]:
         """Return the records, for `gdjax.metrics`."""
         return {
             **self.rates,
             "grad_norm": self.grad_norm,
             "update_norm": self.update_norm,
             "update_ratio": self.update_ratio,
-            "skipped_steps": _skipped(self.inner),
+            "skipped_steps": skipped_steps(self.inner),
         }
 
 
-def _rates(state: Any) -> dict[str, Array]:
+def _rates(state: OptState) -> dict[str, Array]:
     found = hyperparams(state)
     return {name: value for name, value in found.items() if "learning_rate" in name.split(".")}
 
 
-def _skipped(state: Any) -> Array:
-    guards = [n.slots for _, n in states_in(state) if hasattr(n.slots, "skipped_steps")]
-    return sum((guard.skipped_steps() for guard in guards), jnp.zeros((), jnp.int32))
-
-
 def _monitor(grads, slots, params, count, *, inner, **extra):
+    check_slots("monitor", slots, Monitored)
     if params is None:
         raise ValueError(f"monitor needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -62,38 +62,38 @@ def _monitor(grads, slots, params, count, *, inner, **extra):
     some = weight > 0
     ratio = jnp.where(some, update_norm / jnp.where(some, weight, 1), 0)
     used = _rates(slots.inner)
-    nan = jnp.asarray(jnp.nan)  # a tree of rates may be gone
+    nan = jnp.asarray(jnp.nan)  # with_hyperparams may have replaced a tree of rates
     rates = {name: used.get(name, nan) for name in slots.rates}
     return updates, Monitored(rates, safe_sqrt(sum_sq(grads)), update_norm, ratio, state)
 
 
-def _begin(init, params) -> Monitored:
+def _fresh(init: InitFn, params: Params) -> Monitored:
     inner = init(params)
     rates = {name: jnp.array(value, copy=True) for name, value in _rates(inner).items()}
     return Monitored(rates, zero(), zero(), zero(), inner)
 
 
-def monitor(measures: Any) -> Optimizer:
-    """Record how training goes, in the state: of a whole optimizer, or at one place of a chain.
+def monitor(measures: Pair | dict[str, Measure]) -> Optimizer:
+    """Record norms and learning rates in the state: of an optimizer, or at one place of a chain.
 
     `monitor(optimizer)` records, of each step: the learning rates it used, `grad_norm` (of the
-    gradient as it comes in, before any clipping inside), `update_norm`, `update_ratio` (that over
-    the norm of the parameters, healthy near 1e-3; 0 where those are zero), and `skipped_steps`,
-    how many updates the guards inside have left out so far. Updates are those of `optimizer`.
+    gradient before any clipping inside), `update_norm`, `update_ratio` (`update_norm` over the norm
+    of the parameters, typically about 1e-3; 0 where those are zero), and `skipped_steps`, how many
+    updates the guards inside have skipped so far. Updates are those of `optimizer`.
 
-    `monitor({"name": measure})`, as in optax, measures the updates that pass at this place of a
-    chain: a function of them, or an `(init, update)` pair that returns a measurement, such as
-    `measure_with_ema`. Measurements are zero at first (optax: absent, so that the state changes its
-    structure in the first step).
+    `monitor({"name": measure})`, as in optax, measures the updates at this place of a chain: a
+    function of them, or an `(init, update)` pair that returns a measurement, such as
+    `measure_with_ema`. Measurements are zero at first (optax: absent, so that the tree structure of
+    the state changes in the first step).
 
     Args:
-      measures: the `(init, update)` pair to watch; or a dict of measures.
+      measures: the `(init, update)` pair to monitor; or a dict of measures.
 
     Returns:
       An `Optimizer`. Read the records with `gdjax.metrics(state)`, however deeply it is nested.
 
     Raises:
-      ValueError: if `update` of a watched optimizer is called without parameters.
+      ValueError: if `update` of a monitored optimizer is called without parameters.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -111,10 +111,10 @@ def monitor(measures: Any) -> Optimizer:
     if isinstance(measures, dict):
         return measure_with(measures)
     optimizer = with_extra_args_support(measures)
-    return treewise(_monitor, functools.partial(_begin, optimizer.init), inner=optimizer.update)
+    return treewise(_monitor, functools.partial(_fresh, optimizer.init), inner=optimizer.update)
 
 
-def metrics(state: Any) -> dict[str, Any]:
+def metrics(state: OptState) -> dict[str, Any]:
     """Read everything that monitors and snapshots recorded, however deeply they are nested.
 
     Args:
@@ -122,7 +122,7 @@ def metrics(state: Any) -> dict[str, Any]:
 
     Returns:
       A flat dict, name -> the last record. Where two monitors record one name, the names are
-      qualified by their place, as those of `hyperparams` are. Empty without monitors.
+      qualified by their position, as those of `hyperparams` are. Empty without monitors.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -133,7 +133,7 @@ def metrics(state: Any) -> dict[str, Any]:
     """
     paths, values = [], []
     for where, node in states_in(state):
-        if is_state(node) and hasattr(node.slots, "metrics"):
+        if isinstance(node.slots, HasMetrics):
             for name, value in node.slots.metrics().items():
                 paths.append(((*where, jax.tree_util.DictKey(name)), 1))
                 values.append(value)

@@ -1,7 +1,7 @@
-"""Proximal and projected steps: any optimizer for a smooth loss plus a penalty or a constraint.
+"""Proximal and projected steps with any optimizer, for a smooth loss plus penalty or constraint.
 
 param <- prox_{eta h}(param + update), Parikh & Boyd (2014), section 4.2. An optimizer that divides
-by D takes its steps in the metric D; there the operator is, element by element, that of h with the
+by D takes its steps in the metric D, and the operator is, element by element, that of h with the
 step eta / D (Duchi, Hazan & Singer 2011, section 1.3). With another step the fixed points would not
 be the solutions.
 """
@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax import projections, proximal
-from gdjax.core.base import Optimizer, State
+from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_slots
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import safe_increment
-from gdjax.core.protocols import states_in
+from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only
 from gdjax.core.treewise import treewise
-from gdjax.wrappers.metric import diagonal_metric
+from gdjax.core.types import Hyperparam, OptState, Pair, Params
+from gdjax.wrappers.shared.metric import diagonal_metric
 
-SEPARABLE = {  # they treat each element by itself
+Prox: TypeAlias = Callable[..., Params]  # (params, hyperparams_prox, scaling) -> params
+Metric: TypeAlias = Callable[[OptState, Params], list[Array | None]]
+
+SEPARABLE: set[Any] = {  # they treat each element by itself
     proximal.prox_none, proximal.prox_lasso, proximal.prox_non_negative_lasso,
     proximal.prox_elastic_net, proximal.prox_non_negative_elastic_net, proximal.prox_ridge,
     proximal.prox_non_negative_ridge, projections.projection_non_negative,
     projections.projection_box, projections.projection_hypercube, projections.projection_linf_ball,
 }  # fmt: skip
-TOGETHER = {proximal.prox_group_lasso} | {
+TOGETHER: set[Any] = {proximal.prox_group_lasso} | {
     getattr(projections, f"projection_{name}")
     for name in "simplex l1_sphere l1_ball l2_sphere l2_ball vector hyperplane halfspace".split()
 }
@@ -43,14 +49,15 @@ class Proximal(NamedTuple):
     """What the wrapper remembers."""
 
     prox: State  # the operator's numbers
-    inner: Any  # state of the optimizer
+    inner: OptState  # state of the optimizer
 
-    def eval_params(self, params, count, hyperparams):
-        """Return what the optimizer would evaluate with."""
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
+        """Return the weights that the optimizer evaluates with."""
         return eval_params(self.inner, params)
 
 
 def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
+    check_slots("with_prox", slots, Proximal)
     if params is None:
         raise ValueError(f"with_prox needs {NEEDS_PARAMS}")
     leaves, treedef = jax.tree.flatten(params)
@@ -72,8 +79,8 @@ def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
     return updates, Proximal(slots.prox._replace(count=safe_increment(slots.prox.count)), state)
 
 
-def _check(state: Any, prox: Callable, separable: bool | None, metric: Any) -> None:
-    """Raise where the steps would not lead to the solutions."""
+def _check(state: OptState, prox: Prox, separable: bool | None, metric: Metric | None) -> None:
+    """Raise if the steps would not converge to the solutions."""
     if metric is None:
         return
     slots = [node.slots for _, node in states_in(state)]
@@ -83,7 +90,7 @@ def _check(state: Any, prox: Callable, separable: bool | None, metric: Any) -> N
             f"{type(unknown[0]).__name__} divides its step by. Use gradient descent, Adam, NAdam, "
             "AdaBelief or Adagrad, or pass metric=..., None for the Euclidean one."
         )
-    each = (hasattr(x, "diagonal") and not getattr(x, "uniform", False) for x in slots)
+    each = (isinstance(x, HasDiagonal) and not getattr(x, "uniform", False) for x in slots)
     divides = metric is not diagonal_metric or any(each)
     if divides and not separable:
         name = getattr(prox, "__name__", repr(prox))
@@ -96,10 +103,17 @@ def _check(state: Any, prox: Callable, separable: bool | None, metric: Any) -> N
 
 
 def _is_known(slots: Any) -> bool:
-    return slots == () or hasattr(slots, "diagonal") or any(True for _ in states_in(slots))
+    return slots == () or isinstance(slots, HasDiagonal) or any(True for _ in states_in(slots))
 
 
-def _fresh(init, prox, separable, metric, given, params) -> Proximal:
+def _fresh(
+    init: InitFn,
+    prox: Prox,
+    separable: bool | None,
+    metric: Metric | None,
+    given: Hyperparam | None,
+    params: Params,
+) -> Proximal:
     state = init(params)
     the_only("with_prox", state, "learning_rate")
     _check(state, prox, separable, metric)
@@ -113,12 +127,12 @@ def _fresh(init, prox, separable, metric, given, params) -> Proximal:
 
 
 def with_prox(
-    optimizer: Any,
-    prox: Callable,
-    hyperparams_prox: Any = None,
+    optimizer: Pair,
+    prox: Prox,
+    hyperparams_prox: Hyperparam | None = None,
     *,
     separable: bool | None = None,
-    metric: Any = diagonal_metric,
+    metric: Metric | None = diagonal_metric,
 ) -> Optimizer:
     """Minimize a loss plus a penalty, or under a constraint, with any optimizer for the loss alone.
 
@@ -126,26 +140,27 @@ def with_prox(
     what the optimizer divides its step by: with Adam sqrt(nu_hat) + eps, with momentum, which sums
     up the gradients, 1 - momentum.
 
-    So exact zeros appear with `prox_lasso`, where adding the penalty to the loss gives small
-    numbers. The gradients are those of the loss alone. The operator moves all parameters, also what
-    `groups` inside of it freezes: to leave some out, wrap the optimizers of the other groups.
+    With `prox_lasso` this gives exact zeros, where adding the penalty to the loss gives small
+    numbers. The gradients are those of the loss alone. The operator moves all parameters, also
+    those that `groups` inside it freezes: to exclude some, wrap the optimizers of the other groups.
 
     Args:
       optimizer: an `(init, update)` pair with one `learning_rate` in its state: gradient descent
         with or without momentum, or one whose metric is known: Adam, AdamW, NAdam, AdaBelief,
-        Adagrad, also in chains and wrappers that do not rescale the updates. For others the steps
-        lead elsewhere, unless `metric` says what they divide by.
+        Adagrad, also in chains and wrappers that do not rescale the updates. For others, pass
+        `metric`, which says what they divide by.
       prox: `prox(params, hyperparams_prox, scaling)`: an operator of `gdjax.proximal`, or a
         projection by `make_prox_from_projection`.
       hyperparams_prox: the operator's numbers, leaves of the state: one number, schedule, tree or
         `by_path`, or a tuple of those for an operator of several.
-      separable: whether `prox` treats each element by itself, which a metric D demands. None
-        knows it of gdjax's own.
+      separable: whether `prox` treats each element by itself, which a metric D requires. None
+        is right for gdjax's own operators.
       metric: a function of the optimizer's state and the parameters that gives D for each leaf of
         the parameters, as a list; or None for 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. It adds no state but its numbers.
+      An `Optimizer` whose `update` needs the parameters. State: the operator's numbers in
+      addition to the optimizer's.
 
     Raises:
       ValueError: at `init`, if there is not one learning rate, the metric is unknown, or an

@@ -1,6 +1,6 @@
-"""QK-clip: shrink the query and key weights of heads whose attention logits grew too large.
+"""QK-clip: scale down the query and key weights of heads with too large attention logits.
 
-Kimi Team (2025), Algorithm 1, https://arxiv.org/abs/2507.20534; MuonClip is it over Muon.
+Kimi Team (2025), Algorithm 1, https://arxiv.org/abs/2507.20534; QK-clip over Muon is MuonClip.
 Paper -> here: S_max -> max_logits, tau -> threshold, gamma -> factor. Deviations: none.
 """
 
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.checks import POSITIVE, check_slots, checked
 from gdjax.core.hyper import leaf_values
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["axis"])
 @dataclasses.dataclass(frozen=True)
 class HeadAxis:
-    """Along which axis a parameter's heads lie; structure, without leaves."""
+    """The axis along which a parameter's heads lie; static, without leaves."""
 
     axis: int
 
@@ -33,8 +34,8 @@ class HeadAxis:
 class QKClip(NamedTuple):
     """What the wrapper remembers."""
 
-    heads: Any  # a tree of `HeadAxis`, None where nothing is clipped
-    inner: Any  # state of the optimizer
+    heads: PyTree  # a tree of `HeadAxis`, None where nothing is clipped
+    inner: OptState  # state of the optimizer
 
 
 def _clipped(update, param, heads, logits, threshold, power):
@@ -53,6 +54,7 @@ def _clipped(update, param, heads, logits, threshold, power):
 
 
 def _qk_clip(grads, slots, params, count, *, threshold, power, inner, max_logits, **extra):
+    check_slots("qk_clip", slots, QKClip)
     if params is None:
         raise ValueError(f"qk_clip needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, max_logits=max_logits, **extra)
@@ -67,24 +69,30 @@ def _qk_clip(grads, slots, params, count, *, threshold, power, inner, max_logits
 
 
 @checked(threshold=POSITIVE, power=POSITIVE)
-def qk_clip(optimizer: Any, head_axis: Any, threshold: Any = 100.0, power: Any = 0.5) -> Optimizer:
-    """Run an optimizer, then shrink query and key weights of heads with too large logits.
+def qk_clip(
+    optimizer: Pair,
+    head_axis: int | PrefixTree | None,
+    threshold: Scalar = 100.0,
+    power: Scalar = 0.5,
+) -> Optimizer:
+    """Run an optimizer, then scale down query and key weights of heads with too large logits.
 
     W <- factor^power * (W + update);  factor = min(1, threshold / max_logits), head by head
 
     Args:
       optimizer: any `(init, update)` pair; over `muon` it is MuonClip.
-      head_axis: along which axis of a parameter the heads lie, one block of equal size after the
-        other; None where nothing is clipped. `by_path({".*(query|key)": -1, ".*": None})` or a
+      head_axis: the axis of a parameter along which the heads lie, in consecutive blocks of equal
+        size; None where nothing is clipped. `by_path({".*(query|key)": -1, ".*": None})` or a
         prefix tree.
-      threshold: the largest logit that is left alone > 0.
-      power: of the factor > 0: 0.5 where queries and keys share it; 1 for the rotary part of MLA's
-        queries alone, by a second wrapper, whose rotary keys are shared and stay.
+      threshold: the largest logit > 0 that is not clipped.
+      power: power > 0 of the factor: 0.5 where queries and keys share it; 1 for the rotary part of
+        the queries in MLA, with a second wrapper, where the rotary keys are shared by the heads and
+        not scaled.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters and `max_logits=`: a prefix tree over the
       parameters of the largest logit of each head in this step's batch, [heads], or of one number
-      for all, or None. State: none besides the optimizer's.
+      for all, or None. State: that of the optimizer.
 
     Raises:
       ValueError: if a number is out of range, or heads do not divide an axis.
@@ -105,7 +113,7 @@ def qk_clip(optimizer: Any, head_axis: Any, threshold: Any = 100.0, power: Any =
     """
     init, update = with_extra_args_support(optimizer)
 
-    def slots(params) -> QKClip:
+    def slots(params: Params) -> QKClip:
         treedef = jax.tree.structure(params)
         axes = leaf_values("qk_clip(head_axis=...)", head_axis, params)
         for axis, x in zip(axes, jax.tree.leaves(params), strict=True):

@@ -1,4 +1,4 @@
-"""Averages that a base optimizer is led along: `schedule_free` and generalized primal averaging.
+"""Averages of what an optimizer does: `schedule_free` and generalized primal averaging.
 
 Defazio et al. (2024), https://arxiv.org/abs/2405.15682; gpa: https://arxiv.org/abs/2512.17131
 Symbols and deviations are those of `gdjax.optimizers.schedule_free`.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import jax
+from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
+from gdjax.core.checks import CLOSED_UNIT, SHARE, check_slots, checked
 from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.protocols import states_in
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.treewise import treewise
+from gdjax.core.types import DType, OptState, Pair, Params, Scalar
 from gdjax.optimizers.shared.averaging import (
     RANGES,
     ScheduleFree,
@@ -31,18 +33,28 @@ from gdjax.optimizers.shared.averaging import (
 class PrimalAverage(NamedTuple):
     """What generalized primal averaging remembers."""
 
-    z: Any  # what the base optimizer moves, at first the parameters, shaped like them
-    inner: Any  # state of the base optimizer
+    z: Params  # what the optimizer moves, at first the parameters, shaped like them
+    inner: OptState  # state of the optimizer
 
-    def eval_params(self, params, count, hyperparams):
+    def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
         return extrapolated(self.z, params, hyperparams["mu_y"])
 
 
 def _schedule_free(
-    grads, slots, params, count, *, weight_learning_rate, b1, weight_lr_power, weight_count_power,
-    inner, **extra,
-):  # fmt: skip
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    weight_learning_rate,
+    b1,
+    weight_lr_power,
+    weight_count_power,
+    inner,
+    **extra,
+):
+    check_slots("schedule_free", slots, ScheduleFree)
     if params is None:
         raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -53,6 +65,7 @@ def _schedule_free(
 
 
 def _gpa(grads, slots, params, count, *, mu_x, mu_y, inner, **extra):
+    check_slots("gpa", slots, PrimalAverage)
     if params is None:
         raise ValueError(f"gpa needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -60,41 +73,41 @@ def _gpa(grads, slots, params, count, *, mu_x, mu_y, inner, **extra):
     return updates, PrimalAverage(z, state)
 
 
-def _fresh_gpa(init, params) -> PrimalAverage:
+def _fresh_gpa(init: InitFn, params: Params) -> PrimalAverage:
     return PrimalAverage(copied(params), init(params))
 
 
 @checked(**RANGES)
 def schedule_free(
-    base_optimizer: Any,
-    learning_rate: Any,
-    b1: Any = 0.9,
-    weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    base_optimizer: Pair,
+    learning_rate: Scalar,
+    b1: Scalar = 0.9,
+    weight_lr_power: Scalar = 2.0,
+    state_dtype: DType = None,
     *,
-    weight_count_power: Any = 0.0,
+    weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
-    r"""Replace a base optimizer's learning rate schedule by an average of where it has been.
+    r"""Replace the decay of a learning rate by an average over the path of the optimizer.
 
     z += u;  w = t^weight_count_power * (largest learning_rate so far)^weight_lr_power;
     c = w / (sum of all w);  x = (1 - c) x + c z;  the parameters are y = (1 - b1) z + b1 x.
 
-    Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms computed
-    anew at x. Gradients are taken at the parameters, as ever. The first update uses
+    Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms
+    recomputed at x. Gradients are taken at the parameters, as usual. The first update uses
     `learning_rate(0)`; optax starts at `learning_rate(1)` here but at 0 in the base optimizer.
 
     Args:
       base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
       learning_rate: the base optimizer's learning rate >= 0, here to weigh the average: a number or
         schedule. In the state it is `weight_learning_rate`, so `learning_rate` is the base's own.
-      b1: share of x in y, in (0, 1]. It must stay as it is during a run, as x is read back with it.
+      b1: share of x in y, in (0, 1]. It must not change during a run, as x is computed with it.
       weight_lr_power: power of the largest learning rate in the weights.
       state_dtype: dtype of z; None is float32, or float64 for float64 parameters.
       weight_count_power: power of the step count in the weights, r in the paper.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
-      that of `base_optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
+      addition to that of `base_optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -115,29 +128,32 @@ def schedule_free(
     """
     base = with_extra_args_support(base_optimizer)
     numbers = dict(
-        weight_learning_rate=learning_rate, b1=b1, weight_lr_power=weight_lr_power,
+        weight_learning_rate=learning_rate,
+        b1=b1,
+        weight_lr_power=weight_lr_power,
         weight_count_power=weight_count_power,
-    )  # fmt: skip
+    )
     slots = functools.partial(fresh, base.init, state_dtype)
     return treewise(_schedule_free, slots, numbers, inner=base.update)
 
 
 @checked(mu_x=CLOSED_UNIT, mu_y=SHARE)
-def gpa(base_optimizer: Any, mu_x: Any = 0.9967, mu_y: Any = 0.7) -> Optimizer:
-    r"""Smooth a base optimizer by an exponential average of where it has been.
+def gpa(optimizer: Pair, mu_x: Scalar = 0.9967, mu_y: Scalar = 0.7) -> Optimizer:
+    r"""Smooth an optimizer by an exponential average over its path.
 
     Generalized primal averaging: z += u;  x = mu_x x + (1 - mu_x) z;  the parameters are
-    y = (1 - mu_y) z + mu_y x. `schedule_free` with a memory that does not grow, so it goes with a
-    schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, mu_y = 1 the heavy ball.
+    y = (1 - mu_y) z + mu_y x. It is `schedule_free` with weights that decay, so it is combined
+    with a schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, and mu_y = 1 the heavy
+    ball.
 
     Args:
-      base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
+      optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
       mu_x: decay of the average, in [0, 1].
       mu_y: share of the average in y, in (0, 1].
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, besides
-      that of `base_optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
+      addition to that of `optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -150,13 +166,13 @@ def gpa(base_optimizer: Any, mu_x: Any = 0.9967, mu_y: Any = 0.7) -> Optimizer:
       >>> print(updates.round(3))  # (1 - 0.7 * 0.9) * 0.1
       [-0.037  0.037]
     """
-    base = with_extra_args_support(base_optimizer)
-    slots = functools.partial(_fresh_gpa, base.init)
-    return treewise(_gpa, slots, dict(mu_x=mu_x, mu_y=mu_y), inner=base.update)
+    init, update = with_extra_args_support(optimizer)
+    slots = functools.partial(_fresh_gpa, init)
+    return treewise(_gpa, slots, dict(mu_x=mu_x, mu_y=mu_y), inner=update)
 
 
-def schedule_free_eval_params(state: Any, params: Any) -> Any:
-    """Return the parameters x to evaluate with, as `eval_params` does, from any nesting.
+def schedule_free_eval_params(state: OptState, params: Params) -> Params:
+    """Return the parameters x to evaluate with, as `eval_params` does, at any nesting.
 
     Args:
       state: a state that holds that of a schedule-free optimizer.
@@ -173,7 +189,6 @@ def schedule_free_eval_params(state: Any, params: Any) -> Any:
     return eval_params(state, params)
 
 
-def _holds(state: Any) -> bool:
+def _holds(state: OptState) -> bool:
     kinds = (ScheduleFree, PrimalAverage)
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    return any(isinstance(node, kinds) for node in nodes)
+    return any(isinstance(node.slots, kinds) for _, node in states_in(state))

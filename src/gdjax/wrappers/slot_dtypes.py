@@ -1,21 +1,21 @@
-"""Keep chosen slots of any optimizer in another dtype: less memory, or more precision."""
+"""Keep chosen slots of any optimizer in another dtype, to save memory or for more precision."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer, State, is_state
+from gdjax.core.base import Optimizer, is_state
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.protocols import states_in
+from gdjax.core.types import DType, OptState, Pair, Params, PyTree
 
 
-def with_slot_dtypes(optimizer: Any, **dtypes: Any) -> Optimizer:
+def with_slot_dtypes(optimizer: Pair, **dtypes: DType) -> Optimizer:
     """Keep some slots of an optimizer in dtypes of their own.
 
-    What `mu_dtype` and `nu_dtype` are to `adam`, for any slot of any optimizer, however nested.
-    Arithmetic stays in at least float32: a slot is widened when it is read, rounded when kept.
+    What `mu_dtype` and `nu_dtype` are for `adam`, for any slot of any optimizer, at any nesting.
+    Arithmetic stays in at least float32: a slot is cast when it is read and rounded when stored.
 
     Args:
       optimizer: an `(init, update)` pair made of gdjax's optimizers.
@@ -41,37 +41,35 @@ def with_slot_dtypes(optimizer: Any, **dtypes: Any) -> Optimizer:
             raise TypeError(f"with_slot_dtypes({name}=...) must be a floating dtype, got {dtype}.")
     init, update = with_extra_args_support(optimizer)
 
-    def init_cast(params: Any) -> Any:
-        names: dict[str, None] = {}
-        state = _recast(init(params), dtypes, names)
+    def init_cast(params: Params) -> OptState:
+        state = init(params)
+        slots = (getattr(node.slots, "_fields", ()) for _, node in states_in(state))
+        names = dict.fromkeys(name for fields in slots for name in fields)
         for missing in dtypes.keys() - names.keys():
             raise ValueError(
                 f"with_slot_dtypes({missing}=...): the optimizer has no slot of that name, only "
                 f"{', '.join(names) or 'none'}."
             )
-        return state
+        return _recast(state, dtypes)
 
     return Optimizer(init_cast, update)
 
 
-def _recast(tree: Any, dtypes: dict[str, Any], names: dict[str, None]) -> Any:
-    """Return a tree of states with their slots cast; gather the names of all slots."""
+def _recast(tree: PyTree, dtypes: dict[str, DType]) -> PyTree:
+    """Return a tree of states with their slots cast."""
 
     def one(node):
-        if not isinstance(node, State):
+        if not is_state(node):
             return node
         slots = node.slots
-        fields = getattr(slots, "_fields", ())
-        names.update(dict.fromkeys(fields))
-        if fields:
-            new = {k: _cast(getattr(slots, k), dtypes[k]) for k in fields if k in dtypes}
-            slots = slots._replace(**new)
-        return node._replace(slots=_recast(slots, dtypes, names))
+        if chosen := dtypes.keys() & set(getattr(slots, "_fields", ())):
+            slots = slots._replace(**{k: _cast(getattr(slots, k), dtypes[k]) for k in chosen})
+        return node._replace(slots=_recast(slots, dtypes))
 
     return jax.tree.map(one, tree, is_leaf=is_state)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def _cast(tree: PyTree, dtype: DType) -> PyTree:
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )

@@ -1,25 +1,32 @@
-"""Skip the updates where the loss or the gradient is far above what it usually is.
+"""Skip the updates where the loss or the gradient norm is far above its recent values.
 
 limit = median + threshold * 1.4826 * MAD over the last values, where MAD is the median distance
 from the median, and 1.4826 MAD is the standard deviation of a normal distribution. Unlike mean and
-deviation (levanter skips above mean + 6 sd of 128 values), they ignore the spikes among the values.
+deviation (levanter skips above mean + 6 sd of 128 values), they are robust to spikes.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.checks import (
+    NONNEGATIVE,
+    check_choice,
+    check_integer,
+    check_slots,
+    checked,
+)
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype, sum_sq
 from gdjax.core.treewise import treewise
-from gdjax.wrappers.guard import tally, unless
+from gdjax.core.types import OptState, Pair, Params, Scalar
+from gdjax.wrappers.shared.skipping import tally, unless
 
 WATCH = ("grad_norm", "value", "both")
 NORMAL = 1.4826  # standard deviations in one MAD of a normal distribution
@@ -28,20 +35,20 @@ NORMAL = 1.4826  # standard deviations in one MAD of a normal distribution
 class Spikes(NamedTuple):
     """What the guard remembers."""
 
-    history: Array  # the last values of what is watched, a row for each; a ring
+    history: Array  # the last values of each watched quantity, one row each; a ring buffer
     limits: Array  # what the last values were compared with
     recorded: Array  # values written so far, int32
     skipped: Array  # updates left out so far, int32
-    in_a_row: Array  # those of them since the last update that was done, int32
-    inner: Any  # state of the guarded optimizer
+    in_a_row: Array  # those since the last update that was done, int32
+    inner: OptState  # state of the guarded optimizer
 
-    def skipped_steps(self):
+    def skipped_steps(self) -> Array:
         """Return how many updates were left out."""
         return self.skipped
 
 
 def _middle(row, n):
-    """Return the median of a row whose n values come with infinities."""
+    """Return the median of the n finite values of a row that is padded with infinities."""
     row = jnp.sort(row)
     return (row[jnp.maximum(n - 1, 0) // 2] + row[n // 2]) / 2
 
@@ -56,6 +63,7 @@ def _limit(row, n, threshold, min_spread):
 def _skip_spikes(
     grads, slots, params, count, *, threshold, min_history, min_spread, watch, inner, **extra
 ):
+    check_slots("skip_spikes", slots, Spikes)
     if watch != "grad_norm" and "value" not in extra:
         raise TypeError(
             f"skip_spikes(watch={watch!r}) needs the loss: call update(grads, state, params, "
@@ -70,7 +78,7 @@ def _skip_spikes(
     limits = jnp.where(n >= jnp.maximum(min_history, 1), limits, jnp.inf)
     finite = jnp.isfinite(now).all()
     skip = ~finite | jnp.any(now > limits)
-    # A spike is recorded, too: so a level that stays is normal after half a window.
+    # Spikes are recorded too, so that a higher level is accepted after half a window.
     written = slots.history.at[:, slots.recorded % window].set(now)
     history = jnp.where(finite, written, slots.history)
     recorded = jnp.where(finite, safe_increment(slots.recorded), slots.recorded)
@@ -79,7 +87,7 @@ def _skip_spikes(
     return updates, Spikes(history, limits, recorded, *counts, state)
 
 
-def _fresh(init, rows, window, params) -> Spikes:
+def _fresh(init: InitFn, rows: int, window: int, params: Params) -> Spikes:
     recorded, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
     history = jnp.zeros((rows, window), scalar_dtype())
     limits = jnp.full(rows, jnp.inf, history.dtype)
@@ -88,33 +96,33 @@ def _fresh(init, rows, window, params) -> Spikes:
 
 @checked(threshold=NONNEGATIVE, min_history=NONNEGATIVE, min_spread=NONNEGATIVE)
 def skip_spikes(
-    optimizer: Any,
-    threshold: Any = 6.0,
+    optimizer: Pair,
+    threshold: Scalar = 6.0,
     window: int = 128,
     *,
-    watch: str = "grad_norm",
-    min_history: Any = 16,
-    min_spread: Any = 0.01,
+    watch: Literal["grad_norm", "value", "both"] = "grad_norm",
+    min_history: Scalar = 16,
+    min_spread: Scalar = 0.01,
 ) -> Optimizer:
     """Skip the updates where the loss or the gradient's norm is a spike, or not finite.
 
     A spike is above median + threshold * max(1.4826 MAD, min_spread * |median|) of the last values.
 
-    Parameters and state stay as they are, bit for bit. Spikes enter the history all the same, so a
-    level that has risen for good is skipped for about half a window and then is the new normal.
+    Parameters and state do not change in a skipped step. Spikes are recorded in the history too, so
+    a level that has risen permanently is skipped for about half a window and accepted after that.
 
     Args:
       optimizer: any `(init, update)` pair.
-      threshold: how far above the median is too far, in standard deviations >= 0.
-      window: number of last values >= 1 to compare with; structure, not a leaf of the state.
-      watch: "grad_norm", "value" (the loss, `update(..., value=loss)`), or "both", where either is
-        enough.
+      threshold: largest accepted distance above the median, in standard deviations >= 0.
+      window: number of last values >= 1 to compare with; static, not a leaf of the state.
+      watch: "grad_norm", "value" (the loss, `update(..., value=loss)`), or "both", where a spike
+        in either is enough.
       min_history: number of values before which nothing finite is skipped.
-      min_spread: smallest standard deviation to reckon with, relative to the median, >= 0, for
-        values that hardly change.
+      min_spread: lower bound >= 0 of the standard deviation, relative to the median, for values
+        that hardly change.
 
     Returns:
-      An `Optimizer`. State: `window` numbers for each of what is watched, the last `slots.limits`,
+      An `Optimizer`. State: `window` numbers for each watched quantity, the last `slots.limits`,
       and counts: see `skipped_steps`.
 
     Raises:
@@ -135,8 +143,7 @@ def skip_spikes(
       [-0.11] [1.8896]
     """
     check_choice("skip_spikes(watch=...)", watch, WATCH)
-    if not isinstance(window, int) or window < 1:
-        raise ValueError(f"skip_spikes(window=...) must be an integer >= 1, got {window!r}.")
+    window = check_integer("skip_spikes(window=...)", window)
     init, update = with_extra_args_support(optimizer)
     slots = functools.partial(_fresh, init, 2 if watch == "both" else 1, window)
     numbers = dict(threshold=threshold, min_history=min_history, min_spread=min_spread)

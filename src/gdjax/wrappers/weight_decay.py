@@ -1,6 +1,6 @@
 """Weight decay of every kind, around any optimizer.
 
-With g the gradient, eta the learning rate in force, eta_max its largest value, lambda the decay:
+With g the gradient, eta the current learning rate, eta_max its largest value, lambda the decay:
   l2           g += lambda theta, before the optimizer (Tikhonov's ridge penalty)
   decoupled    theta -= eta lambda theta (Loshchilov & Hutter 2017,
                https://arxiv.org/abs/1711.05101, as torch and optax have it)
@@ -8,41 +8,54 @@ With g the gradient, eta the learning rate in force, eta_max its largest value, 
                schedule's multiplier)
   corrected    theta -= eta (eta / eta_max) lambda theta (AdamC; Defazio 2025,
                https://arxiv.org/abs/2506.02285)
-  cautious     any but l2, only where the optimizer moves the weight towards zero, too (Chen et al.
+  cautious     any but l2, only where the optimizer also moves the weight towards zero (Chen et al.
                2025, https://arxiv.org/abs/2510.12402)
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer, State
+from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.checks import NONNEGATIVE, check_choice, check_slots, checked
 from gdjax.core.hyper import is_schedule
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import the_only
 from gdjax.core.trees import product
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params
 from gdjax.transforms.decay import add_decayed_weights
 
-KINDS = ("decoupled", "l2", "independent", "corrected")
+Kind: TypeAlias = Literal["decoupled", "l2", "independent", "corrected"]
+KINDS: Sequence[str] = ("decoupled", "l2", "independent", "corrected")
 
 
 class Decay(NamedTuple):
     """What the wrapper remembers."""
 
     decay: State  # weight_decay, and max_learning_rate for the kinds that need it
-    inner: Any  # state of the optimizer
+    inner: OptState  # state of the optimizer
 
 
-def _shrink(update, slots, param, count, *, weight_decay, learning_rate, max_learning_rate=None,
-            kind, cautious):  # fmt: skip
+def _shrink(
+    update,
+    slots,
+    param,
+    count,
+    *,
+    weight_decay,
+    learning_rate,
+    max_learning_rate=None,
+    kind,
+    cautious,
+):
     if weight_decay is None or learning_rate is None:
         return update, slots
     rate = learning_rate
@@ -56,20 +69,32 @@ def _shrink(update, slots, param, count, *, weight_decay, learning_rate, max_lea
 
 
 def _with_weight_decay(grads, slots, params, count, *, inner, shrink, **extra):
+    check_slots("with_weight_decay", slots, Decay)
     if params is None:
         raise ValueError(f"with_weight_decay needs {NEEDS_PARAMS}")
     learning_rate, rate_count = the_only("with_weight_decay", slots.inner, "learning_rate")
     updates, state = inner(grads, slots.inner, params, **extra)
-    # The decay reads the rate that the optimizer used; it borrows it, so that it is stored once.
+    # The decay reads the learning rate from the optimizer's state, so that it is stored once.
     numbers = {**slots.decay.hyperparams, "learning_rate": learning_rate}
     updates, _ = shrink(updates, State(rate_count, numbers, ()), params)
     return updates, Decay(slots.decay._replace(count=safe_increment(slots.decay.count)), state)
 
 
-def _init(init, weight_decay, mask, max_learning_rate, kind, params) -> Decay:
+def _more_numbers(kind: Kind) -> tuple[str, ...]:
+    return ("max_learning_rate",) if kind in ("independent", "corrected") else ()
+
+
+def _fresh(
+    init: InitFn,
+    weight_decay: Hyperparam,
+    mask: Mask,
+    max_learning_rate: Hyperparam | None,
+    kind: Kind,
+    params: Params,
+) -> Decay:
     state = init(params)
     numbers = dict(weight_decay=weight_decay)
-    if kind in ("independent", "corrected"):
+    if _more_numbers(kind):
         rate, _ = the_only("with_weight_decay", state, "learning_rate")
         leaves = jax.tree.leaves(rate, is_leaf=is_schedule)
         if max_learning_rate is None and any(map(is_schedule, leaves)):
@@ -78,38 +103,40 @@ def _init(init, weight_decay, mask, max_learning_rate, kind, params) -> Decay:
                 "schedule needs max_learning_rate=..., the largest value of the schedule."
             )
         numbers["max_learning_rate"] = rate if max_learning_rate is None else max_learning_rate
-    decay = mask_decay(leafwise(_shrink, hyperparams=numbers), mask)
+    decay = mask_decay(leafwise(_shrink, hyperparams=numbers, name="with_weight_decay"), mask)
     return Decay(decay.init(params), state)
 
 
 @checked(max_learning_rate=NONNEGATIVE)
 def with_weight_decay(
-    optimizer: Any,
-    weight_decay: Any,
-    kind: str = "decoupled",
+    optimizer: Pair,
+    weight_decay: Hyperparam,
+    kind: Kind = "decoupled",
     *,
-    mask: Any = None,
+    mask: Mask = None,
     cautious: bool = False,
-    max_learning_rate: Any = None,
+    max_learning_rate: Hyperparam | None = None,
 ) -> Optimizer:
     """Give any optimizer weight decay of any kind.
 
     Args:
-      optimizer: an `(init, update)` pair whose state has one `learning_rate`, as all of gdjax's do;
-        for "l2" any pair at all.
+      optimizer: an `(init, update)` pair whose state has one `learning_rate`, as those of gdjax's
+        optimizers do; for "l2" any pair.
       weight_decay: strength lambda >= 0: a number, schedule or prefix tree.
       kind: "decoupled", "l2", "independent" or "corrected"; see the formulas in this module.
       mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
-        gives one, such as `mask_by_ndim()`. None is all.
+        gives one, such as `mask_by_ndim()`. None decays all.
       cautious: whether to decay an element only where the update does not move it away from zero.
       max_learning_rate: eta_max, for "independent" and "corrected". None is the learning rate that
-        the optimizer was built with, if that is a number and no schedule.
+        the optimizer was built with, if that is not a schedule.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. It adds no state but its numbers.
+      An `Optimizer` whose `update` needs the parameters. State: the decay's numbers in addition to
+      the optimizer's.
 
     Raises:
-      ValueError: for an unknown kind, a cautious l2, or a schedule without `max_learning_rate`.
+      ValueError: for an unknown kind, `cautious` with "l2", or a schedule without
+        `max_learning_rate`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -121,9 +148,12 @@ def with_weight_decay(
     check_choice("with_weight_decay(kind=...)", kind, KINDS)
     if kind == "l2":
         if cautious:
-            raise ValueError("with_weight_decay(cautious=True) goes with a kind that is not 'l2'.")
+            raise ValueError("with_weight_decay(cautious=True) needs a kind other than 'l2'.")
         return chain(add_decayed_weights(weight_decay, mask), optimizer)
     init, update = with_extra_args_support(optimizer)
-    slots = functools.partial(_init, init, weight_decay, mask, max_learning_rate, kind)
-    shrink = leafwise(_shrink, kind=kind, cautious=cautious).update
-    return treewise(_with_weight_decay, slots, inner=update, shrink=shrink)
+    slots = functools.partial(_fresh, init, weight_decay, mask, max_learning_rate, kind)
+    numbers = dict.fromkeys(("weight_decay", "learning_rate", *_more_numbers(kind)))
+    decay = leafwise(
+        _shrink, hyperparams=numbers, name="with_weight_decay", kind=kind, cautious=cautious
+    )
+    return treewise(_with_weight_decay, slots, inner=update, shrink=decay.update)

@@ -8,6 +8,7 @@ import pytest
 from parity import assert_same, falling
 
 import gdjax
+from gdjax.compat import optax as compat
 
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 
@@ -25,8 +26,8 @@ def test_same_as_optax():
         dict(rate=0.1, decay=0.2),
         dict(rate=falling, decay=lambda t: 0.1 * t, clip=1.0),
     ):
-        ours = gdjax.inject_hyperparams(factory(gdjax))(**numbers)
-        foreign = gdjax.inject_hyperparams(factory(optax))(**numbers)
+        ours = compat.inject_hyperparams(factory(gdjax))(**numbers)
+        foreign = compat.inject_hyperparams(factory(optax))(**numbers)
         theirs = optax.inject_hyperparams(factory(optax))(**numbers)
         assert_same(ours, theirs, steps=4)
         assert_same(foreign, theirs, steps=4)
@@ -43,8 +44,8 @@ def test_numbers_are_written_and_read_as_in_optax():
         return read
 
     expected = run(optax, lambda opt: opt.update)
-    np.testing.assert_allclose(run(gdjax, lambda opt: opt.update), expected, rtol=2e-5)
-    np.testing.assert_allclose(run(gdjax, lambda opt: jax.jit(opt.update)), expected, rtol=2e-5)
+    np.testing.assert_allclose(run(compat, lambda opt: opt.update), expected, rtol=2e-5)
+    np.testing.assert_allclose(run(compat, lambda opt: jax.jit(opt.update)), expected, rtol=2e-5)
 
 
 def test_plain_states_take_such_writes_too():
@@ -57,7 +58,7 @@ def test_plain_states_take_such_writes_too():
 
 
 def test_one_trace_and_names():
-    make = gdjax.inject_hyperparams(gdjax.adam)
+    make = compat.inject_hyperparams(gdjax.adam)
     assert make(0.1).update is make(0.2).update
     traces = []
 
@@ -72,7 +73,7 @@ def test_one_trace_and_names():
         np.testing.assert_allclose(gdjax.hyperparams(state)["learning_rate"], rate)
         np.testing.assert_allclose(state.slots.inner_state.hyperparams["learning_rate"], rate)
     assert len(traces) == 1
-    masked = gdjax.inject_hyperparams(gdjax.adamw)(0.1, mask={"w": True, "b": False})
+    masked = compat.inject_hyperparams(gdjax.adamw)(0.1, mask={"w": True, "b": False})
     updates, state = masked.update(PARAMS, masked.init(PARAMS), PARAMS)
     assert jax.tree.structure(state) == jax.tree.structure(masked.init(PARAMS))
 
@@ -80,7 +81,7 @@ def test_one_trace_and_names():
 def test_low_precision_parameters_do_not_round_the_numbers():
     """optax #1414: there b2 becomes 1, and the first update NaN."""
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-    opt = gdjax.inject_hyperparams(gdjax.adam)(1e-3)
+    opt = compat.inject_hyperparams(gdjax.adam)(1e-3)
     updates, state = opt.update(params, opt.init(params), params)
     assert state.hyperparams["b2"] == np.float32(0.999) and updates["w"].dtype == jnp.bfloat16
     np.testing.assert_allclose(updates["w"].astype(float), [-1e-3, 1e-3], rtol=1e-2)
@@ -102,7 +103,7 @@ def test_static_arguments_and_stateful_schedules():
     def factory(rate, power, shape):
         return gdjax.sgd(rate * shape(2.0) ** power)
 
-    make = gdjax.inject_hyperparams(factory, static_args=("power", "shape"))
+    make = compat.inject_hyperparams(factory, static_args=("power", "shape"))
     opt = make(Halve(), 1, shape=abs)
     state = opt.init(PARAMS)
     for value, expected in ((3.0, -2.0), (0.0, -1.0), (0.0, -1.0)):
@@ -110,4 +111,4 @@ def test_static_arguments_and_stateful_schedules():
         np.testing.assert_allclose(updates["w"][0], expected)
     assert list(state.hyperparams) == ["rate"]
     with pytest.raises(ValueError, match="names slope, but the factory's arguments are rate"):
-        gdjax.inject_hyperparams(factory, static_args="slope")
+        compat.inject_hyperparams(factory, static_args="slope")

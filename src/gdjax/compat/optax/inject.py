@@ -1,35 +1,46 @@
-"""optax's way to have hyperparameters in the state: `state.hyperparams["learning_rate"] = 0.1`."""
+"""optax's way to keep hyperparameters in the state: `state.hyperparams["learning_rate"] = 0.1`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gdjax.core.base import Optimizer, State, is_state
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_slots
 from gdjax.core.hyper import as_hyper
 from gdjax.core.lift import compiled
 from gdjax.core.numerics import cast_like, safe_increment, scalar_dtype
+from gdjax.core.types import DType, OptState, Pair, Params
+
+Q = ParamSpec("Q")
 
 
 class Injected(NamedTuple):
-    """What is remembered besides the numbers."""
+    """What is remembered in addition to the numbers."""
 
-    schedules: dict[str, Any]  # the schedules, and the states of those that have one
-    inner_state: Any  # state of the optimizer that the factory makes
+    schedules: dict[str, Any]  # the schedules; of stateful ones, their states
+    inner_state: OptState  # state of the optimizer that the factory makes
 
 
 def _is_stateful(x: Any) -> bool:
     return not isinstance(x, type) and callable(getattr(x, "init", None)) and callable(x)
 
 
-def _now(schedules: dict, stateful: dict, count: Any, dtype: Any, extra: dict) -> dict[str, Any]:
+def _current(
+    schedules: dict[str, Any],
+    stateful: dict[str, Any],
+    count: Array,
+    dtype: DType,
+    extra: dict[str, Any],
+) -> dict[str, Array]:
     values = {
         name: stateful[name](s, **extra) if name in stateful else s(count)
         for name, s in schedules.items()
@@ -37,7 +48,7 @@ def _now(schedules: dict, stateful: dict, count: Any, dtype: Any, extra: dict) -
     return {name: jnp.asarray(value, dtype) for name, value in values.items()}
 
 
-def _with_numbers_of(fresh: Any, old: Any) -> Any:
+def _with_numbers_of(fresh: OptState, old: OptState) -> OptState:
     """Return `old`, counts and slots, with the hyperparameters of a fresh state."""
 
     def part(new, old):
@@ -48,13 +59,18 @@ def _with_numbers_of(fresh: Any, old: Any) -> Any:
     return jax.tree.map(part, fresh, old, is_leaf=is_state)
 
 
-@functools.lru_cache(maxsize=1024)
-def _update(factory: Callable, fixed: tuple, stateful: tuple, dtype: Any) -> Callable:
+def _make_update(
+    factory: Callable[..., Pair],
+    fixed: tuple[tuple[str, Any], ...],
+    stateful: tuple[tuple[str, Any], ...],
+    dtype: DType,
+) -> Callable[..., Any]:
     def inject_hyperparams(updates, state, params=None, **extra):
+        check_slots("inject_hyperparams", getattr(state, "slots", state), Injected)
         schedules, inner = state.slots
         kind = dtype or scalar_dtype()
         numbers = {k: jnp.asarray(v, kind) for k, v in state.hyperparams.items()}
-        numbers |= _now(schedules, dict(stateful), state.count, kind, extra)
+        numbers |= _current(schedules, dict(stateful), state.count, kind, extra)
         optimizer = with_extra_args_support(factory(**dict(fixed), **numbers))
         fresh = optimizer.init(updates if params is None else params)
         inner = _with_numbers_of(fresh, inner)
@@ -66,24 +82,27 @@ def _update(factory: Callable, fixed: tuple, stateful: tuple, dtype: Any) -> Cal
     return compiled(inject_hyperparams, "inject_hyperparams")
 
 
+_remembered_update = functools.lru_cache(maxsize=1024)(_make_update)
+
+
 def inject_hyperparams(
-    inner_factory: Callable[..., Any],
+    inner_factory: Callable[Q, Pair],
     static_args: str | Iterable[str] = (),
-    hyperparam_dtype: Any = None,
-) -> Callable[..., Optimizer]:
+    hyperparam_dtype: DType = None,
+) -> Callable[Q, Optimizer]:
     """Keep the numbers that a factory is given in `state.hyperparams`, by its arguments' names.
 
-    gdjax's own factories need none of this: `gdjax.hyperparams` and `gdjax.with_hyperparams` read
+    gdjax's own factories do not need it: `gdjax.hyperparams` and `gdjax.with_hyperparams` read
     and write the numbers of any state. It is here for code that is written for optax, and for
-    factories whose arguments are no hyperparameters by themselves, as below.
+    factories whose arguments are not hyperparameters themselves, as below.
 
     Numbers are float32 at least, where optax rounds them to the parameters' dtype. A scheduled
-    number is that of the last update, as in optax, and writing to it is without effect.
+    number is that of the last update, as in optax, and writing to it has no effect.
 
     Args:
       inner_factory: a function that returns an `(init, update)` pair, of gdjax or of optax. It is
         called anew in each trace, with traced numbers.
-      static_args: names of arguments that are functions or integers but no schedules or numbers.
+      static_args: names of arguments that are functions or integers but not schedules or numbers.
       hyperparam_dtype: dtype of the numbers; None is float32, or float64 with x64.
 
     Returns:
@@ -91,13 +110,14 @@ def inject_hyperparams(
       `StatefulSchedule`s.
 
     Raises:
-      ValueError: if `static_args` has a name that is no argument.
+      ValueError: if `static_args` has a name that is not an argument.
 
     Example:
-      >>> import gdjax, jax.numpy as jnp
+      >>> from gdjax.compat import optax
+      >>> import jax.numpy as jnp
       >>> def factory(rate, ratio):
-      ...     return gdjax.adamw(rate, weight_decay=ratio * rate)
-      >>> opt = gdjax.inject_hyperparams(factory)(rate=lambda t: 0.1 * 0.5**t, ratio=0.5)
+      ...     return optax.adamw(rate, weight_decay=ratio * rate)
+      >>> opt = optax.inject_hyperparams(factory)(rate=lambda t: 0.1 * 0.5**t, ratio=0.5)
       >>> params = jnp.ones(1)
       >>> state = opt.init(params)
       >>> state.hyperparams["ratio"] = 0.0
@@ -115,7 +135,7 @@ def inject_hyperparams(
         )
 
     @functools.wraps(inner_factory)
-    def build(*args: Any, **kwargs: Any) -> Optimizer:
+    def build(*args: Q.args, **kwargs: Q.kwargs) -> Optimizer:
         numbers, schedules, stateful, fixed = {}, {}, {}, {}
         for name, value in _arguments(signature, args, kwargs).items():
             if name in static or isinstance(value, bool):
@@ -129,23 +149,30 @@ def inject_hyperparams(
             else:
                 fixed[name] = value
 
-        def init(params: Any) -> State:
+        def init(params: Params) -> State:
             dtype = hyperparam_dtype or scalar_dtype()
             count = jnp.zeros((), jnp.int32)
             kept = {k: as_hyper(f"inject_hyperparams({k}=...)", s) for k, s in schedules.items()}
             kept |= {k: s.init() for k, s in stateful.items()}
             start = {k: jnp.array(v, dtype, copy=True) for k, v in numbers.items()}
-            start |= _now(kept, stateful, count, dtype, {})
-            inner = with_extra_args_support(inner_factory(**fixed, **start)).init(params)
+            start |= _current(kept, stateful, count, dtype, {})
+            make: Callable[..., Pair] = inner_factory
+            inner = with_extra_args_support(make(**fixed, **start)).init(params)
             return State(count, start, Injected(kept, inner))
 
         key = inner_factory, tuple(fixed.items()), tuple(stateful.items()), hyperparam_dtype
-        try:
-            return Optimizer(init, _update(*key))
-        except TypeError:  # an argument that cannot be hashed, such as a mask: made anew each time
-            return Optimizer(init, _update.__wrapped__(*key))
+        return Optimizer(init, (_remembered_update if _is_hashable(key) else _make_update)(*key))
 
     return build
+
+
+def _is_hashable(key: Hashable) -> bool:
+    """Return whether the arguments may be a key: a mask, for one, is a dict, which may not."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""The metric of an optimizer: what it divides each element of its step by.
-
-Slots take part by a method `diagonal(count, **hyperparams)` for one array, after `count` updates,
-which gives an array, or a number if the slots say that they are `uniform`; see `AdamMoments` and
-`MomentumTrace` in `gdjax.optimizers`.
-"""
+"""The metric of an optimizer: what it divides each element of its step by; see `HasDiagonal`."""
 
 from __future__ import annotations
 
@@ -11,33 +6,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import leaf_name
 from gdjax.core.hyper import leaf_values, value_at
 from gdjax.core.numerics import upcast
-from gdjax.core.protocols import states_in
+from gdjax.core.protocols import HasDiagonal, states_in
+from gdjax.core.types import OptState, Params
 
 
-def diagonal_metric(state: Any, params: Any) -> list[Any]:
+def diagonal_metric(state: OptState, params: Params) -> list[Array | None]:
     """Return for each parameter what its last step was divided by; None for nothing."""
     leaves, treedef = jax.tree.flatten(params)
     found: list[Any] = [None] * len(leaves)
     for _, node in states_in(state):
-        if not hasattr(node.slots, "diagonal"):
+        if not isinstance(node.slots, HasDiagonal):
             continue
-        columns = [treedef.flatten_up_to(tree) for tree in node.slots]
+        slots: Any = node.slots
+        columns = [treedef.flatten_up_to(tree) for tree in slots]
         mine = [i for i, x in enumerate(columns[0]) if x is not None]  # the others: other groups'
         last = jnp.maximum(node.count - 1, 0)
         numbers = {
-            k: leaf_values(k, value_at(v, last), node.slots[0]) for k, v in node.hyperparams.items()
+            k: leaf_values(k, value_at(v, last), slots[0]) for k, v in node.hyperparams.items()
         }
-        rows = [type(node.slots)(*(column[i] for column in columns)) for i in mine]
+        rows = [type(slots)(*(column[i] for column in columns)) for i in mine]
         given = [{k: v[j] for k, v in numbers.items()} for j in range(len(rows))]
         keys = [
             (x[0].shape, x[0].dtype, *map(id, g.values())) for x, g in zip(rows, given, strict=True)
         ]
-        if getattr(node.slots, "uniform", False):
+        if getattr(slots, "uniform", False):
             same = {key[2:]: (x, g) for key, x, g in zip(keys, rows, given, strict=True)}
             once = {key: x.diagonal(node.count, **g) for key, (x, g) in same.items()}
             diagonals = [once[key[2:]] for key in keys]

@@ -1,6 +1,6 @@
-"""Compare optax's public names and their arguments with gdjax's, and print what differs.
+"""Compare optax's public names and arguments with `gdjax.compat.optax`, and print what differs.
 
-python tests/optax_names.py
+python tests/compat/optax_names.py
 
 `test_optax_names.py` demands that the two lists below say exactly what is printed here.
 """
@@ -11,10 +11,10 @@ import warnings
 
 import optax
 
-import gdjax
-from gdjax.migrating import hint
+from gdjax.compat import optax as compat
+from gdjax.compat.optax.left_out import hint
 
-ROOMS = (
+MODULES = (
     "", "losses", "schedules", "transforms", "projections", "tree", "perturbations", "assignment",
     "microbatching", "second_order", "contrib",
 )  # fmt: skip
@@ -41,7 +41,7 @@ ARGUMENTS = {
 
 
 def public(module):
-    """Yield name and object of everything public in a module of optax but its modules."""
+    """Yield name and object of everything public in a module of optax except modules."""
     for name in dir(module):
         if not name.startswith("_"):
             thing = getattr(module, name)
@@ -88,16 +88,16 @@ def differences(theirs, ours):
 
 
 def audit():
-    """Return {room.name: why it is missing or ""} and {name: how its arguments differ}."""
+    """Return {module.name: why it is missing or ""} and {name: how its arguments differ}."""
     missing, different = {}, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations, which optax announces on access
-        for room in ROOMS:
-            theirs = getattr(optax, room) if room else optax
-            ours = gdjax if room in ("", "contrib") else getattr(gdjax, room, None)
+        for module in MODULES:
+            theirs = getattr(optax, module) if module else optax
+            ours = compat if module in ("", "contrib") else getattr(compat, module, None)
             for name, thing in public(theirs):
                 if not hasattr(ours, name):
-                    missing[f"{room}.{name}".strip(".")] = hint(name).removeprefix("; ")
+                    missing[f"{module}.{name}".strip(".")] = hint(name).removeprefix("; ")
                 elif found := list(differences(thing, getattr(ours, name))):
                     different[name] = ", ".join(found)
     return missing, different

@@ -1,18 +1,17 @@
-"""Set an inner optimizer back to what it remembered at first, with the numbers it has now."""
+"""Reset the counts and slots of an optimizer, but keep its current hyperparameters."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import State, is_state
+from gdjax.core.types import OptState, PyTree
 
 
-def memory(state: Any) -> Any:
-    """Return counts and slots of a state, however nested, without the hyperparameters."""
+def memory(state: OptState) -> PyTree:
+    """Return counts and slots of a state, at any nesting, without the hyperparameters."""
 
     def part(node):
         return (node.count, memory(node.slots)) if is_state(node) else node
@@ -20,7 +19,7 @@ def memory(state: Any) -> Any:
     return jax.tree.map(part, state, is_leaf=is_state)
 
 
-def reset(when: Array, state: Any, first: Any) -> Any:
+def reset(when: Array, state: OptState, first: PyTree) -> OptState:
     """Return the state with counts and slots of `first`, a `memory`, where `when` holds."""
 
     def part(node, old):

@@ -1,28 +1,31 @@
-"""Schedules that remember: what decides is a state of their own, not the count alone."""
+"""optax's stateful schedules: their value depends on a state of their own, not only on the count.
+
+`inject_hyperparams` runs them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import safe_increment
+from gdjax.core.types import Number, PyTree, ScheduleFn
 
 
 class StatefulSchedule(Protocol):
     """A value that depends on a state of its own, which is updated at every step."""
 
-    def init(self) -> Any:
+    def init(self) -> PyTree:
         """Return the state before the first step."""
         ...
 
-    def update(self, state: Any, **extra_args: Any) -> Any:
+    def update(self, state: PyTree, **extra_args: Any) -> PyTree:
         """Return the state after a step; `extra_args` are those of the optimizer's `update`."""
         ...
 
-    def __call__(self, state: Any, **extra_args: Any) -> Any:
+    def __call__(self, state: PyTree, **extra_args: Any) -> Number:
         """Return the value for the next step."""
         ...
 
@@ -37,14 +40,14 @@ class WrappedSchedule:
     """A schedule of the count as a `StatefulSchedule`.
 
     Example:
-      >>> import gdjax
-      >>> wrapped = gdjax.WrappedSchedule(gdjax.linear_schedule(1.0, 0.0, 4))
+      >>> from gdjax.compat import optax
+      >>> wrapped = optax.WrappedSchedule(optax.linear_schedule(1.0, 0.0, 4))
       >>> state = wrapped.update(wrapped.init())
       >>> print(wrapped(state))
       0.75
     """
 
-    def __init__(self, schedule_fn: Callable[[Any], Any]):
+    def __init__(self, schedule_fn: ScheduleFn):
         self.schedule_fn = schedule_fn
 
     def init(self) -> WrappedScheduleState:
@@ -55,6 +58,6 @@ class WrappedSchedule:
         """Return the next count."""
         return WrappedScheduleState(safe_increment(state.count))
 
-    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:
+    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Number:
         """Return the schedule's value at the count."""
         return self.schedule_fn(state.count)
