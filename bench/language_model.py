@@ -139,7 +139,7 @@ def main():
         target = best.value if target is None else target
         reached = np.flatnonzero(smooth <= target)
         first = int(reached[0]) + 20 if len(reached) else None
-        rows.append([name, bits, first, best.point["learning_rate"], result.seconds])
+        rows.append([name, bits, first, best.config["learning_rate"], result.seconds])
         print(*rows[-1], flush=True)
     header = ["optimizer", "bits per byte", "steps to target", "learning rate", "seconds"]
     print(f"\n{steps} steps of {BATCH} x {CONTEXT} bytes, {len(RATES)} learning rates each")

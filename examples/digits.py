@@ -138,12 +138,12 @@ def main():
     )
     best = result.best(by="accuracy", mode="max")
     print(
-        f"{result.seconds:.1f} s; best: learning_rate = {best.point['learning_rate']:.2g} with "
+        f"{result.seconds:.1f} s; best: learning_rate = {best.config['learning_rate']:.2g} with "
         f"held-out accuracy {best.value:.3f}"
     )
     for point, step in result.diverged():
         print(f"diverged: learning_rate = {point['learning_rate']:.2g} at step {step}")
-    rates, worse = result.points["learning_rate"], result.values() > result.history["loss"][:, 0]
+    rates, worse = result.configs["learning_rate"], result.values() > result.history["loss"][:, 0]
     print(f"nonfinite: {len(result.diverged())} of 32 lanes (Adam's steps are bounded)")
     print(f"ended above the loss they started at: {', '.join(f'{r:.2g}' for r in rates[worse])}")
     ax = result.plot()

@@ -315,11 +315,11 @@ from gdjax.training.racing import hyperband as hyperband
 from gdjax.training.racing import median_stop as median_stop
 from gdjax.training.racing import successive_halving as successive_halving
 from gdjax.training.result import SweepResult as SweepResult
-from gdjax.training.space import choice as choice
-from gdjax.training.space import grid as grid
-from gdjax.training.space import log_uniform as log_uniform
-from gdjax.training.space import sample as sample
-from gdjax.training.space import uniform as uniform
+from gdjax.training.trials import choice as choice
+from gdjax.training.trials import grid as grid
+from gdjax.training.trials import log_uniform as log_uniform
+from gdjax.training.trials import sample as sample
+from gdjax.training.trials import uniform as uniform
 from gdjax.training.sweep import sweep as sweep
 
 # Packages and modules with names of their own
@@ -337,6 +337,7 @@ from gdjax import transforms as transforms
 from gdjax import tree as tree
 from gdjax import optimizers as optimizers
 from gdjax import solvers as solvers
+from gdjax import training as training
 from gdjax import wrappers as wrappers
 
 # Solvers: run to convergence

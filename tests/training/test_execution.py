@@ -18,9 +18,9 @@ from x64 import enable_x64
 
 import gdjax
 from gdjax.training import lanes as lanes_module
-from gdjax.training import loop as loop_module
-from gdjax.training import places as places_module
-from gdjax.training.store import Store
+from gdjax.training.checkpoint import Checkpoints
+from gdjax.training.devices import Devices
+from gdjax.training.engine import either
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 4)).astype(np.float32)
@@ -48,6 +48,30 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+def on_one_device(monkeypatch, threads):
+    monkeypatch.setattr(lanes_module, "all_devices", lambda: Devices(None, 1, threads))
+
+
+def observed(optimizer):
+    """Return an optimizer, and a list of the axis sizes that its update is vectorized over."""
+    sizes = []
+
+    @jax.custom_batching.custom_vmap
+    def look(x):
+        return x
+
+    @look.def_vmap
+    def _(axis_size, in_batched, x):
+        sizes.append(axis_size)
+        return look(x), in_batched[0]
+
+    def update(updates, state, params=None, **extra):
+        updates, state = optimizer.update(updates, state, params, **extra)
+        return jax.tree.map(look, updates), state
+
+    return gdjax.Optimizer(optimizer.init, update), sizes
+
+
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
     whole = run(vectorize=vectorize)
@@ -62,8 +86,7 @@ def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
 
 def test_one_device_equals_eight_and_both_ways_of_running_agree(monkeypatch):
     sharded = {v: run(vectorize=v) for v in (True, False)}
-    one = places_module.Places(None, 1, 2)  # a CPU with two cores, in threads
-    monkeypatch.setattr(lanes_module, "places", lambda: one)
+    on_one_device(monkeypatch, threads=2)
     for vectorize, eight in sharded.items():
         single = run(vectorize=vectorize)
         np.testing.assert_allclose(single.history["loss"], eight.history["loss"], rtol=ULPS)
@@ -77,14 +100,16 @@ def test_one_device_equals_eight_and_both_ways_of_running_agree(monkeypatch):
 
 
 def test_lanes_are_really_spread_over_the_devices():
-    (group,), _ = lanes_module.make_groups(
-        "sweep", loss_fn, PARAMS, gdjax.adam, gdjax.grid(RATES), (X, Y), steps=1, epochs=None,
-        key=0, held_out=None, metric_fn=None, report_every=None, reports=False,
-    )  # fmt: skip
-    carry = group.start()
-    leaf = carry.params["linear_0"]["kernel"]
-    assert leaf.shape[0] == 16 and len(leaf.sharding.device_set) == 8  # 11 lanes, 5 of padding
-    assert {s.data.shape[0] for s in leaf.addressable_shards} == {2}
+    seen = set()
+
+    def loss(params, batch):
+        jax.debug.inspect_array_sharding(
+            params["linear_0"]["kernel"], callback=lambda s: seen.add(len(s.device_set))
+        )
+        return loss_fn(params, batch)
+
+    gdjax.sweep(loss, PARAMS, gdjax.adam, RATES, (X, Y), steps=1, vectorize=True)
+    assert seen == {8}
 
 
 def test_every_group_uses_one_program():
@@ -105,26 +130,21 @@ def test_every_group_uses_one_program():
     assert len(traced) == once
 
 
-@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, jax.vmap, None])
-def test_a_convolution_is_found_wherever_it_is(wrap):
-    """Lanes with one run in turn; those without, and as small as these, run together."""
+def test_lanes_with_a_convolution_run_in_turn():
+    """Small lanes without one step together. Eight devices have two lanes each, one is padding."""
 
-    def smooth(x):
-        return jnp.convolve(x, jnp.ones(3), mode="same")
+    def loss(params, batch, smooth):
+        return jnp.mean(smooth(params["w"] * batch) ** 2)
 
-    def loss(params, batch, inner):
-        rows = jax.lax.scan(lambda c, x: (c, inner(x)), 0, batch[None] * params["w"])[1]
-        return jnp.mean(rows**2)
+    def convolve(x):
+        return jax.vmap(lambda row: jnp.convolve(row, jnp.ones(3), mode="same"))(x)
 
-    inner = smooth if wrap is None else wrap(jax.vmap(smooth) if wrap is not jax.vmap else smooth)
-    x = X if wrap is not None else X[:, 0]
-    for function, how in ((inner, "map"), (jnp.sin, "vmap")):
-        (group, *_), _ = lanes_module.make_groups(
-            "sweep", functools.partial(loss, inner=function), {"w": jnp.ones(())}, gdjax.sgd,
-            [{"learning_rate": 0.1}], x, steps=1, epochs=None, key=0, held_out=None, metric_fn=None,
-            report_every=None, reports=False,
-        )  # fmt: skip
-        assert group.plan.run.lanes == how
+    rates = {"learning_rate": np.linspace(0.01, 0.1, 15)}
+    for smooth, size in ((convolve, 8), (jnp.sin, 16)):
+        optimizer, sizes = observed(gdjax.sgd(0.1))
+        function = functools.partial(loss, smooth=smooth)
+        gdjax.sweep(function, {"w": jnp.ones(())}, optimizer, rates, X, steps=1)
+        assert set(sizes) == {size}
 
 
 @pytest.mark.parametrize("leaves", [0, 3, 20, 70])
@@ -132,36 +152,30 @@ def test_a_step_is_taken_whole_or_not_at_all(leaves):
     new = {"rows": [jnp.full(2, i + 0.5) for i in range(leaves)]}
     old = {"rows": [jnp.full(2, -i - 0.5) for i in range(leaves)]}
     for ok in (True, False):
-        same(jax.jit(loop_module._either)(ok, new, old), new if ok else old)
+        same(jax.jit(either)(ok, new, old), new if ok else old)
 
 
-def test_a_branch_of_a_small_run_has_no_copies_for_other_threads():
+def test_a_branch_has_no_copies_for_other_threads():
     """XLA on a CPU hands more than 8 copies at once to threads, which took half of the time."""
-    opt = gdjax.adam(0.1)
-    carry = loop_module.Carry(PARAMS, opt.init(PARAMS), jnp.int32(-1))
-    step = loop_module.step_fn(loop_module.Run(loss_fn, opt.update))
-    program = jax.make_jaxpr(step)(carry, (X, Y), jax.random.key(0), jnp.int32(0))
+    new, old = ([jnp.full(2, float(i + k)) for i in range(20)] for k in (0, 1))
+    program = jax.make_jaxpr(either)(True, new, old)
     branches = [len(e.outvars) for e in program.eqns if e.primitive.name == "cond"]
-    assert sum(branches) > 8 >= max(branches)
+    assert sum(branches) == 20 and max(branches) <= 8
 
 
 def test_lanes_per_program_follows_the_compiled_memory(monkeypatch):
-    monkeypatch.setattr(lanes_module, "places", lambda: places_module.Places(None, 1, 1))
-    limit = 40_000
-    monkeypatch.setattr(lanes_module, "free_memory", lambda: limit)
-    groups, _ = lanes_module.make_groups(
-        "sweep", loss_fn, PARAMS, gdjax.adam, gdjax.grid({"learning_rate": [0.1] * 40}), (X, Y),
-        steps=1, epochs=None, key=0, held_out=None, metric_fn=None, report_every=None,
-        reports=False,
-    )  # fmt: skip
-    size = len(groups[0].lanes)
-    compiled = lanes_module.lower_chunk(groups[0].plan, groups[0].avals, 1).compile()
-    assert places_module.memory_of(compiled) <= limit < 2 * places_module.memory_of(compiled)
-    assert 1 < size < 40 and sum(len(g.lanes) for g in groups) == 40
+    on_one_device(monkeypatch, threads=1)
+    monkeypatch.setattr(lanes_module, "free_memory", lambda: 40_000)
+    optimizer, sizes = observed(gdjax.adam(0.1))
+    gdjax.sweep(loss_fn, PARAMS, optimizer, {"learning_rate": [0.1] * 40}, (X, Y), steps=1)
+    tried, taken = sorted(set(sizes), reverse=True), sizes[-1]
+    assert tried[0] == 40 and taken == tried[-1] and 1 < taken < 40
+    lane = 4 * sum(x.size for x in jax.tree.leaves((PARAMS, gdjax.adam(0.1).init(PARAMS))))
+    assert taken * lane < 40_000 < 40 * lane
 
 
 def test_settings_of_the_calling_thread_hold_in_the_workers(monkeypatch):
-    monkeypatch.setattr(lanes_module, "places", lambda: places_module.Places(None, 1, 2))
+    on_one_device(monkeypatch, threads=2)
     with enable_x64():
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), PARAMS)
         result = gdjax.sweep(loss_fn, params, gdjax.adam, RATES, (X.astype(np.float64), Y), steps=2)
@@ -209,12 +223,12 @@ def resumable(directory):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
-    hold = "import gdjax.training.store as s, time; old = s.Store.save\n"
-    hold += "def save(*a):\n    old(*a)\n    if a[1] == 1 and a[2] == 20: time.sleep(1000)\n"
+    hold = "import gdjax.training.checkpoint as c, time; old = c.Checkpoints.save\n"
+    hold += "def save(*a):\n    old(*a)\n    if a[1] == 1 and a[2].done == 20: time.sleep(1000)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", hold + "s.Store.save = save\n" + script, here, str(tmp_path)]
+        [sys.executable, "-c", hold + "c.Checkpoints.save = save\n" + script, here, str(tmp_path)]
     )
     last = tmp_path / "group-0001-00000020.npz"
     deadline = time.time() + 120
@@ -223,13 +237,13 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
         time.sleep(0.05)
     process.kill()  # SIGKILL, in the middle of the second group
     process.wait()
-    saved, steps = Store.save, []
+    saved, steps = Checkpoints.save, []
 
-    def counting(self, group, done, *rest):
-        steps.append((group, done))
-        saved(self, group, done, *rest)
+    def counting(self, group, run):
+        steps.append((group, run.done))
+        saved(self, group, run)
 
-    monkeypatch.setattr(Store, "save", counting)
+    monkeypatch.setattr(Checkpoints, "save", counting)
     result = resumable(tmp_path)
     assert steps == [(1, 30), (1, 40), (1, 50), (1, 60)]  # nothing twice
     whole = run(steps=60, lanes_per_program=8, report_every=10, held_out=(X, Y))
@@ -262,7 +276,7 @@ def test_results_as_files_and_tables(tmp_path):
     state = gdjax.sgd(0.1).init(PARAMS)
     again = gdjax.SweepResult.load(tmp_path / "r.npz", PARAMS, state)
     same(vars(result) | {"points": 0}, vars(again) | {"points": 0})
-    assert again.best().point == result.best().point
+    assert again.best().config == result.best().config
     assert jax.tree.structure(again.best().state) == jax.tree.structure(state)
     plain = gdjax.SweepResult.load(tmp_path / "r.npz")
     same(plain.best().params["linear_0"]["kernel"], result.best().params["linear_0"]["kernel"])
@@ -323,7 +337,7 @@ def test_pictures_of_many_lanes():
         (dict(seeds=[]), "at least one seed"),
         (
             dict(held_out=(X, Y), metric_fn=lambda p, d: {"loss": loss_fn(p, d)}),
-            "'loss' is what the history calls its own.*'held_out_loss'",
+            "history has an entry 'loss' already.*'held_out_loss'",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gdjax
 from gdjax.training import lanes as lanes_module
-from gdjax.training.places import Places
+from gdjax.training.devices import Devices
 
 RNG = np.random.default_rng(0)
 DATA = RNG.normal(size=(64, 4)).astype(np.float32), np.int32(RNG.integers(0, 3, 64))
@@ -27,7 +27,7 @@ def loss_fn(params, batch):
 
 
 def results(directory):
-    """Return a sweep in two groups, itself gone on with after its end, and a race."""
+    """Return a sweep in two groups, resumed after its end, and a race."""
     task = (loss_fn, model.init, gdjax.sgd, SPACE, DATA)
     kept = dict(
         steps=6, report_every=3, lanes_per_program=4, held_out=DATA, directory=directory, **MORE
@@ -66,7 +66,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
         for process in processes:
             process.kill()
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:4]), ("lanes",)), PartitionSpec("lanes"))
-    monkeypatch.setattr(lanes_module, "places", lambda: Places(sharding, 4, 1))
+    monkeypatch.setattr(lanes_module, "all_devices", lambda: Devices(sharding, 4, 1))
     want = jax.tree.leaves(results(tmp_path / "one"))
     for rank in range(2):
         with np.load(tmp_path / f"{rank}.npz", allow_pickle=True) as found:

@@ -1,5 +1,8 @@
 """Races find the full grid's winner on real data at a counted share of its steps."""
 
+import inspect
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,6 @@ import pytest
 from sklearn.datasets import load_digits
 
 import gdjax
-from gdjax.training.interrupt import Interrupt
 
 images, labels = load_digits(return_X_y=True)
 DATA = jnp.asarray(images[:512] / 16, jnp.float32), jnp.asarray(labels[:512], jnp.int32)
@@ -62,10 +64,10 @@ def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
         best.params["kernel"], full.params["kernel"][best.lane], rtol=1e-3, atol=1e-4
     )
     rate = gdjax.hyperparams(best.state)["learning_rate"]
-    np.testing.assert_allclose(rate, best.point["learning_rate"], rtol=1e-6)
+    np.testing.assert_allclose(rate, best.config["learning_rate"], rtol=1e-6)
 
 
-def test_the_metric_decides_who_goes_on(full):
+def test_the_metric_decides_which_lanes_continue(full):
     race = gdjax.successive_halving(
         *TASK, SPACE, DATA, by="accuracy", mode="max", eta=5, min_steps=20, **JUDGED
     )
@@ -77,9 +79,9 @@ def test_the_metric_decides_who_goes_on(full):
 def test_hyperband_and_the_median_rule(full):
     space = {"learning_rate": gdjax.log_uniform(10**-4.5, 10**1.5)}
     band = gdjax.hyperband(*TASK, space, DATA, by="held_out", **JUDGED)
-    sizes = np.bincount(band.points["bracket"])
+    sizes = np.bincount(band.configs["bracket"])
     assert sizes.tolist() == [4, 6, 12, 27]
-    per_bracket = [sorted(band.steps[band.points["bracket"] == s].tolist()) for s in range(4)]
+    per_bracket = [sorted(band.steps[band.configs["bracket"] == s].tolist()) for s in range(4)]
     assert per_bracket[0] == [108] * 4 and per_bracket[1] == [36] * 4 + [108] * 2
     assert per_bracket[3] == [4] * 18 + [12] * 6 + [36] * 2 + [108]
     assert band.steps.sum() < 0.3 * len(band.steps) * STEPS
@@ -89,7 +91,7 @@ def test_hyperband_and_the_median_rule(full):
     assert accuracy(median) >= accuracy(full) - NOISE
 
 
-def test_structures_race_together():
+def test_lanes_with_different_static_values_race_together():
     space = {"optimizer": gdjax.choice(gdjax.adam, gdjax.sgd), "learning_rate": [1e-5, 1e-3, 0.1]}
     race = gdjax.successive_halving(
         loss_fn, PARAMS, None, space, DATA, eta=2, min_steps=6, steps=24
@@ -98,12 +100,12 @@ def test_structures_race_together():
     assert race.best().lane == race.kept[0]
 
 
-def test_a_structure_may_lose_all_its_lanes():
+def test_all_lanes_with_the_same_static_values_may_lose():
     space = {"optimizer": [gdjax.sgd, gdjax.adam], "learning_rate": [1e-5, 1e-6, 0.1]}
     race = gdjax.successive_halving(
         loss_fn, PARAMS, None, space, DATA, eta=6, min_steps=6, steps=36
     )
-    assert race.kept.tolist() == [5] and race.best().point["learning_rate"] == 0.1
+    assert race.kept.tolist() == [5] and race.best().config["learning_rate"] == 0.1
     assert race.state[0] is None and gdjax.hyperparams(race.best().state)["b1"] == np.float32(0.9)
     marks = race.plot("learning_rate").lines  # one lane is left, the others are crosses
     assert [len(line.get_xdata()) for line in marks] == [1, 5]
@@ -121,11 +123,24 @@ def test_a_race_ends_when_all_lanes_diverged():
         assert (race.diverged_at >= 0).all() and (race.steps < 5).all()
 
 
-def test_ctrl_c_ends_a_race_at_the_next_chunk(monkeypatch):
-    monkeypatch.setattr(Interrupt, "asked", True)
-    race = gdjax.median_stop(*TASK, SPACE, DATA, every=4, grace=40, **MORE)
-    assert race.steps.tolist() == [4] * 27 and len(race.kept) == 27
-    assert race.history["loss"].shape == (27, 4) and np.isfinite(race.final_loss).all()
+def test_ctrl_c_ends_a_race_at_the_next_chunk():
+    presses = [signal.SIGINT]
+
+    def press():
+        for number in presses[:1]:
+            presses.clear()
+            signal.raise_signal(number)
+
+    def metric(params, batch):
+        jax.debug.callback(press)
+        return loss_fn(params, batch)
+
+    race = gdjax.median_stop(
+        *TASK, SPACE, DATA, every=4, grace=40, held_out=HELD, metric_fn=metric, **MORE
+    )
+    (done,) = set(race.steps.tolist())  # a chunk may have begun before the signal arrived
+    assert 4 <= done < STEPS and done % 4 == 0 and len(race.kept) == 27
+    assert race.history["loss"].shape == (27, done) and np.isfinite(race.final_loss).all()
 
 
 def test_population_based_training_passes_on_what_works(full):
@@ -145,7 +160,7 @@ def test_population_based_training_passes_on_what_works(full):
     for lane in range(8):
         state = result.lane(lane)[1]
         np.testing.assert_allclose(
-            gdjax.hyperparams(state)["learning_rate"], result.points["learning_rate"][lane], 1e-6
+            gdjax.hyperparams(state)["learning_rate"], result.configs["learning_rate"][lane], 1e-6
         )
 
 
@@ -175,7 +190,10 @@ def test_range_test(tmp_path):
         (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, eta=1), "eta.*>= 2, got 1"),
         (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=0), "steps.*>= 1, got 0"),
         (lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, by="x"), "needs held_out"),
-        (lambda: gdjax.median_stop(*TASK, SPACE, DATA, steps=9, every=0), "got 0, 0"),
+        (
+            lambda: gdjax.median_stop(*TASK, SPACE, DATA, steps=9, every=0),
+            r"median_stop\(every=.*integer >= 1, got 0",
+        ),
         (
             lambda: gdjax.population_based_training(*TASK, SPACE, DATA, steps=9, every=10),
             r"in \[1, 9\], got 10",
@@ -194,9 +212,18 @@ def test_range_test(tmp_path):
             "ended after 3 of 20 steps",
         ),
         (
-            lambda: gdjax.successive_halving(*TASK, SPACE, DATA, steps=9, directory="x"),
-            "successive_halving: an option must be one of 'batch_size'.*got 'directory'",
+            lambda: gdjax.successive_halving(*TASK, {}, DATA, steps=9),
+            r"successive_halving\(space=...\) has no values",
         ),
+        (
+            lambda: gdjax.hyperband(*TASK, {"learning_rate": 0.1}, DATA, steps=9),
+            r"hyperband\(space=...\): 'learning_rate' must be",
+        ),
+        (
+            lambda: gdjax.successive_halving(*TASK, SPACE, iter([DATA] * 9), steps=9),
+            r"successive_halving\(data=...\) must be arrays",
+        ),
+        (lambda: gdjax.lr_find(*TASK, np.ones((0, 2))), r"lr_find\(data=...\) has no examples"),
         (
             lambda: gdjax.population_based_training(
                 *TASK, SPACE, DATA, steps=9, every=3, perturb={"b1": (0.9, 1.1)}
@@ -213,10 +240,42 @@ def test_range_test(tmp_path):
                 steps=9,
                 every=3,
             ),
-            "'peak' is not a hyperparameter",
+            r"population_based_training\(perturb=.*'peak' is not a hyperparameter",
         ),
     ],
 )
 def test_bad_races_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+OPTIONS = "batch_size has_aux needs_key held_out metric_fn progress vectorize lanes_per_program"
+
+
+@pytest.mark.parametrize(
+    "race",
+    [
+        gdjax.successive_halving,
+        gdjax.hyperband,
+        gdjax.median_stop,
+        gdjax.population_based_training,
+    ],
+)
+def test_a_misspelt_option_is_named_with_all_there_are(race):
+    names = list(inspect.signature(race).parameters)
+    assert {"key", "steps", *OPTIONS.split()} <= set(names)
+    with pytest.raises(TypeError, match="did you mean 'batch_size'") as error:
+        race(*TASK, SPACE, DATA, steps=9, batchsize=8)
+    assert race.__name__ in str(error.value)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_a_race_keeps_the_aux_of_each_step():
+    race = gdjax.successive_halving(
+        lambda p, b: (loss_fn(p, b), p["bias"]), PARAMS, gdjax.adam, {"learning_rate": [0.1, 0.2]},
+        DATA, steps=4, eta=2, min_steps=2, has_aux=True,
+    )  # fmt: skip
+    aux = race.history["aux"]
+    assert aux.shape == (2, 4, 10)
+    assert np.isfinite(aux).all(2).sum(1).tolist() == race.steps.tolist()
+    assert sorted(race.steps.tolist()) == [2, 4]

@@ -129,7 +129,7 @@ def test_a_sweep_over_the_numbers_of_groups_and_of_accumulation():
     space = {"one.learning_rate": [0.0, 0.05], "every_k": [2, 3]}
     swept = gdjax.sweep(loss_fn, PARAMS, opt, space, jnp.ones(4), steps=5)
     for lane in range(4):
-        numbers = {name: values[lane] for name, values in swept.points.items()}
+        numbers = {name: values[lane] for name, values in swept.configs.items()}
         state = gdjax.with_hyperparams(opt.init(PARAMS), **numbers)
         single = gdjax.fit(loss_fn, PARAMS, opt, jnp.ones(4), steps=5, state=state)
         close(jax.tree.map(lambda x, lane=lane: x[lane], swept.params), single.params)

@@ -11,7 +11,7 @@ import jax.core
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.training.report import Bar
+from gdjax.training.progress import Bar
 
 _watching: dict[int, Callable] = {}
 _numbers = itertools.count()

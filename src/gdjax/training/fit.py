@@ -9,27 +9,32 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice
-from gdjax.training.drive import execute
-from gdjax.training.loop import Carry, Run
-from gdjax.training.pictures import draw_loss
-from gdjax.training.plan import make_plan
-from gdjax.training.report import Bar
+from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
+from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.inputs import Plan, Program, make_plan
+from gdjax.training.plotting import draw_loss
+from gdjax.training.progress import Bar
 
 
 class Report(NamedTuple):
-    """What a callback sees between chunks; the arrays are its own copies."""
+    """What a callback is given between chunks; the arrays are its own copies."""
 
     step: int
     loss: float  # mean over the steps since the last report
-    params: Any
-    state: Any
+    params: Params
+    state: OptState
     metrics: dict[str, float]  # held-out metrics, empty without held-out data
+
+    def __repr__(self) -> str:
+        """Show the numbers; of the trees, how large they are."""
+        sizes = f"params={short(self.params)}, state={short(self.state)}"
+        return f"Report(step={self.step}, loss={self.loss:.6g}, {sizes}, metrics={self.metrics})"
 
 
 class NonfiniteError(FloatingPointError):
@@ -38,26 +43,41 @@ class NonfiniteError(FloatingPointError):
     result: FitResult
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """What `fit` returns.
 
     Attributes:
       params: the trained parameters.
-      state: the optimizer's state; pass it to `fit(state=...)` to go on.
+      state: the optimizer's state; pass it to `fit(state=...)` to continue.
       history: name -> array. "loss" has one entry for each step; "aux" is the tree that the loss
-        function gave besides, stacked; "step" and each held-out metric have one for each report.
+        function also returned, stacked; "step" and each held-out metric have one for each report.
       steps: the number of steps taken.
       seconds: wall time, compilation included.
-      first_nonfinite: the first step (0 is the first) with a nonfinite loss or update, or None.
+      diverged_at: the step (0 is the first) that would have made the parameters nonfinite and was
+        not taken, or None.
+      first_nonfinite: the first step with a nonfinite loss or update, or None; at most
+        `diverged_at`.
     """
 
-    params: Any
-    state: Any
+    params: Params
+    state: OptState
     history: dict[str, Any]
     steps: int
     seconds: float
+    diverged_at: int | None
     first_nonfinite: int | None
+
+    def __repr__(self) -> str:
+        """Show the numbers; of the trees, how large they are."""
+        losses = self.history["loss"]
+        return (
+            f"FitResult({self.steps} steps in {self.seconds:.3g} s, loss {losses[0]:.6g} -> "
+            f"{losses[-1]:.6g},\n"
+            f"  diverged_at={self.diverged_at}, first_nonfinite={self.first_nonfinite},\n"
+            f"  params={short(self.params)}, state={short(self.state)},\n"
+            f"  history: {', '.join(self.history)})"
+        )
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss against the step; return the matplotlib axes."""
@@ -65,21 +85,21 @@ class FitResult:
 
 
 def fit(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params,
+    optimizer: Pair,
+    data: PyTree,
     *,
     batch_size: int | None = None,
     steps: int | None = None,
     epochs: int | None = None,
-    key: Any = None,
+    key: Key | None = None,
     has_aux: bool = False,
     needs_key: bool = False,
-    held_out: Any = None,
-    metric_fn: Callable | None = None,
-    state: Any = None,
-    callbacks: Iterable[Callable[[Report], Any]] = (),
+    held_out: PyTree = None,
+    metric_fn: Callable[..., Any] | None = None,
+    state: OptState = None,
+    callbacks: Iterable[Callable[[Report], object]] = (),
     report_every: int | None = None,
     progress: bool = False,
     on_nonfinite: str = "raise",
@@ -139,66 +159,61 @@ def fit(
     """
     started = time.perf_counter()
     check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
-    init, update = with_extra_args_support(optimizer)
-    state = init(params) if state is None else state
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, state))):
-        raise TypeError(
-            "fit cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. Use "
-            "unroll inside of such functions."
-        )
-    callbacks = tuple(callbacks)
+    optimizer = with_extra_args_support(optimizer)
+    program = Program(loss_fn, optimizer.update, has_aux, needs_key, batch_size)
+    state = optimizer.init(params) if state is None else state
+    run, callbacks = Run(first_carry("fit", params, state)), tuple(callbacks)
     plan = make_plan(
-        "fit",
-        Run(loss_fn, update, has_aux, needs_key, batch_size),
-        params,
-        data,
-        steps=steps,
-        epochs=epochs,
-        key=key,
-        held_out=held_out,
-        metric_fn=metric_fn,
-        report_every=report_every,
-        reports=bool(progress or callbacks),
-    )
-    params, state = _copied((params, state))  # what is donated is not the caller's
-    with Bar(plan.total, progress) as bar:
-
-        def on_chunk(done, carry, log, report):
-            if not (progress or callbacks):
-                return False
-            loss = float(log[0].mean())
-            values = {k: float(v) for k, v in report.items() if k != "step"}
-            bar.show(done, loss=loss, **values)
-            if not callbacks:
-                return False
-            own_params, own_state = jax.tree.map(jnp.copy, (carry.params, carry.state))
-            seen = Report(done, loss, own_params, own_state, values)
-            return any([callback(seen) for callback in callbacks])
-
-        outcome = execute(plan, Carry(params, state, jnp.asarray(-1, jnp.int32)), on_chunk)
-    diverged_at = int(outcome.carry.diverged_at)
-    taken = outcome.done if diverged_at < 0 else diverged_at
-    seen = outcome.done if diverged_at < 0 else diverged_at + 1
-    history = {"loss": outcome.loss[:seen], **outcome.reports}
-    if has_aux:
-        history["aux"] = jax.tree.map(lambda x: x[:seen], outcome.aux)
-    bad = np.flatnonzero(~np.isfinite(history["loss"]))
-    first = int(bad[0]) if bad.size else (diverged_at if diverged_at >= 0 else None)
-    seconds = time.perf_counter() - started
-    result = FitResult(outcome.carry.params, outcome.carry.state, history, taken, seconds, first)
-    _tell_nonfinite(result, diverged_at, on_nonfinite)
+        "fit", program, params, data, steps=steps, epochs=epochs, key=key, held_out=held_out,
+        metric_fn=metric_fn, report_every=report_every, reports=bool(progress or callbacks),
+    )  # fmt: skip
+    if progress or callbacks:
+        with Bar(plan.total, progress) as bar:
+            execute(plan, run, lambda run: _report(run, bar, callbacks))
+    else:
+        execute(plan, run)
+    result = _result(plan, run, time.perf_counter() - started)
+    if result.first_nonfinite is not None and on_nonfinite != "stop":
+        _tell_nonfinite(result, on_nonfinite)
     return result
 
 
-@jax.jit
-def _copied(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...]) -> bool:
+    """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
+    loss = float(run.logs[-1][0].mean())
+    metrics = (
+        {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
+    )
+    bar.show(run.done, loss=loss, **metrics)
+    if not callbacks:
+        return False
+    params, state = jax.tree.map(jnp.copy, (run.carry.params, run.carry.state))
+    seen = Report(run.done, loss, params, state, metrics)
+    return any([callback(seen) for callback in callbacks])
 
 
-def _tell_nonfinite(result: FitResult, diverged_at: int, on_nonfinite: str) -> None:
-    if result.first_nonfinite is None or on_nonfinite == "stop":
-        return
-    if diverged_at < 0:
+def _result(plan: Plan, run: Run, seconds: float) -> FitResult:
+    losses, aux, reports = recorded(plan, run)
+    at = int(run.carry.diverged_at)
+    diverged_at = at if at >= 0 else None
+    seen = run.done if diverged_at is None else diverged_at + 1
+    history = {"loss": losses[:seen], **reports}
+    if plan.program.has_aux:
+        history["aux"] = jax.tree.map(lambda x: x[:seen], aux)
+    bad = np.flatnonzero(~np.isfinite(history["loss"]))
+    return FitResult(
+        params=run.carry.params,
+        state=run.carry.state,
+        history=history,
+        steps=run.done if diverged_at is None else diverged_at,
+        seconds=seconds,
+        diverged_at=diverged_at,
+        first_nonfinite=int(bad[0]) if bad.size else diverged_at,
+    )
+
+
+def _tell_nonfinite(result: FitResult, on_nonfinite: str) -> None:
+    if result.diverged_at is None:
         warnings.warn(
             f"fit: the loss was not finite at step {result.first_nonfinite}; the parameters stayed "
             "finite.",
@@ -206,7 +221,7 @@ def _tell_nonfinite(result: FitResult, diverged_at: int, on_nonfinite: str) -> N
         )
         return
     message = (
-        f"fit: step {diverged_at} would have made the parameters nonfinite (loss "
+        f"fit: step {result.diverged_at} would have made the parameters nonfinite (loss "
         f"{result.history['loss'][-1]}, first nonfinite at step {result.first_nonfinite}). The run "
         "ends with the parameters before it. Lower the learning rate, clip the gradients, or check "
         "the loss for logarithms and divisions of zero."

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gdjax.core.chain import apply_updates, with_extra_args_support
-from gdjax.core.checks import check_choice
-from gdjax.training.data import as_key
-from gdjax.training.loop import draw
+from gdjax.core.checks import check_choice, check_integer
+from gdjax.core.types import Key, LossFn, P, Pair, Params, PyTree
+from gdjax.training.engine import draw
+from gdjax.training.inputs import as_key
 
 FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
 
 
 def unroll(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params,
+    optimizer: Pair,
+    data: PyTree,
     *,
     steps: int,
     batch_size: int | None = None,
-    key: Any = None,
+    key: Key | None = None,
     checkpoint: bool = True,
-) -> Any:
+) -> Params:
     """Train and return the parameters, differentiably: `fit` for use inside a function.
 
     The batches are those of `fit` with the same key. Every argument may be traced: numbers in the
@@ -48,7 +49,7 @@ def unroll(
       batch_size: as in `fit`.
       key: as in `fit`.
       checkpoint: whether reverse mode keeps only every sqrt(steps)-th state and computes those in
-        between once more: memory 2 sqrt(steps) states in place of `steps`, for one more forward
+        between once more: memory of 2 sqrt(steps) states instead of `steps`, for one more forward
         pass.
 
     Returns:
@@ -64,8 +65,7 @@ def unroll(
       >>> print(f"{jax.grad(error)(0.1):.3f} {-20 * 0.8**9:.3f}")  # of (1 - 2 rate)^10
       -2.684 -2.684
     """
-    if steps < 1:
-        raise ValueError(f"unroll(steps=...) must be >= 1, got {steps}.")
+    check_integer("unroll(steps=...)", steps)
     init, update = with_extra_args_support(optimizer)
     data = jax.tree.map(jnp.asarray, data)
     key, examples = as_key(0 if key is None else key), len(jax.tree.leaves(data)[0])
@@ -100,7 +100,9 @@ def unroll(
     return segment(carry, rest)[0][0]
 
 
-def hypergradient(fit_fn: Callable, values: Any, *, mode: str = "auto") -> tuple[Any, Any]:
+def hypergradient(
+    fit_fn: Callable[[P], Array], values: P, *, mode: str = "auto"
+) -> tuple[Array, P]:
     """Return a validation loss and its gradient by all hyperparameters.
 
     Args:

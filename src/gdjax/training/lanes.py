@@ -1,44 +1,70 @@
-"""Lanes, the leading axis of every array, cut into groups that share one compiled program."""
+"""How configs become lanes: rows along the leading axis of every array, in groups.
+
+Lanes with the same static values share a program. If they do not all fit into memory, or there is
+a thread for each CPU core, they are cut into groups of one size, which that program runs in turn.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from gdjax.training.data import as_key, is_stream
-from gdjax.training.drive import lower_chunk
-from gdjax.training.loop import Carry, Run
-from gdjax.training.places import Places, free_memory, lanes_that_fit, memory_of, places
-from gdjax.training.plan import Plan, make_plan
-from gdjax.training.points import Point, columns, structures
-from gdjax.training.starts import lower_start, make_start
+from gdjax.core.base import Optimizer
+from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import check_integer
+from gdjax.core.reading import with_hyperparams
+from gdjax.core.types import LossFn, Params, PyTree
+from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
+from gdjax.training.engine import Carry, Run, lower_chunk
+from gdjax.training.inputs import (
+    Plan,
+    Program,
+    as_key,
+    is_stream,
+    make_plan,
+    one_batch,
+    traced_loss,
+)
+from gdjax.training.jax_details import has_convolution
+from gdjax.training.trials import SEEDS, Config, columns, is_number, static_parts
 
-LARGE = 4096  # parameters of a lane from which on it keeps a CPU core busy by itself
+LARGE = 4096  # parameters from which on a lane keeps a CPU core busy by itself
 
 
-class Group(NamedTuple):
+@dataclasses.dataclass
+class Group:
     """Lanes that run in one program."""
 
     lanes: list[int]  # which of the sweep's lanes; rows after these are padding
-    structure: int  # which of the sweep's structures
+    kind: int  # which of the sweep's combinations of static values
     plan: Plan
+    shapes: Carry  # of `jax.ShapeDtypeStruct`
     start: Callable[[], Carry]
-    avals: Carry  # of `jax.ShapeDtypeStruct`
+    run: Run | None = None  # None before it starts
+
+    @property
+    def own_keys(self) -> Any:
+        """The key of each row, or None if all share one."""
+        return self.plan.key if self.plan.program.own_keys else None
 
 
 def make_groups(
     caller: str,
-    loss_fn: Callable,
-    params: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
     optimizer: Any,
-    points: Sequence[Point],
-    data: Any,
+    configs: Sequence[Config],
+    data: PyTree,
     *,
     lanes_per_program: int | None = None,
     vectorize: bool | None = None,
@@ -46,117 +72,311 @@ def make_groups(
     needs_key: bool = False,
     batch_size: int | None = None,
     **options: Any,
-) -> tuple[list[Group], Places]:
-    """Check everything and return the groups of a sweep, which `caller` names in errors."""
-    if lanes_per_program is not None and (
-        not isinstance(lanes_per_program, (int, np.integer)) or lanes_per_program < 1
-    ):
-        raise ValueError(
-            f"{caller}(lanes_per_program=...) must be an integer >= 1, got {lanes_per_program}."
-        )
-    where = places()
+) -> tuple[list[Group], Devices]:
+    """Check everything and return the groups of a sweep, which `caller` names in errors.
+
+    `options` are those of `make_plan`.
+    """
+    if lanes_per_program is not None:
+        check_integer(f"{caller}(lanes_per_program=...)", lanes_per_program)
+    devices = all_devices()
     init = params if callable(params) and jax.tree_util.all_leaves([params]) else None
     example = params if init is None else jax.eval_shape(init, as_key(0))
-    if init is None and "init_seed" in points[0]:
+    if init is None and "init_seed" in configs[0]:
         raise ValueError(
             f"{caller}(space=...): 'init_seed' has no effect, as all lanes start at the given "
             "params. Give a function of a key instead, such as model.init."
         )
-    kinds = structures(points)
-    if is_stream(data) and (len(kinds) > 1 or lanes_per_program not in (None, len(points))):
+    kinds = static_parts(configs)
+    if is_stream(data) and (len(kinds) > 1 or lanes_per_program not in (None, len(configs))):
         raise ValueError(
-            f"{caller}(data=...): an iterable can be read only once, so all {len(points)} lanes "
+            f"{caller}(data=...): an iterable can be read only once, so all {len(configs)} lanes "
             f"must be in one program; got lanes_per_program={lanes_per_program} and {len(kinds)} "
-            "structures. Give arrays, or run one sweep for each structure."
+            "combinations of static values. Give arrays, or run one sweep for each combination."
         )
-    run = Run(loss_fn, _no_update, has_aux, needs_key, batch_size)
-    run = run._replace(
-        own_keys="seed" in points[0] or "batch_seed" in points[0], shards=where.devices
-    )
+    program = Program(
+        loss_fn, _no_update, has_aux, needs_key, batch_size, shards=devices.count,
+        own_keys="seed" in configs[0] or "batch_seed" in configs[0],
+    )  # fmt: skip
     given = None if init else jax.tree.map(jnp.asarray, params)
     groups, plan = [], None
-    for kind, (fixed, lanes) in enumerate(kinds):
-        rows = [points[i] for i in lanes]
-        start, update = make_start(caller, optimizer, fixed, rows, init)
+    for kind, (static, lanes) in enumerate(kinds):
+        rows = [configs[i] for i in lanes]
+        start, update = make_start(caller, optimizer, static, rows, init)
         if plan is None:
-            plan = make_plan(caller, run._replace(update=update), example, data, **options)
-            plan = plan._replace(held_out=where.put(plan.held_out))
+            plan = make_plan(caller, program._replace(update=update), example, data, **options)
+            plan = plan._replace(held_out=devices.replicate(plan.held_out))
             if plan.examples:
-                plan = plan._replace(data=where.put(plan.data))
+                plan = plan._replace(data=devices.replicate(plan.data))
             together = _together(plan, example) if vectorize is None else vectorize
-            run = run._replace(lanes="vmap" if together else "map")
-        plan = plan._replace(run=run._replace(update=update))
-        table = {k: v for k, v in columns(rows).items() if k not in fixed}
-        starting = functools.cache(functools.partial(lower_start, start, table, given, where))
-        size = _group_size(plan, where, len(lanes), lanes_per_program, starting)
-        lowered, carry = starting(size)
-        begin = lowered.compile()
+            program = program._replace(lanes="vmap" if together else "map")
+        plan = plan._replace(program=program._replace(update=update))
+        table = {k: v for k, v in columns(rows).items() if k not in static}
+        lower = functools.cache(
+            functools.partial(lower_start, caller, start, table, given, devices)
+        )
+        size = _group_size(plan, devices, len(lanes), lanes_per_program, lower)
+        lowered, shapes = lower(size)
+        compiled = lowered.compile()
         for at in range(0, len(lanes), size):
-            part = _padded(at, size, len(lanes))
+            part = padded_rows(at, size, len(lanes))
             numbers = jax.device_put({k: v[part] for k, v in table.items()})
-            own = _keys(plan.key, table, where, part) if run.own_keys else plan.key
-            inside = plan._replace(key=own)
-            begin_part = functools.partial(begin, numbers, given)
-            groups.append(Group(lanes[at : at + size], kind, inside, begin_part, carry))
-    return groups, where
+            own = plan
+            if program.own_keys:
+                seeds = table["batch_seed" if "batch_seed" in table else "seed"][part]
+                own = plan._replace(key=_keys_of_lanes(devices.sharding)(plan.key, seeds))
+            begin = functools.partial(compiled, numbers, given)
+            groups.append(Group(lanes[at : at + size], kind, own, shapes, begin))
+    return groups, devices
+
+
+def padded_rows(start: int, size: int, lanes: int) -> np.ndarray:
+    """Return which of so many lanes the rows of a group have; after the last, they repeat it."""
+    return np.minimum(np.arange(start, start + size), lanes - 1)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say in errors of other functions what the user called."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{what}: {error}") from error
 
 
 def _no_update(*_: Any, **__: Any) -> Any:
-    raise TypeError("a group's plan has the update of its own structure")
-
-
-def _together(plan: Plan, params: Any) -> bool:
-    """Return whether lanes step together, and not in turn.
-
-    On a CPU, a large lane keeps a core busy by itself, and alone it stays in the cache; and
-    convolutions by many kernels at once, which XLA groups, take twice as long (see bench/).
-    """
-    if jax.default_backend() != "cpu":
-        return True
-    return sum(x.size for x in jax.tree.leaves(params)) < LARGE and not plan.convolves
-
-
-def _padded(at: int, size: int, lanes: int) -> np.ndarray:
-    """Return the rows of a group; those after the last lane repeat it."""
-    return np.minimum(np.arange(at, at + size), lanes - 1)
-
-
-def _keys(key: Any, table: dict[str, np.ndarray], where: Places, lanes: np.ndarray) -> Any:
-    seeds = table.get("batch_seed", table.get("seed"))
-    assert seeds is not None
-    return _fold_in(where.sharding)(key, seeds[lanes])
+    raise TypeError("a group's plan has the update of its own optimizer")
 
 
 @functools.lru_cache(maxsize=8)
-def _fold_in(sharding: Any) -> Callable:
+def _keys_of_lanes(sharding: NamedSharding | None) -> Any:
     def keys(key, seeds):
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), seeds)
 
     return jax.jit(keys, out_shardings=sharding)
 
 
+# --- how many lanes step together -----------------------------------------------------------------
+
+
+def _together(plan: Plan, params: Params) -> bool:
+    """Return whether lanes step together, and not in turn.
+
+    On a CPU, a large lane keeps a core busy by itself, and alone it stays in the cache; and
+    convolutions by many kernels together, which XLA groups, take twice as long (see bench/).
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    if sum(x.size for x in jax.tree.leaves(params)) >= LARGE:
+        return False
+    if not plan.examples:
+        return True
+    batch = one_batch(plan.data, plan.program.batch_size)
+    return not has_convolution(traced_loss(plan.program, params, batch).jaxpr)
+
+
 def _group_size(
     plan: Plan,
-    where: Places,
+    devices: Devices,
     lanes: int,
     given: int | None,
-    starting: Callable[[int], tuple[Any, Carry]],
+    lower: Callable[[int], tuple[Any, Carry]],
 ) -> int:
     """Return the lanes of a group, a multiple of the devices."""
     if given is not None:
-        return where.whole(min(given, lanes))
+        return devices.padded(min(given, lanes))
     if not plan.examples:
-        return where.whole(lanes)
-    limit, length = free_memory() // where.workers, min(plan.length, plan.total or plan.length)
+        return devices.padded(lanes)
+    length = min(plan.length, plan.total or plan.length)
 
     def used(size):
-        start, carry = starting(size)
-        keys = plan.key
-        if plan.run.own_keys:
-            dtype = jax.eval_shape(as_key, plan.key).dtype
-            keys = jax.ShapeDtypeStruct((size,), dtype, sharding=where.sharding)
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(start.compile)  # needed next; the chunk's trace takes one core
-            return memory_of(lower_chunk(plan._replace(key=keys), carry, length).compile())
+        lowered, carry = lower(size)
+        key = plan.key
+        if plan.program.own_keys:
+            dtype = jax.eval_shape(as_key, key).dtype
+            key = jax.ShapeDtypeStruct((size,), dtype, sharding=devices.sharding)
+        known = _known_memory(plan.program)
+        leaves, treedef = jax.tree.flatten((carry, plan.data, key))
+        shapes = (
+            treedef,
+            length,
+            *((x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves),
+        )
+        if shapes not in known:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lowered.compile)  # needed next; the chunk's trace takes one core
+                chunk = lower_chunk(plan._replace(key=key), carry, length)
+                known[shapes] = memory_of(chunk.compile())
+        return known[shapes]
 
-    return where.whole(lanes_that_fit(used, where.share(lanes), limit))
+    limit = free_memory() // devices.workers
+    return devices.padded(lanes_that_fit(used, devices.share(lanes), limit))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_memory(program: Program) -> dict[Hashable, int]:
+    """Return shapes of the arguments -> bytes of a chunk, which XLA takes milliseconds to count."""
+    return {}
+
+
+# --- initialization -------------------------------------------------------------------------------
+
+
+def make_start(
+    caller: str, optimizer: Any, static: Config, rows: list[Config], init: Callable | None
+) -> tuple[Callable, Callable]:
+    """Return `start(table, params, lanes)` for lanes with the same static values, and their update.
+
+    Args:
+      caller: the function that errors name.
+      optimizer: a factory or a pair, see `sweep`.
+      static: the static values in the lanes' configs.
+      rows: the lanes' configs.
+      init: makes the parameters of a key, if lanes do not start at given ones.
+    """
+    static = dict(static)
+    optimizer = static.pop("optimizer", optimizer)
+    if is_pair(optimizer):
+        pair = with_extra_args_support(optimizer)
+        if static:
+            raise ValueError(
+                f"{caller}(space=...): {next(iter(static))!r} is not a number, and an optimizer "
+                "that is built already takes only numbers. Give a factory instead, such as "
+                "gdjax.adam."
+            )
+        return _start_function(pair, (), init), pair.update
+    names = [k for k in rows[0] if k != "optimizer"]
+    arguments, takes_all = _arguments(optimizer)
+    name = getattr(optimizer, "__name__", "the optimizer")
+    unknown = [k for k in names if k not in arguments and k not in SEEDS]
+    if arguments and unknown and not takes_all:
+        raise ValueError(
+            f"{caller}(space=...): {name} has no argument {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(arguments)}."
+        )
+    missing = [k for k, needed in arguments.items() if needed and k not in names]
+    if missing:
+        raise ValueError(
+            f"{caller}(space=...): {name} needs {', '.join(map(repr, missing))}. Put a list of one "
+            "into the space, or fix it: functools.partial(factory, name=value)."
+        )
+    # Build some lanes from concrete values, so that one out of range is an error now.
+    named = [{k: c[k] for k in names if k in arguments or k not in SEEDS} for c in _extreme(rows)]
+    with naming(f"{caller}(space=...)"):
+        built = [with_extra_args_support(optimizer(**config)) for config in named]
+    _check_numbers_are_in_the_state(caller, name, built, named)
+    return _start_function(optimizer, tuple(static.items()), init), built[0].update
+
+
+def is_pair(optimizer: Any) -> bool:
+    """Return whether this is an optimizer, built already, and not a factory of one."""
+    return isinstance(optimizer, Optimizer) or not callable(optimizer)
+
+
+def _arguments(factory: Callable) -> tuple[dict[str, bool], bool]:
+    """Return name -> whether it must be given, and whether the factory takes any other."""
+    try:
+        arguments = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}, True
+    kinds = {k: p.kind for k, p in arguments.items()}
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {k: p.default is p.empty for k, p in arguments.items() if p.kind not in several}
+    return named, inspect.Parameter.VAR_KEYWORD in kinds.values()
+
+
+def _extreme(rows: list[Config]) -> list[Config]:
+    """Return the first config, and those with the least and the greatest value of each name.
+
+    Ranges are intervals, so if these are in them, all are; NaN counts as least and greatest.
+    """
+    lanes = [0]
+    for values in columns(rows).values():
+        if is_number(values[0]) and values.dtype != object:
+            lanes += [int(np.argmin(values)), int(np.argmax(values))]
+    return [rows[i] for i in dict.fromkeys(lanes)]
+
+
+def _check_numbers_are_in_the_state(
+    caller: str, name: str, built: list[Optimizer], configs: list[Config]
+) -> None:
+    """Raise if lanes would silently share numbers: an update that closes over the first lane's."""
+    other = next((i for i, o in enumerate(built) if o.update is not built[0].update), None)
+    if other is None:
+        return
+    states = [built[i].init(jnp.ones(1)) for i in (0, other)]
+    same = [bool((x == y).all()) for x, y in zip(*map(jax.tree.leaves, states), strict=True)]
+    if configs[0] != configs[other] and all(same):
+        raise ValueError(
+            f"{caller}: {name} keeps its numbers in its update function, not in its state, so "
+            "lanes cannot differ in them. Use gdjax's optimizer of that name, or inject its "
+            "hyperparameters into the state."
+        )
+
+
+def cached_if_hashable(maxsize: int) -> Callable[[Callable], Callable]:
+    """Cache a function's results by its arguments, as `lru_cache`, but not if one has no hash."""
+
+    def decorate(function):
+        cached = functools.lru_cache(maxsize)(function)
+
+        @functools.wraps(function)
+        def call(*args):
+            try:
+                hash(args)
+            except TypeError:
+                return function(*args)
+            return cached(*args)
+
+        return call
+
+    return decorate
+
+
+@cached_if_hashable(maxsize=64)
+def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Callable:
+    arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
+
+    def lane(numbers, params):
+        if init is not None:
+            seed = numbers.get("init_seed", numbers.get("seed", 0))
+            params = init(jax.random.key(seed))
+        numbers = {k: v for k, v in numbers.items() if k in arguments or k not in SEEDS}
+        if is_pair(optimizer):
+            state = with_hyperparams(optimizer.init(params), **numbers)
+        else:
+            state = optimizer(**numbers, **dict(static)).init(params)
+        return Carry(params, state, jnp.asarray(-1, jnp.int32))
+
+    def start(table, params, lanes):
+        return jax.vmap(lane, in_axes=(0, None), axis_size=lanes)(table, params)
+
+    return start
+
+
+def lower_start(
+    caller: str,
+    start: Callable,
+    table: dict[str, np.ndarray],
+    params: Params,
+    devices: Devices,
+    lanes: int,
+) -> tuple[Any, Carry]:
+    """Return the program that makes a carry where it will live, lowered, and the carry's shapes.
+
+    It is called with so many rows of the table and the parameters; compiled, in any thread.
+    """
+    rows = {k: np.resize(v, lanes) for k, v in table.items()}
+    with naming(f"{caller}(space=...)"):  # a name that is no hyperparameter of the state
+        lowered = _jitted(start, devices.sharding).lower(rows, params, lanes)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding),
+        lowered.out_info,
+    )
+    return lowered, shapes
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(start: Callable, sharding: NamedSharding | None) -> Any:
+    return jax.jit(start, out_shardings=sharding, static_argnums=2)

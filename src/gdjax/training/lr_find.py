@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, short
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import UNIT, check_integer, check_range
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.reading import with_hyperparams
-from gdjax.training.fit import fit
-from gdjax.training.pictures import new_axes
-from gdjax.training.starts import is_pair, make_start
+from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
+from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.inputs import Program, make_plan
+from gdjax.training.lanes import is_pair, make_start
+from gdjax.training.plotting import new_axes
 
 
 @schedule
@@ -34,7 +37,7 @@ class _Ramp(Schedule):
         return self.low * (self.high / self.low) ** (count / self.last)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RangeTest:
     """What `lr_find` returns.
 
@@ -55,6 +58,13 @@ class RangeTest:
     high: float
     suggestion: float
 
+    def __repr__(self) -> str:
+        """Show the numbers; of the arrays, how large they are."""
+        return (
+            f"RangeTest(low={self.low:.3g}, high={self.high:.3g}, "
+            f"suggestion={self.suggestion:.3g}, losses={short(self.losses)})"
+        )
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss against the rate, with the suggested range; return the axes."""
         ax = new_axes(ax)
@@ -71,19 +81,22 @@ class RangeTest:
 
 
 def lr_find(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params,
+    optimizer: Pair | Callable[..., Pair],
+    data: PyTree,
     *,
     low: float = 1e-7,
     high: float = 10.0,
     steps: int = 200,
     name: str = "learning_rate",
     decay: float = 0.95,
-    **options: Any,
+    batch_size: int | None = None,
+    key: Key | None = None,
+    has_aux: bool = False,
+    needs_key: bool = False,
 ) -> RangeTest:
-    """Find a range of good learning rates by one short run with ever greater ones.
+    """Find a range of good learning rates by one short run in which the rate grows.
 
     rate(i) = low (high / low)^(i / (steps - 1)). All steps are one compiled scan; a step that would
     make the parameters nonfinite ends the test.
@@ -99,14 +112,17 @@ def lr_find(
       steps: >= 10.
       name: the qualified name of the hyperparameter, as in `with_hyperparams`.
       decay: of the running mean, in [0, 1).
-      **options: of `fit`: batch_size, key, has_aux, needs_key.
+      batch_size: as in `fit`.
+      key: as in `fit`.
+      has_aux: as in `fit`.
+      needs_key: as in `fit`.
 
     Returns:
       A `RangeTest`.
 
     Raises:
-      ValueError: for a bad range; for a name that is none or several; if the loss is not finite at
-        the start; if an iterable ends early.
+      ValueError: for a bad range; for a name that no or several hyperparameters have; if the loss
+        is not finite at the start; if an iterable ends early.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -118,29 +134,30 @@ def lr_find(
     """
     if not 0 < low < high < np.inf:
         raise ValueError(f"lr_find(low, high) must be 0 < low < high, got {low}, {high}.")
-    if steps < 10:
-        raise ValueError(f"lr_find(steps=...) must be >= 10, got {steps}.")
-    if not 0 <= decay < 1:
-        raise ValueError(f"lr_find(decay=...) must be in [0, 1), got {decay}.")
+    check_integer("lr_find(steps=...)", steps, 10)
+    check_range("lr_find(decay=...)", decay, UNIT)
     if not is_pair(optimizer):
+        factory = cast(Callable[..., Pair], optimizer)
         _, update = make_start("lr_find", optimizer, {}, [{name: low}], None)
-        optimizer = Optimizer(optimizer(**{name: low}).init, update)
-    pair = with_extra_args_support(optimizer)
-    ramp = _Ramp(low, high, steps - 1.0)
+        optimizer = Optimizer(factory(**{name: low})[0], update)
+    init, update = with_extra_args_support(cast(Pair, optimizer))
     try:
-        state = with_hyperparams(pair.init(params), **{name: ramp})
+        state = with_hyperparams(init(params), **{name: _Ramp(low, high, steps - 1.0)})
     except ValueError as error:
         raise ValueError(f"lr_find(name={name!r}) must be one hyperparameter. {error}") from error
-    result = fit(
-        loss_fn, params, pair, data, steps=steps, state=state, on_nonfinite="stop", **options
-    )
-    losses = np.asarray(result.history["loss"], np.float64)
+    run = Run(first_carry("lr_find", params, state))
+    program = Program(loss_fn, update, has_aux, needs_key, batch_size)
+    plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
+    execute(plan, run)
+    diverged_at = int(run.carry.diverged_at)
+    losses = recorded(plan, run)[0][: diverged_at + 1 if diverged_at >= 0 else None]
+    losses = losses.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(losses))
     losses = losses[: bad[0]] if bad.size else losses
-    if not bad.size and result.steps < steps and result.first_nonfinite is None:
+    if not bad.size and run.done < steps and diverged_at < 0:
         raise ValueError(
-            f"lr_find(data=...): the iterable ended after {result.steps} of {steps} steps. Give "
-            "more batches, or fewer steps=... ."
+            f"lr_find(data=...): the iterable ended after {run.done} of {steps} steps. Give more "
+            "batches, or fewer steps=... ."
         )
     if not losses.size:
         raise ValueError("lr_find: the loss is not finite at the start.")

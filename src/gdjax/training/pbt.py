@@ -2,35 +2,39 @@
 
 Jaderberg et al. (2017), https://arxiv.org/abs/1711.09846
 Truncation selection and perturbation, section 4.1. State and hyperparameters are one pytree, so to
-exploit is to gather rows and to explore is to multiply numbers in them, both in one small program.
+exploit is to copy rows and to explore is to multiply numbers in them, both in one small program.
 """
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from gdjax.core.checks import check_choice
+from gdjax.core.checks import check_choice, check_integer
 from gdjax.core.reading import with_hyperparams
-from gdjax.training.data import as_key
-from gdjax.training.herd import Herd
-from gdjax.training.points import SEEDS, columns, structures
+from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
+from gdjax.training.engine import Run
+from gdjax.training.inputs import as_generator, as_key
+from gdjax.training.lanes import naming, padded_rows
+from gdjax.training.pool import Pool, carry_of, rows_of
+from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_race_options
 from gdjax.training.result import SweepResult
-from gdjax.training.space import as_points
+from gdjax.training.trials import SEEDS, Space, as_configs, columns, static_parts
 
 
+@with_race_options
 def population_based_training(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    space: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
+    optimizer: Pair | Callable[..., Pair] | None,
+    space: Space | Sequence[Space],
+    data: PyTree,
     *,
     steps: int,
     every: int,
@@ -38,16 +42,16 @@ def population_based_training(
     share: float = 0.25,
     by: str = "loss",
     mode: str = "min",
-    key: Any = None,
-    seeds: Any = None,
-    **options: Any,
+    key: Key | None = None,
+    seeds: int | Sequence[int] | None = None,
+    **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Train a population whose worst lanes, now and then, go on from the best with new numbers.
+    """Train a population whose worst lanes regularly continue from the best, with new numbers.
 
     Every `every` steps each lane in the worst `share` takes over parameters, optimizer state and
     hyperparameters of a random lane in the best `share`, and multiplies each hyperparameter in
-    `perturb` by one of its two factors. So a lane's numbers follow a schedule that was found on the
-    way.
+    `perturb` by one of its two factors. So a lane's numbers follow a schedule that is found during
+    the run.
 
     Args:
       loss_fn: as in `sweep`.
@@ -61,12 +65,12 @@ def population_based_training(
       share: in (0, 0.5], of the lanes that copy and of those that are copied; at least one lane.
       by: what decides, as in `successive_halving`.
       mode: "min" or "max".
-      key: as in `fit`; it also decides who copies whom.
+      key: as in `fit`; it also decides which lane copies which.
       seeds: as in `sweep`.
       **options: as in `successive_halving`.
 
     Returns:
-      A `SweepResult`: `points` are the hyperparameters at the end. `history["exchanges"]` has
+      A `SweepResult`: `configs` are the hyperparameters at the end. `history["exchanges"]` has
       "parent", (lanes, exchanges), the lane that was copied (or the lane itself), and for each name
       in `perturb` its values, (lanes, exchanges + 1).
 
@@ -83,51 +87,57 @@ def population_based_training(
       >>> print(result.history["exchanges"]["parent"].T[0], result.final_loss.max() < 0.5)
       [3 1 2 3] True
     """
-    points = as_points(space, seeds)
-    if len(structures(points)) > 1 or len(points) < 2:
+    name = "population_based_training"
+    configs = as_configs(name, space, seeds)
+    if len(static_parts(configs)) > 1 or len(configs) < 2:
         raise ValueError(
-            "population_based_training(space=...) must have at least two lanes of one structure, "
-            f"got {len(points)} lanes of {len(structures(points))} structures."
+            f"{name}(space=...) must have at least two lanes, all with the same static values; got "
+            f"{len(configs)} lanes with {len(static_parts(configs))} combinations of them."
         )
     if not 0 < share <= 0.5:
-        raise ValueError(f"population_based_training(share=...) must be in (0, 0.5], got {share}.")
-    if not 1 <= every <= steps:
-        raise ValueError(
-            f"population_based_training(every=...) must be in [1, {steps}], got {every}."
-        )
-    table = columns(points)
+        raise ValueError(f"{name}(share=...) must be in (0, 0.5], got {share}.")
+    check_integer(f"{name}(steps=...)", steps)
+    if check_integer(f"{name}(every=...)", every) > steps:
+        raise ValueError(f"{name}(every=...) must be in [1, {steps}], got {every}.")
+    table = columns(configs)
     if perturb is None:
         perturb = {k: (0.8, 1.25) for k, v in table.items() if v.dtype != object and k not in SEEDS}
-    for name in perturb:
-        check_choice("population_based_training(perturb=...): a name", name, list(table))
-    started, count = time.perf_counter(), max(1, int(share * len(points)))
+    for other in perturb:
+        check_choice(f"{name}(perturb=...): a name", other, list(table))
+    check_judge(name, by, mode, options)
+    check_rereadable(name, data)
+    count = max(1, int(share * len(configs)))
     values = {k: table[k].astype(float) for k in perturb}
     tracks, parents = {k: [v] for k, v in values.items()}, []
-    random = np.random.default_rng(np.asarray(jax.random.bits(as_key(key or 0), (4,))))
-    with Herd(
-        "population_based_training", loss_fn, params, optimizer, points, data,
-        steps=steps, length=every, by=by, mode=mode, key=key, **options,
-    ) as herd:  # fmt: skip
-        for carry in herd.carries:  # an unknown name is an error now, not after the first steps
-            jax.eval_shape(
-                lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), carry.state
-            )
-        while not herd.advance(min(herd.done + every, steps)) and herd.done < steps:
-            parent, factors = _exchange(herd.scores(), count, perturb, random)
+    random = as_generator(as_key(0 if key is None else key))
+    with Pool(
+        name, loss_fn, params, optimizer, configs, data,
+        steps=steps, report_every=every, key=key, **options,
+    ) as pool:  # fmt: skip
+        with naming(f"{name}(perturb=...)"):  # now, not after the first steps
+            for group in pool.groups:
+                jax.eval_shape(
+                    lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), group.shapes.state
+                )
+        while not pool.advance(min(pool.done + every, steps)) and pool.done < steps:
+            parent, factors = _exchange(pool.scores(by, mode), count, perturb, random)
             values = {k: v[parent] * factors[k] for k, v in values.items()}
-            _copy(herd, parent, values)
+            _copy(pool, parent, values)
             parents.append(parent)
-            for name, value in values.items():
-                tracks[name].append(value)
+            for other, value in values.items():
+                tracks[other].append(value)
     exchanges = {k: np.stack(v, 1) for k, v in tracks.items()}
-    exchanges["parent"] = np.stack(parents, 1) if parents else np.zeros((len(points), 0), int)
-    return herd.result(time.perf_counter() - started, table | values, exchanges=exchanges)
+    exchanges["parent"] = np.stack(parents, 1) if parents else np.zeros((len(configs), 0), int)
+    return pool.result(table | values, exchanges=exchanges)
 
 
 def _exchange(
-    scores: np.ndarray, count: int, perturb: Mapping[str, tuple], random: np.random.Generator
+    scores: np.ndarray,
+    count: int,
+    perturb: Mapping[str, tuple[float, float]],
+    random: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return which lane each goes on from, and by what each number is multiplied."""
+    """Return which lane each continues from, and by what each number is multiplied."""
     order = np.argsort(scores, kind="stable")
     parent, copying = np.arange(len(scores)), order[-count:]
     good = order[:count][np.isfinite(scores[order[:count]])]
@@ -141,34 +151,26 @@ def _exchange(
     return parent, factors
 
 
-def _copy(herd: Herd, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-    """Gather the parents' rows on the device and set the new hyperparameters."""
-    place = {lane: i for i, lane in enumerate(_padded_lanes(herd))}
-    new = []
-    for group, carry in zip(herd.groups, herd.carries, strict=True):
-        lanes = np.array(group.lanes)
-        lanes = lanes[np.minimum(np.arange(len(carry.diverged_at)), len(lanes) - 1)]
-        rows = np.array([place[int(i)] for i in parent[lanes]])
+def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+    """Copy the parents' rows on the device and set the new hyperparameters."""
+    row_of, carries, copies = rows_of(pool.groups), [carry_of(g) for g in pool.groups], []
+    for group in pool.groups:
+        size = group.shapes.diverged_at.shape[0]
+        lanes = np.array(group.lanes)[padded_rows(0, size, len(group.lanes))]
+        rows = np.array([row_of[lane] for lane in parent[lanes]])
         numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
-        new.append(_program(herd.where.sharding)(herd.carries, rows, numbers))
-    herd.carries = new
-    herd.diverged_at = herd.diverged_at[parent]
+        copies.append(_program(pool.devices.sharding)(carries, rows, numbers))
+    for group, carry in zip(pool.groups, copies, strict=True):
+        group.run = Run(carry, pool.done)
+    pool.diverged_at = pool.diverged_at[parent]
 
 
-def _padded_lanes(herd: Herd) -> list[int]:
-    """Return the lane of each row of all carries, -1 for padding."""
-    out = []
-    for group, carry in zip(herd.groups, herd.carries, strict=True):
-        out += [*group.lanes, *[-1] * (len(carry.diverged_at) - len(group.lanes))]
-    return out
-
-
-def _set(states: Any, numbers: dict[str, jax.Array]) -> Any:
+def _set(states: PyTree, numbers: Mapping[str, jax.Array]) -> PyTree:
     return jax.vmap(lambda state, mine: with_hyperparams(state, **mine))(states, numbers)
 
 
 @functools.lru_cache(maxsize=8)
-def _program(sharding: Any) -> Callable:
+def _program(sharding: NamedSharding | None) -> Any:
     def copy(carries, rows, numbers):
         carry = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *carries)
         return carry._replace(state=_set(carry.state, numbers))

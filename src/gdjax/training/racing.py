@@ -1,4 +1,4 @@
-"""Races: lanes that do badly are dropped on the way, so that the step budget goes to the others.
+"""Races: lanes that do badly are dropped during the run, so the step budget goes to the others.
 
 Jamieson & Talwalkar (2016), successive halving, https://arxiv.org/abs/1502.07943
 Li et al. (2018), Hyperband, https://arxiv.org/abs/1603.06560
@@ -10,37 +10,76 @@ run side by side in one program, not one after the other.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from gdjax.training.herd import Herd
+from gdjax.core.checks import bound_arguments, check_choice, check_integer
+from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
+from gdjax.training.inputs import is_stream
+from gdjax.training.pool import Pool
 from gdjax.training.result import SweepResult
-from gdjax.training.space import as_points, sample
+from gdjax.training.sweep import sweep
+from gdjax.training.trials import Config, Space, as_configs, sampled
+
+A = ParamSpec("A")
+R = TypeVar("R")
 
 
+class RaceOptions(TypedDict, total=False):
+    """The options of `sweep` that every race has, too."""
+
+    batch_size: int | None
+    has_aux: bool
+    needs_key: bool
+    held_out: PyTree
+    metric_fn: Callable[..., Any] | None
+    progress: bool
+    vectorize: bool | None
+    lanes_per_program: int | None
+
+
+def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
+    """Name the `RaceOptions` in the signature of a race, and check calls against it."""
+    signature = inspect.signature(race)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    of_sweep = inspect.signature(sweep).parameters
+    named += [of_sweep[name] for name in RaceOptions.__annotations__]
+    signature = signature.replace(parameters=named)
+
+    @functools.wraps(race)
+    def checked(*args: A.args, **kwargs: A.kwargs) -> R:
+        bound_arguments(race.__name__, signature, args, kwargs)
+        return race(*args, **kwargs)
+
+    vars(checked)["__signature__"] = signature
+    return checked
+
+
+@with_race_options
 def successive_halving(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    space: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
+    optimizer: Pair | Callable[..., Pair] | None,
+    space: Space | Sequence[Space],
+    data: PyTree,
     *,
     steps: int,
     eta: int = 3,
     min_steps: int | None = None,
     by: str = "loss",
     mode: str = "min",
-    seeds: Any = None,
-    **options: Any,
+    key: Key | None = None,
+    seeds: int | Sequence[int] | None = None,
+    **options: Unpack[RaceOptions],
 ) -> SweepResult:
     """Sweep a space, but keep only the best of every `eta` lanes at each rung.
 
-    Rungs lie at min_steps, eta min_steps, eta² min_steps, ... and `steps`. Survivors are gathered
-    on the device and the others dropped.
+    Rungs lie at min_steps, eta min_steps, eta² min_steps, ... and `steps`. Survivors are merged on
+    the device and the others dropped.
 
     Args:
       loss_fn: as in `sweep`.
@@ -50,13 +89,14 @@ def successive_halving(
       data: as in `sweep`; arrays only.
       steps: updates >= 1 that the last survivors get.
       eta: an integer >= 2; a share of 1 / eta survives each rung.
-      min_steps: updates >= 1 to the first rung; None is such that about one lane survives all.
+      min_steps: updates >= 1 to the first rung; by default about one lane survives all rungs.
       by: what decides: "loss", the mean over the last tenth of a lane's steps, or the name of a
         held-out metric ("held_out" if `metric_fn` gives one number).
       mode: "min" or "max".
+      key: as in `fit`.
       seeds: as in `sweep`.
-      **options: of `sweep`: batch_size, key, has_aux (the aux is not kept), needs_key, held_out,
-        metric_fn, progress, vectorize, lanes_per_program.
+      **options: of `sweep`: batch_size, has_aux, needs_key, held_out, metric_fn, progress,
+        vectorize, lanes_per_program.
 
     Returns:
       A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and
@@ -69,48 +109,44 @@ def successive_halving(
       >>> space = {"learning_rate": [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.95, 2.0]}
       >>> data = jnp.ones(4)
       >>> race = gdjax.successive_halving(loss_fn, jnp.zeros(()), gdjax.sgd, space, data, steps=27)
-      >>> print(race.best().point, race.steps, race.steps.sum() / (9 * 27))
+      >>> print(race.best().config, race.steps, race.steps.sum() / (9 * 27))
       {'learning_rate': 0.3} [ 3  3  3  3  9  9 27  3  3] 0.25925925925925924
     """
-    points = as_points(space, seeds)
-    _check("successive_halving", steps, eta)
-    if min_steps is None:
-        min_steps = max(1, steps // eta ** _log(len(points), eta))
-    if not 1 <= min_steps <= steps:
-        raise ValueError(
-            f"successive_halving(min_steps=...) must be in [1, {steps}], got {min_steps}."
-        )
+    configs = as_configs("successive_halving", space, seeds)
+    min_steps = _first_rung("successive_halving", steps, eta, min_steps, _log(len(configs), eta))
     rungs = [min_steps * eta**i for i in range(_log(steps // min_steps, eta) + 1)]
     rungs = [r for r in rungs if r * eta <= steps]
 
-    def survivors(rung: int, herd: Herd) -> list[int]:
-        return _top(herd.scores(), herd.lanes, eta)
+    def survivors(rung: int, pool: Pool) -> list[int]:
+        return _top(pool.scores(by, mode), pool.lanes, eta)
 
+    check_judge("successive_halving", by, mode, options)
     return _race(
-        "successive_halving", loss_fn, params, optimizer, points, data, rungs, survivors,
-        steps=steps, by=by, mode=mode, **options,
+        "successive_halving", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
+        key=key, **options,
     )  # fmt: skip
 
 
+@with_race_options
 def hyperband(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    space: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
+    optimizer: Pair | Callable[..., Pair] | None,
+    space: Space | Sequence[Space],
+    data: PyTree,
     *,
     steps: int,
     eta: int = 3,
     min_steps: int | None = None,
     by: str = "loss",
     mode: str = "min",
-    seed: int = 0,
+    key: Key | None = None,
     method: str = "sobol",
-    **options: Any,
+    **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Race brackets of points side by side, from many short runs to a few long ones.
+    """Race brackets of configs side by side, from many short runs to a few long ones.
 
-    Bracket s = 0 ... S starts ceil((S + 1) / (s + 1) eta^s) points and has its first rung at
+    Bracket s = 0 ... S starts ceil((S + 1) / (s + 1) eta^s) configs and has its first rung at
     steps / eta^s, so no single guess of how early losses can be trusted decides.
 
     Args:
@@ -124,12 +160,12 @@ def hyperband(
       min_steps: updates >= 1 to the first rung of the widest bracket; None is steps / eta³.
       by: as in `successive_halving`.
       mode: as in `successive_halving`.
-      seed: of the sampling.
+      key: as in `fit`; it also decides what is sampled.
       method: of the sampling, see `sample`.
       **options: as in `successive_halving`.
 
     Returns:
-      A `SweepResult` with the bracket of each lane in `points["bracket"]`.
+      A `SweepResult` with the bracket of each lane in `configs["bracket"]`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -139,45 +175,48 @@ def hyperband(
       >>> race = gdjax.hyperband(
       ...     loss_fn, jnp.zeros(()), gdjax.sgd, space, jnp.ones(4), steps=9, min_steps=1,
       ...     method="random")
-      >>> print(np.bincount(race.points["bracket"]), np.bincount(race.steps)[[1, 3, 9]])
+      >>> print(np.bincount(race.configs["bracket"]), np.bincount(race.steps)[[1, 3, 9]])
       [3 5 9] [6 6 5]
     """
-    _check("hyperband", steps, eta)
-    if min_steps is None:
-        min_steps = max(1, steps // eta**3)
+    min_steps = _first_rung("hyperband", steps, eta, min_steps, 3)
     widest = _log(steps // min_steps, eta)
     sizes = [-(-((widest + 1) * eta**s) // (s + 1)) for s in range(widest + 1)]
-    drawn = sample(space, sum(sizes), seed=seed, method=method)
+    if not isinstance(space, Mapping):
+        raise TypeError(f"hyperband(space=...) must be a dict to sample from, got {space!r}.")
+    configs = sampled("hyperband", space, sum(sizes), key, method)
     brackets = np.repeat(np.arange(widest + 1), sizes)
     rungs = [max(1, steps // eta**k) for k in range(widest, 0, -1)]
 
-    def survivors(rung: int, herd: Herd) -> list[int]:
-        scores, kept = herd.scores(), []
+    def survivors(rung: int, pool: Pool) -> list[int]:
+        scores, kept = pool.scores(by, mode), []
         for bracket in range(widest + 1):
-            lanes = [lane for lane in herd.lanes if brackets[lane] == bracket]
+            lanes = [lane for lane in pool.lanes if brackets[lane] == bracket]
             kept += _top(scores, lanes, eta) if bracket >= widest - rung else lanes
         return kept
 
+    check_judge("hyperband", by, mode, options)
     result = _race(
-        "hyperband", loss_fn, params, optimizer, drawn, data, rungs, survivors,
-        steps=steps, by=by, mode=mode, **options,
+        "hyperband", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
+        key=key, **options,
     )  # fmt: skip
-    result.points["bracket"] = brackets
+    result.configs["bracket"] = brackets
     return result
 
 
+@with_race_options
 def median_stop(
-    loss_fn: Callable,
-    params: Any,
-    optimizer: Any,
-    space: Any,
-    data: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
+    optimizer: Pair | Callable[..., Pair] | None,
+    space: Space | Sequence[Space],
+    data: PyTree,
     *,
     steps: int,
     every: int | None = None,
     grace: int | None = None,
-    seeds: Any = None,
-    **options: Any,
+    key: Key | None = None,
+    seeds: int | Sequence[int] | None = None,
+    **options: Unpack[RaceOptions],
 ) -> SweepResult:
     """Sweep a space, but stop a lane whose best loss is worse than the median lane's mean so far.
 
@@ -194,6 +233,7 @@ def median_stop(
       steps: updates >= 1 that a lane gets if it is not stopped.
       every: steps between two looks; None is a tenth of the run.
       grace: steps before the first look; None is one interval.
+      key: as in `fit`.
       seeds: as in `sweep`.
       **options: as in `successive_halving`.
 
@@ -210,53 +250,52 @@ def median_stop(
       >>> print(race.steps, race.kept)
       [ 10  10 100 100 100  10] [2 3 4]
     """
-    points = as_points(space, seeds)
-    _check("median_stop", steps, 2)
+    configs = as_configs("median_stop", space, seeds)
+    check_integer("median_stop(steps=...)", steps)
     every = max(1, steps // 10) if every is None else every
-    grace = every if grace is None else grace
-    if every < 1 or grace < 1:
-        raise ValueError(f"median_stop(every, grace) must be >= 1, got {every}, {grace}.")
+    check_integer("median_stop(every=...)", every)
+    grace = every if grace is None else check_integer("median_stop(grace=...)", grace)
     rungs = [r for r in range(every, steps, every) if r >= grace]
 
-    def survivors(rung: int, herd: Herd) -> list[int]:
-        means = np.array([loss[:n].mean() for loss, n in zip(herd.losses, herd.steps, strict=True)])
-        means = np.where((herd.diverged_at >= 0) | ~np.isfinite(means), np.inf, means)
-        intervals = herd.losses[:, : herd.done // every * every].reshape(len(means), -1, every)
-        best = np.where(herd.diverged_at >= 0, np.inf, np.min(intervals.mean(2), 1))
-        return [lane for lane in herd.lanes if best[lane] <= np.median(means)]
+    def survivors(rung: int, pool: Pool) -> list[int]:
+        losses = pool.history["loss"]
+        means = np.array([loss[:n].mean() for loss, n in zip(losses, pool.steps, strict=True)])
+        means = np.where((pool.diverged_at >= 0) | ~np.isfinite(means), np.inf, means)
+        intervals = losses[:, : pool.done // every * every].reshape(len(means), -1, every)
+        best = np.where(pool.diverged_at >= 0, np.inf, np.min(intervals.mean(2), 1))
+        return [lane for lane in pool.lanes if best[lane] <= np.median(means)]
 
     return _race(
-        "median_stop", loss_fn, params, optimizer, points, data, rungs, survivors,
-        steps=steps, by="loss", mode="min", length=every, **options,
+        "median_stop", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
+        report_every=every, key=key, **options,
     )  # fmt: skip
 
 
 def _race(
     caller: str,
-    loss_fn: Callable,
-    params: Any,
+    loss_fn: LossFn,
+    params: Params | Callable[..., Params],
     optimizer: Any,
-    points: Sequence[dict],
-    data: Any,
-    rungs: Sequence[int],
-    survivors: Callable[[int, Herd], list[int]],
-    *,
+    configs: Sequence[Config],
+    data: PyTree,
     steps: int,
-    length: int | None = None,
+    rungs: Sequence[int],
+    survivors: Callable[[int, Pool], list[int]],
+    *,
+    report_every: int | None = None,
     **options: Any,
 ) -> SweepResult:
-    started = time.perf_counter()
-    first = rungs[0] if rungs else steps
-    with Herd(
-        caller, loss_fn, params, optimizer, points, data,
-        steps=steps, length=length or first, **options,
-    ) as herd:  # fmt: skip
+    check_rereadable(caller, data)
+    with Pool(
+        caller, loss_fn, params, optimizer, configs, data,
+        steps=steps, report_every=report_every or (*rungs, steps)[0], **options,
+    ) as pool:  # fmt: skip
         for i, rung in enumerate([*rungs, steps]):
-            if rung > herd.done and herd.advance(rung):
+            if rung > pool.done and pool.advance(rung):
                 break
             if rung < steps:
-                herd.keep(survivors(i, herd))
-    return herd.result(time.perf_counter() - started)
+                pool.keep(survivors(i, pool))
+    return pool.result()
 
 
 def _top(scores: np.ndarray, lanes: Sequence[int], eta: int) -> list[int]:
@@ -269,7 +308,25 @@ def _log(x: float, base: int) -> int:
     return max((k for k in range(64) if base**k <= x), default=0)
 
 
-def _check(caller: str, steps: Any, eta: Any) -> None:
-    for name, value, least in (("steps", steps, 1), ("eta", eta, 2)):
-        if not isinstance(value, (int, np.integer)) or value < least or math.isnan(value):
-            raise ValueError(f"{caller}({name}=...) must be an integer >= {least}, got {value!r}.")
+def _first_rung(caller: str, steps: int, eta: int, min_steps: int | None, cuts: int) -> int:
+    """Return the step of the first rung, by default one after which there are so many cuts."""
+    check_integer(f"{caller}(steps=...)", steps)
+    check_integer(f"{caller}(eta=...)", eta, 2)
+    if min_steps is None:
+        return max(1, steps // eta**cuts)
+    if check_integer(f"{caller}(min_steps=...)", min_steps) > steps:
+        raise ValueError(f"{caller}(min_steps=...) must be in [1, {steps}], got {min_steps}.")
+    return min_steps
+
+
+def check_judge(caller: str, by: str, mode: str, options: Mapping[str, Any]) -> None:
+    """Raise unless there is something to compare lanes by."""
+    check_choice(f"{caller}(mode=...)", mode, ("min", "max"))
+    if by != "loss" and options.get("held_out") is None:
+        raise ValueError(f"{caller}(by={by!r}) needs held_out=... to evaluate it on.")
+
+
+def check_rereadable(caller: str, data: PyTree) -> None:
+    """Raise for a stream: it can be read only once, and a race reads data again after a rung."""
+    if is_stream(data):
+        raise ValueError(f"{caller}(data=...) must be arrays; a race reads them more than once.")

@@ -1,4 +1,4 @@
-"""What a sweep gives: plain arrays plus names, and what one wants to see of them."""
+"""What a sweep returns: plain arrays with names, and tables, plots and files of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,34 +15,43 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gdjax.core.base import short
 from gdjax.core.checks import check_choice
-from gdjax.training.pictures import draw_against, draw_curves, draw_heat_map, varying
-from gdjax.training.plan import RESERVED
-from gdjax.training.points import column, structures, words
-from gdjax.training.report import require
-from gdjax.training.store import as_arrays, from_arrays, nested, write_arrays
+from gdjax.core.types import OptState, Params
+from gdjax.training.checkpoint import as_arrays, from_arrays, nested, write_arrays
+from gdjax.training.inputs import RESERVED
+from gdjax.training.plotting import draw_against, draw_curves, draw_heat_map, varying
+from gdjax.training.progress import require
+from gdjax.training.trials import Config, column, static_parts, words
+
+PathLike = str | os.PathLike[str]
 
 
 class Best(NamedTuple):
     """The winning lane of a sweep."""
 
     lane: int
-    point: dict[str, Any]
+    config: Config
     value: float
-    params: Any
-    state: Any
+    params: Params
+    state: OptState
+
+    def __repr__(self) -> str:
+        """Show the numbers; of the trees, how large they are."""
+        sizes = f"params={short(self.params)}, state={short(self.state)}"
+        return f"Best(lane={self.lane}, config={self.config}, value={self.value:.6g}, {sizes})"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult:
     """What `sweep` returns: plain NumPy arrays, lanes along axis 0.
 
     Attributes:
-      points: name -> (lanes,), the hyperparameters of each lane; objects where they are no numbers.
+      configs: name -> (lanes,), the hyperparameters of each lane; objects where they are static.
       params: the trained parameters, each leaf with a leading axis of the lanes in `kept`.
-      state: the optimizers' states, likewise; for a space with several structures a tuple of such
-        trees, one for each, in the order in which they appear in `points`, None if it has no lane
-        in `kept`.
+      state: the optimizers' states, likewise; for a space with several combinations of static
+        values a tuple of such trees, one for each, in the order in which they appear in `configs`,
+        None if it has no lane in `kept`.
       history: "loss" is (lanes, steps), NaN where a lane took no step; "aux" likewise; held-out
         metrics are (lanes, reports) with their steps in "step".
       diverged_at: (lanes,), the step (0 is the first) that would have made the lane's parameters
@@ -54,9 +64,9 @@ class SweepResult:
         or the sweep was interrupted.
     """
 
-    points: dict[str, np.ndarray]
-    params: Any
-    state: Any
+    configs: dict[str, np.ndarray]
+    params: Params
+    state: OptState
     history: dict[str, Any]
     diverged_at: np.ndarray
     final_loss: np.ndarray
@@ -65,13 +75,20 @@ class SweepResult:
     kept: np.ndarray
 
     def __repr__(self) -> str:
-        alive = int((self.diverged_at < 0).sum())
-        text = f"SweepResult of {len(self.steps)} lanes over {', '.join(self.points)}"
-        return f"<{text}; {alive} did not diverge; {self.seconds:.1f} s>"
+        """Show the numbers; of the trees, how large they are."""
+        alive, finite = int((self.diverged_at < 0).sum()), np.isfinite(self.final_loss)
+        least = f"{self.final_loss[finite].min():.6g}" if finite.any() else "none"
+        return (
+            f"SweepResult({len(self.steps)} lanes over {', '.join(self.configs)}; {alive} did not "
+            f"diverge,\n"
+            f"  {self.steps.sum()} steps in {self.seconds:.3g} s, best final loss {least},\n"
+            f"  params={short(self.params)}, state={short(self.state)},\n"
+            f"  history: {', '.join(self.history)})"
+        )
 
-    def point(self, lane: int) -> dict[str, Any]:
+    def config(self, lane: int) -> Config:
         """Return the hyperparameters of one lane."""
-        return {k: _plain(v[lane]) for k, v in self.points.items()}
+        return {k: _plain(v[lane]) for k, v in self.configs.items()}
 
     def metrics(self) -> list[str]:
         """Return the names of what `values` can give."""
@@ -82,7 +99,8 @@ class SweepResult:
         if by == "loss":
             return self.final_loss
         if by not in self.metrics():
-            raise ValueError(f"by={by!r} is not recorded; there is {', '.join(self.metrics())}.")
+            known = ", ".join(self.metrics())
+            raise ValueError(f"SweepResult: by={by!r} is not recorded; there is {known}.")
         metric, lanes = self.history[by], np.arange(len(self.steps))
         seen = np.sum(self.history["step"] <= self.steps[:, None], 1)
         return np.where(seen > 0, metric[lanes, np.maximum(seen - 1, 0)], np.nan)
@@ -100,43 +118,46 @@ class SweepResult:
         order = self._order(by, mode)
         lane = next((int(i) for i in order if i in self.kept), None)
         if lane is None or self.diverged_at[lane] >= 0:
-            raise ValueError("every lane of the sweep diverged; try smaller learning rates.")
+            raise ValueError(
+                "SweepResult.best: every lane of the sweep diverged; try smaller learning rates."
+            )
         params, state = self.lane(lane)
-        return Best(lane, self.point(lane), float(self.values(by)[lane]), params, state)
+        return Best(lane, self.config(lane), float(self.values(by)[lane]), params, state)
 
     def _order(self, by: str, mode: str) -> np.ndarray:
         """Return all lanes, best first; last those that diverged or have no value."""
-        check_choice("mode=...", mode, ("min", "max"))
+        check_choice("SweepResult: mode=...", mode, ("min", "max"))
         values = self.values(by) * (1.0 if mode == "min" else -1.0)
         bad = (self.diverged_at >= 0) | ~np.isfinite(values)
         return np.lexsort((np.where(bad, np.inf, values), self.diverged_at >= 0))
 
-    def lane(self, lane: int) -> tuple[Any, Any]:
+    def lane(self, lane: int) -> tuple[Params, OptState]:
         """Return (params, state) of one lane that was kept."""
         if lane not in self.kept:
-            raise ValueError(f"lane {lane} was not kept; there is {self.kept.tolist()}.")
+            kept = self.kept.tolist()
+            raise ValueError(f"SweepResult: lane {lane} was not kept; there is {kept}.")
         (row,) = np.flatnonzero(self.kept == lane)
         params, state = jax.tree.map(lambda x: x[row], self.params), self.state
-        kinds = structures([self.point(i) for i in range(len(self.final_loss))])
+        kinds = static_parts([self.config(i) for i in range(len(self.final_loss))])
         if len(kinds) > 1:
             kind = next(i for i, (_, lanes) in enumerate(kinds) if lane in lanes)
             row = sum(other in kinds[kind][1] for other in self.kept[:row])
             state = state[kind]
         return params, jax.tree.map(lambda x: x[row], state)
 
-    def diverged(self) -> list[tuple[dict[str, Any], int]]:
-        """Return (point, step) for each lane that diverged."""
-        return [(self.point(i), int(at)) for i, at in enumerate(self.diverged_at) if at >= 0]
+    def diverged(self) -> list[tuple[Config, int]]:
+        """Return (config, step) for each lane that diverged."""
+        return [(self.config(i), int(at)) for i, at in enumerate(self.diverged_at) if at >= 0]
 
     # --- tables ---
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a dict for each lane: point, final loss, last metrics, steps, divergence."""
-        names, points = self.metrics()[1:], self._words()
+        """Return a dict for each lane: config, final loss, last metrics, steps, divergence."""
+        names, configs = self.metrics()[1:], self._words()
         metrics = {k: self.values(k) for k in names}
         return [
             {
-                **{k: _plain(v[i]) for k, v in points.items()},
+                **{k: _plain(v[i]) for k, v in configs.items()},
                 "final loss": float(self.final_loss[i]),
                 **{k: float(metrics[k][i]) for k in names},
                 "steps": int(self.steps[i]),
@@ -146,7 +167,7 @@ class SweepResult:
         ]
 
     def table(self, format: str = "text", by: str = "loss", mode: str = "min") -> Any:
-        """Return a table of points and results, best first.
+        """Return a table of configs and results, best first.
 
         Args:
           format: "text" (needs tabulate), or "pandas" for a DataFrame (needs pandas), with the
@@ -154,7 +175,7 @@ class SweepResult:
           by: "loss" or the name of a held-out metric.
           mode: "min" or "max".
         """
-        check_choice("table(format=...)", format, ("text", "pandas"))
+        check_choice("SweepResult.table(format=...)", format, ("text", "pandas"))
         order, rows = self._order(by, mode), self.rows()
         rows = [rows[i] for i in order]
         if format == "pandas":
@@ -170,7 +191,7 @@ class SweepResult:
                 row[""] = f"diverged at step {at}" if at is not None else ""
         return tabulate(rows, "keys", floatfmt=".4g")
 
-    def to_csv(self, path: Any = None) -> str:
+    def to_csv(self, path: PathLike | None = None) -> str:
         """Return the table of lanes as CSV text, and write it to a file if one is given."""
         text = io.StringIO()
         rows = self.rows()
@@ -179,7 +200,7 @@ class SweepResult:
         writer.writerows(rows)
         return _written(text.getvalue(), path)
 
-    def to_json(self, path: Any = None) -> str:
+    def to_json(self, path: PathLike | None = None) -> str:
         """Return lanes and loss curves as JSON text, and write it to a file if one is given.
 
         Numbers that are not finite are null, since JSON has none.
@@ -194,7 +215,7 @@ class SweepResult:
         }
         return _written(json.dumps(_finite(data)), path)
 
-    # --- pictures ---
+    # --- plots ---
 
     def plot(
         self,
@@ -212,23 +233,25 @@ class SweepResult:
           ax: matplotlib axes; None makes new ones.
           mode: "min" or "max", what is best in a cell.
         """
-        check_choice("plot(mode=...)", mode, ("min", "max"))
-        points, values = self._words(), self._shown(by)
-        x = varying(points)[0] if x is None else x
+        check_choice("SweepResult.plot(mode=...)", mode, ("min", "max"))
+        configs, values = self._words(), self._shown(by)
+        x = varying(configs)[0] if x is None else x
         if not isinstance(x, str):
-            return draw_heat_map(points, tuple(x), values, f"final {by}", mode, ax)
-        if x not in points:
-            raise ValueError(f"plot(x=...) must be one or two of {', '.join(points)}, got {x!r}.")
-        return draw_against(points, x, values, self._marked(), f"final {by}", ax)
+            return draw_heat_map(configs, tuple(x), values, f"final {by}", mode, ax)
+        if x not in configs:
+            raise ValueError(
+                f"SweepResult.plot(x=...) must be one or two of {', '.join(configs)}, got {x!r}."
+            )
+        return draw_against(configs, x, values, self._marked(), f"final {by}", ax)
 
     def plot_all(self, by: str = "loss") -> Any:
         """Draw the final value against every hyperparameter, side by side; return the figure."""
         plt = require("matplotlib.pyplot", "plots", "plot_all()")
-        points, values = self._words(), self._shown(by)
-        names = varying(points)
+        configs, values = self._words(), self._shown(by)
+        names = varying(configs)
         fig = plt.figure(figsize=(4 * len(names), 3.4), layout="constrained")
         for ax, name in zip(fig.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            draw_against(points, name, values, self._marked(), f"final {by}", ax, join=False)
+            draw_against(configs, name, values, self._marked(), f"final {by}", ax, join=False)
         return fig
 
     def plot_curves(self, ax: Any = None) -> Any:
@@ -236,7 +259,7 @@ class SweepResult:
         return draw_curves(self._words(), self.history["loss"], ax)
 
     def _words(self) -> dict[str, np.ndarray]:
-        return {k: words(v) for k, v in self.points.items()}
+        return {k: words(v) for k, v in self.configs.items()}
 
     def _shown(self, by: str) -> np.ndarray:
         return np.where(self.diverged_at >= 0, np.nan, self.values(by))
@@ -248,15 +271,15 @@ class SweepResult:
 
     # --- files ---
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
-        data = {k: v for k, v in vars(self).items() if k not in ("points", "seconds")}
-        points = {k: v.tolist() for k, v in self._words().items()}
-        about = json.dumps({"points": points, "seconds": self.seconds})
+        data = {k: v for k, v in vars(self).items() if k not in ("configs", "seconds")}
+        configs = {k: v.tolist() for k, v in self._words().items()}
+        about = json.dumps({"configs": configs, "seconds": self.seconds})
         write_arrays(Path(path), {"about": np.array(about), **as_arrays(data)})
 
     @classmethod
-    def load(cls, path: Any, params: Any = None, state: Any = None) -> SweepResult:
+    def load(cls, path: PathLike, params: Params = None, state: OptState = None) -> SweepResult:
         """Read what `save` wrote.
 
         Args:
@@ -264,29 +287,40 @@ class SweepResult:
           params: a tree with the structure of one lane's parameters, such as `sweep` was given;
             None gives nested dicts.
           state: a tree with the structure of one lane's state, such as `optimizer.init(params)` (a
-            tuple of them for several structures); None gives nested dicts.
+            tuple of them for several combinations of static values); None gives nested dicts.
 
         Returns:
-          The result; what was no number in a point (a function) is its name, a string.
+          The result; a static value that JSON lacks (a function) is its name, a string.
         """
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
             arrays = {k: file[k] for k in file.files if k != "about"}
-        points = {k: column(v) for k, v in about["points"].items()}
+        configs = {k: column(v) for k, v in about["configs"].items()}
         fields = nested(arrays)
         for name, like in (("params", params), ("state", state)):
             if like is not None:
                 fields[name] = from_arrays(arrays, f"/{name}", like)
         fields.setdefault("params", {})
         fields.setdefault("state", {})
-        return cls(points=points, seconds=about["seconds"], **fields)
+        return cls(configs=configs, seconds=about["seconds"], **fields)
+
+
+def final_losses(losses: np.ndarray, diverged_at: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return the mean loss over the last tenth of each lane's steps; infinite if it diverged."""
+    out = np.full(len(losses), np.nan)
+    for done in np.unique(steps):
+        lanes = np.flatnonzero((steps == done) & (diverged_at < 0))
+        if done and lanes.size:
+            tail = losses[lanes, done - max(1, done // 10) : done].mean(1)
+            out[lanes] = np.where(np.isnan(tail), np.inf, tail)
+    return np.where(diverged_at >= 0, np.inf, out)
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _written(text: str, path: Any) -> str:
+def _written(text: str, path: PathLike | None) -> str:
     if path is not None:
         Path(path).write_text(text)
     return text

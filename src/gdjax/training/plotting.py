@@ -1,4 +1,4 @@
-"""Pictures of runs and lanes, with matplotlib (an optional extra)."""
+"""Plots of runs and lanes, by matplotlib (an optional extra)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gdjax.training.report import require
+from gdjax.training.progress import require
 
 Columns = dict[str, np.ndarray]
 
@@ -91,7 +91,9 @@ def draw_heat_map(
 ) -> Any:
     """Draw the best value in each cell of two hyperparameters; white where none is finite."""
     if len(names) != 2 or not set(names) <= set(columns):
-        raise ValueError(f"plot(x=...) must be one or two of {', '.join(columns)}, got {names}.")
+        raise ValueError(
+            f"SweepResult.plot(x=...) must be one or two of {', '.join(columns)}, got {names}."
+        )
     ax, pair = new_axes(ax), [columns[k] for k in names]
     pair = [x.astype(str) if x.dtype == object else x for x in pair]
     (xs, column), (ys, row) = (np.unique(x, return_inverse=True) for x in pair)

@@ -1,62 +1,76 @@
 """What there is to run on: devices, threads, memory.
 
 With several devices the lanes of a group are sharded over them. On a CPU that is one device, XLA
-leaves cores idle on small arrays, so there groups run in a thread each.
+leaves cores idle on small arrays, so there each group runs in a thread of its own.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
+import jax.stages
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdjax.core.types import PyTree, T
 
-class Places(NamedTuple):
+
+class Devices(NamedTuple):
     """Devices of all hosts, or threads of one CPU."""
 
-    sharding: Any  # of an array with lanes along axis 0, or None on a single device
-    devices: int
+    sharding: NamedSharding | None  # of an array with lanes along axis 0; None: a single device
+    count: int
     workers: int  # groups at a time
 
-    def whole(self, lanes: int) -> int:
-        """Return the least multiple of the devices that has room for so many lanes."""
-        return -(-lanes // self.devices) * self.devices
+    def padded(self, lanes: int) -> int:
+        """Return the least multiple of the devices that is at least so many lanes."""
+        return -(-lanes // self.count) * self.count
 
     def share(self, lanes: int) -> int:
         """Return the lanes of a group if every worker gets one."""
-        return self.whole(-(-lanes // self.workers))
+        return self.padded(-(-lanes // self.workers))
 
     def in_threads(self, groups: int) -> bool:
         """Return whether so many groups run in threads of their own."""
         return self.workers > 1 and groups > 1
 
-    def put(self, tree: Any) -> Any:
+    def replicate(self, tree: PyTree) -> PyTree:
         """Return arrays, the same on every device."""
         if self.sharding is None:
             return tree
         return jax.device_put(tree, NamedSharding(self.sharding.mesh, PartitionSpec()))
 
+    def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """Return what the tasks give, in their order; some run at the same time."""
+        if not self.in_threads(len(tasks)):
+            return [task() for task in tasks]
+        with ThreadPoolExecutor(min(self.workers, len(tasks))) as pool:
+            futures = [pool.submit(task) for task in tasks]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
-def places() -> Places:
+
+def all_devices() -> Devices:
     """Return the devices of all hosts, or the threads of the one CPU."""
     devices = jax.devices()
     if len(devices) > 1:
         mesh = Mesh(np.array(devices), ("lanes",))
-        return Places(NamedSharding(mesh, PartitionSpec("lanes")), len(devices), 1)
-    return Places(None, 1, _cores() if devices[0].platform == "cpu" else 1)
+        return Devices(NamedSharding(mesh, PartitionSpec("lanes")), len(devices), 1)
+    return Devices(None, 1, _cores() if devices[0].platform == "cpu" else 1)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- how many lanes fit ---------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def lanes_that_fit(used: Callable[[int], int], lanes: int, limit: int) -> int:
@@ -79,20 +93,9 @@ def lanes_that_fit(used: Callable[[int], int], lanes: int, limit: int) -> int:
     return lanes
 
 
-def memory_of(compiled: Any) -> int:
+def memory_of(compiled: jax.stages.Compiled) -> int:
     """Return the bytes that a compiled program needs on each device while it runs, by XLA."""
-    return _bytes_of(_Program(compiled.runtime_executable(), compiled))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    executable: Any  # the same for the same program, while `compiled` is new each time
-    compiled: Any = dataclasses.field(compare=False)
-
-
-@functools.lru_cache(maxsize=8)  # XLA takes milliseconds to count
-def _bytes_of(program: _Program) -> int:
-    m = program.compiled.memory_analysis()
+    m = compiled.memory_analysis()
     if m is None:
         return 0
     return (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.training.points import column, words
+from gdjax.training.trials import column, words
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -26,7 +26,7 @@ def test_grid_crosses_axes_and_computes_dependent_values_in_order():
         {
             "learning_rate": gdjax.log_uniform(1e-4, 1e-2),
             "steps": gdjax.uniform(0, 10, whole=True),
-            "warmup": lambda point: 0.1 * point["steps"],
+            "warmup": lambda config: 0.1 * config["steps"],
         },
         resolution=3,
     )
@@ -39,9 +39,9 @@ def test_grid_crosses_axes_and_computes_dependent_values_in_order():
 @pytest.mark.parametrize("method", ["sobol", "halton", "random"])
 def test_samples_fill_the_space_evenly(method):
     space = {"rate": gdjax.log_uniform(1e-4, 1.0), "kind": gdjax.choice("a", "b"), "m": [0.0, 0.9]}
-    points = gdjax.sample(space, 64, seed=1, method=method)
-    assert points == gdjax.sample(space, 64, seed=1, method=method) and len(points) == 64
-    assert points != gdjax.sample(space, 64, seed=2, method=method)
+    points = gdjax.sample(space, 64, key=1, method=method)
+    assert points == gdjax.sample(space, 64, key=1, method=method) and len(points) == 64
+    assert points != gdjax.sample(space, 64, key=2, method=method)
     exponents = np.log10([p["rate"] for p in points])
     assert exponents.min() >= -4 and exponents.max() <= 0
     counts = np.histogram(exponents, 4, (-4, 0))[0]
@@ -63,12 +63,12 @@ def test_structure_is_a_program_each_behind_one_call():
     space = {"kind": ["sgd", "adam"], "learning_rate": [0.01, 0.1], "nesterov": [True, False]}
     result = gdjax.sweep(loss_fn, START, factory, space, (X, Y), steps=5, lanes_per_program=1)
     for lane in range(8):
-        single = gdjax.fit(loss_fn, START, factory(**result.point(lane)), (X, Y), steps=5)
+        single = gdjax.fit(loss_fn, START, factory(**result.config(lane)), (X, Y), steps=5)
         params, state = result.lane(lane)
         np.testing.assert_allclose(params["w"], single.params["w"], rtol=1e-5)
         assert jax.tree.structure(state) == jax.tree.structure(single.state)
         chosen = gdjax.hyperparams(state)["learning_rate"]
-        np.testing.assert_allclose(chosen, result.point(lane)["learning_rate"], rtol=1e-6)
+        np.testing.assert_allclose(chosen, result.config(lane)["learning_rate"], rtol=1e-6)
     assert len(result.state) == 4
 
 
@@ -76,7 +76,7 @@ def test_optimizers_as_choices():
     space = {"optimizer": gdjax.choice(gdjax.adam, gdjax.sgd), "learning_rate": [0.01, 0.1]}
     result = gdjax.sweep(loss_fn, START, None, space, (X, Y), steps=5)
     for lane, make in enumerate([gdjax.adam, gdjax.adam, gdjax.sgd, gdjax.sgd]):
-        rate = result.point(lane)["learning_rate"]
+        rate = result.config(lane)["learning_rate"]
         single = gdjax.fit(loss_fn, START, make(rate), (X, Y), steps=5)
         np.testing.assert_allclose(result.final_loss[lane], single.history["loss"][-1], rtol=1e-5)
     assert "adam" in result.table() and "sgd" in result.to_csv()
@@ -92,7 +92,7 @@ def test_a_space_may_be_all_structure_or_only_seeds():
     result = gdjax.sweep(
         loss_fn, START, gdjax.sgd(0.1), {}, (X, Y), seeds=np.int64(2), batch_size=8, steps=5
     )
-    assert result.points["seed"].tolist() == [0, 1]
+    assert result.configs["seed"].tolist() == [0, 1]
     assert (result.history["loss"][0] != result.history["loss"][1]).all()
 
 
@@ -123,7 +123,7 @@ def test_names_reach_groups_schedules_and_chains():
     )
     assert len(result.final_loss) == 8
     for lane in (0, 5, 7):
-        state = gdjax.with_hyperparams(opt.init(START), **result.point(lane))
+        state = gdjax.with_hyperparams(opt.init(START), **result.config(lane))
         single = gdjax.fit(loss_fn, START, opt, (X, Y), steps=8, state=state)
         np.testing.assert_allclose(result.history["loss"][lane], single.history["loss"], rtol=1e-5)
     assert len(set(result.final_loss.tolist())) == 8
@@ -137,7 +137,7 @@ def test_seeds_are_of_initialization_and_of_batches():
     result = gdjax.sweep(
         loss_fn, init, gdjax.adam, {"learning_rate": [0.1]}, (X, Y), key=7, seeds=2, **more
     )
-    assert result.points["seed"].tolist() == [0, 1]
+    assert result.configs["seed"].tolist() == [0, 1]
     for seed in range(2):
         single = gdjax.fit(
             loss_fn, init(jax.random.key(seed)), gdjax.adam(0.1), (X, Y),
@@ -182,11 +182,12 @@ def swept(space, **more):
         (lambda: gdjax.uniform(1.0, 1.0), "low < high, got 1.0, 1.0"),
         (lambda: gdjax.log_uniform(0.0, 1.0), "must be > 0, got 0.0"),
         (lambda: gdjax.choice(), "at least one option"),
-        (lambda: gdjax.grid({"a": gdjax.uniform(0, 1)}, 0), "must be >= 1, got 0"),
-        (lambda: gdjax.sample({"a": [1]}, 0), "must be >= 1, got 0"),
+        (lambda: gdjax.grid({"a": gdjax.uniform(0, 1)}, 0), "must be an integer >= 1, got 0"),
+        (lambda: gdjax.sample({"a": [1]}, 0), "must be an integer >= 1, got 0"),
         (lambda: gdjax.sample({"a": [1]}, 2, method="typo"), "'sobol', 'halton', 'random'"),
-        (lambda: gdjax.grid({"a": []}), "the grid is empty"),
-        (lambda: gdjax.grid({"a": np.ones((2, 2))}), "1-d array"),
+        (lambda: gdjax.grid({"a": []}), r"grid\(space=...\) has no values"),
+        (lambda: gdjax.grid({"a": np.ones((2, 2))}), r"grid\(space=.*1-d array"),
+        (lambda: gdjax.sample({"a": np.ones((2, 2))}, 1), r"sample\(space=.*1-d array"),
         (lambda: gdjax.grid({"a": lambda p: p["b"], "b": [1]}), "'a' reads 'b', but.*before it"),
         (lambda: swept({"b1": [0.5]}), "adam needs 'learning_rate'.*partial"),
         (lambda: swept({"init_seed": [0, 1]}), "'init_seed' has no effect.*model.init"),

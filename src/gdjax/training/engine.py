@@ -1,0 +1,373 @@
+"""The one training loop: a scan over steps, in chunks, for one run or for many lanes of runs.
+
+Whatever goes wrong with a lane stays in that lane: a step that would make its parameters nonfinite
+is not taken, and the lane stays where it was while the others continue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+
+from gdjax.core.chain import apply_updates
+from gdjax.core.types import OptState, Params, PyTree
+from gdjax.training.inputs import Plan, Program, as_key, check_loss
+from gdjax.training.jax_details import is_unchanged
+
+SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next; donated to each chunk."""
+
+    params: Params
+    state: OptState
+    diverged_at: Array  # the step that was not taken, int32; -1 while all is well
+
+
+@dataclasses.dataclass
+class Run:
+    """A run in progress: where it stands, and the host's record of each chunk."""
+
+    carry: Carry
+    done: int = 0  # steps
+    logs: list[tuple[Array, PyTree]] = dataclasses.field(default_factory=list)  # losses, aux
+    reports: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # "step" and metrics
+
+
+def first_carry(caller: str, params: Params, state: OptState) -> Carry:
+    """Return the carry of a single run, in copies: a chunk may overwrite what it is given."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, state))):
+        raise TypeError(
+            f"{caller} cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. "
+            "Use unroll inside of such functions."
+        )
+    params, state = _copied((params, state))
+    return Carry(params, state, jnp.asarray(-1, jnp.int32))
+
+
+_copied = jax.jit(functools.partial(jax.tree.map, functools.partial(jnp.array, copy=True)))
+
+
+# --- on the host: feed chunks to the device, record what comes out --------------------------------
+
+
+def execute(
+    plan: Plan,
+    run: Run,
+    on_chunk: Callable[[Run], object] | None = None,
+    stop: int | None = None,
+    compiled: Mapping[Any, Any] | None = None,
+) -> None:
+    """Advance a run in place, to step `stop` or to its end.
+
+    Args:
+      plan: what to run.
+      run: where it stands; after a chunk its arrays must not be used any more.
+      on_chunk: called after each chunk; a true result stops the run.
+      stop: the step to stop at; None is the end of the plan.
+      compiled: of `compile_plan`, for a run in another thread.
+    """
+    if run.done and all_diverged(run):
+        return
+    compiled, stop = compiled or {}, plan.total if stop is None else stop
+    chunks = _from_arrays(plan, run, stop, compiled) if plan.examples else _from_stream(plan, run)
+    for carry, done, log in chunks:
+        run.carry, run.done = carry, done
+        run.logs.append(log)
+        if plan.held_out is not None:
+            metric = compiled.get("metric") or metric_program(plan)
+            value = metric(carry.params, plan.held_out)
+            metrics = value if isinstance(value, dict) else {"held_out": value}
+            run.reports.append({"step": done, **metrics})
+        if on_chunk is not None and on_chunk(run) or all_diverged(run):
+            break
+
+
+def all_diverged(run: Run) -> bool:
+    """Return whether no lane of a run is alive."""
+    return bool((to_host(run.carry.diverged_at) >= 0).all())
+
+
+Chunk = tuple[Carry, int, tuple[Array, PyTree]]  # the carry, steps done, (losses, aux)
+
+
+def _from_arrays(
+    plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
+) -> Iterator[Chunk]:
+    assert stop is not None
+    carry, done = run.carry, run.done
+    while done < stop:
+        length = min(plan.length, stop - done)
+        inputs = (carry, plan.data, plan.key, np.int32(done))
+        if length in compiled:
+            carry, log = compiled[length](*inputs)
+        else:
+            carry, log = chunk_program(plan.program)(*inputs, length)
+        done += length
+        yield carry, done, log
+
+
+def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
+    """Yield after so many batches as a chunk has steps; the iterable may end early."""
+    program, carry, logs = stream_program(plan.program), run.carry, []
+    axis = 1 if plan.program.lanes else 0
+
+    def stacked(logs):
+        return jax.tree.map(lambda *x: jnp.stack(x, axis), *logs)
+
+    done = 0
+    for batch in plan.data:
+        batch = jax.tree.map(jnp.asarray, batch)
+        if not done:
+            lane = carry.params
+            if plan.program.lanes:
+                lane = jax.tree.map(lambda x: x[0], lane)
+            check_loss(plan.caller, plan.program, lane, batch)
+        carry, log = program(carry, batch, plan.key, np.int32(done))
+        logs.append(log)
+        done += 1
+        if done % plan.length == 0 or done == plan.total:
+            yield carry, done, stacked(logs)
+            logs = []
+        if done == plan.total:
+            return
+    if logs:
+        yield carry, done, stacked(logs)
+    if not done:
+        raise ValueError(f"{plan.caller}(data=...): the iterable gave no batch.")
+
+
+def recorded(plan: Plan, run: Run) -> tuple[np.ndarray, PyTree, dict[str, np.ndarray]]:
+    """Return what a run recorded, on the host: losses, aux, and name -> reports.
+
+    All are (steps,) or (lanes, steps), with reports in place of steps for "step" and the metrics.
+    """
+    axis = 1 if plan.program.lanes else 0
+    losses, aux = jax.tree.map(lambda *x: np.concatenate(to_host(x), axis), *run.logs)
+    reports = {}
+    for name in run.reports[0] if run.reports else ():
+        column = to_host([jnp.asarray(r[name]) for r in run.reports])
+        reports[name] = np.stack(column, 0 if name == "step" else axis)
+    return losses, aux, reports
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Return NumPy arrays of what may be spread over devices and hosts; PRNG keys stay."""
+
+    def one(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            if x.is_fully_addressable:
+                return x
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+            )
+        if getattr(x, "is_fully_addressable", True):
+            return np.asarray(x)
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def compile_plan(plan: Plan, carry: Carry, start: int, stop: int | None) -> dict[Any, Any]:
+    """Return the executables of a run in another thread: chunks by length, and "metric".
+
+    What `jax.jit` would look up there depends on settings of that thread, such as `enable_x64`.
+
+    Args:
+      plan: what to run.
+      carry: where it starts, of `jax.ShapeDtypeStruct`.
+      start: the step at which it starts.
+      stop: the step at which it stops; None is the end of the plan.
+    """
+    stop = plan.total if stop is None else stop
+    if not plan.examples or stop is None:
+        return {}
+    lengths = {min(plan.length, stop - start), (stop - start) % plan.length} - {0}
+    compiled: dict[Any, Any] = {n: lower_chunk(plan, carry, n).compile() for n in lengths}
+    if plan.held_out is not None:
+        compiled["metric"] = metric_program(plan).lower(carry.params, plan.held_out).compile()
+    return compiled
+
+
+# --- on the device --------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def chunk_program(program: Program) -> Any:
+    """Return the jitted `chunk(carry, data, key, start, length)`, `length` steps in one scan."""
+    step, batch_size, own_keys = make_step(program), program.batch_size, program.own_keys
+
+    def chunk(carry, data, key, start, length):
+        examples = len(jax.tree.leaves(data)[0])
+        shared = None
+        if batch_size is not None and not own_keys:
+            shared = draw(as_key(key), start, length, examples, batch_size)
+
+        def train(carry, key):
+            key, drawn = as_key(key), shared
+            if batch_size is not None and own_keys:
+                drawn = draw(key, start, length, examples, batch_size)
+
+            def body(carry, now):
+                i, rows = now
+                batch = data
+                if rows is not None:
+                    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
+                return step(carry, batch, key, i)
+
+            return jax.lax.scan(body, carry, (start + jnp.arange(length, dtype=jnp.int32), drawn))
+
+        return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
+
+    return jax.jit(chunk, static_argnums=4, donate_argnums=0)
+
+
+def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
+    """Return the program of a chunk, lowered; `.compile()` is remembered by JAX."""
+    return chunk_program(plan.program).lower(carry, plan.data, plan.key, np.int32(0), length)
+
+
+@functools.lru_cache(maxsize=64)
+def stream_program(program: Program) -> Any:
+    """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
+    step = make_step(program)
+
+    def one(carry, batch, key, i):
+        def train(carry, key):
+            return step(carry, batch, as_key(key), i)
+
+        return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
+
+    return jax.jit(one, donate_argnums=0)
+
+
+def metric_program(plan: Plan) -> Any:
+    """Return the compiled metric: `metric(params, data)`, over lanes if there are."""
+    return _metric_program(plan.metric_fn, bool(plan.program.lanes))
+
+
+@functools.lru_cache(maxsize=64)
+def _metric_program(metric_fn: Callable, lanes: bool) -> Any:
+    return jax.jit(jax.vmap(metric_fn, in_axes=(0, None)) if lanes else metric_fn)
+
+
+def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
+    """Return the examples of each step, int32 (length, batch_size), every epoch a new shuffle."""
+    per_epoch = examples // batch_size
+    first = start // per_epoch
+    key = jax.random.fold_in(key, SHUFFLE)
+
+    def epoch(number):
+        order = jax.random.permutation(jax.random.fold_in(key, number), examples)
+        return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+    epochs = 1 + (length + per_epoch - 2) // per_epoch  # that so many steps can touch
+    rows = jax.lax.map(epoch, first + jnp.arange(epochs)).reshape(-1, batch_size)
+    return jax.lax.dynamic_slice_in_dim(rows, start - first * per_epoch, length)
+
+
+def make_step(program: Program) -> Callable:
+    """Return `step(carry, batch, key, i)`, one step of one lane."""
+
+    def step(carry, batch, key, i):
+        params, state, diverged_at = carry
+        key = jax.random.fold_in(key, i)
+        more = (key,) if program.needs_key else ()
+
+        def loss_and_aux(p):
+            out = program.loss_fn(p, batch, *more)
+            return out if program.has_aux else (out, ())
+
+        (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params)
+        updates, new_state = program.update(
+            grads,
+            state,
+            params,
+            value=loss,
+            grad=grads,
+            value_fn=lambda p: loss_and_aux(p)[0],
+            key=key,
+        )
+        new_params = apply_updates(params, updates)
+        alive = diverged_at < 0
+        ok = alive & all_finite(new_params)
+        params, state = either(ok, (new_params, new_state), (params, state))
+        diverged_at = jnp.where(ok | ~alive, diverged_at, i)
+        return Carry(params, state, diverged_at), (jnp.where(alive, loss, jnp.nan), aux)
+
+    return step
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Return whether every number is finite: 0 * x is, and then so is the sum of such zeros.
+
+    It compiles and runs faster than a reduction of booleans, and the sum cannot overflow.
+    """
+    return jnp.isfinite(sum(jnp.sum(x * 0) for x in jax.tree.leaves(tree)))
+
+
+def either(ok: Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return the new tree if `ok`, else the old one.
+
+    On a CPU, XLA hands more than 8 copies that could run at the same time to its other threads, and
+    to wake those takes longer than to copy small arrays: there, one branch has at most 8 of them.
+    """
+    news, treedef = jax.tree.flatten(new)
+    olds, size = jax.tree.leaves(old), max(1, len(news))
+    if jax.default_backend() == "cpu" and size <= 8 * 8 and sum(map(jnp.size, news)) < 2**20:
+        size = 8
+    chosen = []
+    for i in range(0, len(news), size):
+        part = slice(i, i + size)
+        chosen += jax.lax.cond(ok, lambda p=part: news[p], lambda p=part: olds[p])
+    return treedef.unflatten(chosen)
+
+
+def over_lanes(program: Program, function: Callable, carry: Carry, key: Any) -> tuple[Carry, Any]:
+    """Return `(carry, logs)` of `function(carry, key)` for every lane."""
+    if not program.own_keys:
+        key, function = None, functools.partial(_with_key, function, key)
+    if program.lanes == "vmap":
+        return jax.vmap(function)(carry, key)
+    if program.shards == 1:
+        return _one_by_one(function, carry, key)
+
+    def split(x):
+        return x.reshape(program.shards, len(x) // program.shards, *x.shape[1:])
+
+    out = jax.vmap(functools.partial(_one_by_one, function))(*jax.tree.map(split, (carry, key)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+
+def _with_key(function: Callable, key: Any, carry: Carry, _: None) -> Any:
+    return function(carry, key)
+
+
+def _one_by_one(function: Callable, carry: Carry, key: Any) -> tuple[Carry, Any]:
+    """Run the lanes in turn; each writes its carry over its old one, so there is only one copy."""
+
+    def row(tree, i):
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
+
+    def put(x, i, old, new):
+        if is_unchanged(new, old):  # such as a learning rate
+            return x
+        return jax.lax.dynamic_update_index_in_dim(x, new, i, 0)
+
+    def lane(carry, one):
+        i, key = one
+        old = row(carry, i)
+        new, log = function(old, key)
+        return jax.tree.map(lambda x, a, b: put(x, i, a, b), carry, old, new), log
+
+    return jax.lax.scan(lane, carry, (jnp.arange(len(carry.diverged_at)), key))

@@ -1,0 +1,292 @@
+"""What a run is given, checked: the loss, the data, how long to train, what to report."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.checks import check_integer, leaf_name
+from gdjax.core.types import Key, LossFn, Params, PyTree
+
+RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
+STREAM_CHUNK = 100  # steps between two looks at a stream's losses
+DRAWN = 2**24  # most examples that one chunk may draw, four bytes each
+
+
+class Program(NamedTuple):
+    """The static part of a run: all that its programs are compiled for, and no number.
+
+    Attributes:
+      loss_fn: see `fit`.
+      update: the optimizer's.
+      has_aux: see `fit`.
+      needs_key: see `fit`.
+      batch_size: see `fit`.
+      lanes: "" for a single run; "vmap" for lanes that step together; "map" for lanes that run one
+        after the other, which keeps a CPU core in its cache.
+      own_keys: whether each lane has a key of its own, so also batches of its own.
+      shards: with "map": parts of the lanes that run at the same time, on a device each.
+    """
+
+    loss_fn: LossFn
+    update: Callable[..., Any]
+    has_aux: bool = False
+    needs_key: bool = False
+    batch_size: int | None = None
+    lanes: str = ""
+    own_keys: bool = False
+    shards: int = 1
+
+
+class Plan(NamedTuple):
+    """A run that has been checked and can start."""
+
+    caller: str  # the function that errors name
+    program: Program
+    data: PyTree  # arrays on the device, or an iterable of batches
+    examples: int  # 0 for a stream
+    key: Key  # a key, or an integer for a program to make one of
+    total: int | None  # steps; None: to the end of the stream
+    length: int  # steps in a chunk
+    held_out: PyTree
+    metric_fn: Callable[..., Any] | None
+
+
+def make_plan(
+    caller: str,
+    program: Program,
+    params: Params,
+    data: PyTree,
+    *,
+    steps: int | None,
+    epochs: int | None = None,
+    key: Key | None = None,
+    held_out: PyTree = None,
+    metric_fn: Callable[..., Any] | None = None,
+    report_every: int | None = None,
+    reports: bool = False,
+) -> Plan:
+    """Check the arguments of `fit`, `sweep` and their relatives, which `caller` names in errors.
+
+    Args:
+      caller: the function that the user called.
+      program: the static part.
+      params: the parameters of one lane, or their `jax.ShapeDtypeStruct`.
+      data: see `fit`.
+      steps: see `fit`.
+      epochs: see `fit`.
+      key: see `fit`.
+      held_out: see `fit`.
+      metric_fn: see `fit`.
+      report_every: see `fit`.
+      reports: whether anything is reported apart from held-out metrics.
+    """
+    if report_every is not None:
+        check_integer(f"{caller}(report_every=...)", report_every)
+    if is_stream(data):
+        if epochs is not None or program.batch_size is not None:
+            raise ValueError(
+                f"{caller}: epochs and batch_size go with arrays; an iterable has its own batches."
+            )
+        if steps is not None:
+            check_integer(f"{caller}(steps=...)", steps)
+        examples, total, length = 0, steps, report_every or STREAM_CHUNK
+    else:
+        data, examples = check_arrays(f"{caller}(data=...)", data)
+        batch_size = program.batch_size
+        if batch_size is not None:
+            check_batch_size(caller, batch_size, examples)
+        total = count_steps(caller, steps, epochs, examples // (batch_size or examples))
+        length = chunk_length(total, report_every, reports or held_out is not None)
+        length = min(length, max(1, DRAWN // (batch_size or 1)))
+        check_loss(caller, program, params, one_batch(data, batch_size))
+    if held_out is not None:
+        held_out, _ = check_arrays(f"{caller}(held_out=...)", held_out)
+        metric_fn = _checked_metric(caller, metric_fn, program, params, held_out)
+    seed = key_or_seed(key)
+    return Plan(caller, program, data, examples, seed, total, length, held_out, metric_fn)
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def is_stream(data: PyTree) -> bool:
+    """Return whether `data` is an iterable of batches, not a tree of arrays."""
+    is_leaf = jax.tree_util.all_leaves([data])
+    return is_leaf and isinstance(data, Iterable) and not hasattr(data, "dtype")
+
+
+def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
+    """Return the data on the device and the number of examples, after checking them."""
+    leaves, treedef = jax.tree.flatten(data)
+    if not leaves:
+        raise ValueError(f"{what} has no arrays in it, got {data!r}.")
+    for i, x in enumerate(leaves):
+        if not hasattr(x, "dtype") or not np.shape(x):
+            raise TypeError(
+                f"{what} must be a tree of arrays with the examples along axis 0, or an iterable "
+                f"of batches; got {type(x).__name__} of shape {np.shape(x)} at "
+                f"{leaf_name(data, i)!r}."
+            )
+    if len(set(map(len, leaves))) > 1:
+        sizes = {leaf_name(data, i): len(x) for i, x in enumerate(leaves)}
+        raise ValueError(
+            f"{what}: all arrays must have the same number of examples along axis 0, got {sizes}."
+        )
+    if not len(leaves[0]):
+        raise ValueError(f"{what} has no examples: every axis 0 has length 0.")
+    arrays = jax.device_put(leaves)  # `jnp.asarray` would be a program to compile for each shape
+    for i, x in enumerate(arrays):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            continue
+        bad = ~np.isfinite(np.asarray(x))  # on the host: no program to compile
+        if bad.any():
+            first = tuple(int(k) for k in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{what} must be finite, got {x[first]} at index {first} of "
+                f"{leaf_name(data, i)!r}. Drop or fill such examples first."
+            )
+    return treedef.unflatten(arrays), len(leaves[0])
+
+
+def check_batch_size(caller: str, batch_size: int, examples: int) -> None:
+    """Raise unless a batch can be drawn from so many examples."""
+    check_integer(f"{caller}(batch_size=...)", batch_size)
+    if batch_size > examples:
+        raise ValueError(
+            f"{caller}(batch_size=...) must be in [1, {examples}], the number of examples, got "
+            f"{batch_size}. None takes all of them in every step."
+        )
+
+
+def one_batch(data: PyTree, batch_size: int | None) -> PyTree:
+    """Return the shapes of a batch of arrays: `jax.ShapeDtypeStruct`, or all data."""
+    if batch_size is None:
+        return data
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+
+
+# --- length ---------------------------------------------------------------------------------------
+
+
+def count_steps(caller: str, steps: int | None, epochs: int | None, per_epoch: int) -> int:
+    """Return the number of steps from exactly one of `steps` and `epochs`."""
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"{caller} needs exactly one of steps=... and epochs=..., got {steps} and {epochs}."
+        )
+    if epochs is None:
+        return check_integer(f"{caller}(steps=...)", steps)
+    return check_integer(f"{caller}(epochs=...)", epochs) * per_epoch
+
+
+def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
+    """Return the steps in a chunk, chosen so that the last one need not be shorter, if possible."""
+    if report_every is not None:
+        return min(report_every, steps)
+    least = -(-steps // 20) if reports else min(steps, 10_000)
+    for length in range(least, min(2 * least, steps) + 1):
+        if steps % length == 0:
+            return length
+    return least
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def key_or_seed(key: Key | None) -> Any:
+    """Return a key as it is, an integer (None: 0) as a number for a program to call `as_key`.
+
+    Making a key of a number is a program of its own, which takes 20 ms to compile.
+    """
+    if key is None or isinstance(key, (int, np.integer)) and 0 <= key < 2**31:
+        return np.int32(key or 0)
+    return as_key(key)
+
+
+def as_key(key: Key) -> Array:
+    """Return a key of `jax.random` from a key or an integer seed."""
+    dtype = getattr(key, "dtype", None)
+    is_seed = dtype is None or jnp.issubdtype(dtype, jnp.integer) and np.ndim(key) == 0
+    return jax.random.key(key) if is_seed else key  # pyright: ignore[reportReturnType]
+
+
+def as_generator(key: Key | None) -> np.random.Generator:
+    """Return NumPy's generator for a key of `jax.random` or an integer seed (None: 0)."""
+    if key is None or isinstance(key, (int, np.integer)):
+        return np.random.default_rng(key or 0)
+    return np.random.default_rng(np.asarray(jax.random.bits(as_key(key), (4,))))
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def check_loss(caller: str, program: Program, params: Params, batch: PyTree) -> None:
+    """Raise unless the loss function gives one real number (and maybe aux)."""
+    out = traced_loss(program, params, batch).out_info
+    if program.has_aux:
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(
+                f"{caller}: with has_aux=True loss_fn must return (loss, aux), got {out}."
+            )
+        out = out[0]
+    if isinstance(out, tuple):
+        raise TypeError(f"{caller}: loss_fn returned a tuple; is it (loss, aux)? Use has_aux=True.")
+    if out.shape or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(
+            f"{caller}: loss_fn must return one real number, got {out.dtype}{list(out.shape)}. "
+            "Reduce it, for example by jnp.mean."
+        )
+
+
+def traced_loss(program: Program, params: Params, batch: PyTree) -> Any:
+    """Return the trace of the loss function, a `jax.stages.Traced`; JAX remembers it."""
+    more = (jax.eval_shape(as_key, 0),) if program.needs_key else ()
+    return _jitted(program.loss_fn).trace(params, batch, *more)
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(loss_fn: LossFn) -> Any:
+    return jax.jit(loss_fn)
+
+
+def _checked_metric(
+    caller: str,
+    metric_fn: Callable[..., Any] | None,
+    program: Program,
+    params: Params,
+    held_out: PyTree,
+) -> Callable[..., Any]:
+    """Return the metric, by default the loss without aux; raise unless it gives free names."""
+    if metric_fn is None and program.needs_key:
+        raise ValueError(
+            f"{caller}(metric_fn=...) must be given: loss_fn needs a key, and held-out data are "
+            "evaluated without one."
+        )
+    metric_fn = metric_fn or _without_aux(program.loss_fn, program.has_aux)
+    out = jax.eval_shape(metric_fn, params, held_out)
+    metrics = out if isinstance(out, dict) else {"held_out": out}
+    for name, value in metrics.items():
+        if name in RESERVED:
+            raise ValueError(
+                f"{caller}(metric_fn=...): the history has an entry {name!r} already; give the "
+                f"metric another name, such as 'held_out_{name}'."
+            )
+        if getattr(value, "shape", None) != ():
+            raise TypeError(
+                f"{caller}: metric_fn must return a number or a dict of them, got {value} at "
+                f"{name!r}."
+            )
+    return metric_fn
+
+
+@functools.lru_cache(maxsize=64)
+def _without_aux(loss_fn: LossFn, has_aux: bool) -> LossFn:
+    """Return a function without aux, the same object for the same function."""
+    return (lambda params, data: loss_fn(params, data)[0]) if has_aux else loss_fn

@@ -1,0 +1,36 @@
+"""What sweeps use of JAX that its documentation does not promise, each with what it relies on.
+
+If a new version of JAX changes one of these, `tests/training/test_jax_details.py` names it. None of
+them decides a result: lanes would run in a slower way, or copy more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+
+def has_convolution(jaxpr: Any) -> bool:
+    """Return whether a jaxpr, or one that it calls, has a convolution.
+
+    Relies on: `jax.stages.Traced.jaxpr` and `jax.make_jaxpr` give an object with `eqns`; an
+    equation has `primitive.name` and `params`, which hold the jaxprs that it calls as leaves; the
+    primitive's name is "conv_general_dilated". Else lanes of convolutional networks run together on
+    a CPU, which takes about twice as long.
+    """
+    return any(
+        eqn.primitive.name == "conv_general_dilated"
+        or any(has_convolution(x) for x in jax.tree.leaves(eqn.params) if hasattr(x, "eqns"))
+        for eqn in jaxpr.eqns
+    )
+
+
+def is_unchanged(new: Any, old: Any) -> bool:
+    """Return whether a traced function gave back the array that it was given.
+
+    Relies on: `jax.lax.scan` returns the tracer itself of an entry of its carry that no step
+    changes. Else lanes that run in turn write unchanged numbers, such as a learning rate, once more
+    in every chunk.
+    """
+    return new is old

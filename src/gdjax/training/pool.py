@@ -1,0 +1,289 @@
+"""The pool of trials behind `sweep` and the races: run all lanes to a step, record, keep some."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from gdjax.core.checks import check_choice
+from gdjax.core.types import LossFn, Params, PyTree
+from gdjax.training.checkpoint import Checkpoints
+from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, to_host
+from gdjax.training.inputs import RESERVED
+from gdjax.training.lanes import Group, make_groups, padded_rows
+from gdjax.training.progress import Bar, Interrupt, LaneDisplay
+from gdjax.training.result import SweepResult, final_losses
+from gdjax.training.trials import Config, columns
+
+
+class Pool:
+    """All lanes of a sweep or a race: where each stands, and what it recorded.
+
+    Attributes:
+      groups: the lanes that are still running.
+      done: the step that the lanes have reached.
+      history: as in `SweepResult`, up to that step.
+      steps: (lanes,), the steps that each lane took part in.
+      diverged_at: (lanes,), -1 while all is well.
+    """
+
+    def __init__(
+        self,
+        caller: str,
+        loss_fn: LossFn,
+        params: Params | Callable[..., Params],
+        optimizer: Any,
+        configs: Sequence[Config],
+        data: PyTree,
+        *,
+        progress: bool = False,
+        directory: Any = None,
+        **options: Any,
+    ):
+        """Check and compile everything; `options` are those of `make_groups`."""
+        self.started = time.perf_counter()
+        self.groups, self.devices = make_groups(
+            caller, loss_fn, params, optimizer, configs, data,
+            reports=progress or directory is not None, **options,
+        )  # fmt: skip
+        self.caller, self.configs = caller, configs
+        self.kinds = self.groups[-1].kind + 1
+        self.checkpoints: Checkpoints | None = None
+        if directory is not None:
+            if not self.groups[0].plan.examples:
+                raise ValueError(
+                    f"{caller}(directory=...) needs arrays: no run can resume a stream."
+                )
+            self.checkpoints = Checkpoints(caller, directory, configs, self.groups)
+        self.done = 0
+        self.history: dict[str, Any] = {}
+        self.steps, self.diverged_at = np.zeros(len(configs), int), np.full(len(configs), -1)
+        self.bar, self.interrupt = Bar(self.groups[0].plan.total, progress), Interrupt()
+
+    def __enter__(self) -> Pool:
+        self.interrupt.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.interrupt.__exit__()
+        self.bar.__exit__()
+
+    @property
+    def lanes(self) -> list[int]:
+        """The lanes that are still running."""
+        return [lane for group in self.groups for lane in group.lanes]
+
+    def advance(self, stop: int | None = None) -> bool:
+        """Run every lane to step `stop`, or to the end.
+
+        Returns:
+          Whether to stop: after Ctrl-C, or if no lane is alive.
+
+        Raises:
+          KeyboardInterrupt: if Ctrl-C came before anything ran.
+        """
+        start, reported = self.done, len(self.history.get("step", ()))
+        display = LaneDisplay(self.bar, [len(group.lanes) for group in self.groups], start)
+        compiled: dict[int, Any] = {}
+        if self.devices.in_threads(len(self.groups)):
+            for group in self.groups:
+                if group.kind not in compiled:
+                    compiled[group.kind] = compile_plan(group.plan, group.shapes, start, stop)
+
+        def run(index: int) -> None:
+            group = self.groups[index]
+            if group.run is None:
+                if self.interrupt.asked:
+                    return
+                saved = self.checkpoints and self.checkpoints.load(index, group)
+                group.run = saved or Run(group.start())
+
+            def on_chunk(run: Run) -> bool:
+                if self.checkpoints:
+                    self.checkpoints.save(index, run)
+                if self.bar.bar is not None:
+                    lanes = slice(len(group.lanes))  # the rest is padding
+                    losses, at = to_host((run.logs[-1][0], run.carry.diverged_at))
+                    display.show(index, run.done, at[lanes] < 0, losses[lanes, -1])
+                return self.interrupt.asked
+
+            execute(group.plan, group.run, on_chunk, stop, compiled.get(group.kind))
+
+        self.devices.run([functools.partial(run, i) for i in range(len(self.groups))])
+        for group in self.groups:
+            if group.run is not None:
+                self._record(group, group.run, start, reported)
+        if not self.history:
+            raise KeyboardInterrupt
+        return self.interrupt.asked or bool((self.diverged_at[self.lanes] >= 0).all())
+
+    def _record(self, group: Group, run: Run, start: int, reported: int) -> None:
+        """Move what a group recorded since step `start` into the history."""
+        if run.logs:
+            losses, aux, reports = recorded(group.plan, run)
+            run.logs, run.reports = [], []
+            new = {"loss": losses, **reports}
+            if group.plan.program.has_aux:
+                new["aux"] = aux
+            for name, rows in new.items():
+                if name == "step":
+                    known = self.history.get("step", np.zeros(0, rows.dtype))
+                    if reported + len(rows) > len(known):
+                        self.history["step"] = np.concatenate([known[:reported], rows])
+                    continue
+                at = start if name in ("loss", "aux") else reported
+                write = functools.partial(_write, len(self.configs), group.lanes, at)
+                known = (self.history[name],) if name in self.history else ()
+                self.history[name] = jax.tree.map(write, rows, *known)
+        at = to_host(run.carry.diverged_at)[: len(group.lanes)]
+        self.diverged_at[group.lanes] = at
+        self.steps[group.lanes] = np.where(at >= 0, at, run.done)
+        self.done = max(self.done, run.done)
+
+    def final_losses(self) -> np.ndarray:
+        """Return what `SweepResult.final_loss` would be now."""
+        return final_losses(self.history["loss"], self.diverged_at, self.steps)
+
+    def scores(self, by: str, mode: str) -> np.ndarray:
+        """Return (lanes,), where less is better: infinite if diverged, NaN if dropped.
+
+        Args:
+          by: "loss", or the name of a held-out metric.
+          mode: "min" or "max".
+        """
+        if by == "loss":
+            values = self.final_losses()
+        else:
+            metrics = [name for name in self.history if name not in RESERVED]
+            check_choice(f"{self.caller}(by=...)", by, ["loss", *metrics])
+            values = self.history[by][:, -1]
+        values = values.astype(float) * (1 if mode == "min" else -1)
+        bad = (self.diverged_at >= 0) | ~np.isfinite(values)
+        out = np.full(len(values), np.nan)
+        out[self.lanes] = np.where(bad, np.inf, values)[self.lanes]
+        return out
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Merge some lanes on the device, in one program for each kind; drop the rest.
+
+        Lanes that diverged are dropped too, but one lane always stays.
+        """
+        wanted = {lane for lane in lanes if self.diverged_at[lane] < 0} or {self.lanes[0]}
+        groups = []
+        for kind in range(self.kinds):
+            old = [group for group in self.groups if group.kind == kind]
+            row_of = {lane: row for lane, row in rows_of(old).items() if lane in wanted}
+            if not row_of:
+                continue
+            kept, rows = list(row_of), np.array(list(row_of.values()))
+            size = self.devices.share(len(kept))
+            for at in range(0, len(kept), size):
+                parts = [(carry_of(group), group.own_keys) for group in old]
+                part = padded_rows(at, size, len(kept))
+                carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
+                groups.append(
+                    Group(
+                        kept[at : at + size], kind, plan, _shapes(carry), old[0].start,
+                        Run(carry, self.done),
+                    )
+                )  # fmt: skip
+        self.groups = groups
+
+    def result(self, configs: dict[str, np.ndarray] | None = None, **history: Any) -> SweepResult:
+        """Return what was reached; `configs` and `history` replace or add to what is recorded."""
+        groups = [group for group in self.groups if group.run is not None]
+        order = np.array([lane for group in groups for lane in group.lanes])
+        carries = [_first_rows(to_host(carry_of(g)), len(g.lanes)) for g in groups]
+        states = [
+            _joined([c.state for g, c in zip(groups, carries, strict=True) if g.kind == kind])
+            for kind in range(self.kinds)
+        ]
+        params = _joined([carry.params for carry in carries])
+        return SweepResult(
+            configs=columns(self.configs) if configs is None else configs,
+            params=jax.tree.map(lambda x: x[np.argsort(order)], params),
+            state=states[0] if self.kinds == 1 else tuple(states),
+            history=self.history | history,
+            diverged_at=self.diverged_at,
+            final_loss=self.final_losses(),
+            seconds=time.perf_counter() - self.started,
+            steps=self.steps,
+            kept=np.sort(order),
+        )
+
+
+def carry_of(group: Group) -> Carry:
+    """Return where a group stands."""
+    assert group.run is not None, "a pool advances before its lanes are looked at"
+    return group.run.carry
+
+
+def rows_of(groups: Sequence[Group]) -> dict[int, int]:
+    """Return lane -> its row, with the rows of all groups one after the other."""
+    rows, offset = {}, 0
+    for group in groups:
+        rows |= {lane: offset + i for i, lane in enumerate(group.lanes)}
+        offset += group.shapes.diverged_at.shape[0]
+    return rows
+
+
+def _write(
+    lanes: int, at: Sequence[int], start: int, rows: np.ndarray, known: np.ndarray | None = None
+) -> np.ndarray:
+    """Return (lanes, length, ...) with some lanes' rows from `start` on.
+
+    It is longer than before if it must be, NaN (or 0) where there is nothing.
+    """
+    stop = start + rows.shape[1]
+    length = 0 if known is None else known.shape[1]
+    if length < stop:
+        empty = np.nan if np.issubdtype(rows.dtype, np.inexact) else 0
+        longer = np.full((lanes, stop, *rows.shape[2:]), empty, rows.dtype)
+        if known is not None:
+            longer[:, :length] = known
+        known = longer
+    assert known is not None
+    known[at, start:stop] = rows[: len(at)]
+    return known
+
+
+def _first_rows(tree: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda x: x[:count], tree)
+
+
+def _joined(trees: Sequence[PyTree]) -> PyTree:
+    """Return the rows of several trees, one after the other; None if there is no tree."""
+    if not trees:
+        return None
+
+    def join(*parts):
+        if jnp.issubdtype(parts[0].dtype, jax.dtypes.prng_key):
+            return jnp.concatenate(parts)
+        return np.concatenate(parts)
+
+    return jax.tree.map(join, *trees)
+
+
+def _shapes(carry: Carry) -> Carry:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=x.sharding if len(x.sharding.device_set) > 1 else None
+        ),
+        carry,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _take(sharding: NamedSharding | None) -> Any:
+    def take(parts, rows):
+        return jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *parts)
+
+    return jax.jit(take, out_shardings=sharding)
