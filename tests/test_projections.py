@@ -246,7 +246,7 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
         ),
         (lambda: P.projection_simplex(jnp.ones(2, int)), TypeError, r"tree=...\) must be float"),
         (lambda: P.projection_simplex(jnp.ones(2, complex)), TypeError, r"must be real"),
-        (lambda: P.projection_box_section(1j, 0, 1, 1.0, 1), TypeError, "for real arrays"),
+        (lambda: P.projection_box_section(1j, 0, 1, 1.0, 1), TypeError, "must be real"),
         (
             lambda: P.projection_box_section(jnp.ones(2), 0, 1, jnp.ones(3), 1),
             ValueError,
@@ -258,6 +258,31 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
             r"projection_vector\(a=...\) and projection_vector\(x=...\) must have the same tree",
         ),
         (lambda: P.projection_halfspace(jnp.ones(2), jnp.ones(3), 0), ValueError, "agree in shape"),
+        (
+            lambda: P.projection_halfspace(jnp.ones(2), jnp.ones(2), "b"),
+            TypeError,
+            r"projection_halfspace\(b=...\) must be a number, .* got 'b'",
+        ),
+        (
+            lambda: P.projection_hyperplane(jnp.ones(2), jnp.ones(2), jnp.ones(2)),
+            ValueError,
+            r"projection_hyperplane\(b=...\) must be one number, got an array of shape \(2,\)",
+        ),
+        (
+            lambda: P.projection_vector(jnp.ones(2), jnp.ones(2, int)),
+            TypeError,
+            r"projection_vector\(a=...\) must be float",
+        ),
+        (
+            lambda: P.projection_hypercube(jnp.ones(2), jnp.ones(3)),
+            ValueError,
+            r"projection_hypercube\(scale=...\) has shape \(3,\) where the tree has \(2,\)",
+        ),
+        (
+            lambda: P.projection_linf_ball(jnp.ones(2), "x"),
+            TypeError,
+            r"projection_linf_ball\(scale=...\) must be a number, .* got 'x'",
+        ),
         (
             lambda: P.projection_box({"a": jnp.ones(2)}, {"b": 0.0}, 1.0),
             ValueError,

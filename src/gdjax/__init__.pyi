@@ -280,7 +280,7 @@ from gdjax.solvers.hager_zhang import (
 )
 from gdjax.solvers.lbfgs import lbfgs as lbfgs
 from gdjax.solvers.lbfgs import scale_by_lbfgs as scale_by_lbfgs
-from gdjax.solvers.line import value_and_grad_from_state as value_and_grad_from_state
+from gdjax.solvers.line_search import value_and_grad_from_state as value_and_grad_from_state
 from gdjax.solvers.minimize import minimize as minimize
 from gdjax.solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg
 from gdjax.solvers.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
@@ -289,7 +289,7 @@ from gdjax.solvers.result import MinimizeError as MinimizeError
 from gdjax.solvers.result import Result as Result
 from gdjax.solvers.result import Status as Status
 from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
-from gdjax.solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from gdjax.solvers.line_search import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
 # Batches in parts
 from gdjax.microbatching.loop import microbatch as microbatch
@@ -353,7 +353,7 @@ from gdjax.solvers.mirror_descent import mirror_descent as mirror_descent
 from gdjax.solvers.newton_cg import newton_cg as newton_cg
 from gdjax.solvers.projected import projected as projected
 from gdjax.solvers.proximal_gradient import fista as fista
-from gdjax.solvers.projected_gradient import projected_gradient as projected_gradient
+from gdjax.solvers.proximal_gradient import projected_gradient as projected_gradient
 from gdjax.solvers.proximal_gradient import proximal_gradient as proximal_gradient
 
 # Wrappers

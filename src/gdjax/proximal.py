@@ -11,7 +11,7 @@ elements are shrunk in magnitude. Deviation: finite at zero, where jaxopt's grou
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,13 @@ from gdjax.core.numerics import (
     times,
     upcast,
 )
+from gdjax.core.types import Number, PrefixTree, PyTree
+
+Strength: TypeAlias = "Number | PrefixTree | None"  # None is 1, or in a tree "no penalty"
+Scaling: TypeAlias = "Number | PrefixTree"
 
 
-def prox_none(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any:
+def prox_none(x: PyTree, hyperparams: Any = None, scaling: Scaling = 1.0) -> PyTree:
     """Return x: the operator of g = 0.
 
     Args:
@@ -48,7 +52,7 @@ def prox_none(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any:
 
 
 @checked(l1reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_lasso(x: Any, l1reg: Any = None, scaling: Any = 1.0) -> Any:
+def prox_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
     """Shrink every element towards 0 by `scaling * l1reg`: the operator of l1reg * ||y||_1.
 
     Args:
@@ -69,7 +73,7 @@ def prox_lasso(x: Any, l1reg: Any = None, scaling: Any = 1.0) -> Any:
 
 
 @checked(l1reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_non_negative_lasso(x: Any, l1reg: Any = None, scaling: Any = 1.0) -> Any:
+def prox_non_negative_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
     """Lower every element by `scaling * l1reg`, to 0 at most: `prox_lasso` under y >= 0.
 
     Args:
@@ -86,7 +90,9 @@ def prox_non_negative_lasso(x: Any, l1reg: Any = None, scaling: Any = 1.0) -> An
 
 
 @checked(hyperparams=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_elastic_net(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any:
+def prox_elastic_net(
+    x: PyTree, hyperparams: tuple[Strength, Strength] | None = None, scaling: Scaling = 1.0
+) -> PyTree:
     """Shrink, then scale: the operator of l1reg * (||y||_1 + 0.5 * gamma * ||y||^2).
 
     Args:
@@ -103,7 +109,9 @@ def prox_elastic_net(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any
 
 
 @checked(hyperparams=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_non_negative_elastic_net(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any:
+def prox_non_negative_elastic_net(
+    x: PyTree, hyperparams: tuple[Strength, Strength] | None = None, scaling: Scaling = 1.0
+) -> PyTree:
     """Lower, then scale: `prox_elastic_net` under y >= 0.
 
     Args:
@@ -121,7 +129,7 @@ def prox_non_negative_elastic_net(x: Any, hyperparams: Any = None, scaling: Any 
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_group_lasso(x: Any, l2reg: Any = None, scaling: Any = 1.0) -> Any:
+def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1.0) -> PyTree:
     """Shrink the norm of the whole tree by `scaling * l2reg`: the operator of l2reg * ||y||_2.
 
     The tree is one group. For a group per row use `jax.vmap`, per leaf `jax.tree.map`.
@@ -139,12 +147,12 @@ def prox_group_lasso(x: Any, l2reg: Any = None, scaling: Any = 1.0) -> Any:
     """
     leaves, treedef = _leaves("prox_group_lasso", x)
     norm = safe_sqrt(sum_sq(leaves))
-    threshold = jnp.asarray(scaling, norm.dtype) * (1.0 if l2reg is None else l2reg)
+    threshold = jnp.multiply(jnp.asarray(scaling, norm.dtype), 1.0 if l2reg is None else l2reg)
     return cast_like(times(upcast(treedef.unflatten(leaves)), _kept(norm, threshold)), x)
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_ridge(x: Any, l2reg: Any = None, scaling: Any = 1.0) -> Any:
+def prox_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
     """Divide by 1 + scaling * l2reg: the operator of 0.5 * l2reg * ||y||^2.
 
     Args:
@@ -161,7 +169,7 @@ def prox_ridge(x: Any, l2reg: Any = None, scaling: Any = 1.0) -> Any:
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_non_negative_ridge(x: Any, l2reg: Any = None, scaling: Any = 1.0) -> Any:
+def prox_non_negative_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
     """Set what is negative to 0 and divide by 1 + scaling * l2reg: `prox_ridge` under y >= 0.
 
     Args:
@@ -187,7 +195,7 @@ def make_prox_from_projection(projection: Callable[..., Any], *args: Any) -> Cal
 
     Returns:
       A function prox(x, hyperparams=None, scaling=1.0), where `hyperparams`, if given, is the only
-      further argument of the projection and `scaling` is without effect.
+      further argument of the projection and `scaling` has no effect.
 
     Example:
       >>> import jax.numpy as jnp
@@ -196,8 +204,13 @@ def make_prox_from_projection(projection: Callable[..., Any], *args: Any) -> Cal
       >>> print(prox(jnp.array([-1.0, 0.5, 3.0]), scaling=0.1))
       [0.  0.5 1. ]
     """
+    if not callable(projection):
+        raise TypeError(
+            "make_prox_from_projection(projection=...) must be a function of a tree, got "
+            f"{projection!r}."
+        )
 
-    def prox(x: Any, hyperparams: Any = None, scaling: Any = 1.0) -> Any:
+    def prox(x: PyTree, hyperparams: Any = None, scaling: Scaling = 1.0) -> PyTree:
         del scaling
         return projection(x, *args) if hyperparams is None else projection(x, *args, hyperparams)
 
@@ -216,20 +229,32 @@ def _lower(x: Array, threshold: Array) -> Array:
 
 
 def _kept(norm: Array, threshold: Array) -> Array:
-    """Return which part of a norm is left, max(0, 1 - threshold / norm)."""
+    """Return the factor by which a norm shrinks, max(0, 1 - threshold / norm)."""
     some = norm > threshold
     return jnp.where(some, (norm - threshold) / jnp.where(some, norm, 1), 0)
 
 
-def _elastic(call, shrink, x, hyperparams, scaling, real=False):
+def _elastic(
+    call: str,
+    shrink: Callable[[Array, Array], Array],
+    x: PyTree,
+    hyperparams: tuple[Strength, Strength] | None,
+    scaling: Scaling,
+    real: bool = False,
+) -> PyTree:
     def rule(x, threshold, gamma):
         return shrink(x, threshold) / (1 + threshold * gamma)
 
-    l1reg, gamma = (1.0, 1.0) if hyperparams is None else hyperparams
+    hyperparams = (1.0, 1.0) if hyperparams is None else hyperparams
+    if not isinstance(hyperparams, (tuple, list)) or len(hyperparams) != 2:
+        raise TypeError(
+            f"{call}(hyperparams=...) must be the pair (l1reg, gamma), got {hyperparams!r}."
+        )
+    l1reg, gamma = hyperparams
     return _each(call, rule, x, l1reg, scaling, gamma, real=real)
 
 
-def _leaves(call: str, x: Any, real: bool = False) -> tuple[list[Array], Any]:
+def _leaves(call: str, x: PyTree, real: bool = False) -> tuple[list[Array], Any]:
     leaves, treedef = as_float_leaves(f"{call}(x=...)", x)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     for leaf in leaves:
@@ -238,11 +263,19 @@ def _leaves(call: str, x: Any, real: bool = False) -> tuple[list[Array], Any]:
     return leaves, treedef
 
 
-def _each(call, rule, x, strength, scaling, *more, real=False):
+def _each(
+    call: str,
+    rule: Callable[..., Array],
+    x: PyTree,
+    strength: Strength,
+    scaling: Scaling,
+    *more: Strength,
+    real: bool = False,
+) -> PyTree:
     """Apply rule(leaf, strength * scaling, *more) to every leaf that has all of these numbers."""
     leaves, treedef = _leaves(call, x, real)
     numbers = (1.0 if strength is None else strength, scaling, *more)
-    columns = [leaf_values(f"a number of {call}", n, x) for n in numbers]
+    columns = [leaf_values(f"{call}: a number", n, x) for n in numbers]
     for i, (leaf, *row) in enumerate(zip(leaves, *columns, strict=True)):
         if all(n is not None for n in row):
             wide = cast(leaf, compute_dtype(leaf))

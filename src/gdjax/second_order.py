@@ -1,6 +1,6 @@
 """Curvature of a loss(params, inputs, targets): Hessian times vector, and two diagonals.
 
-optax has these names too, and has deprecated them; here they stay. Deviations: `hessian_diag` needs
+optax has these names too, deprecated there. Deviations: `hessian_diag` needs
 memory for a few columns of the Hessian at a time, not for all.
 """
 
@@ -16,13 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import as_float_leaves, check_like
 from gdjax.core.numerics import cast_like
+from gdjax.core.types import Params, PyTree
 
 Loss = Callable[[Any, Any, Any], Any]
 
 COLUMNS = 32  # of the Hessian at a time: enough to keep a device busy
 
 
-def hvp(loss: Loss, v: Any, params: Any, inputs: Any, targets: Any) -> Any:
+def hvp(loss: Loss, v: PyTree, params: Params, inputs: Any, targets: Any) -> Params:
     """Return the Hessian of the loss by the parameters times v, at the cost of two gradients.
 
     Forward over reverse mode (Pearlmutter 1994): the Hessian is never formed.
@@ -32,8 +33,8 @@ def hvp(loss: Loss, v: Any, params: Any, inputs: Any, targets: Any) -> Any:
       v: a vector of as many elements as the parameters, in the order of `ravel_pytree`; or a tree
         like them.
       params: tree of real float arrays.
-      inputs: handed to `loss`.
-      targets: handed to `loss`.
+      inputs: passed to `loss`.
+      targets: passed to `loss`.
 
     Returns:
       A tree like `params`.
@@ -53,7 +54,7 @@ def hvp(loss: Loss, v: Any, params: Any, inputs: Any, targets: Any) -> Any:
     return _product(loss, _as_tree(v, params), params, inputs, targets)
 
 
-def hessian_diag(loss: Loss, params: Any, inputs: Any, targets: Any) -> Array:
+def hessian_diag(loss: Loss, params: Params, inputs: Any, targets: Any) -> Array:
     """Return the diagonal of the Hessian, exactly, at the cost of two gradients per parameter.
 
     For many parameters estimate it instead: `gdjax.hutchinson_estimator_diag_hessian`.
@@ -84,7 +85,7 @@ def hessian_diag(loss: Loss, params: Any, inputs: Any, targets: Any) -> Array:
     return jax.lax.map(element, jnp.arange(flat.size), batch_size=COLUMNS) if flat.size else flat
 
 
-def fisher_diag(negative_log_likelihood: Loss, params: Any, inputs: Any, targets: Any) -> Array:
+def fisher_diag(negative_log_likelihood: Loss, params: Params, inputs: Any, targets: Any) -> Array:
     """Return the square of the gradient: the diagonal of the observed Fisher information.
 
     The gradient is that of all the inputs together. The diagonal of the empirical Fisher matrix of
@@ -111,7 +112,7 @@ def fisher_diag(negative_log_likelihood: Loss, params: Any, inputs: Any, targets
     return jnp.square(ravel_pytree(grads)[0])
 
 
-def _read(call: str, params: Any) -> Any:
+def _read(call: str, params: Params) -> Params:
     leaves, treedef = as_float_leaves(f"{call}(params=...)", params)
     for x in leaves:
         if jnp.iscomplexobj(x):
@@ -119,7 +120,7 @@ def _read(call: str, params: Any) -> Any:
     return treedef.unflatten([jnp.asarray(x) for x in leaves])
 
 
-def _as_tree(v: Any, params: Any) -> Any:
+def _as_tree(v: PyTree, params: Params) -> Params:
     flat, unravel = ravel_pytree(params)
     if jax.tree_util.all_leaves([v]) and jnp.shape(v) == flat.shape:
         return unravel(jnp.asarray(v, flat.dtype))
@@ -133,7 +134,7 @@ def _as_tree(v: Any, params: Any) -> Any:
     return cast_like(v, params)
 
 
-def _product(loss: Loss, v: Any, params: Any, inputs: Any, targets: Any) -> Any:
+def _product(loss: Loss, v: PyTree, params: Params, inputs: Any, targets: Any) -> Params:
     def gradient(params):
         return jax.grad(loss)(params, inputs, targets)
 

@@ -230,11 +230,16 @@ def test_bad_arguments():
         gdjax.minimize(bowl, jnp.zeros(2, jnp.int32))
     opt = gdjax.lbfgs()
     x = jnp.ones(2)
-    with pytest.raises(TypeError, match=r"scale_by_zoom_linesearch needs value=..."):
+    with pytest.raises(TypeError, match=r"^lbfgs needs value=..."):
         opt.update(x, opt.init(x), x)
-    with pytest.raises(ValueError, match="lbfgs needs the parameters"):
+    alone = gdjax.scale_by_zoom_linesearch()
+    with pytest.raises(TypeError, match=r"^scale_by_zoom_linesearch needs value=..."):
+        alone.update(x, alone.init(x), x)
+    with pytest.raises(ValueError, match="^lbfgs needs the parameters"):
         opt.update(x, opt.init(x), value=1.0, grad=x, value_fn=bowl)
-    with pytest.raises(ValueError, match=r"memory_size=...\) must be a whole number >= 1, got 0"):
+    with pytest.raises(
+        ValueError, match=r"^lbfgs\(memory_size=...\) must be an integer >= 1, got 0"
+    ):
         gdjax.lbfgs(memory_size=0)
 
 

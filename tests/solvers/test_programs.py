@@ -172,7 +172,7 @@ def test_arguments_of_the_wrong_kind():
         r"progress=...\) must be True, False or a function .*, got 5": dict(progress=5),
         r"bounds=...\) must be a pair .* tuple\(jnp.array\(pairs\).T\)": dict(bounds=[(0, 1)] * 2),
         r"constraint=...\) must be a projection, .* got {'type'": dict(constraint={"type": "eq"}),
-        r"expected an \(init, update\) pair, got 'lbfgs'": dict(opt="lbfgs"),
+        r"expected an \(init, update\) pair, got 'lbfgs'": dict(optimizer="lbfgs"),
         r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
     }
     for message, given in cases.items():
@@ -182,11 +182,13 @@ def test_arguments_of_the_wrong_kind():
         gdjax.minimize(lambda x: None, x)
     with pytest.raises(TypeError, match="must return one real number, got tuple"):
         gdjax.minimize(lambda x: (jnp.sum(x), x), x)
-    with pytest.raises(TypeError, match="root needs parameters to start from, got None"):
+    with pytest.raises(
+        TypeError, match=r"root\(params=...\) must be the initial parameters, got None"
+    ):
         gdjax.root(fun, None)
     with pytest.raises(TypeError, match=r"expected an \(init, update\) pair, got 'zoom'"):
         gdjax.lbfgs(linesearch="zoom")
-    with pytest.raises(TypeError, match="residual_fn must return residuals, got None"):
+    with pytest.raises(TypeError, match=r"residual_fn=...\) must return residuals, got None"):
         gdjax.least_squares(lambda x: None, x)
     fit = gdjax.least_squares(lambda x: [x[0] - 2, 1.0], x)
     np.testing.assert_allclose(fit.params, [2, 1], rtol=1e-5)
@@ -206,3 +208,189 @@ def test_a_start_in_numpys_float64_has_the_tolerance_of_what_is_computed():
 
     single, double = (gdjax.minimize(fun, np.ones(3, d)) for d in (np.float32, np.float64))
     assert single.converged and double.steps == single.steps
+
+
+def test_programs_belong_to_objects_not_to_what_equals_them_or_took_their_place():
+    """Methods of objects that are equal, that have no hash, and that live at the same address."""
+
+    @dataclasses.dataclass  # equal to one of the same target, and without a hash
+    class Bowl:
+        target: float
+
+        def method(self, x):
+            return (x - self.shift) ** 2
+
+    a, b = Bowl(1.0), Bowl(1.0)
+    a.shift, b.shift = 2.0, 3.0
+    for _ in range(2):
+        for bowl in (a, b):
+            found = gdjax.minimize(bowl.method, 0.0)
+            np.testing.assert_allclose(found.params, bowl.shift, atol=1e-3)
+    addresses = []
+    for i in range(5):  # CPython makes each new one where the last one was
+        bowl = Bowl(1.0)
+        bowl.shift = float(i)
+        addresses.append(id(bowl))
+        np.testing.assert_allclose(gdjax.minimize(bowl.method, 9.0).params, i, atol=1e-3)
+        del bowl
+        gc.collect()
+    assert len(set(addresses)) < len(addresses)
+
+
+def test_a_run_within_a_trace_is_part_of_it():
+    """There `fun` is called as plain Python, so that an object may hold what is traced."""
+
+    class Bowl:
+        def method(self, x):
+            return (x - self.shift) ** 2
+
+    bowl = Bowl()
+
+    def solve(shift):
+        bowl.shift = shift
+        return gdjax.minimize(bowl.method, 0.0).params
+
+    for _ in range(2):
+        np.testing.assert_allclose(jax.jit(lambda t: solve(t))(3.0), 3.0, rtol=1e-5)
+        found = jax.jit(jax.vmap(lambda t: solve(t)))(jnp.array([1.0, 2.0]))
+        np.testing.assert_allclose(found, [1, 2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: gdjax.minimize(3, 0.0), TypeError, r"minimize needs a function, got 3"),
+        (lambda: gdjax.minimize(jnp.sum, "x"), TypeError, "minimize: the parameters must be arr"),
+        (
+            lambda: gdjax.root(jnp.sin, 1.0, tol="x"),
+            TypeError,
+            r"root\(tol=...\) must be a number, .* got 'x'",
+        ),
+        (
+            lambda: gdjax.root(jnp.sin, 1.0, tol=jnp.sin),
+            TypeError,
+            r"root\(tol=...\) must be one number, got ",
+        ),
+        (
+            lambda: gdjax.fixed_point(jnp.cos, 1.0, max_steps=None),
+            TypeError,
+            r"fixed_point\(max_steps=...\) must be a number, .* got None",
+        ),
+        (
+            lambda: gdjax.least_squares(jnp.sin, 1.0, max_steps=2.5),
+            ValueError,
+            r"least_squares\(max_steps=...\) must be a whole number .*, got 2.5",
+        ),
+        (
+            lambda: gdjax.least_squares(jnp.sin, 1.0, implicit_diff="cg"),
+            TypeError,
+            r"least_squares\(implicit_diff=...\) must be True, False or a linear .* got 'cg'",
+        ),
+        (
+            lambda: gdjax.least_squares(lambda x: "x", 1.0),
+            TypeError,
+            r"least_squares\(residual_fn=...\) must return numbers, got str",
+        ),
+        (
+            lambda: gdjax.find_root(jnp.sin, ("a", 1.0)),
+            TypeError,
+            r"find_root\(bracket=...\) must be two real numbers or arrays, got 'a'",
+        ),
+        (
+            lambda: gdjax.find_root(jnp.sin, (1.0, 4.0), args=2.0),
+            TypeError,
+            r"find_root\(args=...\) must be a tuple, .* got float",
+        ),
+        (
+            lambda: gdjax.quadratic_program(None, jnp.ones(2)),
+            TypeError,
+            r"quadratic_program\(Q=...\) must be an array, got None",
+        ),
+        (
+            lambda: gdjax.quadratic_program("Q", jnp.ones(2)),
+            TypeError,
+            r"quadratic_program\(Q=...\) must be a number or an array, got 'Q'",
+        ),
+        (lambda: gdjax.lbfgs("x"), TypeError, r"lbfgs\(learning_rate=...\) must be .* got 'x'"),
+        (
+            lambda: gdjax.scale_by_lbfgs(2.5),
+            ValueError,
+            r"scale_by_lbfgs\(memory_size=...\) must be an integer >= 1, got 2.5",
+        ),
+        (
+            lambda: gdjax.barzilai_borwein(history_size=True),
+            ValueError,
+            r"barzilai_borwein\(history_size=...\) must be an integer >= 1, got True",
+        ),
+        (
+            lambda: gdjax.anderson(0),
+            ValueError,
+            r"anderson\(history_size=...\) must be an integer >= 1, got 0",
+        ),
+        (
+            lambda: gdjax.fista(gdjax.proximal.prox_lasso, increase_factor=0.5),
+            ValueError,
+            r"fista\(increase_factor=...\) must be finite and >= 1, got 0.5",
+        ),
+        (
+            lambda: gdjax.projected_gradient(2.0),
+            TypeError,
+            r"projected_gradient\(projection=...\) must be a function of a tree, got 2.0",
+        ),
+        (
+            lambda: gdjax.projected_gradient(jnp.abs, -1.0),
+            ValueError,
+            r"projected_gradient\(learning_rate=...\) must be finite and >= 0, got -1.0",
+        ),
+        (
+            lambda: gdjax.mirror_descent(0.1, to_dual=None),
+            TypeError,
+            r"mirror_descent\(to_dual=...\) must be a function, got None",
+        ),
+        (
+            lambda: gdjax.scale_by_backtracking_linesearch(2.5),
+            ValueError,
+            r"scale_by_backtracking_linesearch\(max_backtracking_steps=...\) .* got 2.5",
+        ),
+        (
+            lambda: gdjax.gauss_newton(max_linesearch_steps=0),
+            ValueError,
+            r"gauss_newton\(max_linesearch_steps=...\) must be a whole number >= 1, got 0",
+        ),
+    ],
+)
+def test_errors_name_function_argument_and_value(call, kind, message):
+    with pytest.raises(kind, match=f"^{message}"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lbfgs", "bfgs", "nonlinear_cg", "steepest_descent", "barzilai_borwein", "lbfgsb", "fista"],
+)
+def test_errors_of_an_update_name_the_optimizer(name):
+    given = (gdjax.proximal.prox_lasso,) if name == "fista" else ()
+    opt, x = getattr(gdjax, name)(*given), jnp.ones(2)
+    with pytest.raises(ValueError, match=f"^{name}: this state is not of this optimizer"):
+        opt.update(x, gdjax.adam(0.1).init(x), x)
+    with pytest.raises((TypeError, ValueError), match=f"^{name} .*needs"):
+        opt.update(x, opt.init(x), x)
+
+
+def test_a_result_prints_as_a_few_lines():
+    def fun(x, target):
+        return jnp.sum((x - target) ** 2)
+
+    one = gdjax.minimize(fun, jnp.zeros(3), args=(2.0,))
+    lines = repr(one).splitlines()
+    assert len(lines) <= 4 and all(len(line) < 120 for line in lines)
+    assert lines[0].startswith(f"Result(CONVERGED, steps={one.steps}, evaluations=")
+    assert "params=float32[3]" in repr(one) and f"grad_norm={float(one.grad_norm):.6g}" in repr(one)
+    many = jax.vmap(lambda t: gdjax.minimize(fun, jnp.zeros(3), args=(t,)))(
+        jnp.array([1.0, 2.0, jnp.nan])
+    )
+    assert repr(many).startswith("Result(3 lanes: 2 CONVERGED, 1 NONFINITE, steps=0 to ")
+    assert len(repr(many).splitlines()) <= 4
+    shown = []
+    jax.jit(lambda t: shown.append(repr(gdjax.minimize(fun, jnp.zeros(3), args=(t,)))))(1.0)
+    assert shown[0].startswith("Result(status=int32[], steps=int32[], ")

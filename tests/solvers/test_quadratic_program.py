@@ -323,10 +323,23 @@ def test_whole_numbers_and_half_precision_are_computed_in_float32():
     np.testing.assert_allclose(half.params, -1, atol=1e-3)
 
 
-def test_other_numbers_compile_nothing():
-    from gdjax.solvers import quadratic_program
-
+def test_other_numbers_compile_nothing(caplog):
     solve(program(0), tol=1e-3)
-    before = quadratic_program._run._cache_size()
-    solve(program(1), tol=1e-4, max_steps=30)
-    assert quadratic_program._run._cache_size() == before
+    with jax.log_compiles():
+        solve(program(1), tol=1e-4, max_steps=30)
+        assert "solve_scaled" not in caplog.text
+        gdjax.quadratic_program(jnp.eye(3), jnp.ones(3))
+    assert "solve_scaled" in caplog.text
+
+
+def test_step_limits_are_whole_numbers():
+    for bad in (1.5, -1, 2**31):
+        message = rf"^quadratic_program\(max_steps=...\) must be a whole number .*, got {bad}"
+        with pytest.raises(ValueError, match=message):
+            gdjax.quadratic_program(jnp.eye(2), jnp.ones(2), max_steps=bad)
+
+
+def test_multipliers_print_their_shapes():
+    result = gdjax.quadratic_program(jnp.eye(2), jnp.ones(2), G=jnp.eye(2)[:1], h=[0.0])
+    shown = "Multipliers(equality=float32[0], inequality=float32[1], lower=float32[0], "
+    assert repr(result.state) == shown + "upper=float32[0])"

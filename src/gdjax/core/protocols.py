@@ -57,7 +57,7 @@ class HasMetrics(Protocol):
 
 @runtime_checkable
 class HasOptimality(Protocol):
-    """Solves something other than gradient = 0; see `gdjax.solvers.optimality`."""
+    """Solves something other than gradient = 0: has constraints, or a nonsmooth term."""
 
     def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
         """Return the tree that vanishes at a solution."""
@@ -85,6 +85,41 @@ class KeepsGradient(Protocol):
     @property
     def grad(self) -> PyTree:
         """Its gradient, uphill, shaped like the parameters."""
+        ...
+
+
+@runtime_checkable
+class ReportsSearch(Protocol):
+    """Says how its last update went, as line searches and trust regions do."""
+
+    @property
+    def evals(self) -> Array:
+        """How often the objective was evaluated, int32."""
+        ...
+
+    @property
+    def failed(self) -> Array:
+        """Whether no better point was found; the update was then 0."""
+        ...
+
+
+@runtime_checkable
+class ReportsNonfinite(Protocol):
+    """Says whether its last update met a value that was not finite."""
+
+    @property
+    def nonfinite(self) -> Array:
+        """Whether a value was not finite."""
+        ...
+
+
+@runtime_checkable
+class ReportsSettled(Protocol):
+    """Says whether it is done although the gradient may not be small."""
+
+    @property
+    def settled(self) -> Array:
+        """Whether no step can change the objective by more than its rounding error."""
         ...
 
 

@@ -7,15 +7,13 @@ https://arxiv.org/abs/1204.3982, section 3.2), which optax does not do.
 
 from __future__ import annotations
 
-import operator
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_integer, checked
 from gdjax.core.numerics import cast, compute_dtype
 
 
@@ -27,7 +25,7 @@ def nnls(
     unroll: int | bool = 1,
     L: ArrayLike | None = None,
 ) -> Array:
-    """Return the x >= 0 that minimizes |A x - b|, after `iters` steps.
+    """Approximate the x >= 0 that minimizes |A x - b| by `iters` steps.
 
     Where the columns of A are independent the error falls geometrically, with a rate that depends
     on the square of A's condition number. It can be differentiated.
@@ -44,7 +42,7 @@ def nnls(
 
     Raises:
       TypeError: if an array is not real and float.
-      ValueError: if shapes do not fit or `iters` is no integer >= 0.
+      ValueError: if shapes do not fit or `iters` is not an integer >= 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,12 +60,7 @@ def nnls(
             f"nnls needs A [m, n] and b [m] or [m, k], got {list(matrix.shape)} and "
             f"{list(right.shape)}."
         )
-    try:
-        iters = operator.index(iters)
-    except TypeError as error:
-        raise ValueError(f"nnls(iters=...) must be an integer, got {iters!r}.") from error
-    if iters < 0:
-        raise ValueError(f"nnls(iters=...) must be >= 0, got {iters}.")
+    iters = check_integer("nnls(iters=...)", iters, 0)
 
     dtype = compute_dtype(matrix, right)
     a, r = cast(matrix, dtype), cast(right, dtype)

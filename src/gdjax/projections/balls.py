@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -11,11 +9,12 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, upcast
+from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, read
 
 
 @checked(scale=NONNEGATIVE)
-def projection_simplex(tree: Any, scale: Any = 1) -> Any:
+def projection_simplex(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest non-negative tree whose elements sum to `scale`.
 
     Args:
@@ -36,7 +35,7 @@ def projection_simplex(tree: Any, scale: Any = 1) -> Any:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l1_sphere(tree: Any, scale: Any = 1) -> Any:
+def projection_l1_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree whose magnitudes sum to `scale`.
 
     Elements that are 0 may grow, to the positive side (optax leaves them 0, off the sphere).
@@ -54,7 +53,7 @@ def projection_l1_sphere(tree: Any, scale: Any = 1) -> Any:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
+def projection_l1_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree whose magnitudes sum to at most `scale`.
 
     Args:
@@ -73,7 +72,7 @@ def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
+def projection_l2_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree of Euclidean norm `scale`; a zero tree goes to equal elements.
 
     Args:
@@ -88,13 +87,13 @@ def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
     tree = read("projection_l2_sphere", tree, complex_too=True)
     size = sum(x.size for x in jax.tree.leaves(tree))
     norm = safe_sqrt(sum_sq(tree))
-    factor = scale / jnp.where(norm > 0, norm, 1)
-    equal = scale / max(size, 1) ** 0.5
+    factor = jnp.divide(scale, jnp.where(norm > 0, norm, 1))
+    equal = jnp.divide(scale, max(size, 1) ** 0.5)
     return keep(lambda x: jnp.where(norm > 0, x * factor.astype(x.real.dtype), equal), tree)
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
+def projection_l2_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     """Shrink the tree to a Euclidean norm of at most `scale`.
 
     Args:
@@ -108,11 +107,12 @@ def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
     """
     tree = read("projection_l2_ball", tree, complex_too=True)
     norm = safe_sqrt(sum_sq(tree))
-    factor = jnp.where(norm > scale, scale / jnp.where(norm > scale, norm, 1), 1)
+    outside = jnp.greater(norm, scale)
+    factor = jnp.where(outside, jnp.divide(scale, jnp.where(outside, norm, 1)), 1)
     return keep(lambda x: x * factor.astype(x.real.dtype), tree)
 
 
-def unit_simplex(x: Array, scale: Any = 1) -> Array:
+def unit_simplex(x: Array, scale: Number = 1) -> Array:
     """Project the rows of x, over the last axis, onto the simplex of sum `scale`.
 
     p = max(x - tau, 0), with tau such that the sum is right. Only which elements are positive is
@@ -140,10 +140,10 @@ def unit_simplex(x: Array, scale: Any = 1) -> Array:
     return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
 
 
-def _l1(tree: Any, scale: Any, ball: bool) -> Any:
+def _l1(tree: PyTree, scale: Number, ball: bool) -> PyTree:
     x, unravel = ravel_pytree(upcast(tree))
     sign, size = jnp.where(x < 0, -1, 1).astype(x.dtype), jnp.abs(x)
     projected = sign * unit_simplex(size, scale)
     if ball:
-        projected = jnp.where(jnp.sum(size) <= scale, x, projected)
+        projected = jnp.where(jnp.less_equal(jnp.sum(size), scale), x, projected)
     return cast_like(unravel(projected), tree)

@@ -6,8 +6,6 @@ that <a, .> is right, which falls with tau, piece by piece a line.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,16 +14,20 @@ from jax.flatten_util import ravel_pytree
 from gdjax.core.checks import as_float_leaves, check_like
 from gdjax.core.hyper import leaf_values
 from gdjax.core.numerics import cast_like, upcast
-from gdjax.solvers.find_root import find_root
+from gdjax.core.types import Number, PyTree
+from gdjax.linalg.bracketing import best, bracketed_root
+from gdjax.projections.reading import Bound, number
 
 
-def projection_box_section(tree: Any, lower: Any, upper: Any, a: Any, b: Any) -> Any:
+def projection_box_section(
+    tree: PyTree, lower: Bound, upper: Bound, a: PyTree, b: Number
+) -> PyTree:
     """Return the nearest y with lower <= y <= upper and <a, y> = b.
 
     Good for: the dual of a support vector machine with an intercept; portfolios with limits.
 
-    Where no y in the box has <a, y> = b, the result is one that comes nearest to it. Everything may
-    be differentiated.
+    Where no y in the box has <a, y> = b, the result is one with <a, y> nearest to b. It is
+    differentiable with respect to all arguments.
 
     Args:
       tree: tree of float arrays.
@@ -41,10 +43,11 @@ def projection_box_section(tree: Any, lower: Any, upper: Any, a: Any, b: Any) ->
       [0.8 0.2 0. ]
     """
     call = "projection_box_section"
+    right = number(f"{call}(b=...)", b)
     leaves, treedef = as_float_leaves(f"{call}(tree=...)", tree)
     normals, _ = as_float_leaves(f"{call}(a=...)", a)
     if any(jnp.iscomplexobj(x) for x in [*leaves, *normals]):
-        raise TypeError(f"{call} is for real arrays, got a complex one.")
+        raise TypeError(f"{call}(tree=..., a=...) must be real, got a complex array.")
     check_like(f"{call}(tree=...)", leaves, treedef, f"{call}(a=...)", a)
     tree = treedef.unflatten([jnp.asarray(x) for x in leaves])
     x, unravel = ravel_pytree(upcast(tree))
@@ -58,14 +61,15 @@ def projection_box_section(tree: Any, lower: Any, upper: Any, a: Any, b: Any) ->
         ends.append(ravel_pytree(whole)[0].astype(x.dtype))
     low, high = ends
     normal = ravel_pytree(upcast(a))[0].astype(x.dtype)
-    return cast_like(unravel(_section(x, low, high, normal, jnp.asarray(b, x.dtype))), tree)
+    return cast_like(unravel(_section(x, low, high, normal, right.astype(x.dtype))), tree)
 
 
+@jax.jit  # in one program, whatever the arrays are
 def _section(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Array:
     fixed = jax.lax.stop_gradient((x, lower, upper, a, b))
     tau = jax.lax.stop_gradient(_multiplier(*fixed))
     y = jnp.clip(x - tau * a, lower, upper)
-    # which are inside of the box is known; tau follows from those, exactly, with its derivatives
+    # now known: which elements are inside of the box; they give tau exactly, with derivatives
     inside = (a != 0) & (lower < x - tau * a) & (x - tau * a < upper)
     held = jnp.sum(jnp.where(inside, 0, a * y))
     square = jnp.sum(jnp.where(inside, a * a, 0))
@@ -88,4 +92,4 @@ def _multiplier(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Arr
     slope_after = jnp.sum(jnp.where(jnp.where(a > 0, down, up), a * a, 0))
     first += jnp.where(slope_before > 0, jnp.minimum(excess(first), 0) / slope_before, 0)
     last += jnp.where(slope_after > 0, jnp.maximum(excess(last), 0) / slope_after, 0)
-    return find_root(excess, (first, last)).params
+    return best(bracketed_root(excess, first, last, jnp.zeros_like(first))).x

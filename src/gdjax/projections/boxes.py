@@ -1,18 +1,22 @@
-"""Projections that clip every element by itself."""
+"""Projections that clip each element independently."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.hyper import leaf_values
-from gdjax.projections.reading import read
+from gdjax.core.hyper import as_array, leaf_values
+from gdjax.core.types import Number, PyTree
+from gdjax.projections.reading import Bound, read
+
+HYPERCUBE = "projection_hypercube(scale=...)"
 
 
-def projection_non_negative(tree: Any) -> Any:
+def projection_non_negative(tree: PyTree) -> PyTree:
     """Set what is negative to 0.
 
     Args:
@@ -26,7 +30,7 @@ def projection_non_negative(tree: Any) -> Any:
     return jax.tree.map(jax.nn.relu, read("projection_non_negative", tree))
 
 
-def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
+def projection_box(tree: PyTree, lower: Bound, upper: Bound) -> PyTree:
     """Clip every element to [lower, upper].
 
     Args:
@@ -41,11 +45,11 @@ def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
       {'a': Array([0. , 0.5, 1. ], dtype=float32), 'b': Array(9., dtype=float32)}
     """
     tree = read("projection_box", tree)
-    tree = _bound("lower", jnp.maximum, tree, lower)
-    return _bound("upper", jnp.minimum, tree, upper)
+    tree = _bound("projection_box(lower=...)", jnp.maximum, tree, lower)
+    return _bound("projection_box(upper=...)", jnp.minimum, tree, upper)
 
 
-def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
+def projection_hypercube(tree: PyTree, scale: Bound = 1) -> PyTree:
     """Clip every element to [0, scale].
 
     Args:
@@ -57,11 +61,12 @@ def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
       >>> print(projection_hypercube(jnp.array([-1.0, 0.5, 2.0])))
       [0.  0.5 1. ]
     """
-    return projection_box(read("projection_hypercube", tree), 0, scale)
+    tree = _bound(HYPERCUBE, jnp.maximum, read("projection_hypercube", tree), 0)
+    return _bound(HYPERCUBE, jnp.minimum, tree, scale)
 
 
 @checked(scale=NONNEGATIVE)
-def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
+def projection_linf_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     """Clip every element to [-scale, scale].
 
     Args:
@@ -73,13 +78,18 @@ def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
       >>> print(projection_linf_ball(jnp.array([-3.0, 0.5])))
       [-1.   0.5]
     """
-    return projection_box(read("projection_linf_ball", tree), -scale, scale)
+    what, tree = "projection_linf_ball(scale=...)", read("projection_linf_ball", tree)
+    tree = _bound(what, jnp.maximum, tree, jnp.negative(scale))
+    return _bound(what, jnp.minimum, tree, scale)
 
 
-def _bound(name: str, limit: Any, tree: Any, bound: Any) -> Any:
+def _bound(what: str, limit: Callable[[Array, Array], Array], tree: PyTree, bound: Bound) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
-    bounds = leaf_values(f"projection_box({name}=...)", bound, tree)
+    bounds = leaf_values(what, bound, tree)
     for i, (x, b) in enumerate(zip(leaves, bounds, strict=True)):
         if b is not None:
-            leaves[i] = limit(x, jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape))
+            b = as_array(what, b).astype(x.dtype)
+            if jnp.broadcast_shapes(b.shape, x.shape) != x.shape:
+                raise ValueError(f"{what} has shape {b.shape} where the tree has {x.shape}.")
+            leaves[i] = limit(x, jnp.broadcast_to(b, x.shape))
     return treedef.unflatten(leaves)

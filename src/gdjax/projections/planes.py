@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import upcast
-from gdjax.projections.reading import keep, pair
+from gdjax.core.types import Number, PyTree
+from gdjax.projections.reading import keep, number, pair
 
 
-def projection_vector(x: Any, a: Any) -> Any:
+def projection_vector(x: PyTree, a: PyTree) -> PyTree:
     """Return the nearest multiple of `a`, <x, a> / <a, a> * a.
 
     Args:
@@ -29,7 +28,7 @@ def projection_vector(x: Any, a: Any) -> Any:
     return keep(lambda _, y: factor.astype(y.dtype) * y, x, a)
 
 
-def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
+def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """Return the nearest y with <a, y> = b.
 
     Args:
@@ -43,11 +42,12 @@ def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
       [0. 1.]
     """
     x, a = pair("projection_hyperplane", x, a)
+    b = number("projection_hyperplane(b=...)", b)
     factor = _over(b - _dot(x, a), _dot(a, a))
     return keep(lambda x, y: x + factor.astype(y.dtype) * y, x, a)
 
 
-def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
+def projection_halfspace(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """Return the nearest y with <a, y> <= b.
 
     Args:
@@ -61,11 +61,12 @@ def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
       [3. 4.]
     """
     x, a = pair("projection_halfspace", x, a)
+    b = number("projection_halfspace(b=...)", b)
     factor = jnp.minimum(_over(b - _dot(x, a), _dot(a, a)), 0)
     return keep(lambda x, y: x + factor.astype(y.dtype) * y, x, a)
 
 
-def _dot(x: Any, y: Any) -> Array:
+def _dot(x: PyTree, y: PyTree) -> Array:
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), upcast(x), upcast(y))
     return sum(jax.tree.leaves(products), start=jnp.zeros(()))
 

@@ -7,27 +7,27 @@ Paper -> here: eta -> t, c -> slope_rtol, beta -> decrease_factor, gamma -> incr
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, Range, checked
+from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, Range, checked
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.treewise import treewise
-from gdjax.solvers.gauss_newton import INSIDE
-from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import fresh, is_finite, line, remember, tell
-from gdjax.solvers.vector import as_tree
+from gdjax.core.types import Params, Scalar
+from gdjax.solvers.line_search import LineSearch, as_tree, fresh, is_finite, line, remember, tell
 
+# Both may be infinite: then each search starts from the longest step, or none is too long.
 GROWTH = Range(">= 1", lambda x: x >= 1)
 LENGTH = Range("> 0", lambda x: x > 0)
 
 
 class Backtracking(NamedTuple):
-    """What a backtracking search remembers without its gradient."""
+    """The slots of a backtracking search that does not keep the gradient."""
 
     learning_rate: Array  # the last step size t
     evals: Array  # evaluations of the objective in the last update, int32
@@ -35,8 +35,10 @@ class Backtracking(NamedTuple):
     nonfinite: Array  # whether a value was not finite in the last update
 
 
-def _first(store_grad: bool, max_learning_rate: Any) -> Any:
-    def slots(params: Any) -> Any:
+def _first(
+    store_grad: bool, max_learning_rate: Scalar
+) -> Callable[[Params], LineSearch | Backtracking]:
+    def slots(params: Params) -> LineSearch | Backtracking:
         memory = fresh(params)
         limit = jnp.asarray(max_learning_rate, scalar_dtype())
         rate = jnp.where(jnp.isfinite(limit), limit, 1)
@@ -75,9 +77,9 @@ def _backtracking_linesearch(
     begin = first, jnp.zeros((), jnp.int32), ~found.descends, no
     t, tries, enough, nonfinite = jax.lax.while_loop(unfinished, attempt, begin)
     failed = ~enough | ~found.descends | ~found.moves(t)
-    short = failed & found.descends & found.moves(t)  # the next update goes on from there
+    short = failed & found.descends & found.moves(t)  # the next update continues from there
     rate = jnp.where(failed & ~short, slots.learning_rate, t)
-    if hasattr(slots, "grad"):
+    if isinstance(slots, LineSearch):
         end = found.at(t)
         step, slots = remember(slots, found, end, tries + 1, failed, nonfinite)
         slots = slots._replace(learning_rate=rate)
@@ -85,39 +87,39 @@ def _backtracking_linesearch(
         step = jnp.where(failed, 0, t * found.direction)
         slots = Backtracking(rate, tries, failed, nonfinite | ~is_finite(start))
     if verbose:
-        tell(slots, enough)
+        tell(slots.learning_rate, slots.evals, enough, slots.failed)
     return as_tree(step, updates), slots
 
 
-@checked(max_backtracking_steps=COUNT, slope_rtol=INSIDE, decrease_factor=INSIDE,
+@checked(max_backtracking_steps=WHOLE, slope_rtol=OPEN_UNIT, decrease_factor=OPEN_UNIT,
          increase_factor=GROWTH, max_learning_rate=LENGTH, atol=NONNEGATIVE,
          rtol=NONNEGATIVE)  # fmt: skip
 def scale_by_backtracking_linesearch(
-    max_backtracking_steps: Any = 30,
-    slope_rtol: Any = 1e-4,
-    decrease_factor: Any = 0.8,
-    increase_factor: Any = 1.5,
-    max_learning_rate: Any = 1.0,
-    atol: Any = 0.0,
-    rtol: Any = 0.0,
+    max_backtracking_steps: Scalar = 30,
+    slope_rtol: Scalar = 1e-4,
+    decrease_factor: Scalar = 0.8,
+    increase_factor: Scalar = 1.5,
+    max_learning_rate: Scalar = 1.0,
+    atol: Scalar = 0.0,
+    rtol: Scalar = 0.0,
     store_grad: bool = False,
     verbose: bool = False,
 ) -> Optimizer:
-    """Shorten a step until the objective falls by a share of what the slope foretells.
+    """Shorten a step until the objective falls by a share of what the slope predicts.
 
     f(x + t d) <= (1 + rtol) f(x) + slope_rtol t <g, d> + atol,  t = t_0, t_0 decrease_factor, ...
 
     Values that are not finite shorten the step. Where no t is short enough the update is 0 and
-    `failed` in the state says so, while optax takes the last one whether or not f falls; the next
-    update goes on from there.
+    `failed` in the state is true, while optax takes the last t whether or not f falls; the next
+    update continues from that t.
 
     Args:
       max_backtracking_steps: how often t is shortened at most in one update, >= 1.
-      slope_rtol: share of the decrease foretold by the slope that is enough, in (0, 1).
+      slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
       decrease_factor: what t is multiplied with, in (0, 1).
       increase_factor: the first t of an update is this >= 1 times the last one.
       max_learning_rate: the longest t > 0, and the first one of all; it may be infinite.
-      atol: increase of f >= 0 that is forgiven, in units of f.
+      atol: increase of f >= 0 that is allowed, in units of f.
       rtol: likewise, relative to |f|.
       store_grad: whether to evaluate and keep value and gradient at the new parameters, for
         `value_and_grad_from_state`.
@@ -125,8 +127,8 @@ def scale_by_backtracking_linesearch(
 
     Returns:
       An `Optimizer` to end a chain with, after a direction that leads downhill. `update` needs the
-      parameters, `value=`, `grad=` and `value_fn=`; what `value_fn` takes by name besides is passed
-      on. State: a few numbers, and with `store_grad` 4 bytes per element.
+      parameters, `value=`, `grad=` and `value_fn=`; further extra arguments that `value_fn` takes
+      by name are passed on. State: a few numbers, and with `store_grad` 4 bytes per element.
 
     Raises:
       ValueError: if a number is out of range.
@@ -144,7 +146,7 @@ def scale_by_backtracking_linesearch(
       >>> print(fun(x).round(3))
       0.007
     """
-    numbers = dict(
+    numbers: dict[str, Scalar] = dict(
         max_backtracking_steps=max_backtracking_steps,
         slope_rtol=slope_rtol,
         decrease_factor=decrease_factor,
@@ -154,4 +156,5 @@ def scale_by_backtracking_linesearch(
         rtol=rtol,
     )
     slots = _first(store_grad, max_learning_rate)
-    return treewise(_backtracking_linesearch, slots, numbers, verbose=verbose)
+    name = "scale_by_backtracking_linesearch"
+    return treewise(_backtracking_linesearch, slots, numbers, name=name, verbose=verbose)

@@ -4,7 +4,7 @@ Barzilai & Borwein (1988), https://doi.org/10.1093/imanum/8.1.141; globalized by
 https://doi.org/10.1137/S1052623494266365; which of two lengths: Zhou, Gao & Dai (2006),
 https://doi.org/10.1007/s10589-006-6446-0.
 Paper -> here: alpha -> rate, M -> the length of `recent`, gamma -> slope_rtol; s, y as there.
-Deviation: where the curvature is not positive the rate grows tenfold; a kept one can crawl forever.
+Deviation: where the curvature is not positive the rate grows tenfold, as progress can stall else.
 """
 
 from __future__ import annotations
@@ -17,21 +17,27 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import check_choice, checked
+from gdjax.core.checks import OPEN_UNIT, WHOLE, check_choice, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.treewise import treewise
-from gdjax.solvers.gauss_newton import INSIDE
-from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import fresh, is_finite, line, pick, remember
-from gdjax.solvers.vector import as_tree, as_vector
-from gdjax.solvers.zoom import rounding
+from gdjax.core.types import Params, Scalar
+from gdjax.solvers.line_search import (
+    as_tree,
+    as_vector,
+    fresh,
+    is_finite,
+    line,
+    pick,
+    remember,
+    rounding,
+)
 
 KINDS = ("adaptive", "alternate", "long", "short")
 SHORTEST, LONGEST = 1e-30, 1e30  # of a rate; Raydan's 1e-10 and 1e10 depend on the units
 
 
 class Secant(NamedTuple):
-    """What the method remembers."""
+    """The slots of the method."""
 
     params: Array  # (n,) the parameters of the last update, complex elements as two
     updates: Array  # (n,) the gradient of the last update
@@ -61,8 +67,8 @@ def secant_rate(s: Array, y: Array, last: Array, count: Array, kind: str) -> Arr
 
 
 def _barzilai_borwein(
-    grads, slots, params, count, *, slope_rtol, shrink, max_linesearch_steps, kind, raw_params,
-    **extra,
+    grads, slots, params, count, *, slope_rtol, decrease_factor, max_linesearch_steps, kind,
+    raw_params, **extra,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"barzilai_borwein needs {NEEDS_PARAMS}")
@@ -89,7 +95,13 @@ def _barzilai_borwein(
         new = found.at(t)
         enough = is_finite(new) & (new.value <= ceiling + c1 * t * start.slope)
         end = pick(enough, new, end)
-        return t * shrink.astype(dtype), tries + 1, end, enough, nonfinite | ~is_finite(new)
+        return (
+            t * decrease_factor.astype(dtype),
+            tries + 1,
+            end,
+            enough,
+            nonfinite | ~is_finite(new),
+        )
 
     def unfinished(carry):
         return ~carry[3] & (carry[1] < max_linesearch_steps)
@@ -102,37 +114,37 @@ def _barzilai_borwein(
     return as_tree(step, grads), Secant(x, g, rate, recent, *memory)
 
 
-def _unknown(memory: int, params: Any) -> Secant:
+def _unknown(history_size: int, params: Params) -> Secant:
     nothing = fresh(params)
-    recent = jnp.full(memory, -jnp.inf, nothing.value.dtype)
+    recent = jnp.full(history_size, -jnp.inf, nothing.value.dtype)
     zeros = jnp.zeros_like(as_vector(params))
     rate = jnp.ones_like(nothing.learning_rate)
     return Secant(zeros, jnp.copy(zeros), rate, recent, *nothing)
 
 
-@checked(slope_rtol=INSIDE, shrink=INSIDE, max_linesearch_steps=COUNT)
+@checked(slope_rtol=OPEN_UNIT, decrease_factor=OPEN_UNIT, max_linesearch_steps=WHOLE)
 def barzilai_borwein(
     kind: str = "adaptive",
-    memory: int = 10,
+    history_size: int = 10,
     *,
-    slope_rtol: Any = 1e-4,
-    shrink: Any = 0.25,
-    max_linesearch_steps: Any = 30,
+    slope_rtol: Scalar = 1e-4,
+    decrease_factor: Scalar = 0.25,
+    max_linesearch_steps: Scalar = 30,
 ) -> Optimizer:
     """Minimize a smooth function by gradient steps of Barzilai and Borwein's length.
 
     With s and y the last step and change of the gradient, rate = <s, s> / <s, y> ("long") or
     <s, y> / <y, y> ("short"); "alternate" takes them in turn, "adaptive" the short one where it is
     less than half of the long one. The objective may rise: a step is shortened only where it
-    exceeds the largest of the last `memory` values.
+    exceeds the largest of the last `history_size` values.
 
     Good for: exact gradients, with the memory of gradient descent and much faster than it.
 
     Args:
       kind: which length.
-      memory: how many values to compare with, >= 1; 1 is monotone.
-      slope_rtol: share of the decrease foretold by the slope that is enough, in (0, 1).
-      shrink: what a step that is too long is multiplied with, in (0, 1).
+      history_size: how many values to compare with, >= 1; 1 is monotone.
+      slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
+      decrease_factor: what a step that is too long is multiplied with, in (0, 1).
       max_linesearch_steps: most evaluations in one update, >= 1.
 
     Returns:
@@ -150,9 +162,11 @@ def barzilai_borwein(
       [1. 1. 1.] True
     """
     check_choice("barzilai_borwein(kind=...)", kind, KINDS)
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(
-            f"barzilai_borwein(memory=...) must be a whole number >= 1, got {memory!r}."
-        )
-    numbers = dict(slope_rtol=slope_rtol, shrink=shrink, max_linesearch_steps=max_linesearch_steps)
-    return treewise(_barzilai_borwein, functools.partial(_unknown, memory), numbers, kind=kind)
+    size = check_integer("barzilai_borwein(history_size=...)", history_size)
+    numbers: dict[str, Scalar] = dict(
+        slope_rtol=slope_rtol,
+        decrease_factor=decrease_factor,
+        max_linesearch_steps=max_linesearch_steps,
+    )
+    slots = functools.partial(_unknown, size)
+    return treewise(_barzilai_borwein, slots, numbers, name="barzilai_borwein", kind=kind)

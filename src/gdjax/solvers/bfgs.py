@@ -2,27 +2,33 @@
 
 Nocedal & Wright (2006), "Numerical optimization", Algorithm 6.1, (6.17), (6.20).
 Paper -> here: H -> inverse_hessian, rho -> 1 / <s, y>; s, y as there.
-Deviation: a pair with <s, y> <= eps |s| |y| is refused.
+Deviation: a pair with <s, y> <= eps |s| |y| is rejected.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
 from gdjax.core.treewise import treewise
-from gdjax.solvers.line import searched
-from gdjax.solvers.vector import as_tree, as_vector, is_curved
-from gdjax.solvers.zoom import scale_by_zoom_linesearch
+from gdjax.core.types import Pair, Params, Scalar
+from gdjax.solvers.line_search import (
+    as_tree,
+    as_vector,
+    is_curved,
+    scale_by_zoom_linesearch,
+    searched,
+)
 
 
 class Curvature(NamedTuple):
-    """What BFGS remembers; n counts all elements, complex ones twice."""
+    """The slots of BFGS; n counts all elements, complex ones twice."""
 
     params: Array  # (n,) the parameters of the last update
     updates: Array  # (n,) the gradient of the last update
@@ -41,7 +47,7 @@ def _bfgs(grads, slots, params, count, *, raw_params):
     y = g - slots.updates
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
     keep = is_curved(s, y, sy, yy)
-    stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction led nowhere: start again
+    stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction made no progress: restart
     pairs = jnp.where(stuck, 0, slots.pairs)
     norm = jnp.sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of at most length 1
@@ -56,7 +62,7 @@ def _bfgs(grads, slots, params, count, *, raw_params):
     return as_tree(h @ g, grads), Curvature(x, g, h, pairs + keep)
 
 
-def _nothing_known(params: Any) -> Curvature:
+def _nothing_known(params: Params) -> Curvature:
     x = as_vector(params)
     eye = jnp.eye(x.size, dtype=x.dtype)
     return Curvature(jnp.zeros_like(x), jnp.zeros_like(x), eye, jnp.zeros((), jnp.int32))
@@ -76,13 +82,14 @@ def scale_by_bfgs() -> Optimizer:
       >>> print(opt.update(x, opt.init(x), x)[0])  # a first step of length 1
       [0.6 0.8]
     """
-    return treewise(_bfgs, _nothing_known)
+    return treewise(_bfgs, _nothing_known, name="scale_by_bfgs")
 
 
 DEFAULT = scale_by_zoom_linesearch(30, initial_guess_strategy="one")
 
 
-def bfgs(learning_rate: Any = None, linesearch: Any = DEFAULT) -> Optimizer:
+@checked(learning_rate=NONNEGATIVE)
+def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by BFGS and a line search.
 
     Good for: exact gradients of smooth functions of up to some hundred parameters.
@@ -101,4 +108,4 @@ def bfgs(learning_rate: Any = None, linesearch: Any = DEFAULT) -> Optimizer:
       >>> print(result.params.round(3))
       [1. 1.]
     """
-    return searched(scale_by_bfgs(), learning_rate, linesearch)
+    return searched("bfgs", scale_by_bfgs(), learning_rate, linesearch)

@@ -4,7 +4,7 @@ Byrd, Lu, Nocedal & Zhu (1995), https://doi.org/10.1137/0916069, sections 3 to 5
 projection of Morales & Nocedal (2011), https://doi.org/10.1145/2049662.2049669
 Paper -> here: W, M, theta as there; x^c -> cauchy; r^c -> r; p, c, f', f'' as there.
 Deviation: the paper walks from breakpoint to breakpoint; here all segments of the projected path
-are computed at once, by cumulative sums over the sorted breakpoints.
+are computed together, by cumulative sums over the sorted breakpoints.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cauchy_point(model: Model, x: Array, g: Array, lower: Array, upper: Array) -
     order = jnp.argsort(t)
     stop, ds, ws = t[order], d[order], model.w[order]
 
-    def still_moving(z):  # sums over the variables that have not met a bound, before each segment
+    def still_moving(z):  # sums over the variables not at a bound yet, before each segment
         sums = jnp.flip(jnp.cumsum(jnp.flip(z, 0), axis=0), 0)
         return jnp.concatenate([sums, jnp.zeros_like(sums[:1])])
 
@@ -82,8 +82,8 @@ def subspace_minimum(
 ) -> Array:
     """Return the minimum of the model over the variables that are free at the Cauchy point.
 
-    It is projected onto the box; where that is no descent direction from x, the way from the Cauchy
-    point to it is cut short at the box instead, as in the paper.
+    It is projected onto the box; if that is no descent direction from x, the segment from the
+    Cauchy point to it ends at the boundary of the box instead, as in the paper.
     """
     free = (cauchy > lower) & (cauchy < upper)
     theta, w = model.theta, model.w
@@ -94,7 +94,7 @@ def subspace_minimum(
     d = -r / theta - wf @ v / theta**2
     d = jnp.where(jnp.isfinite(d).all(), d, 0)
     projected = jnp.clip(cauchy + d, lower, upper)
-    room = jnp.where(d > 0, upper - cauchy, lower - cauchy)
-    share = jnp.min(jnp.where(d == 0, 1, room / jnp.where(d == 0, 1, d)), initial=1)
+    space = jnp.where(d > 0, upper - cauchy, lower - cauchy)
+    share = jnp.min(jnp.where(d == 0, 1, space / jnp.where(d == 0, 1, d)), initial=1)
     cut = jnp.clip(cauchy + share * d, lower, upper)
     return jnp.where(jnp.vdot(projected - x, g) < 0, projected, cut)

@@ -7,26 +7,27 @@ digit of a direction for which J has a condition of 3e3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.core.types import Params, PyTree
+from gdjax.solvers.line_search import as_tree, as_vector
 
 
 class Linearized(NamedTuple):
-    """Residuals at one point, and what their Jacobian can do."""
+    """Residuals at one point, and the products of their Jacobian."""
 
     point: Array  # x, the parameters as a vector of n elements
-    residual: Callable  # x -> r as a vector of m elements
+    residual: Callable[[Array], Array]  # x -> r as a vector of m elements
     value: Array  # r at x
-    push: Callable  # v -> J v
-    pull: Callable  # w -> J^T w
+    push: Callable[[Array], Array]  # v -> J v
+    pull: Callable[[Array], Array]  # w -> J^T w
 
 
-def linearized(residual_fn: Callable, params: Any) -> Linearized:
+def linearized(residual_fn: Callable[[Params], PyTree], params: Params) -> Linearized:
     """Return the residuals at `params`, a tree, with products of their Jacobian."""
 
     def residual(x):
@@ -39,7 +40,7 @@ def linearized(residual_fn: Callable, params: Any) -> Linearized:
 
 
 def jacobian(at: Linearized) -> Array:
-    """Return J, one column at a time or one row at a time, whichever are fewer."""
+    """Return J, computed by columns or by rows, whichever are fewer."""
     n, m = at.point.size, at.value.size
     if n <= m:
         return jax.vmap(at.push, out_axes=1)(jnp.eye(n, dtype=at.point.dtype))

@@ -16,22 +16,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.treewise import treewise
-from gdjax.solvers.converge import converge, start_of
+from gdjax.core.types import Number, OptState, Pair, Params, Scalar
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares, like_params
-from gdjax.solvers.program import call
+from gdjax.solvers.line_search import as_tree, as_vector
 from gdjax.solvers.result import Result, checked_result
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.runner import call, converge, start_of
 
 
 class Past(NamedTuple):
-    """What Anderson's method remembers; rows are changes, the newest last, 0 where unused."""
+    """The slots of Anderson's method; rows are changes, the newest last, 0 where unused."""
 
     params: Array  # (n,) x of the last update
     residual: Array  # (n,) f there
@@ -59,22 +59,22 @@ def _anderson(grads, slots, params, count, *, mixing, ridge, raw_params):
     return as_tree(step, grads), Past(x, f, steps, changes)
 
 
-def _no_past(history_size: int, params: Any) -> Past:
+def _no_past(history_size: int, params: Params) -> Past:
     x = jnp.zeros_like(as_vector(params))
     rows = jnp.zeros((history_size, x.size), x.dtype)
     return Past(x, jnp.zeros_like(x), rows, jnp.zeros_like(rows))
 
 
 @checked(mixing=POSITIVE, ridge=NONNEGATIVE)
-def anderson(history_size: int = 5, mixing: Any = 1.0, ridge: Any = 1e-10) -> Optimizer:
+def anderson(history_size: int = 5, mixing: Scalar = 1.0, ridge: Scalar = 1e-10) -> Optimizer:
     """Accelerate a fixed-point iteration by a least-squares fit to the last steps.
 
     With f = -grads (for a fixed point, T(x) - x), dX and dF the last changes of x and f:
     gamma = argmin |f - dF gamma|;  update = mixing f - (dX + mixing dF) gamma
 
     Args:
-      history_size: how many changes to remember, >= 1.
-      mixing: share > 0 of f that is taken.
+      history_size: how many changes to keep, >= 1.
+      mixing: factor > 0 of f.
       ridge: regularization >= 0 of the fit, relative to the trace of dF' dF.
 
     Returns:
@@ -90,57 +90,67 @@ def anderson(history_size: int = 5, mixing: Any = 1.0, ridge: Any = 1e-10) -> Op
       >>> print(f"{result.params:.5f} {result.steps < 10}")  # plain iteration: more than 30 steps
       0.73909 True
     """
-    if isinstance(history_size, bool) or not isinstance(history_size, int) or history_size < 1:
-        raise ValueError(
-            f"anderson(history_size=...) must be a whole number >= 1, got {history_size!r}."
-        )
-    slots = functools.partial(_no_past, history_size)
-    return treewise(_anderson, slots, dict(mixing=mixing, ridge=ridge))
+    size = check_integer("anderson(history_size=...)", history_size)
+    slots = functools.partial(_no_past, size)
+    return treewise(_anderson, slots, dict(mixing=mixing, ridge=ridge), name="anderson")
 
 
-def _change(fun: Callable, params: Any, args: tuple) -> Any:
+def _change(fun: Callable[..., Any], params: Params, args: tuple) -> Params:
     new = like_params("fixed_point", fun(params, *args), params)
     return jax.tree.map(lambda x, y: x - y, params, new)
 
 
-def _run(fun, update, params, state, args, tol, limit) -> Result:
+def _solve(
+    fun: Callable[..., Any],
+    update: UpdateFn,
+    params: Params,
+    state: OptState,
+    args: tuple,
+    tol: Array,
+    limit: Array,
+) -> Result:
     def look(p):
         f = jax.tree.map(lambda x: x.astype(compute_dtype(x)), _change(fun, p, args))
         return half_squares(f), f
 
-    end = converge(look, update, params, state, tol, limit, {})
-    return Result(
-        end.params, end.value, end.grad_norm, end.steps, end.evaluations, end.status, end.state,
-        None, None,
-    )  # fmt: skip
+    return converge(look, update, params, state, tol, limit, {})
 
 
-def _run_implicit(fun, solve, update, params, state, args, tol, limit) -> Result:
+def _solve_implicit(
+    fun: Callable[..., Any],
+    solve: bool | Callable,
+    update: UpdateFn,
+    params: Params,
+    state: OptState,
+    args: tuple,
+    tol: Array,
+    limit: Array,
+) -> Result:
     def condition(p):
         return cast_like(_change(fun, p, args), p)
 
     def run(p):
-        result = _run(fun, update, p, state, args, tol, limit)
+        result = _solve(fun, update, p, state, args, tol, limit)
         return result.params, dataclasses.replace(result, params=None, state=None)
 
     size = sum(x.size for x in jax.tree.leaves(params))
-    linear_solve = choose_solve(solve, False, size)
+    linear_solve = choose_solve("fixed_point", solve, False, size)
     found, result = with_implicit_derivative(condition, run, params, linear_solve)
     return dataclasses.replace(result, params=found)
 
 
 def fixed_point(
-    fun: Callable,
-    params: Any,
-    opt: Any = None,
+    fun: Callable[..., Any],
+    params: Params,
+    optimizer: Pair | None = None,
     *,
     args: tuple = (),
-    tol: Any = None,
-    max_steps: Any = 1000,
+    tol: Number | None = None,
+    max_steps: int | Array = 1000,
     implicit_diff: bool | Callable = True,
     throw: bool = False,
 ) -> Result:
-    """Find where a function maps a point to itself, by Anderson's accelerated iteration.
+    """Find a fixed point of a function by Anderson's accelerated iteration.
 
     fun(params, *args) = params
 
@@ -148,14 +158,14 @@ def fixed_point(
 
     Args:
       fun: `fun(params, *args)` returns a tree of the structure and shapes of the parameters.
-      params: a tree of float arrays, where to start.
-      opt: any optimizer, to which params - fun(params) is the gradient; None is `anderson()`;
+      params: the initial parameters, a tree of float arrays.
+      optimizer: any optimizer; it gets params - fun(params) as the gradient. None is `anderson()`;
         `gradient_descent(1.0)` is plain iteration.
       args: further arguments of `fun`, see `minimize`.
       tol: largest change >= 0 that counts as none; None is the square root of the dtype's
         precision.
       max_steps: most updates, >= 0.
-      implicit_diff: see `minimize`; on unless switched off.
+      implicit_diff: see `minimize`; here the default is True.
       throw: see `minimize`.
 
     Returns:
@@ -168,11 +178,11 @@ def fixed_point(
       >>> print(f"{root(2.0):.4f} {jax.grad(root)(2.0):.4f}")  # 1 / (2 sqrt(2))
       1.4142 0.3536
     """
-    opt = with_extra_args_support(anderson() if opt is None else opt)
+    optimizer = with_extra_args_support(anderson() if optimizer is None else optimizer)
     params, tol, limit = start_of("fixed_point", params, args, tol, max_steps)
-    given = (params, opt.init(params), args, tol, limit)
+    given = (params, optimizer.init(params), args, tol, limit)
     if implicit_diff:
-        result = call("fixed_point", _run_implicit, fun, (implicit_diff, opt.update), given)
+        result = call("fixed_point", _solve_implicit, fun, (implicit_diff, optimizer.update), given)
     else:
-        result = call("fixed_point", _run, fun, (opt.update,), given)
+        result = call("fixed_point", _solve, fun, (optimizer.update,), given)
     return checked_result(result, "fixed_point") if throw else result

@@ -1,4 +1,4 @@
-"""Gauss-Newton: go to the minimum of the linearized least-squares problem, or part of the way.
+"""Gauss-Newton: a step towards the minimum of the linearized least-squares problem.
 
 Nocedal & Wright (2006), "Numerical optimization", section 10.3; the line search is their 3.1.
 A rank-deficient Jacobian gives the shortest of the best steps. Deviations: none.
@@ -6,34 +6,43 @@ A rank-deficient Jacobian gives the shortest of the best steps. Deviations: none
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, Range, checked
+from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, checked
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import jacobian, linearized
-from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.vector import as_tree
-
-INSIDE = Range("in (0, 1)", lambda x: 0 < x < 1)
+from gdjax.solvers.line_search import as_tree
 
 
 class Search(NamedTuple):
-    """What Gauss-Newton remembers: how its last update went."""
+    """The slots of Gauss-Newton: how its last update went."""
 
     evals: Array  # residual evaluations, int32
     failed: Array  # whether no part of the step made the sum of squares smaller
 
 
 def _gauss_newton(
-    grads, slots, params, count, *, c1, shrink, max_tries, rcond, residual_fn, raw_params
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    slope_rtol,
+    decrease_factor,
+    max_linesearch_steps,
+    rcond,
+    residual_fn,
+    raw_params,
 ):
     if params is None:
-        raise ValueError("gauss_newton needs the parameters: call update(grads, state, params).")
+        raise ValueError(f"gauss_newton needs {NEEDS_PARAMS}")
     at = linearized(residual_fn, raw_params)
     x, r = at.point, at.value
     if not (x.size and r.size):
@@ -47,15 +56,15 @@ def _gauss_newton(
     def enough(t: Array) -> Array:
         r_new = at.residual(x + t * d)
         decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)
-        return jnp.isfinite(decrease) & (decrease >= -c1 * t * slope - slack)
+        return jnp.isfinite(decrease) & (decrease >= -slope_rtol * t * slope - slack)
 
     def unfinished(carry):
         _, tries, accepted = carry
-        return ~accepted & (tries < max_tries)
+        return ~accepted & (tries < max_linesearch_steps)
 
     def shorter(carry):
         t, tries, _ = carry
-        t = jnp.where(tries == 0, 1, t * shrink).astype(x.dtype)
+        t = jnp.where(tries == 0, 1, t * decrease_factor).astype(x.dtype)
         return t, tries + 1, enough(t)
 
     start = (jnp.ones((), x.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
@@ -65,23 +74,31 @@ def _gauss_newton(
     return as_tree(step, grads), Search(evals, ~(accepted & moved) & jnp.any(g != 0))
 
 
-@checked(c1=NONNEGATIVE, shrink=INSIDE, max_tries=COUNT, rcond=NONNEGATIVE)
+@checked(
+    slope_rtol=NONNEGATIVE,
+    decrease_factor=OPEN_UNIT,
+    max_linesearch_steps=WHOLE,
+    rcond=NONNEGATIVE,
+)
 def gauss_newton(
-    c1: Any = 1e-4, shrink: Any = 0.5, max_tries: Any = 30, rcond: Any = 1e-6
+    slope_rtol: Scalar = 1e-4,
+    decrease_factor: Scalar = 0.5,
+    max_linesearch_steps: Scalar = 30,
+    rcond: Scalar = 1e-6,
 ) -> Optimizer:
     """Minimize 0.5 |r(params)|^2 by linear least-squares problems and backtracking.
 
-    d = argmin |J d + r|^2 of least norm; update = t d for the first t = 1, shrink, shrink^2, ...
-    with F(x + t d) <= F(x) + c1 t <J^T r, d>
+    d = argmin |J d + r|^2 of least norm; update = t d for the first t = 1, decrease_factor,
+    decrease_factor^2, ... with F(x + t d) <= F(x) + slope_rtol t <J^T r, d>
 
     For small residuals or mild curvature it converges like Newton's method. `levenberg_marquardt`
     is the safer choice. As there, `update` takes the extra `residual_fn` and computes the gradients
     from it.
 
     Args:
-      c1: share >= 0 of the foretold decrease that is enough.
-      shrink: what a step that is too long is multiplied with, in (0, 1).
-      max_tries: how many lengths an update tries at most.
+      slope_rtol: the share >= 0 of the decrease predicted by the slope that is enough.
+      decrease_factor: what a step that is too long is multiplied with, in (0, 1).
+      max_linesearch_steps: how many lengths an update tries at most, >= 1.
       rcond: singular values below rcond times the largest count as 0, >= 0.
 
     Returns:
@@ -104,9 +121,14 @@ def gauss_newton(
       >>> print(x.round(3))
       [2. 1.]
     """
-    numbers = dict(c1=c1, shrink=shrink, max_tries=max_tries, rcond=rcond)
-    return treewise(_gauss_newton, _no_search, numbers)
+    numbers: dict[str, Scalar] = dict(
+        slope_rtol=slope_rtol,
+        decrease_factor=decrease_factor,
+        max_linesearch_steps=max_linesearch_steps,
+        rcond=rcond,
+    )
+    return treewise(_gauss_newton, _no_search, numbers, name="gauss_newton")
 
 
-def _no_search(params: Any) -> Search:
+def _no_search(params: Params) -> Search:
     return Search(jnp.zeros((), jnp.int32), jnp.zeros((), bool))

@@ -1,4 +1,4 @@
-"""The line search of CG_DESCENT, which finds minima that the values are too coarse to show.
+"""The line search of CG_DESCENT, which finds minima that are lost in the rounding of the values.
 
 Hager & Zhang (2005), https://doi.org/10.1137/030601880, section 4; Hager & Zhang (2006), "Algorithm
 851", https://doi.org/10.1145/1132973.1132979.
@@ -9,20 +9,35 @@ Deviation: after a value that is not finite the step is cut to a tenth.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_choice, checked
+from gdjax.core.checks import (
+    ABOVE_ONE,
+    NONNEGATIVE,
+    OPEN_UNIT,
+    POSITIVE,
+    WHOLE,
+    check_choice,
+    checked,
+)
 from gdjax.core.treewise import treewise
-from gdjax.solvers.gauss_newton import INSIDE
-from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import Line, Point, fresh, is_finite, line, pick, remember
-from gdjax.solvers.vector import as_tree
-from gdjax.solvers.zoom import ABOVE_ONE, GUESSES
+from gdjax.core.types import Scalar
+from gdjax.solvers.line_search import (
+    GUESSES,
+    Line,
+    Point,
+    as_tree,
+    fresh,
+    is_finite,
+    line,
+    pick,
+    remember,
+)
 
 
 class Interval(NamedTuple):
@@ -121,18 +136,18 @@ def _hager_zhang_linesearch(
     return as_tree(step, updates), slots
 
 
-@checked(max_linesearch_steps=COUNT, max_learning_rate=POSITIVE, increase_factor=ABOVE_ONE,
-         slope_rtol=INSIDE, curv_rtol=INSIDE, approx_dec_rtol=NONNEGATIVE, theta=INSIDE,
-         shrink=INSIDE)  # fmt: skip
+@checked(max_linesearch_steps=WHOLE, max_learning_rate=POSITIVE, increase_factor=ABOVE_ONE,
+         slope_rtol=OPEN_UNIT, curv_rtol=OPEN_UNIT, approx_dec_rtol=NONNEGATIVE, theta=OPEN_UNIT,
+         shrink=OPEN_UNIT)  # fmt: skip
 def scale_by_hager_zhang_linesearch(
-    max_linesearch_steps: Any = 30,
-    max_learning_rate: Any = None,
-    increase_factor: Any = 5.0,
-    slope_rtol: Any = 0.1,
-    curv_rtol: Any = 0.9,
-    approx_dec_rtol: Any = 1e-6,
-    theta: Any = 0.5,
-    shrink: Any = 0.66,
+    max_linesearch_steps: Scalar = 30,
+    max_learning_rate: Scalar | None = None,
+    increase_factor: Scalar = 5.0,
+    slope_rtol: Scalar = 0.1,
+    curv_rtol: Scalar = 0.9,
+    approx_dec_rtol: Scalar = 1e-6,
+    theta: Scalar = 0.5,
+    shrink: Scalar = 0.66,
     initial_guess_strategy: str = "one",
 ) -> Optimizer:
     """Scale a direction to a step with the Wolfe or the approximate Wolfe conditions.
@@ -170,7 +185,7 @@ def scale_by_hager_zhang_linesearch(
     """
     check_choice("scale_by_hager_zhang_linesearch(initial_guess_strategy=...)",
                  initial_guess_strategy, GUESSES)  # fmt: skip
-    numbers = dict(
+    numbers: dict[str, Scalar] = dict(
         max_linesearch_steps=max_linesearch_steps,
         increase_factor=increase_factor,
         slope_rtol=slope_rtol,
@@ -182,4 +197,5 @@ def scale_by_hager_zhang_linesearch(
     if max_learning_rate is not None:
         numbers["max_learning_rate"] = max_learning_rate
     keep = initial_guess_strategy == "keep"
-    return treewise(_hager_zhang_linesearch, fresh, numbers, keep_guess=keep)
+    name = "scale_by_hager_zhang_linesearch"
+    return treewise(_hager_zhang_linesearch, fresh, numbers, name=name, keep_guess=keep)

@@ -1,4 +1,4 @@
-"""A homogeneous interior-point method for convex quadratic programs, of which a solver is made.
+"""A homogeneous interior-point method for convex quadratic programs; see `quadratic_program`.
 
 The embedding of Goulart & Chen (2024), https://arxiv.org/abs/2405.12762, section 3: one iteration
 ends at a solution or at a proof that there is none. Predictor and corrector of Mehrotra (1992),
@@ -8,17 +8,20 @@ https://doi.org/10.1137/0802028. Paper -> here: z -> (y, z), of equations and in
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 
-from gdjax.solvers.line import pick
+from gdjax.solvers.line_search import pick
 from gdjax.solvers.result import Status
 
-PATIENCE = 8  # steps without a better point before rounding is to blame
+PATIENCE = 8  # steps without a better point after which rounding is the likely cause
+
+Triple: TypeAlias = tuple[Array, Array, Array]  # of x, of y and of z
 
 dot = functools.partial(jnp.matmul, precision=Precision.HIGHEST)
 
@@ -76,7 +79,7 @@ class Rows(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where the method is: at x / tau, if there is a solution, else kappa / tau grows."""
+    """An iterate: x / tau converges to a solution; if there is none, kappa / tau grows."""
 
     x: Array
     y: Array
@@ -87,7 +90,7 @@ class Point(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What goes from step to step."""
+    """What the loop carries from step to step."""
 
     at: Point
     best: Point
@@ -97,12 +100,12 @@ class Carry(NamedTuple):
     status: Array  # -1 while running
 
 
-def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Any:
+def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Callable[[Triple], Triple]:
     """Return a function that solves [Q A' R'; A 0 0; zR 0 -s] [dx; dy; dz] = right.
 
-    dz is eliminated and what is left inverted, with -s - delta z in place of -s, so that matrices
-    without an inverse have one and none is so large that Q gets lost in its rounding; each round
-    then takes back most of what that has changed.
+    dz is eliminated and the rest inverted, with -s - delta z in place of -s, so that singular
+    matrices become regular and no entry is so large that Q is lost in its rounding. Each round of
+    refinement then removes most of the error that this makes.
     """
     n, p = q.c.size, q.b.size
     delta = float(jnp.finfo(q.c.dtype).eps) ** 0.75
@@ -110,7 +113,7 @@ def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Any:
     H = q.Q + rows.gram(z / divisor)
     K = jnp.block([[H, q.A.T], [q.A, jnp.zeros((p, p), H.dtype)]])
     shift = jnp.where(jnp.arange(n + p) < n, delta, -delta).astype(H.dtype)
-    inverse = jnp.linalg.inv(K + jnp.diag(shift))  # of many products one is refined by the next
+    inverse = jnp.linalg.inv(K + jnp.diag(shift))  # products with it are refined by the next round
 
     def once(right):
         top = jnp.concatenate([right[0] + rows.transposed(right[2] / divisor), right[1]])
@@ -138,7 +141,7 @@ def biggest(*arrays: Array) -> Array:
 
 
 def _look(q: Program, rows: Rows, at: Point, tol: Array) -> tuple[Array, Array]:
-    """Return the error of a point and its status, -1 where it is neither good nor hopeless."""
+    """Return the error of a point and its status, -1 where it is neither a solution nor a proof."""
     x, y, z, s = (v / at.tau for v in at[:4])
     Qx, Ax, Rx = dot(q.Q, x), dot(q.A, x), rows.times(x)
     Ay, Rz = dot(y, q.A), rows.transposed(z)
@@ -157,16 +160,17 @@ def _look(q: Program, rows: Rows, at: Point, tol: Array) -> tuple[Array, Array]:
 
 
 def interior_point(q: Program, tol: Array, limit: Array) -> Carry:
-    """Return where the method ends: at `best`, with a `status`."""
+    """Run the method; the result is at `best`, with a `status`."""
     rows = Rows.of(q)
     h = rows.limits
     shift = float(jnp.finfo(h.dtype).eps) ** 0.75 * jnp.eye(q.c.size, dtype=h.dtype)
     convex = jnp.isfinite(jnp.linalg.cholesky(q.Q + shift)).all()
-    # lets all else wait: two decompositions at a time may hang XLA on CPUs (jaxlib 0.10)
+    # data dependency: Cholesky must finish first; concurrent decompositions can deadlock XLA on
+    # CPUs (jaxlib 0.10)
     q = q._replace(Q=jnp.where(convex, q.Q, 0))
 
     def direction(solve, at, constant, share, comp, comp_tau):
-        """Newton's step that takes away a share of the residuals, and `comp` from s z."""
+        """Return Newton's step, which reduces the residuals by a share and s z by `comp`."""
         x, y, z, s, tau, kappa = at
         Qx = dot(q.Q, x)
         dual = Qx + dot(y, q.A) + rows.transposed(z) + q.c * tau

@@ -2,7 +2,7 @@
 
 Liu & Nocedal (1989), https://doi.org/10.1007/BF01589116; Nocedal & Wright (2006), Algorithm 7.4.
 Paper -> here: m -> memory_size, s -> steps, y -> changes, H_0 -> gamma, q and r as there.
-Deviations: a pair with <s, y> <= eps |s| |y| is refused, so that the direction always leads
+Deviations: a pair with <s, y> <= eps |s| |y| is rejected, so that the direction always leads
 downhill, whatever the units are; the loops over the pairs are products with the inverse of R, the
 upper triangle of <s_i, y_j>: the loop from the newest pair is R alpha = S g, the one back R' c =
 .... A new pair gives R one more column, and so its inverse (Byrd, Nocedal & Schnabel, 1994,
@@ -12,24 +12,30 @@ https://doi.org/10.1007/BF01582063).
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import NONNEGATIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Pair, Params, Scalar
 from gdjax.linalg.axes import matmul
-from gdjax.solvers.line import searched
-from gdjax.solvers.vector import as_tree, as_vector, is_curved
-from gdjax.solvers.zoom import scale_by_zoom_linesearch
+from gdjax.solvers.line_search import (
+    as_tree,
+    as_vector,
+    is_curved,
+    scale_by_zoom_linesearch,
+    searched,
+)
 
 
 class History(NamedTuple):
-    """What L-BFGS remembers. Rows are a ring; n counts all elements, complex ones twice."""
+    """The slots of L-BFGS. Rows are a ring buffer; n counts all elements, complex ones twice."""
 
     params: Array  # (n,) the parameters of the last update
     updates: Array  # (n,) the gradient of the last update
@@ -57,7 +63,7 @@ def with_pair(h: History, s: Array, y: Array) -> History:
     keep = is_curved(s, y, sy, yy)
     row = jnp.where(keep, (h.newest + 1) % m, h.newest)
 
-    def put(rows, new):  # written in place; a refused pair writes what is there
+    def put(rows, new):  # written in place; a rejected pair writes what is there
         old = jax.lax.dynamic_index_in_dim(rows, row, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(keep, new, old), row, 0)
 
@@ -82,18 +88,18 @@ def _lbfgs(grads, slots, params, count, *, scale_init_precond, raw_params):
     if not x.size:
         return grads, slots
     s = x - slots.params
-    stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction led nowhere: forget the pairs
+    stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction made no progress: drop the pairs
     h = with_pair(slots, jnp.where(count > 1, s, 0), g - slots.updates)
     h = h._replace(inverse=jnp.where(stuck, 0, h.inverse))
     norm = jnp.sqrt(jnp.vdot(g, g))
-    first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of at most length 1
+    first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of length 1 at most
     rest = h.gamma if scale_init_precond else jnp.ones_like(h.gamma)
     gamma = jnp.where(jnp.any(h.inverse > 0), rest, first if scale_init_precond else 1)
     direction = two_loops(g, h, gamma)
     return as_tree(direction, grads), h._replace(params=x, updates=g)
 
 
-def _empty(memory_size: int, params: Any) -> History:
+def _empty(memory_size: int, params: Params) -> History:
     x = as_vector(params)
     dtype = x.dtype
     rows = jnp.zeros((memory_size, x.size), dtype)
@@ -107,11 +113,11 @@ def _empty(memory_size: int, params: Any) -> History:
 def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Optimizer:
     """Multiply the gradient by L-BFGS's estimate of the inverse Hessian.
 
-    Pairs without positive curvature, which optax keeps unless <s, y> is exactly 0, are refused. An
-    update that left the parameters where they were makes it forget all pairs.
+    Pairs without positive curvature, which optax keeps unless <s, y> is exactly 0, are rejected.
+    After an update that did not change the parameters, all pairs are dropped.
 
     Args:
-      memory_size: how many pairs of steps and gradient changes to remember, >= 1.
+      memory_size: how many pairs of steps and gradient changes to keep, >= 1.
       scale_init_precond: whether the estimate starts from <s, y> / <y, y> of the newest pair, at
         first from min(1, 1 / |g|); or else from 1.
 
@@ -120,7 +126,7 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Op
       element.
 
     Raises:
-      ValueError: if `memory_size` is no whole number >= 1.
+      ValueError: if `memory_size` is not an integer >= 1.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -134,22 +140,20 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Op
       >>> print(bool(fun(x) < 1e-3))
       True
     """
-    if isinstance(memory_size, bool) or not isinstance(memory_size, int) or memory_size < 1:
-        raise ValueError(
-            f"scale_by_lbfgs(memory_size=...) must be a whole number >= 1, got {memory_size!r}."
-        )
-    slots = functools.partial(_empty, memory_size)
-    return treewise(_lbfgs, slots, scale_init_precond=scale_init_precond)
+    size = check_integer("scale_by_lbfgs(memory_size=...)", memory_size)
+    slots = functools.partial(_empty, size)
+    return treewise(_lbfgs, slots, name="scale_by_lbfgs", scale_init_precond=scale_init_precond)
 
 
 DEFAULT = scale_by_zoom_linesearch(30, initial_guess_strategy="one")
 
 
+@checked(learning_rate=NONNEGATIVE)
 def lbfgs(
-    learning_rate: Any = None,
+    learning_rate: Scalar | None = None,
     memory_size: int = 10,
     scale_init_precond: bool = True,
-    linesearch: Any = DEFAULT,
+    linesearch: Pair | None = DEFAULT,
 ) -> Optimizer:
     """Minimize a smooth function by limited-memory BFGS and a line search.
 
@@ -158,18 +162,18 @@ def lbfgs(
     Args:
       learning_rate: a fixed factor of the direction, a number or schedule; None is 1, for the line
         search to scale.
-      memory_size: how many pairs of steps and gradient changes to remember, >= 1.
+      memory_size: how many pairs of steps and gradient changes to keep, >= 1.
       scale_init_precond: see `scale_by_lbfgs`.
-      linesearch: what ends the chain: `scale_by_zoom_linesearch(...)` and its like, or None for
-        steps of the given learning rate.
+      linesearch: the end of the chain: `scale_by_zoom_linesearch(...)` or another line search, or
+        None for steps of the given learning rate.
 
     Returns:
       An `Optimizer`; with a line search `update` needs the parameters, `value=`, `grad=` and
-      `value_fn=`. `gdjax.minimize` runs it to convergence; for a loop of one's own see
+      `value_fn=`. `gdjax.minimize` runs it to convergence; for your own loop see
       `value_and_grad_from_state`. State: 4 (2 memory_size + 3) bytes per element.
 
     Raises:
-      ValueError: if `memory_size` is no whole number >= 1.
+      ValueError: if `memory_size` is not an integer >= 1.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -178,4 +182,5 @@ def lbfgs(
       >>> print(result.params.round(3))
       [1. 1.]
     """
-    return searched(scale_by_lbfgs(memory_size, scale_init_precond), learning_rate, linesearch)
+    size = check_integer("lbfgs(memory_size=...)", memory_size)
+    return searched("lbfgs", scale_by_lbfgs(size, scale_init_precond), learning_rate, linesearch)

@@ -2,8 +2,8 @@
 
 Byrd, Lu, Nocedal & Zhu (1995), https://doi.org/10.1137/0916069; version 3 of their code (Morales &
 Nocedal 2011). The model and its minima are in `gdjax.solvers.box`.
-Deviations: the line search is that of `gdjax.solvers.zoom`, for the strong Wolfe conditions up to
-the box's edge; every point that is evaluated is clipped to the box.
+Deviations: the line search is that of `scale_by_zoom_linesearch`, for the strong Wolfe conditions
+up to the box's edge; every point that is evaluated is clipped to the box.
 """
 
 from __future__ import annotations
@@ -15,34 +15,41 @@ import jax.core
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, checked, leaf_name
-from gdjax.core.hyper import as_hyper, leaf_values
+from gdjax.core.base import Optimizer
+from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked, leaf_name
+from gdjax.core.hyper import leaf_values
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, PyTree, Scalar
+from gdjax.projections.reading import Bound
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
-from gdjax.solvers.gauss_newton import INSIDE
-from gdjax.solvers.levenberg_marquardt import COUNT
-from gdjax.solvers.line import Line, Point, is_finite, pick
-from gdjax.solvers.vector import as_tree, as_vector, is_curved
-from gdjax.solvers.zoom import wolfe_search
+from gdjax.solvers.line_search import (
+    Line,
+    Point,
+    as_tree,
+    as_vector,
+    is_curved,
+    is_finite,
+    pick,
+    wolfe_search,
+)
 
 
 class Bounded(NamedTuple):
-    """What L-BFGS-B remembers."""
+    """The slots of L-BFGS-B."""
 
     lower: Any  # bounds, shaped like the parameters, at least float32
     upper: Any
-    s: Array  # (memory, n) steps, the newest last
-    y: Array  # (memory, n) changes of the gradient
-    used: Array  # (memory,) which rows hold a pair
+    s: Array  # (m, n) steps, the newest last
+    y: Array  # (m, n) changes of the gradient
+    used: Array  # (m,) which rows hold a pair
     value: Array  # the objective at the new parameters, inf before the first update
     grad: Any  # its gradient there, shaped like the parameters
     evals: Array  # evaluations of value and gradient in the last update, int32
     failed: Array  # whether the last update found no better point
 
-    def optimality(self, params, grads, hyperparams):
+    def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
         """Return x - clip(x - grads, lower, upper), the projected gradient."""
 
         def project(x, g, lower, upper):  # not by x - g, which may be x, rounded
@@ -50,7 +57,7 @@ class Bounded(NamedTuple):
 
         return jax.tree.map(project, params, grads, self.lower, self.upper)
 
-    def feasible(self, params):
+    def feasible(self, params: Params) -> Params:
         """Return the parameters, clipped to the box."""
 
         def clip(x, lower, upper):
@@ -59,7 +66,19 @@ class Bounded(NamedTuple):
         return jax.tree.map(clip, params, self.lower, self.upper)
 
 
-def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, raw_params):
+def _lbfgsb(
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    slope_rtol,
+    curv_rtol,
+    max_linesearch_steps,
+    value,
+    value_fn,
+    raw_params,
+):
     if params is None:
         raise ValueError(f"lbfgsb needs {NEEDS_PARAMS}")
     x, g = as_vector(raw_params), as_vector(grads)
@@ -75,8 +94,8 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     d = target - x
     fine = jnp.isfinite(d).all() & (jnp.vdot(d, g) < 0)
     d = jnp.where(fine, d, jnp.clip(x - g, lower, upper) - x)
-    room = jnp.where(d > 0, upper - x, lower - x)
-    longest = jnp.min(jnp.where(d == 0, jnp.inf, room / jnp.where(d == 0, 1, d)), initial=1e10)
+    space = jnp.where(d > 0, upper - x, lower - x)
+    longest = jnp.min(jnp.where(d == 0, jnp.inf, space / jnp.where(d == 0, 1, d)), initial=1e10)
     longest = jnp.maximum(longest, 1)
     used = jnp.any(slots.used)
     size = jnp.sqrt(jnp.vdot(d, d))
@@ -93,7 +112,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
         return Point(t, v.astype(dtype), jnp.vdot(grad, d), grad)
 
     here = Point(jnp.zeros((), dtype), value, jnp.vdot(g, d), g)
-    way = Line(
+    path = Line(
         at,
         lambda t: at(t).value,
         lambda t: jnp.any(place(t) != x),
@@ -102,11 +121,11 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
         is_finite(here) & (here.slope < 0),
     )
     zero, slack = jnp.zeros((), dtype), 10 * jnp.finfo(dtype).eps * jnp.abs(value)
-    c1, c2 = c1.astype(dtype), c2.astype(dtype)
+    c1, c2 = slope_rtol.astype(dtype), curv_rtol.astype(dtype)
     end, failed = wolfe_search(
-        way, first, longest, c1, c2, zero, slack, zero + 4, zero + 1e-5, max_tries
+        path, first, longest, c1, c2, zero, slack, zero + 4, zero + 1e-5, max_linesearch_steps
     )
-    moved = ~failed & way.moves(end.low.t)
+    moved = ~failed & path.moves(end.low.t)
     best = pick(moved, end.low, here)
     s, y = jnp.where(moved, place(best.t) - x, 0), best.grad - g
     sy, yy = jnp.vdot(s, y), jnp.vdot(y, y)
@@ -115,7 +134,7 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     def append(rows, new):
         return jnp.where(keep, jnp.concatenate([rows[1:], new[None]]), rows)
 
-    kept = append(slots.used, jnp.ones((), bool)) & moved  # no way down: forget the curvature
+    kept = append(slots.used, jnp.ones((), bool)) & moved  # no decrease: drop the curvature
     new = slots._replace(
         s=jnp.where(kept[:, None], append(slots.s, s), 0),
         y=jnp.where(kept[:, None], append(slots.y, y), 0),
@@ -128,36 +147,36 @@ def _lbfgsb(grads, slots, params, count, *, c1, c2, max_tries, value, value_fn, 
     return as_tree(s, grads), new
 
 
-@checked(c1=INSIDE, c2=INSIDE, max_tries=COUNT)
+@checked(slope_rtol=OPEN_UNIT, curv_rtol=OPEN_UNIT, max_linesearch_steps=WHOLE)
 def lbfgsb(
-    lower: Any = None,
-    upper: Any = None,
-    memory: int = 10,
+    lower: Bound = None,
+    upper: Bound = None,
+    history_size: int = 10,
     *,
-    c1: Any = 1e-4,
-    c2: Any = 0.9,
-    max_tries: Any = 25,
+    slope_rtol: Scalar = 1e-4,
+    curv_rtol: Scalar = 0.9,
+    max_linesearch_steps: Scalar = 25,
 ) -> Optimizer:
     """Minimize a smooth function of variables with bounds, by limited-memory BFGS.
 
     Each update minimizes a quadratic model over the box and searches the line to that minimum. No
-    point outside of [lower, upper] is evaluated, in the line search either. A sum params + updates
-    is rounded and may miss a bound by one digit: `gdjax.minimize` clips it, and so should a loop of
-    your own, before it evaluates there.
+    point outside of [lower, upper] is evaluated, not even in the line search. The sum params +
+    updates is rounded and may exceed a bound by one digit: `gdjax.minimize` clips it, and your own
+    loop should do the same before it evaluates there.
 
     Args:
       lower: bound of every element: a number, an array, or a prefix tree or `by_path` of those;
         None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
       upper: likewise.
-      memory: how many pairs of steps and gradients to remember, >= 1.
-      c1: share in (0, 1) of the decrease foretold by the slope that is enough.
-      c2: share in (0, 1) of the slope that may be left.
-      max_tries: how many points the line search evaluates at most.
+      history_size: how many pairs of steps and gradient changes to keep, >= 1.
+      slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
+      curv_rtol: the share, in (0, 1), of the slope that may be left.
+      max_linesearch_steps: how many points the line search evaluates at most, >= 1.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, `value=` (the objective there) and
-      `value_fn=` (the objective, a function of the parameters). State: 4 (2 memory + 3) bytes per
-      element. Values that are not finite shorten the step.
+      `value_fn=` (the objective, a function of the parameters). State: 4 (2 history_size + 3)
+      bytes per element. Values that are not finite shorten the step.
 
     Raises:
       ValueError: if a number is out of range, a bound does not fit, or lower > upper.
@@ -178,12 +197,12 @@ def lbfgsb(
       >>> print(x.round(3))
       [0.5  0.25]
     """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"lbfgsb(memory=...) must be a whole number >= 1, got {memory!r}.")
-    numbers = dict(c1=c1, c2=c2, max_tries=max_tries)
-    update = treewise(_lbfgsb).update
+    size = check_integer("lbfgsb(history_size=...)", history_size)
+    numbers: dict[str, Scalar] = dict(
+        slope_rtol=slope_rtol, curv_rtol=curv_rtol, max_linesearch_steps=max_linesearch_steps
+    )
 
-    def init(params: Any) -> State:
+    def slots(params: Params) -> Bounded:
         leaves, treedef = as_float_leaves("lbfgsb: the parameters", params)
         for p in leaves:
             if jnp.iscomplexobj(p):
@@ -197,26 +216,24 @@ def lbfgsb(
                     "lbfgsb(lower=..., upper=...) must have lower <= upper everywhere."
                 )
         dtype = compute_dtype(*leaves)
-        rows = jnp.zeros((memory, sum(p.size for p in leaves)), dtype)
+        rows = jnp.zeros((size, sum(p.size for p in leaves)), dtype)
         grad = [jnp.zeros(p.shape, compute_dtype(p)) for p in leaves]
-        slots = Bounded(
+        return Bounded(
             treedef.unflatten(low),
             treedef.unflatten(high),
             rows,
             jnp.zeros_like(rows),
-            jnp.zeros(memory, bool),
+            jnp.zeros(size, bool),
             jnp.full((), jnp.inf, dtype),
             treedef.unflatten(grad),
             jnp.zeros((), jnp.int32),
             jnp.zeros((), bool),
         )
-        hyper = {k: as_hyper(f"lbfgsb({k}=...)", v) for k, v in numbers.items()}
-        return State(jnp.zeros((), jnp.int32), hyper, slots)
 
-    return Optimizer(init, update)
+    return treewise(_lbfgsb, slots, numbers, name="lbfgsb")
 
 
-def _whole(name: str, bound: Any, none: float, leaves: list, params: Any) -> list[Array]:
+def _whole(name: str, bound: Bound, none: float, leaves: list, params: Params) -> list[Array]:
     """Return the bound of every element, for each leaf."""
     values, whole = leaf_values(f"lbfgsb({name}=...)", bound, params), []
     for i, (b, p) in enumerate(zip(values, leaves, strict=True)):

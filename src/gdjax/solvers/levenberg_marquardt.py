@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt: a linear least-squares problem a step, damped as much as it must be.
+"""Levenberg-Marquardt: each step solves a damped linear least-squares problem.
 
 Marquardt (1963), https://doi.org/10.1137/0111030; damping by the gain: Madsen, Nielsen & Tingleff
 (2004), "Methods for non-linear least squares problems", Algorithm 3.16; scaling: More (1978).
@@ -18,25 +18,26 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, Range, check_choice, checked
+from gdjax.core.checks import POSITIVE, WHOLE, check_choice, checked
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import cg_solver, jacobian, linearized, qr_solver
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.solvers.line_search import as_tree, as_vector
 
-COUNT = Range("a whole number >= 1", lambda x: x >= 1 and x == round(x))
 SOLVERS = ("qr", "cg")
 
 
 class Damping(NamedTuple):
-    """What Levenberg-Marquardt remembers."""
+    """The slots of Levenberg-Marquardt."""
 
     damping: Array  # mu
     growth: Array  # nu, what mu is multiplied with at the next failure
     scale: Any  # D, the largest norm so far of each column of J, shaped like the parameters
     evals: Array  # residual evaluations of the last update, int32
     failed: Array  # whether the last update found no better point
-    settled: Array  # whether the fall that it foretold was below the rounding error
+    settled: Array  # whether the predicted decrease was below the rounding error
 
 
 class Trial(NamedTuple):
@@ -63,7 +64,7 @@ def _levenberg_marquardt(
     cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
 ):  # fmt: skip
     if params is None:
-        raise ValueError("levenberg_marquardt needs the parameters: update(grads, state, params).")
+        raise ValueError(f"levenberg_marquardt needs {NEEDS_PARAMS}")
     at = linearized(residual_fn, raw_params)
     x, r = at.point, at.value
     if not (x.size and r.size):
@@ -120,29 +121,29 @@ def _levenberg_marquardt(
     return as_tree(d, grads), new
 
 
-def _no_damping(params: Any, scaled: bool) -> Damping:
+def _no_damping(params: Params, scaled: bool) -> Damping:
     scale = zeros_like(params) if scaled else None
     no = [jnp.zeros((), bool) for _ in range(2)]
     return Damping(zero(), zero(), scale, jnp.zeros((), jnp.int32), *no)
 
 
-@checked(init_damping=POSITIVE, max_tries=COUNT, cg_rtol=POSITIVE, cg_steps=COUNT)
+@checked(init_damping=POSITIVE, max_tries=WHOLE, cg_rtol=POSITIVE, cg_steps=WHOLE)
 def levenberg_marquardt(
-    init_damping: Any = 1e-3,
-    max_tries: Any = 30,
+    init_damping: Scalar = 1e-3,
+    max_tries: Scalar = 30,
     *,
     solver: str = "qr",
     scaled: bool = True,
-    cg_rtol: Any = 1e-3,
-    cg_steps: Any = 200,
+    cg_rtol: Scalar = 1e-3,
+    cg_steps: Scalar = 200,
 ) -> Optimizer:
     """Minimize 0.5 |r(params)|^2 by damped Gauss-Newton steps.
 
     d = argmin |J d + r|^2 + mu |D d|^2, with mu raised until the sum of squares falls, and lowered
-    by how well the linear model foretold the fall.
+    by how well the linear model predicted the decrease.
 
-    `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals; the
-    gradients are computed from it, those that `update` is given say shapes and dtypes only.
+    `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals. The
+    gradients are computed from it; those passed to `update` only give shapes and dtypes.
     `gdjax.least_squares` runs it to convergence.
 
     Args:
@@ -178,8 +179,11 @@ def levenberg_marquardt(
     """
     check_choice("levenberg_marquardt(solver=...)", solver, SOLVERS)
     scaled = scaled and solver == "qr"
-    numbers = dict(init_damping=init_damping, max_tries=max_tries)
+    numbers: dict[str, Scalar] = dict(init_damping=init_damping, max_tries=max_tries)
     if solver == "cg":
         numbers |= dict(cg_rtol=cg_rtol, cg_steps=cg_steps)
     slots = functools.partial(_no_damping, scaled=scaled)
-    return treewise(_levenberg_marquardt, slots, numbers, solver=solver, scaled=scaled)
+    return treewise(
+        _levenberg_marquardt, slots, numbers, name="levenberg_marquardt", solver=solver,
+        scaled=scaled,
+    )  # fmt: skip

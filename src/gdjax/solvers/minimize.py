@@ -8,140 +8,170 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
 from gdjax.core.numerics import cast_like
+from gdjax.core.protocols import states_in
+from gdjax.core.types import LossFn, Number, OptState, Pair, Params
 from gdjax.projections import projection_box
-from gdjax.solvers.converge import converge, largest, start_of, uphill
+from gdjax.projections.reading import Bound
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.lbfgs import lbfgs
 from gdjax.solvers.lbfgsb import lbfgsb
-from gdjax.solvers.optimality import optimality
-from gdjax.solvers.program import call
 from gdjax.solvers.projected import projected
-from gdjax.solvers.projected_gradient import projected_gradient
+from gdjax.solvers.proximal_gradient import projected_gradient
 from gdjax.solvers.result import Result, checked_result
+from gdjax.solvers.runner import call, converge, largest, optimality, start_of, uphill
 from gdjax.solvers.watch import Watch, tell
 
 
-def _with_aux(fun: Callable, has_aux: bool, args: tuple) -> Callable:
-    """Return the function of the parameters alone that gives value and aux."""
+def _objective(fun: LossFn, has_aux: bool, args: tuple) -> Callable[[Any], tuple[Array, Any]]:
+    """Return `(value, aux)` as a function of the parameters alone, the value checked."""
 
     def both(p):
-        out = fun(p, *args)
-        if not has_aux:
-            return out, None
-        if not isinstance(out, (tuple, list)) or len(out) != 2:
-            kind = type(out).__name__
-            raise TypeError(f"minimize(has_aux=True): fun must return (value, aux), got {kind}.")
-        return out
+        value, aux = fun(p, *args), None
+        if has_aux:
+            if not isinstance(value, (tuple, list)) or len(value) != 2:
+                kind = type(value).__name__
+                raise TypeError(
+                    f"minimize(has_aux=True): fun must return (value, aux), got {kind}."
+                )
+            value, aux = value
+        got = type(value).__name__
+        if hasattr(value, "dtype") or isinstance(value, (int, float, complex)):
+            value = jnp.asarray(value)
+            if value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+                return value, aux
+            got = f"{value.dtype}{list(value.shape)}"
+        raise TypeError(
+            f"minimize(fun=...) must return one real number, got {got}. With has_aux=True it "
+            "returns (value, aux)."
+        )
 
     return both
 
 
-def _solve(fun, update, has_aux, trace, params, state, args, tol, max_steps, ticket) -> Result:
-    both = _with_aux(fun, has_aux, args)
+def _solve(
+    fun: LossFn,
+    update: UpdateFn,
+    has_aux: bool,
+    trace: int,
+    params: Params,
+    state: OptState,
+    args: tuple,
+    tol: Array,
+    max_steps: Array,
+    callback_id: Array | None,
+) -> Result:
+    objective = _objective(fun, has_aux, args)
 
     def value_fn(p):
-        return both(p)[0]
+        return objective(p)[0]
 
-    value_and_grad = uphill(value_fn)
-    extra = dict(value_fn=value_fn)
+    value_and_grad, extra = uphill(value_fn), dict(value_fn=value_fn)
     limit = trace if trace else max_steps
-    show = None if ticket is None else functools.partial(jax.debug.callback, tell, ticket)
+    show = None if callback_id is None else functools.partial(jax.debug.callback, tell, callback_id)
     end = converge(value_and_grad, update, params, state, tol, limit, extra, bool(trace), show)
     final = eval_params(end.state, end.params)
     if final is not end.params:  # other weights than those that were trained
         value, grad = value_and_grad(final)
-        norm = largest(optimality(end.state, final, grad))
-        end = end._replace(
-            params=final, value=value, grad_norm=norm, evaluations=end.evaluations + 1
+        norm = largest(optimality((s for _, s in states_in(end.state)), final, grad))
+        end = dataclasses.replace(
+            end, params=final, value=value, grad_norm=norm, evaluations=end.evaluations + 1
         )
-    aux = both(end.params)[1] if has_aux else None
-    return Result(
-        end.params, end.value, end.grad_norm, end.steps, end.evaluations, end.status, end.state,
-        aux, end.trace,
-    )  # fmt: skip
+    return dataclasses.replace(end, aux=objective(end.params)[1]) if has_aux else end
 
 
-def _implicit(fun, solve, update, has_aux, trace, params, state, *rest) -> Result:
+def _solve_implicit(
+    fun: LossFn,
+    solve: bool | Callable,
+    update: UpdateFn,
+    has_aux: bool,
+    trace: int,
+    params: Params,
+    state: OptState,
+    args: tuple,
+    *rest: Any,
+) -> Result:
     """Return what `_solve` returns, with derivatives by args, the state's numbers, and closures."""
-    both = _with_aux(fun, has_aux, rest[0])
-
-    def value_fn(p):
-        return both(p)[0]
+    objective = _objective(fun, has_aux, args)
+    value_and_grad = uphill(lambda p: objective(p)[0])
+    states = [node for _, node in states_in(state)]
 
     def condition(p):
-        _, grad = uphill(value_fn)(p)
-        return cast_like(optimality(state, p, grad), p)
+        return cast_like(optimality(states, p, value_and_grad(p)[1]), p)
 
     def run(p):
-        result = _solve(fun, update, has_aux, trace, p, state, *rest)
+        result = _solve(fun, update, has_aux, trace, p, state, args, *rest)
         return result.params, dataclasses.replace(result, params=None, aux=None, state=None)
 
-    grads = uphill(value_fn)(params)[1]
-    symmetric = optimality(state, params, grads) is grads
+    grads = value_and_grad(params)[1]
+    symmetric = optimality(states, params, grads) is grads
     size = sum(x.size for x in jax.tree.leaves(params))
-    linear_solve = choose_solve(solve, symmetric, size)
-    found, result = with_implicit_derivative(condition, run, params, linear_solve)
-    value, aux = both(found)
+    found, result = with_implicit_derivative(
+        condition, run, params, choose_solve("minimize", solve, symmetric, size)
+    )
+    value, aux = objective(found)
     return dataclasses.replace(result, params=found, value=value, aux=aux)
 
 
 def minimize(
-    fun: Callable,
-    params: Any,
-    opt: Any = None,
+    fun: LossFn,
+    params: Params,
+    optimizer: Pair | None = None,
     *,
     args: tuple = (),
-    bounds: tuple[Any, Any] | None = None,
-    constraint: Callable | None = None,
-    tol: Any = None,
-    max_steps: Any = 1000,
+    bounds: tuple[Bound, Bound] | None = None,
+    constraint: Callable[[Any], Any] | None = None,
+    tol: Number | None = None,
+    max_steps: int | Array = 1000,
     has_aux: bool = False,
     implicit_diff: bool | Callable = False,
     trace: bool = False,
-    progress: bool | Callable = False,
+    progress: bool | Callable[[Any, Any, Any], None] = False,
     throw: bool = False,
 ) -> Result:
     """Minimize a function to convergence with any optimizer, in one compiled loop.
 
-    It stops when no element of the gradient is larger than `tol` (with constraints: of what stands
-    for it, such as x - prox(x - grad)), after `max_steps` updates, when two updates in a row found
-    no better point, or where the objective is not finite. Under `vmap` every lane ends by itself.
-    A second call with the same `fun` and shapes compiles nothing, whatever the numbers are; a new
-    function, as a lambda in a loop, compiles anew. As under `jax.jit`, globals and what `fun`
-    closes over are read when it compiles: give what changes in `args`.
+    It stops when no element of the gradient is larger than `tol` (with constraints: of the
+    generalized gradient x - prox(x - grad)), after `max_steps` updates, when two updates in a row
+    found no better point, or where the objective is not finite. Under `vmap` every lane stops
+    independently. A second call with the same `fun` and shapes compiles nothing, whatever the
+    numbers are; a new function, as a lambda in a loop, compiles again. As under `jax.jit`, globals
+    and what `fun` closes over are read when it compiles: pass what changes in `args`.
 
     Args:
       fun: `fun(params, *args)` returns the objective, a real number; with `has_aux`, a pair. If it
         is a pytree, as `jax.tree_util.Partial` or an Equinox module, its arrays are data like args.
-      params: a tree of float or complex arrays, where to start.
-      opt: an `(init, update)` pair; None is `lbfgs()`. It is given `value`, `grad`, `value_fn`.
+      params: the initial parameters, a tree of float or complex arrays.
+      optimizer: an `(init, update)` pair; None is `lbfgs()`. Its update gets `value`, `grad` and
+        `value_fn`.
       args: further arguments of `fun`, a tuple: arrays and numbers may change without a new
-        compile; anything else, as functions and strings, is structure.
+        compile; anything else, as functions and strings, is static.
       bounds: (lower, upper), each a number, an array, a prefix tree of those, or None for no bound.
-        No point outside is evaluated. With `opt=None` the method is `lbfgsb`, else `opt`'s steps
-        are `projected`.
+        No point outside is evaluated. With `optimizer=None` the method is `lbfgsb`, else the
+        optimizer's steps are `projected`.
       constraint: a projection, as in `gdjax.projections`: a function from a tree to the nearest
-        allowed one. With `opt=None` the method is accelerated `projected_gradient`, else `opt`'s
-        steps are `projected`.
+        allowed one. With `optimizer=None` the method is accelerated `projected_gradient`, else the
+        optimizer's steps are `projected`.
       tol: largest gradient element >= 0 that counts as zero, in units of value per parameter. None
         is the square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64.
       max_steps: most updates, a whole number >= 0.
       has_aux: whether `fun` returns `(value, aux)`.
-      implicit_diff: whether the result can be differentiated, by the implicit function theorem, by
-        `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It may be the
-        linear solver to use, such as `jax.scipy.sparse.linalg.cg`: a function of the matrix, given
-        as its product with a vector, and of the right side, a vector. True takes a dense one up to
-        100 parameters, then conjugate gradients, or GMRES with constraints. The derivative is as
-        exact as the solution: see `tol`. The result then has no `state`.
+      implicit_diff: whether the result can be differentiated, by the implicit function theorem,
+        with respect to `args`, the optimizer's numbers, bounds, and all that `fun` closes over. It
+        may be the linear solver to use, such as `jax.scipy.sparse.linalg.cg`: a function of the
+        matrix, given as its product with a vector, and of the right side, a vector. True takes a
+        dense solver for up to 100 parameters, else conjugate gradients, or GMRES with constraints.
+        The derivative is as exact as the solution: see `tol`. The result then has no `state`.
       trace: whether to record value and gradient norm of each step; needs an int `max_steps`.
       progress: whether to show a bar (needs tqdm), or a function of (steps, value, grad_norm).
-      throw: whether to raise unless every lane converged; only outside of `jit`.
+      throw: whether to raise an error unless every lane converged; only outside of `jit`.
 
     Returns:
       A `Result`. Memory: parameters, gradient, state, and one copy of each.
@@ -161,22 +191,33 @@ def minimize(
       [ True  True  True]
     """
     params, tol, limit = start_of("minimize", params, args, tol, max_steps)
-    opt = _method(opt, bounds, constraint, params)
+    if bounds is not None or constraint is not None:
+        optimizer = _constrained(optimizer, bounds, constraint, params)
+    elif optimizer is None:
+        optimizer = _default()
+    init, update = with_extra_args_support(optimizer)
     if trace and not isinstance(max_steps, (int, np.integer)):
         raise TypeError(f"minimize(trace=True) needs an int as max_steps, got {max_steps!r}.")
-    with Watch(progress, max_steps) as watch:
-        static = (opt.update, has_aux, int(max_steps) if trace else 0)
-        given = (params, opt.init(params), args, tol, limit, watch.ticket)
-        if implicit_diff:
-            result = call("minimize", _implicit, fun, (implicit_diff, *static), given)
-        else:
-            result = call("minimize", _solve, fun, static, given)
-        watch.result = result
+    run, static = _solve, (update, has_aux, int(max_steps) if trace else 0)
+    if implicit_diff:
+        run, static = _solve_implicit, (implicit_diff, *static)
+    given = (params, init(params), args, tol, limit)
+    if progress is False:
+        result = call("minimize", run, fun, static, (*given, None))
+    else:
+        with Watch(progress, max_steps) as watch:
+            result = call("minimize", run, fun, static, (*given, watch.callback_id))
+            watch.result = result
     return checked_result(result, "minimize") if throw else result
 
 
-def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
-    """Return the optimizer that does what was asked for."""
+def _constrained(
+    optimizer: Pair | None,
+    bounds: tuple[Bound, Bound] | None,
+    constraint: Callable[[Any], Any] | None,
+    params: Params,
+) -> Optimizer:
+    """Return the optimizer that keeps the bounds, or the constraint."""
     if bounds is not None and constraint is not None:
         raise ValueError("minimize: give bounds=... or constraint=..., a projection onto both.")
     if bounds is not None:
@@ -186,20 +227,18 @@ def _method(opt: Any, bounds: Any, constraint: Any, params: Any) -> Any:
                 "of pairs is tuple(jnp.array(pairs).T)."
             )
         box = lbfgsb(*bounds)
-        if opt is None:
+        if optimizer is None:
             return box
         slots = box.init(params).slots
-        return projected(opt, projection_box, slots.lower, slots.upper)
-    if constraint is not None:
-        if not callable(constraint):
-            raise TypeError(
-                f"minimize(constraint=...) must be a projection, a function of the parameters, got "
-                f"{constraint!r}."
-            )
-        if opt is None:
-            return projected_gradient(constraint, accelerated=True)
-        return projected(opt, constraint)
-    return with_extra_args_support(_default() if opt is None else opt)
+        return projected(optimizer, projection_box, slots.lower, slots.upper)
+    if not callable(constraint):
+        raise TypeError(
+            f"minimize(constraint=...) must be a projection, a function of the parameters, got "
+            f"{constraint!r}."
+        )
+    if optimizer is None:
+        return projected_gradient(constraint, accelerated=True)
+    return projected(optimizer, constraint)
 
 
 @functools.cache

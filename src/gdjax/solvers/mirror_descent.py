@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import upcast
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Params, PyTree, Scalar
 
 
 @functools.partial(
@@ -27,13 +29,13 @@ from gdjax.core.treewise import treewise
 )
 @dataclasses.dataclass(frozen=True)
 class Mirror:
-    """What mirror descent remembers."""
+    """The slots of mirror descent."""
 
     dual: Any  # to_dual(params), shaped like the parameters, at least float32
-    to_dual: Callable  # structure
-    to_primal: Callable  # structure
+    to_dual: Callable  # static
+    to_primal: Callable  # static
 
-    def optimality(self, params, grads, hyperparams):
+    def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
         """Return x - to_primal(to_dual(x) - grads)."""
         return jax.tree.map(lambda x, g: x - self.to_primal(self.to_dual(x) - g), params, grads)
 
@@ -46,16 +48,16 @@ def _mirror_descent(grads, slots, params, count, *, learning_rate):
     return updates, dataclasses.replace(slots, dual=dual)
 
 
-def last_axis_softmax(x):
+def last_axis_softmax(x: Array) -> Array:
     """Return the softmax over the last axis, the mirror of the entropy on the simplex."""
     return jax.nn.softmax(x, axis=-1)
 
 
 @checked()
 def mirror_descent(
-    learning_rate: Any,
-    to_dual: Callable = jnp.log,
-    to_primal: Callable = last_axis_softmax,
+    learning_rate: Scalar,
+    to_dual: Callable[[Array], Array] = jnp.log,
+    to_primal: Callable[[Array], Array] = last_axis_softmax,
 ) -> Optimizer:
     """Descend in dual coordinates; by default multiply weights on the simplex (exponentiated).
 
@@ -86,8 +88,13 @@ def mirror_descent(
       >>> print(params + updates)  # 0.5 / 4 : 0.25 : 0.25
       [0.2 0.4 0.4]
     """
+    for what, function in (("to_dual", to_dual), ("to_primal", to_primal)):
+        if not callable(function):
+            raise TypeError(f"mirror_descent({what}=...) must be a function, got {function!r}.")
 
-    def slots(params: Any) -> Mirror:
+    def slots(params: Params) -> Mirror:
         return Mirror(jax.tree.map(to_dual, upcast(params)), to_dual, to_primal)
 
-    return treewise(_mirror_descent, slots, dict(learning_rate=learning_rate))
+    return treewise(
+        _mirror_descent, slots, dict(learning_rate=learning_rate), name="mirror_descent"
+    )

@@ -9,23 +9,24 @@ error is taken and leaves the region as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.checks import OPEN_UNIT, POSITIVE, WHOLE, checked
+from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import zero
 from gdjax.core.treewise import treewise
-from gdjax.solvers.gauss_newton import INSIDE
-from gdjax.solvers.levenberg_marquardt import COUNT, gain_ratio
-from gdjax.solvers.vector import as_tree, as_vector
+from gdjax.core.types import Params, Scalar
+from gdjax.solvers.levenberg_marquardt import gain_ratio
+from gdjax.solvers.line_search import as_tree, as_vector
 
 
 class Region(NamedTuple):
-    """What Newton-CG remembers."""
+    """The slots of Newton-CG."""
 
     radius: Array  # Delta, of the region for the next update
     evals: Array  # evaluations of the objective in the last update, int32
@@ -43,7 +44,7 @@ class Trial(NamedTuple):
 
 
 def steihaug(
-    hvp: Callable, g: Array, radius: Array, rtol: Array, max_steps: Array
+    hvp: Callable[[Array], Array], g: Array, radius: Array, rtol: Array, max_steps: Array
 ) -> tuple[Array, Array]:
     """Return d, an approximate minimum of <g, d> + <d, H d> / 2 in |d| <= radius, and its value.
 
@@ -90,7 +91,7 @@ def _newton_cg(
     value_fn, raw_params,
 ):  # fmt: skip
     if params is None:
-        raise ValueError("newton_cg needs the parameters: call update(grads, state, params).")
+        raise ValueError(f"newton_cg needs {NEEDS_PARAMS}")
     x = as_vector(raw_params)
     if not x.size:
         return grads, slots
@@ -128,30 +129,30 @@ def _newton_cg(
     return as_tree(d, grads), Region(end.radius, end.evals, ~good & jnp.any(g != 0))
 
 
-def _whole_region(params: Any) -> Region:
+def _whole_region(params: Params) -> Region:
     return Region(zero(), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
 
-@checked(init_radius=POSITIVE, max_radius=POSITIVE, eta=INSIDE, cg_steps=COUNT, max_tries=COUNT)
+@checked(init_radius=POSITIVE, max_radius=POSITIVE, eta=OPEN_UNIT, cg_steps=WHOLE, max_tries=WHOLE)
 def newton_cg(
-    init_radius: Any = 1.0,
-    max_radius: Any = 1e8,
-    eta: Any = 0.15,
-    cg_steps: Any = 200,
-    max_tries: Any = 30,
+    init_radius: Scalar = 1.0,
+    max_radius: Scalar = 1e8,
+    eta: Scalar = 0.15,
+    cg_steps: Scalar = 200,
+    max_tries: Scalar = 30,
 ) -> Optimizer:
     """Minimize the quadratic model of the objective in a trust region, by Hessian-vector products.
 
     d ~ argmin <g, d> + <d, H d> / 2 over |d| <= radius
 
-    Negative curvature is followed to the edge of the region, so saddle points are left. The
-    Hessian is never formed: a step costs one gradient and at most `cg_steps` products, each two
-    gradients. SciPy's "trust-ncg" is the same method.
+    Negative curvature is followed to the edge of the region, so it moves away from saddle points.
+    The Hessian is never formed: a step costs one gradient and at most `cg_steps` products, each as
+    much as two gradients. SciPy's "trust-ncg" is the same method.
 
     Args:
       init_radius: radius > 0 of the first region, in units of the parameters.
       max_radius: the largest radius > 0.
-      eta: least share of the foretold decrease, in (0, 1), with which a step is taken.
+      eta: the least share, in (0, 1), of the predicted decrease with which a step is accepted.
       cg_steps: most products per step.
       max_tries: how many radii an update tries at most.
 
@@ -179,6 +180,6 @@ def newton_cg(
       >>> print(jnp.abs(x).round(3))
       [1. 0.]
     """
-    numbers = dict(init_radius=init_radius, max_radius=max_radius, eta=eta)
+    numbers: dict[str, Scalar] = dict(init_radius=init_radius, max_radius=max_radius, eta=eta)
     numbers |= dict(cg_steps=cg_steps, max_tries=max_tries)
-    return treewise(_newton_cg, _whole_region, numbers)
+    return treewise(_newton_cg, _whole_region, numbers, name="newton_cg")

@@ -1,14 +1,14 @@
-"""Nonlinear conjugate gradients: directions that remember the last one, in the memory of two.
+"""Nonlinear conjugate gradients: each direction is conjugate to the last; few arrays of state.
 
 Nocedal & Wright (2006), "Numerical optimization", section 5.2; Hager & Zhang (2006), "A survey of
 nonlinear conjugate gradient methods"; "hager_zhang": https://doi.org/10.1137/030601880, (1.6).
 Paper -> here: p or d -> d, f' or g -> g, y = g - g_previous, beta there.
-Restarts, from -g: where d leads uphill, every n updates, and after an update that led nowhere.
+Restarts, from -g: where d leads uphill, every n updates, and after an update that failed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,15 +18,14 @@ from gdjax.core.checks import check_choice
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import cast
 from gdjax.core.treewise import treewise
-from gdjax.solvers.line import searched
-from gdjax.solvers.vector import as_tree, as_vector
-from gdjax.solvers.zoom import scale_by_zoom_linesearch
+from gdjax.core.types import Pair, Params
+from gdjax.solvers.line_search import as_tree, as_vector, scale_by_zoom_linesearch, searched
 
 METHODS = ("polak_ribiere", "fletcher_reeves", "hestenes_stiefel", "dai_yuan", "hager_zhang")
 
 
 class Conjugate(NamedTuple):
-    """What conjugate gradients remember; n counts all elements, complex ones twice."""
+    """The slots of conjugate gradients; n counts all elements, complex ones twice."""
 
     params: Array  # (n,) the parameters of the last update
     updates: Array  # (n,) the gradient of the last update
@@ -76,7 +75,7 @@ def _nonlinear_cg(grads, slots, params, count, *, method, raw_params):
     return as_tree(-guess * d, grads), Conjugate(x, g, d, age)
 
 
-def _no_direction(params: Any) -> Conjugate:
+def _no_direction(params: Params) -> Conjugate:
     zeros = jnp.zeros_like(as_vector(params))
     return Conjugate(zeros, jnp.copy(zeros), jnp.copy(zeros), jnp.zeros((), jnp.int32))
 
@@ -98,13 +97,13 @@ def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
       [0.6 0.8]
     """
     check_choice("scale_by_nonlinear_cg(method=...)", method, METHODS)
-    return treewise(_nonlinear_cg, _no_direction, method=method)
+    return treewise(_nonlinear_cg, _no_direction, name="scale_by_nonlinear_cg", method=method)
 
 
 DEFAULT = scale_by_zoom_linesearch(30, curv_rtol=0.1, initial_guess_strategy="one")
 
 
-def nonlinear_cg(method: str = "polak_ribiere", linesearch: Any = DEFAULT) -> Optimizer:
+def nonlinear_cg(method: str = "polak_ribiere", linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by nonlinear conjugate gradients and a line search.
 
     d = -g + beta d, with y = g - g_previous and beta by method:
@@ -136,4 +135,4 @@ def nonlinear_cg(method: str = "polak_ribiere", linesearch: Any = DEFAULT) -> Op
       [1. 1.]
     """
     check_choice("nonlinear_cg(method=...)", method, METHODS)
-    return searched(scale_by_nonlinear_cg(method), None, linesearch)
+    return searched("nonlinear_cg", scale_by_nonlinear_cg(method), None, linesearch)

@@ -1,4 +1,4 @@
-"""Projected steps for any optimizer: after every update the parameters go back into a set.
+"""Projected steps for any optimizer: after every update the parameters are put back into a set.
 
 Bertsekas (1976), https://doi.org/10.1109/TAC.1976.1101194: with a line search inside, the search
 runs along the projected path, so that no point outside of the set is evaluated.
@@ -18,6 +18,7 @@ from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import copied
 from gdjax.core.treewise import treewise
+from gdjax.core.types import Number, Pair, Params, PyTree
 
 
 @functools.partial(
@@ -27,18 +28,18 @@ from gdjax.core.treewise import treewise
 )
 @dataclasses.dataclass(frozen=True)
 class Projected:
-    """What a projected optimizer remembers."""
+    """The slots of a projected optimizer."""
 
-    numbers: tuple  # what the projection takes besides, trees of arrays
+    numbers: tuple  # further arguments of the projection, trees of arrays
     inner: Any  # state of the optimizer
-    projection: Callable  # structure
+    projection: Callable  # static
 
-    def optimality(self, params, grads, hyperparams):
+    def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
         """Return x - projection(x - grads), the projected gradient."""
         ahead = self.feasible(jax.tree.map(lambda x, g: x - g, params, grads))
         return jax.tree.map(lambda x, y: x - y, params, ahead)
 
-    def feasible(self, params):
+    def feasible(self, params: Params) -> Params:
         """Return the projection of the parameters."""
         return self.projection(params, *self.numbers)
 
@@ -47,7 +48,7 @@ def _projected(grads, slots, params, count, *, inner, raw_params, **extra):
     if params is None:
         raise ValueError(f"projected needs {NEEDS_PARAMS}")
     if callable(fun := extra.get("value_fn")):
-        # what else `fun` takes by name is handed on, so the signature must stay
+        # further arguments that `fun` takes by name are passed on, so the signature must stay
         @functools.wraps(fun)
         def along_the_path(params, *args, **kwargs):
             return fun(slots.feasible(params), *args, **kwargs)
@@ -58,22 +59,24 @@ def _projected(grads, slots, params, count, *, inner, raw_params, **extra):
     return jax.tree.map(lambda y, x: y - x, new, params), dataclasses.replace(slots, inner=state)
 
 
-def projected(optimizer: Any, projection: Callable, *numbers: Any) -> Optimizer:
+def projected(
+    optimizer: Pair, projection: Callable[..., Any], *numbers: Number | PyTree
+) -> Optimizer:
     """Put the parameters back into a set after every update of `optimizer`.
 
     new = projection(params + updates, *numbers)
 
-    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop by x - projection(x - grad),
-    and project what `params + updates` rounds. For bounds without batches `gdjax.lbfgsb` is much
-    faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`. An optimizer that divides
-    by a metric, as Adam, may come to rest where the projected gradient is not zero, unless the set
-    is a box: `gdjax.with_prox` projects in the metric.
+    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop where x - projection(x - grad)
+    is small, and project again what rounding in `params + updates` moves out of the set. For bounds
+    without batches `gdjax.lbfgsb` is much faster; for sets, `gdjax.projected_gradient(...,
+    accelerated=True)`. An optimizer that divides by a metric, as Adam, may stop where the projected
+    gradient is not zero, unless the set is a box: `gdjax.with_prox` projects in the metric.
 
     Args:
       optimizer: any `(init, update)` pair.
       projection: a function of a tree, as in `gdjax.projections`: a function of a module, so that
         projected optimizers share their programs.
-      *numbers: what the projection takes besides; trees of arrays, leaves of the state's slots.
+      *numbers: further arguments of the projection; trees of arrays, leaves of the state's slots.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: that of `optimizer`, and `numbers`.
@@ -93,8 +96,8 @@ def projected(optimizer: Any, projection: Callable, *numbers: Any) -> Optimizer:
     if not callable(projection):
         raise TypeError(f"projected(projection=...) must be a function, got {projection!r}.")
 
-    def slots(params: Any) -> Projected:
+    def slots(params: Params) -> Projected:
         own = jax.tree.map(jax.numpy.asarray, numbers)
         return Projected(copied(own), optimizer.init(params), projection)
 
-    return treewise(_projected, slots, inner=optimizer.update)
+    return treewise(_projected, slots, name="projected", inner=optimizer.update)

@@ -1,30 +1,40 @@
 """Convex quadratic programs, with derivatives of solution and multipliers.
 
 The derivatives are those of Amos & Kolter (2017), https://arxiv.org/abs/1703.00443, with the
-inequalities that bind taken for equations.
+active inequalities as equations.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, check_range
+from gdjax.core.base import short
 from gdjax.core.numerics import compute_dtype, scalar_dtype
+from gdjax.core.types import Number
 from gdjax.solvers.interior_point import Program, Rows, biggest, dot, interior_point, newton
 from gdjax.solvers.result import Result, checked_result
+from gdjax.solvers.runner import start_of
+
+Bounds: TypeAlias = tuple[ArrayLike | None, ArrayLike | None]
 
 
 class Multipliers(NamedTuple):
-    """What each constraint costs: minus the derivative of the objective by its right side."""
+    """Lagrange multipliers: minus the derivative of the objective by each right side."""
 
     equality: Array  # (p,) of A x = b
     inequality: Array  # (m,) of G x <= h, >= 0
     lower: Array  # (n,) of x >= lower, >= 0; (0,) without bounds
     upper: Array  # (n,) of x <= upper, >= 0
+
+    def __repr__(self) -> str:
+        """Show the shapes."""
+        fields = (f"{k}={short(v)}" for k, v in zip(self._fields, self, strict=True))
+        return f"Multipliers({', '.join(fields)})"
 
 
 @jax.custom_jvp
@@ -37,7 +47,7 @@ def _solve(q: Program, tol: Array, limit: Array) -> tuple[Array, Array, Array, A
 
 @_solve.defjvp
 def _solve_jvp(primals, tangents):
-    """Differentiate the optimality conditions, with the inequalities that bind as equations."""
+    """Differentiate the optimality conditions, with the active inequalities as equations."""
     q = primals[0]
     x, y, z, rest = _solve(*primals)
     rows = Rows.of(q)
@@ -101,7 +111,7 @@ def _scaled(q: Program) -> tuple[Program, Array, Multipliers]:
 
 
 @jax.jit
-def _run(q: Program, tol: Array, limit: Array) -> Result:
+def _solve_scaled(q: Program, tol: Array, limit: Array) -> Result:
     scaled, unit, units = _scaled(q)
     x, y, z, (error, steps, status) = _solve(scaled, tol, limit)
     rows = Rows.of(scaled)
@@ -114,10 +124,15 @@ def _run(q: Program, tol: Array, limit: Array) -> Result:
     return Result(x, value, error, steps, steps, status, costs, None, None)
 
 
-def _program(Q, c, A, b, G, h, bounds) -> Program:
-    """Return the program in one dtype, Q symmetric and what is not there with no rows."""
-    given = dict(Q=Q, c=c, A=A, b=b, G=G, h=h)
-    arrays = {k: jnp.asarray(v) for k, v in given.items() if v is not None}
+def _program(Q: ArrayLike, c: ArrayLike, *rest: ArrayLike | None, bounds: Bounds | None) -> Program:
+    """Return the program in one dtype, with Q symmetric, and no rows for what is None."""
+    given = dict(zip("QcAbGh", (Q, c, *rest), strict=True))
+    for k in "Qc":
+        if given[k] is None:
+            raise TypeError(f"quadratic_program({k}=...) must be an array, got None.")
+    arrays = {
+        k: _array(f"quadratic_program({k}=...)", v) for k, v in given.items() if v is not None
+    }
     for k, v in arrays.items():
         if jnp.iscomplexobj(v) or v.dtype == jnp.bool_:
             raise TypeError(f"quadratic_program({k}=...) must be real, got dtype {v.dtype}.")
@@ -145,7 +160,8 @@ def _program(Q, c, A, b, G, h, bounds) -> Program:
     if not isinstance(bounds, tuple) or len(bounds) != 2:
         raise ValueError(f"quadratic_program(bounds=...) must be (lower, upper), got {bounds!r}.")
     sides = (-jnp.inf if bounds[0] is None else bounds[0], bounds[1])
-    sides = [jnp.asarray(jnp.inf if v is None else v, dtype) for v in sides]
+    sides = [jnp.inf if v is None else v for v in sides]
+    sides = [_array("quadratic_program(bounds=...)", v).astype(dtype) for v in sides]
     for v in sides:
         if v.shape not in ((), (n,)):
             raise ValueError(
@@ -155,40 +171,50 @@ def _program(Q, c, A, b, G, h, bounds) -> Program:
     return Program(**arrays, lower=lower, upper=upper)
 
 
+def _array(what: str, x: ArrayLike) -> Array:
+    try:
+        if not isinstance(x, (str, bytes)):  # JAX would take it for a number
+            return jnp.asarray(x)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{what} must be a number or an array, got {x!r}.")
+
+
 def quadratic_program(
-    Q: Any,
-    c: Any,
-    A: Any = None,
-    b: Any = None,
-    G: Any = None,
-    h: Any = None,
+    Q: ArrayLike,
+    c: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    G: ArrayLike | None = None,
+    h: ArrayLike | None = None,
     *,
-    bounds: tuple[Any, Any] | None = None,
-    tol: Any = None,
-    max_steps: Any = 100,
+    bounds: Bounds | None = None,
+    tol: Number | None = None,
+    max_steps: int | Array = 100,
     throw: bool = False,
 ) -> Result:
     """Minimize a convex quadratic function under linear equations, inequalities and bounds.
 
     min x'Qx / 2 + c'x   subject to   A x = b,   G x <= h,   lower <= x <= upper
 
-    Linear programs, Q = 0, are among them. About ten steps, each of which factors one dense matrix
+    Linear programs are the case Q = 0. About ten steps, each of which factors one dense matrix
     of n + p rows: for up to some thousand unknowns, and with `vmap` for many programs at once. The
-    solution and the multipliers have derivatives by all arrays, by one more linear solve, forwards
-    and backwards; where an inequality holds with equality and costs nothing, those of one side.
+    solution and the multipliers have derivatives with respect to all arrays, by one more linear
+    solve, in forward and reverse mode; where an active inequality has the multiplier 0, one-sided
+    ones.
 
-    On CPUs (jaxlib 0.10), two calls in one jitted function, of about 1000 lanes each, that do not
-    depend on each other may wait for ever, as XLA runs their decompositions at the same time: make
-    them one call of 2000 lanes.
+    On CPUs (jaxlib 0.10), two independent calls in one jitted function, of about 1000 lanes each,
+    can deadlock, because XLA runs their decompositions concurrently: make them one call of 2000
+    lanes.
 
     Args:
       Q: positive semidefinite array [n, n]; its symmetric part counts. With a negative eigenvalue
         the status is `Status.NOT_CONVEX`.
       c: array [n].
-      A: array [p, n], or None; rows may repeat one another.
+      A: array [p, n], or None; rows may be linearly dependent.
       b: array [p]; None without A.
       G: array [m, n], or None.
-      h: array [m]; None without G. Where it is inf, the row does not count.
+      h: array [m]; None without G. Where it is inf, the row is no constraint.
       bounds: (lower, upper), each a number, an array [n], or None; +-inf for no bound.
       tol: largest error >= 0 that counts as none: of equations, of inequalities, of the gradient of
         the Lagrangian and of the gap between the objective and its dual, each relative to 1 + the
@@ -200,7 +226,8 @@ def quadratic_program(
     Returns:
       A `Result`: `state` has the `Multipliers`, `grad_norm` is the error. With `Status.INFEASIBLE`
       these prove that no x fits (A'y + G'z + upper - lower ones = 0 and a negative sum of limits
-      times multipliers); with `Status.UNBOUNDED`, `params` is a direction without an end. With
+      times multipliers); with `Status.UNBOUNDED`, `params` is a direction along which the
+      objective decreases without limit. With
       `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point is returned.
       Memory: about 3 (n + p)^2 + 2 m n numbers.
 
@@ -220,11 +247,8 @@ def quadratic_program(
       >>> print(jax.jacobian(lambda risk: portfolio(risk).params)(1.0).round(2))
       [ 0.29 -0.18 -0.11]
     """
-    q = _program(Q, c, A, b, G, h, bounds)
-    if tol is None:
-        tol = float(jnp.finfo(q.c.dtype).eps) ** 0.5
-    check_range("quadratic_program(tol=...)", tol, NONNEGATIVE)
-    check_range("quadratic_program(max_steps=...)", max_steps, NONNEGATIVE)
+    q = _program(Q, c, A, b, G, h, bounds=bounds)
+    _, tol, max_steps = start_of("quadratic_program", q.c, (), tol, max_steps)
     tol, limit = jnp.asarray(tol, q.c.dtype), jnp.asarray(max_steps, q.c.dtype)
-    result = _run(q, tol, limit)
+    result = _solve_scaled(q, tol, limit)
     return checked_result(result, "quadratic_program") if throw else result

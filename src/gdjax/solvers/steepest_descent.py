@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import identity
+from gdjax.core.types import Pair
 from gdjax.solvers.backtracking import scale_by_backtracking_linesearch
-from gdjax.solvers.line import searched
+from gdjax.solvers.line_search import searched
 
 DEFAULT = scale_by_backtracking_linesearch(
     40, decrease_factor=0.5, increase_factor=2.0, max_learning_rate=float("inf"), store_grad=True
 )
 
 
-def steepest_descent(linesearch: Any = DEFAULT) -> Optimizer:
+def steepest_descent(linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by gradient descent with a line search.
 
     Good for: functions that are cheap and well conditioned; `lbfgs` is nearly always faster.
 
     Args:
-      linesearch: what ends the chain: a `scale_by_..._linesearch(...)`.
+      linesearch: the end of the chain, a `scale_by_..._linesearch(...)`.
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 4 bytes per element.
@@ -31,4 +30,4 @@ def steepest_descent(linesearch: Any = DEFAULT) -> Optimizer:
       >>> print(gdjax.minimize(fun, jnp.zeros(2), gdjax.steepest_descent()).params.round(3))
       [1. 1.]
     """
-    return searched(identity(), None, linesearch)
+    return searched("steepest_descent", identity(), None, linesearch)

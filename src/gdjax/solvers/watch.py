@@ -1,4 +1,4 @@
-"""Progress of a compiled loop. Whom to tell is data: another bar is not another program."""
+"""Progress of a compiled loop: which callback is called is data, so that none compiles anew."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import jax.core
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.solvers.result import Result
 from gdjax.training.progress import Bar
 
-_watching: dict[int, Callable] = {}
-_numbers = itertools.count()
+_callbacks: dict[int, Callable] = {}  # by their id, while a run is active
+_ids = itertools.count()
 
 
 class Watch:
-    """Someone to tell about each step, from entering to leaving; a caller's program for good."""
+    """Registers a progress callback while a run is active; permanently if the run is traced."""
 
     def __init__(self, progress: bool | Callable, max_steps: Any):
-        if not (isinstance(progress, bool) or callable(progress)):
+        if not (progress is True or callable(progress)):
             raise TypeError(
                 f"minimize(progress=...) must be True, False or a function of (steps, value, "
                 f"grad_norm), got {progress!r}."
             )
-        self.ticket: Array | None = None
+        self.result: Result | None = None  # of the run, to wait for
         self.bar: Bar | None = None
-        self.result: Any = None  # to wait for
-        if progress is True:
+        if not callable(progress):
             total = None if isinstance(max_steps, jax.core.Tracer) else int(max_steps)
             self.bar = Bar(total, True)
             progress = self._show
-        if progress:
-            number = next(_numbers)
-            _watching[number] = progress
-            self.ticket = jnp.asarray(number, jnp.int32)
+        number = next(_ids)
+        _callbacks[number] = progress
+        self.callback_id: Array = jnp.asarray(number, jnp.int32)
+        self._number = number
 
     def _show(self, steps: Any, value: Any, grad_norm: Any) -> None:
         assert self.bar is not None
@@ -46,19 +46,17 @@ class Watch:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self.ticket is None:
-            return
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self.result)):
-            return  # the program that is being traced will tell, whenever it runs
+            return  # the program that is being traced calls it whenever it runs
         try:
             jax.block_until_ready(self.result)
             jax.effects_barrier()
         finally:
-            del _watching[int(self.ticket)]
+            del _callbacks[self._number]
             if self.bar is not None:
                 self.bar.__exit__()
 
 
-def tell(ticket: Any, steps: Any, value: Any, grad_norm: Any) -> None:
-    """Hand on, on the host, what one step came to."""
-    _watching[int(ticket)](steps, value, grad_norm)
+def tell(callback_id: Any, steps: Any, value: Any, grad_norm: Any) -> None:
+    """Call the callback of a run, on the host, with what one step found."""
+    _callbacks[int(callback_id)](steps, value, grad_norm)

@@ -1,0 +1,385 @@
+"""What `minimize`, `least_squares`, `root` and `fixed_point` share: checks, the loop, its program.
+
+`converge` is the loop. It runs any optimizer; a solver takes part by the protocols of
+`gdjax.core.protocols`: what its slots have to say about the last update (`ReportsSearch`,
+`ReportsNonfinite`, `ReportsSettled`), value and gradient at the new parameters (`KeepsGradient`),
+constraints (`HasOptimality`, `HasFeasibleSet`).
+
+`call` compiles a run, once for each function of the user, and keeps the program for as long as that
+function lives. With the function as a static argument of one `jax.jit`, every function that was
+ever given would stay in memory, with what it closes over and with its program, which takes
+megabytes: a loop that makes a new lambda each time would fill the memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.base import State, UpdateFn
+from gdjax.core.chain import apply_updates
+from gdjax.core.checks import COUNT, NONNEGATIVE, as_float_leaves, check_range
+from gdjax.core.hyper import value_at
+from gdjax.core.numerics import compute_dtype, scalar_dtype
+from gdjax.core.protocols import (
+    HasFeasibleSet,
+    HasOptimality,
+    ReportsNonfinite,
+    ReportsSearch,
+    ReportsSettled,
+    states_in,
+)
+from gdjax.core.types import OptState, Params, PyTree, T
+from gdjax.solvers.line_search import known_gradient, pick
+from gdjax.solvers.result import Result, Status
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def start_of(
+    name: str, params: Params, args: tuple, tol: Any, max_steps: Any
+) -> tuple[Params, Array, Array]:
+    """Return parameters, tolerance and step limit as arrays, or say what is wrong with them.
+
+    Args:
+      name: what the user called, for errors.
+      params: the initial parameters.
+      args: further arguments of the user's function.
+      tol: one number >= 0, or None for the square root of the precision.
+      max_steps: one whole number >= 0.
+    """
+    if not isinstance(args, (tuple, list)):
+        kind = type(args).__name__
+        raise TypeError(f"{name}(args=...) must be a tuple, as in args=(x,), got {kind}.")
+    if params is None:
+        raise TypeError(f"{name}(params=...) must be the initial parameters, got None.")
+    leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+    leaves = [jnp.asarray(x) for x in leaves]
+    if tol is None:
+        tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
+    for what, value, allowed in (("tol", tol, NONNEGATIVE), ("max_steps", max_steps, COUNT)):
+        check_range(f"{name}({what}=...)", value, allowed)
+        if callable(value) or not jax.tree_util.all_leaves([value]):
+            raise TypeError(f"{name}({what}=...) must be one number, got {value!r}.")
+        if np.ndim(value):
+            raise TypeError(
+                f"{name}({what}=...) must be one number, got an array of shape {np.shape(value)}. "
+                "For several runs use jax.vmap."
+            )
+    params = treedef.unflatten(leaves)
+    return params, jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+
+
+# --- what a state says ----------------------------------------------------------------------------
+
+
+def optimality(states: Iterable[State], params: Params, grads: PyTree) -> PyTree:
+    """Return the tree that vanishes at a solution, for the stop criterion and derivatives.
+
+    Args:
+      states: the states in the optimizer's state, the outer before the inner (`states_in`).
+      params: the point.
+      grads: the gradient of the objective there.
+
+    Returns:
+      `grads`; or, for a method with constraints or a nonsmooth term, the generalized gradient
+      x - prox(x - grads). The outermost such method decides.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, grads = jnp.array([0.0, 2.0]), jnp.array([0.5, -1.0])
+      >>> state = gdjax.proximal_gradient(gdjax.proximal.prox_lasso, 0.1, reg=1.0).init(x)
+      >>> print(optimality([state], x, grads))  # |0.5| <= 1 at 0; -1 + 1 = 0 at 2
+      [0. 0.]
+    """
+    for state in states:
+        if isinstance(state.slots, HasOptimality):
+            numbers = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
+            return state.slots.optimality(params, grads, numbers)
+    return grads
+
+
+def feasible(states: Iterable[State], params: Params) -> Params:
+    """Return the parameters, put back into the set of the outermost method with constraints.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([-1.0, 2.0])
+      >>> for opt in (gdjax.lbfgsb(lower=0.0), gdjax.adam(0.1)):
+      ...     print(feasible([opt.init(x)], x))
+      [0. 2.]
+      [-1.  2.]
+    """
+    for state in states:
+        if isinstance(state.slots, HasFeasibleSet):
+            return state.slots.feasible(params)
+    return params
+
+
+def largest(tree: PyTree) -> Array:
+    """Return the largest magnitude of an element, in the dtype of numbers; 0 of none."""
+    sizes = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(tree)]
+    dtype = scalar_dtype()
+    return functools.reduce(jnp.maximum, [x.astype(dtype) for x in sizes], jnp.zeros((), dtype))
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class Carry(NamedTuple):
+    """What the loop carries from update to update."""
+
+    params: Any
+    state: Any
+    value: Array
+    grad: Any
+    grad_norm: Array
+    steps: Array
+    evaluations: Array
+    failures: Array  # updates in a row that found no better point
+    status: Array  # -1 while running
+    trace: Any
+
+
+def uphill(value_fn: Callable[[Any], Array]) -> Callable[[Any], tuple[Array, Any]]:
+    """Return `value_and_grad` of a real function, in at least float32, the gradient uphill.
+
+    Uphill: for complex parameters JAX returns its conjugate.
+    """
+
+    def value_and_grad(params):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        grad = jax.tree.map(lambda g: jnp.conj(g).astype(compute_dtype(g)), grad)
+        return value.astype(compute_dtype(value)), grad
+
+    return value_and_grad
+
+
+def converge(
+    value_and_grad: Callable[[Any], tuple[Array, Any]],
+    update: UpdateFn,
+    params: Params,
+    state: OptState,
+    tol: Array,
+    max_steps: Array | int,
+    extra: dict[str, Any],
+    trace: bool = False,
+    show: Callable[[Array, Array, Array], None] | None = None,
+) -> Result:
+    """Update until the gradient is small, in one `while_loop`.
+
+    Args:
+      value_and_grad: `value_and_grad(params)`, the gradient pointing uphill.
+      update: the optimizer's. It is given `value`, `grad` and what is in `extra`.
+      params: the initial parameters.
+      state: the optimizer's state there.
+      tol: largest magnitude in the gradient that is small.
+      max_steps: most updates.
+      extra: extra arguments of `update` that do not change, such as `value_fn`.
+      trace: whether to record each step; `max_steps` must then be an int.
+      show: called with the arrays steps, value and norm after each update.
+    """
+
+    def look(states, params, value, grad):
+        norm = largest(optimality(states, params, grad))
+        fine = jnp.isfinite(value) & jnp.isfinite(norm)
+        status = jnp.where(norm <= tol, Status.CONVERGED, -1)
+        return norm, jnp.where(fine, status, Status.NONFINITE).astype(jnp.int32)
+
+    def any_of(flags):
+        return functools.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
+
+    def unfinished(c: Carry) -> Array:
+        return (c.status < 0) & (c.steps < max_steps)
+
+    def step(c: Carry) -> Carry:
+        given = dict(value=c.value, grad=c.grad, **extra)
+        updates, state = update(c.grad, c.state, c.params, **given)
+        states = [node for _, node in states_in(state)]
+        reports = [node.slots for node in states]
+        params = feasible(states, apply_updates(c.params, updates))
+        evaluations = sum([s.evals for s in reports if isinstance(s, ReportsSearch)], c.evaluations)
+        known = known_gradient(state)
+        if known is not None:
+            value, grad = known.value, known.grad
+        else:
+            value, grad = value_and_grad(params)
+            evaluations += 1
+        value = value.astype(c.value.dtype)
+        grad = jax.tree.map(lambda g, old: g.astype(old.dtype), grad, c.grad)
+        norm, status = look(states, params, value, grad)
+        settled = any_of(s.settled for s in reports if isinstance(s, ReportsSettled))
+        status = jnp.where((status < 0) & settled, Status.CONVERGED, status).astype(jnp.int32)
+        stuck = any_of(s.failed for s in reports if isinstance(s, ReportsSearch))
+        failures = jnp.where(stuck, c.failures + 1, 0)
+        nonfinite = any_of(s.nonfinite for s in reports if isinstance(s, ReportsNonfinite))
+        nonfinite |= ~jnp.isfinite(norm * norm)
+        verdict = jnp.where(nonfinite, Status.NONFINITE, Status.LINE_SEARCH_FAILED)
+        failed = (status < 0) & (failures >= 2)  # after the first, a solver may restart
+        status = jnp.where(failed, verdict, status).astype(jnp.int32)
+        keep = (status == Status.NONFINITE) & ~failed
+        new, old = (params, value, grad, norm), (c.params, c.value, c.grad, c.grad_norm)
+        params, value, grad, norm = pick(keep, old, new)
+        if known is None:  # a solver's own state is never nonfinite; to select it takes copies
+            state = pick(keep, c.state, state)
+        steps = c.steps + 1
+        record = c.trace
+        if trace:
+            before = dict(value=c.value, grad_norm=c.grad_norm)
+            record = {k: record[k].at[c.steps].set(v) for k, v in before.items()}
+        if show is not None:
+            show(steps, value, norm)
+        return Carry(params, state, value, grad, norm, steps, evaluations, failures, status, record)
+
+    states = [node for _, node in states_in(state)]
+    params = feasible(states, params)
+    value, grad = value_and_grad(params)
+    norm, status = look(states, params, value, grad)
+    record = None
+    if trace:
+        nans = jnp.full(int(max_steps), jnp.nan)
+        record = dict(value=nans.astype(value.dtype), grad_norm=nans.astype(norm.dtype))
+    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
+    start = Carry(params, state, value, grad, norm, zero, one, zero, status, record)
+    end = jax.lax.while_loop(unfinished, step, start)
+    status = jnp.where(end.status < 0, Status.STEP_LIMIT, end.status)
+    return Result(
+        end.params, end.value, end.grad_norm, end.steps, end.evaluations, status, end.state, None,
+        end.trace,
+    )  # fmt: skip
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+ARRAYS = (jax.Array, np.ndarray, np.generic)
+NUMBERS = (*ARRAYS, bool, int, float, complex)
+
+
+def call(
+    name: str, run: Callable[..., T], fun: Callable, static: tuple[Hashable, ...], given: tuple
+) -> T:
+    """Return `run(fun, *static, *given)`, compiled unless the caller's trace compiles it anyway.
+
+    Args:
+      name: of the public function, for errors.
+      run: a function of a module.
+      fun: the user's function. If it is a pytree, as `jax.tree_util.Partial` or an Equinox module,
+        its arrays are data: new ones compile nothing.
+      static: functions, booleans and strings.
+      given: trees of arrays and numbers, which are data; everything else in them is static.
+    """
+    if not callable(fun):
+        raise TypeError(f"{name} needs a function, got {fun!r}.")
+    if is_traced():
+        return run(fun, *static, *given)  # a nested program would only cost more time to trace
+    if isinstance(fun, types.MethodType) and not jax.tree_util.all_leaves([fun.__self__]):
+        fun = jax.tree_util.Partial(fun.__func__, fun.__self__)
+    given_data, given_rest = _split(given, NUMBERS)
+    if jax.tree_util.all_leaves([fun]):
+        structure = (None, given_rest, static)
+        _check_hashable(name, fun, structure)
+        return _program(run, fun)(structure, [], given_data)
+    data, rest = _split(fun, ARRAYS)
+    structure = (rest, given_rest, static)
+    _check_hashable(name, None, structure)
+    return _of_object(run, None, structure, data, given_data)
+
+
+def is_traced() -> bool:
+    """Return whether `jit`, `scan` or the like records what is computed now.
+
+    Those record every operation, also on constants. `vmap` and `grad` outside of them do not: there
+    a run needs a program of its own, else it would be compiled at every call.
+    """
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def _split(tree: PyTree, kinds: tuple[type, ...]) -> tuple[list, tuple]:
+    """Return the leaves of some kinds in a tree, and the rest, which is static."""
+    leaves, treedef = jax.tree.flatten(tree)
+    data = [x if isinstance(x, kinds) else None for x in leaves]
+    return data, (treedef, tuple(None if isinstance(x, kinds) else x for x in leaves))
+
+
+def _joined(data: list, rest: tuple) -> PyTree:
+    treedef, others = rest
+    return treedef.unflatten([o if d is None else d for d, o in zip(data, others, strict=True)])
+
+
+def _run(run: Callable, fun: Any, structure: tuple, data: list, given_data: list) -> Any:
+    rest, given_rest, static = structure
+    fun = fun if rest is None else _joined(data, rest)
+    return run(fun, *static, *_joined(given_data, given_rest))
+
+
+_of_object = jax.jit(_run, static_argnums=(0, 1, 2))  # never freed; pytrees add only what is static
+
+
+class _Identity(weakref.ref):
+    """A weak reference that equals those to the same object, whatever the object is equal to."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, owner: Any, gone: Callable | None = None):
+        self.address = id(owner)
+
+    def __hash__(self) -> int:
+        return self.address
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, _Identity) and self() is not None and self() is other()
+
+
+_programs: dict[_Identity, dict[tuple, Callable]] = {}  # by what a function belongs to
+
+
+def _program(run: Callable, fun: Callable) -> Callable:
+    """Return the program of a function, which is freed with it, or with the object of a method."""
+    method = isinstance(fun, types.MethodType)
+    owner, part = (fun.__self__, fun.__func__) if method else (fun, None)
+    try:
+        ref = _Identity(owner, lambda gone: _programs.pop(gone, None))
+    except TypeError:  # few callables allow no weak reference
+        return functools.partial(_of_object, run, fun)
+    programs = _programs.setdefault(ref, {})
+    if (run, part) not in programs:
+        programs[run, part] = _compiled(run, ref, part)
+    return programs[run, part]
+
+
+def _compiled(run: Callable, owner: weakref.ref, part: Any) -> Callable:
+    def program(structure, data, given_data):
+        fun = owner() if part is None else types.MethodType(part, owner())
+        return _run(run, fun, structure, data, given_data)
+
+    program.__name__ = program.__qualname__ = run.__name__
+    return jax.jit(program, static_argnums=0)
+
+
+def _check_hashable(name: str, fun: Any, structure: tuple) -> None:
+    """Raise if nobody can say whether a program may be used again."""
+    try:
+        hash(fun)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: the function {fun!r} cannot be hashed ({error}). Give it as a function, or "
+            "make its class a pytree (jax.tree_util.register_dataclass), whose arrays are data."
+        ) from error
+    try:
+        hash(structure)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: what is no array or number in args, or in a function that is a pytree, must "
+            f"be hashable, as functions and strings are ({error})."
+        ) from error
