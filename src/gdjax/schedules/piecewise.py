@@ -52,8 +52,12 @@ class PiecewiseInterpolate(Schedule):
 
     def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
-        values = itertools.accumulate((self.init_value, *self.scales), jnp.multiply)
+        values = itertools.accumulate((self.init_value, *self.scales), _product)
         return interpolate(tuple(values), self.boundaries, SHAPES[self.interpolate_type], count)
+
+
+def _product(a: Leaf, b: Leaf) -> Leaf:
+    return a * b  # outside a state these are floats, in double precision
 
 
 def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: Number) -> Array:

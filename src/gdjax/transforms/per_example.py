@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, sum_sq, upcast
-from gdjax.core.types import Number, PyTree, Updates
+from gdjax.core.types import PyTree, Updates
 
 
 def _check_batched(what: str, grads: Updates) -> None:
@@ -47,7 +47,9 @@ def _clipped_sum(grads, bound):
     return jax.tree.map(weighted, grads), jnp.sum(factor < 1, dtype=jnp.int32)
 
 
-def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Number) -> tuple[Updates, Array]:
+def per_example_global_norm_clip(
+    grads: Updates, l2_norm_clip: float | Array
+) -> tuple[Updates, Array]:
     """Clip each example's gradient to a norm, and sum over the examples.
 
     Args:
@@ -75,7 +77,7 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Number) -> tuple[
 
 
 def per_example_layer_norm_clip(
-    grads: Updates, global_l2_norm_clip: Number, uniform: bool = True
+    grads: Updates, global_l2_norm_clip: float | Array, uniform: bool = True
 ) -> tuple[Updates, PyTree]:
     """Clip each array of each example's gradient to a norm, and sum over the examples.
 
@@ -103,7 +105,6 @@ def per_example_layer_norm_clip(
     leaves, treedef = jax.tree.flatten(_floats(grads))
     sizes = [math.prod(x.shape[1:]) for x in leaves]
     shares = [1 / len(leaves) if uniform else n / max(sum(sizes), 1) for n in sizes]
-    whole = jnp.asarray(global_l2_norm_clip)
-    bounds = [whole * math.sqrt(share) for share in shares]
+    bounds = [global_l2_norm_clip * math.sqrt(share) for share in shares]
     out = [_clipped_sum(x, bound) for x, bound in zip(leaves, bounds, strict=True)]
     return treedef.unflatten([x for x, _ in out]), treedef.unflatten([n for _, n in out])

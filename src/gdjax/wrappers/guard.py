@@ -144,7 +144,7 @@ def skip_large_updates(
     updates: Updates,
     gradient_step: Number,
     params: Params = None,
-    max_squared_norm: Number | None = None,
+    max_squared_norm: float | Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Return whether the squared norm is not below a bound: a test for `guard` and `accumulate`.
 
@@ -168,7 +168,7 @@ def skip_large_updates(
     if max_squared_norm is None:
         raise TypeError("skip_large_updates needs max_squared_norm=...")
     norm_squared = sum_sq(updates)
-    should_skip = ~(norm_squared < jnp.asarray(max_squared_norm))
+    should_skip = ~(norm_squared < max_squared_norm)
     return should_skip, {"should_skip": should_skip, "norm_squared": norm_squared}
 
 
