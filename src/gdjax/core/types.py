@@ -37,7 +37,7 @@ OptState: TypeAlias = PyTree  # the state of an optimizer
 
 # --- numbers that steer an optimizer ---
 
-Number: TypeAlias = float | int | Array | np.ndarray | np.generic  # one number, maybe traced
+Number: TypeAlias = float | int | Array | np.ndarray | np.number  # one number, maybe traced
 ScheduleFn: TypeAlias = Callable[[Any], Any]  # of the step count; `gdjax.Schedule` is one
 Scalar: TypeAlias = Number | ScheduleFn  # one number for the whole tree, maybe scheduled
 PrefixTree: TypeAlias = "Mapping[Any, Any] | list[Any] | tuple[Any, ...] | Dataclass | PerLeaf"
