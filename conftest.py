@@ -1,11 +1,14 @@
 """Shared by tests and doctests: print numbers as a reader would; give back compiled programs."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 40_000  # Linux allows a process 65530
 _tests = itertools.count(1)
 
 
@@ -17,11 +20,10 @@ def _short_numbers():
 
 @pytest.fixture(autouse=True)
 def _few_programs():
-    """Drop compiled programs now and then.
+    """Drop the compiled programs when they hold many memory maps.
 
-    Each holds memory maps, of which Linux allows a process 65530: a long session without this dies
-    ("node down" under pytest-xdist) after about a thousand tests.
+    Without this a long session dies ("node down" under pytest-xdist) after about a thousand tests.
     """
     yield
-    if next(_tests) % 100 == 0:
+    if next(_tests) % 50 == 0 and (not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MOST_MAPS):
         jax.clear_caches()

@@ -7,6 +7,8 @@ import pytest
 
 import gdjax
 
+pytestmark = pytest.mark.interop
+
 X = jnp.linspace(-1.0, 1.0, 16)[:, None]
 Y = jnp.sin(3.0 * X) + 0.5
 STEPS = 6

@@ -8,7 +8,7 @@ import numpy as np
 import problems
 import pytest
 from oracles import apollo as apollo_oracles
-from registry import _curved
+from oracles.case import curved
 from x64 import enable_x64
 
 import gdjax
@@ -53,7 +53,7 @@ def flat(params):
 def test_arrives_where_torch_code_does(name):
     with enable_x64():
         opt = SAME[name]()
-        step = jax.jit(lambda g, s, p: opt.update(g, s, p, obj_fn=_curved))
+        step = jax.jit(lambda g, s, p: opt.update(g, s, p, obj_fn=curved))
         params = jax.tree.map(jnp.asarray, problems.parameters())
         state = opt.init(params)
         for t in range(1, max(KEPT) + 1):
