@@ -8,7 +8,7 @@ from harness import Row, seconds
 from steps import donated_step, transformer
 
 import gdjax
-from gdjax.core.blocks import map_blocks
+from gdjax.core.lift import map_blocks
 from gdjax.linalg.buckets import in_turn, map_buckets
 from gdjax.optimizers import shampoo as shampoo_module
 from gdjax.optimizers import soap as soap_module

@@ -19,16 +19,8 @@ from jax import Array
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
 from gdjax.core.hyper import leaf_values
-from gdjax.core.numerics import (
-    abs_sq,
-    cast,
-    cast_like,
-    compute_dtype,
-    safe_sqrt,
-    sum_sq,
-    times,
-    upcast,
-)
+from gdjax.core.numerics import abs_sq, cast, cast_like, compute_dtype, safe_sqrt, upcast
+from gdjax.core.trees import sum_sq, times
 from gdjax.core.types import Number, PrefixTree, PyTree
 
 Strength: TypeAlias = "Number | PrefixTree | None"  # None is 1, or in a tree "no penalty"

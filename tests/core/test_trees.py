@@ -8,8 +8,7 @@ from x64 import enable_x64
 
 import gdjax
 from gdjax.core.every import is_due
-from gdjax.core.numerics import sum_sq
-from gdjax.core.trees import copied, inner_product, magnitude, map_leaves, total
+from gdjax.core.trees import copied, inner_product, magnitude, map_leaves, sum_sq, total
 from gdjax.wrappers.shared.reset import memory, reset
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.blocks import map_blocks
+from gdjax.core.lift import like_blocks, map_blocks
 from gdjax.core.numerics import (
     abs_sq,
     cast,
@@ -68,6 +68,45 @@ def total(tree: PyTree) -> Array:
     numbers = jax.tree.leaves(tree)
     dtype = compute_dtype(*numbers)  # lax.add, which traces faster than jnp.add, wants one dtype
     return functools.reduce(jax.lax.add, [cast(x, dtype) for x in numbers] or [zero()])
+
+
+def sum_sq(tree: PyTree) -> Array:
+    """Return the sum of |x|**2 over all leaves, accumulated in at least float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(sum_sq({"a": jnp.ones(3), "b": jnp.full((2,), 2.0)}))
+      11.0
+    """
+    leaves = jax.tree.leaves(tree)
+    blocks = like_blocks([(x.shape, x.dtype) for x in leaves])
+    parts = [part for block in blocks for part in _sums_sq([leaves[i] for i in block])]
+    dtype = compute_dtype(*parts)  # float32 and float64 leaves may be mixed
+    parts = [cast(x, dtype) for x in parts]
+    return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), scalar_dtype())
+
+
+SMALL = 4096  # elements; like arrays of at most this size are added first, then summed once
+
+
+@jax.jit
+def _sums_sq(arrays: list[Array]) -> list[Array]:
+    squares = [abs_sq(x) for x in upcast(arrays)]
+    if arrays[0].size <= SMALL:  # measured on 1000 leaves of 64: 0.3 s to compile against 2.5 s
+        squares = [functools.reduce(jax.lax.add, squares)]
+    return [jnp.sum(x) for x in squares]
+
+
+def times(tree: T, factor: Array) -> T:
+    """Return the tree times a number, each leaf in its own dtype."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = [(x.shape, x.dtype) for x in leaves]
+    return treedef.unflatten(map_blocks(_times, leaves, keys, [(factor,)] * len(leaves)))
+
+
+@jax.jit
+def _times(x: Array, factor: Array) -> Array:
+    return x * factor.astype(x.real.dtype)
 
 
 def inner_product(a: Array, b: Array) -> Array:

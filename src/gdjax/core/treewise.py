@@ -22,13 +22,13 @@ from gdjax.core.lift import (
     used_extras,
 )
 from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
-from gdjax.core.types import Params, Rule, Scalar
+from gdjax.core.types import Hyperparam, Params, Rule
 
 
 def treewise(
     rule: Rule,
     slots: Callable[[Any], Any] | None = None,
-    hyperparams: Mapping[str, Scalar | None] | None = None,
+    hyperparams: Mapping[str, Hyperparam | None] | None = None,
     *,
     name: str | None = None,
     needs_params: bool = False,

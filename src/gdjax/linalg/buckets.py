@@ -2,7 +2,7 @@
 
 For rules with products, decompositions and branches. On accelerators small products leave the units
 idle and each kernel costs a launch. On a CPU nothing is stacked; rules are applied in blocks
-(`gdjax.core.blocks`): equal kernels are compiled once there too, nothing is copied into stacks and
+(`gdjax.core.lift`): equal kernels are compiled once there too, nothing is copied into stacks and
 out, and matrices stay in the cache. Measurements are in bench/README.md.
 """
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.blocks import map_blocks
+from gdjax.core.lift import map_blocks
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:

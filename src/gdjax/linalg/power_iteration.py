@@ -13,7 +13,8 @@ from jax.lax import Precision
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
-from gdjax.core.numerics import real_dtype, safe_sqrt, sum_sq, upcast
+from gdjax.core.numerics import real_dtype, safe_sqrt, upcast
+from gdjax.core.trees import sum_sq
 from gdjax.core.types import Number, PyTree
 
 

@@ -8,7 +8,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.numerics import cast_like, safe_sqrt, sum_sq, upcast
+from gdjax.core.numerics import cast_like, safe_sqrt, upcast
+from gdjax.core.trees import sum_sq
 from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, read
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, sum_sq, upcast
+from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, upcast
+from gdjax.core.trees import sum_sq
 from gdjax.core.types import PyTree, Updates
 
 

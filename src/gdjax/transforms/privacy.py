@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, UpdateFn
-from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import map_blocks
 from gdjax.core.treewise import treewise
 from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import Randomness, fresh_randomness

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, sum_sq
-from gdjax.core.trees import magnitude
+from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt
+from gdjax.core.trees import magnitude, sum_sq
 from gdjax.core.types import PyTree
 
 

@@ -19,8 +19,8 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer, check_slots
 from gdjax.core.evaluation import eval_params, map_held
 from gdjax.core.lift import NEEDS_PARAMS
-from gdjax.core.numerics import cast_like, times, upcast
-from gdjax.core.trees import copied, map_leaves
+from gdjax.core.numerics import cast_like, upcast
+from gdjax.core.trees import copied, map_leaves, times
 from gdjax.core.treewise import treewise
 from gdjax.core.types import AxisName, OptState, Pair, Params, PyTree
 from gdjax.transforms.adversary import sam_adversary
