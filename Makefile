@@ -38,6 +38,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/mypy
 
 bench: .venv-bench/.bench
 	.venv-bench/bin/python bench/run.py $(FLAGS)
