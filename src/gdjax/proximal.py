@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
 from gdjax.core.hyper import leaf_values
@@ -121,7 +122,7 @@ def prox_non_negative_elastic_net(
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1.0) -> PyTree:
+def prox_group_lasso(x: PyTree, l2reg: ArrayLike | None = None, scaling: ArrayLike = 1.0) -> PyTree:
     """Shrink the norm of the whole tree by `scaling * l2reg`: the operator of l2reg * ||y||_2.
 
     The tree is one group. For a group per row use `jax.vmap`, per leaf `jax.tree.map`.

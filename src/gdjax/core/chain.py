@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.base import Optimizer
-from gdjax.core.checks import called
+from gdjax.core.base import Optimizer, State
+from gdjax.core.checks import called, foreign_state
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import OptState, P, Pair, Params, Updates
@@ -79,13 +79,12 @@ def _chain_update(
     name: str, members: tuple[Callable, ...], names: tuple[str, ...] | None = None
 ) -> Callable:
     keys = names or range(len(members))
+    of = "" if names else f"{len(members)} members"
 
     def chained(updates, state, params=None, **extra):
-        if len(state) != len(members):
-            raise ValueError(
-                f"{name}: the state has {len(state)} parts, the chain {len(members)} members. "
-                "Pass what the same optimizer's init or last update returned."
-            )
+        parts = isinstance(state, (tuple, list, dict)) and not isinstance(state, State)
+        if not parts or len(state) != len(members) or names and set(state) != set(names):
+            raise foreign_state(name, f"a chain of {', '.join(names or ())}{of}", state)
         dtypes, updates = updates, upcast(jax.tree.map(jnp.asarray, updates))
         new = {}
         for key, update in zip(keys, members, strict=True):

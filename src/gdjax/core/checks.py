@@ -210,9 +210,10 @@ def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
     Args:
       name: what the user called.
       state: what came in as state.
-      numbers: the names of the optimizer's hyperparameters.
+      numbers: the names of the optimizer's hyperparameters. What composes rules runs those without
+        numbers on states of its own, so if there are none, the state may have others.
     """
-    if not (isinstance(state, State) and state.hyperparams.keys() == set(numbers)):
+    if not isinstance(state, State) or numbers and state.hyperparams.keys() != set(numbers):
         whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
         raise foreign_state(name, whose, state)
 

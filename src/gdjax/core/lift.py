@@ -266,8 +266,7 @@ def _lifted_update(
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        if numbers:  # what composes rules runs those without numbers on states of its own
-            check_state(name, state, numbers)
+        check_state(name, state, numbers)
         parts = [None] * len(leaves)
         if params is None and needs_params:
             raise ValueError(f"{name} needs {NEEDS_PARAMS}")

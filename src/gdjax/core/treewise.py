@@ -85,8 +85,7 @@ def _treewise_update(
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        if numbers:  # what composes rules runs those without numbers on states of its own
-            check_state(name, state, numbers)
+        check_state(name, state, numbers)
         if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         if params is None and needs_params:

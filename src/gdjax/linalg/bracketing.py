@@ -124,7 +124,7 @@ def bracketed_root(fun: Callable[[Array], Array], lower: Array, upper: Array, to
       >>> squares = jnp.array([2.0, 9.0])
       >>> lower, upper = jnp.zeros(2), jnp.full(2, 9.0)
       >>> print(best(bracketed_root(lambda x: x**2 - squares, lower, upper, jnp.zeros(2))).x)
-      [1.4142135 3.       ]
+      [1.4142 3.    ]
     """
 
     def step(c: Carry) -> Carry:

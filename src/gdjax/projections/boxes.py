@@ -7,11 +7,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.hyper import as_array, leaf_values
-from gdjax.core.types import Number, PyTree
-from gdjax.projections.reading import Bound, read
+from gdjax.core.types import PyTree
+from gdjax.projections.reading import Bound, broadcasts, read
 
 HYPERCUBE = "projection_hypercube(scale=...)"
 
@@ -66,7 +67,7 @@ def projection_hypercube(tree: PyTree, scale: Bound = 1) -> PyTree:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_linf_ball(tree: PyTree, scale: Number = 1) -> PyTree:
+def projection_linf_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
     """Clip every element to [-scale, scale].
 
     Args:
@@ -83,13 +84,15 @@ def projection_linf_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     return _bound(what, jnp.minimum, tree, scale)
 
 
-def _bound(what: str, limit: Callable[[Array, Array], Array], tree: PyTree, bound: Bound) -> PyTree:
+def _bound(
+    what: str, limit: Callable[[Array, Array], Array], tree: PyTree, bound: Bound | ArrayLike
+) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     bounds = leaf_values(what, bound, tree)
     for i, (x, b) in enumerate(zip(leaves, bounds, strict=True)):
         if b is not None:
             b = as_array(what, b).astype(x.dtype)
-            if jnp.broadcast_shapes(b.shape, x.shape) != x.shape:
+            if not broadcasts(b.shape, x.shape):
                 raise ValueError(f"{what} has shape {b.shape} where the tree has {x.shape}.")
             leaves[i] = limit(x, jnp.broadcast_to(b, x.shape))
     return treedef.unflatten(leaves)

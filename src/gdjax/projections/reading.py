@@ -45,3 +45,9 @@ def number(what: str, x: Number) -> Array:
     if x.ndim:
         raise ValueError(f"{what} must be one number, got an array of shape {x.shape}.")
     return x
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Return whether an array of one shape can be broadcast to another."""
+    sizes = zip(shape[::-1], to[::-1], strict=False)
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in sizes)

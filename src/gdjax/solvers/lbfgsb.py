@@ -22,7 +22,7 @@ from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, PyTree, Scalar
-from gdjax.projections.reading import Bound
+from gdjax.projections.reading import Bound, broadcasts
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.line_search import (
     Line,
@@ -238,7 +238,7 @@ def _whole(name: str, bound: Bound, none: float, leaves: list, params: Params) -
     values, whole = leaf_values(f"lbfgsb({name}=...)", bound, params), []
     for i, (b, p) in enumerate(zip(values, leaves, strict=True)):
         b = jnp.asarray(none if b is None else b)
-        if b.ndim > p.ndim or any(n not in (1, m) for n, m in zip(b.shape[::-1], p.shape[::-1])):
+        if not broadcasts(b.shape, p.shape):
             raise ValueError(
                 f"lbfgsb({name}=...) has shape {b.shape} where the parameter at "
                 f"{leaf_name(params, i)!r} has {p.shape}."
