@@ -171,7 +171,9 @@ def test_nested_chains_and_identity_change_nothing():
 
 def test_chain_names_a_state_of_another_chain():
     one, two = gdjax.chain(gdjax.clip(1.0)), gdjax.chain(gdjax.clip(1.0), gdjax.sgd(0.1))
-    with pytest.raises(ValueError, match="1 parts, the chain 2 members"):
+    with pytest.raises(
+        ValueError, match="chain: this state .* a chain of 2 members; got a tuple of 1"
+    ):
         two.update(jnp.ones(1), one.init(jnp.ones(1)))
     with pytest.raises(ValueError, match="distinct strings"):
         gdjax.named_chain(("a", gdjax.identity()), ("a", gdjax.identity()))

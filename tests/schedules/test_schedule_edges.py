@@ -151,7 +151,7 @@ BAD = [
     (lambda: gdjax.exponential_decay(1.0, 5, 0.0), r"decay_rate=...\) must be finite and > 0"),
     (
         lambda: gdjax.warmup_cosine_decay_schedule(0.0, 1.0, 11, 10),
-        r"warmup_cosine_decay_schedule\(decay_steps=...\) must be >= warmup_steps=11, got 10. decay_steps includes",
+        r"warmup_cosine_decay_schedule\(decay_steps=...\) must be >= warmup_steps=11, got 10.",
     ),
     (
         lambda: gdjax.warmup_linear_decay_schedule(0.0, 1.0, 11, 10),

@@ -82,8 +82,7 @@ def _chain_update(
     of = "" if names else f"{len(members)} members"
 
     def chained(updates, state, params=None, **extra):
-        parts = isinstance(state, (tuple, list, dict)) and not isinstance(state, State)
-        if not parts or len(state) != len(members) or names and set(state) != set(names):
+        if not _has_parts(state, len(members), names):
             raise foreign_state(name, f"a chain of {', '.join(names or ())}{of}", state)
         dtypes, updates = updates, upcast(jax.tree.map(jnp.asarray, updates))
         new = {}
@@ -93,6 +92,12 @@ def _chain_update(
         return cast_like(updates, jax.tree.map(jnp.asarray, dtypes)), states
 
     return compiled(chained, name)
+
+
+def _has_parts(state: OptState, size: int, names: tuple[str, ...] | None) -> bool:
+    if names is not None:
+        return isinstance(state, dict) and state.keys() == set(names)
+    return isinstance(state, (tuple, list)) and not isinstance(state, State) and len(state) == size
 
 
 def with_extra_args_support(tx: Pair) -> Optimizer:
