@@ -3,7 +3,7 @@
 The functions are never called.
 """
 
-# pyright: standard, reportUnnecessaryTypeIgnoreComment=error, enableTypeIgnoreComments=false
+# pyright: standard, reportUnnecessaryTypeIgnoreComment=error
 
 from program import examples, loss_fn, start
 

@@ -1,8 +1,8 @@
 """A user's program, written as its author would; both type checkers accept it, and it runs."""
 
-# pyright: standard, reportUnnecessaryTypeIgnoreComment=error, enableTypeIgnoreComments=false
+# pyright: standard, reportUnnecessaryTypeIgnoreComment=error
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def own_loop(optimizer: gdjax.Optimizer, steps: int = 5) -> Params:
     state = optimizer.init(params)
 
     @jax.jit
-    def step(params: Params, state: gdjax.OptState) -> tuple[Params, gdjax.OptState]:
+    def step(params: Params, state: Any) -> tuple[Params, Any]:
         grads = jax.grad(loss_fn)(params, examples())
         updates, state = optimizer.update(grads, state, params)
         return gdjax.apply_updates(params, updates), state
