@@ -209,6 +209,7 @@ def resumable(directory):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
     script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
     hold = "import gdjax.training.store as s, time; old = s.Store.save\n"
