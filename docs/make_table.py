@@ -37,12 +37,13 @@ def table():
 
 
 def factory_of(case):
-    """Return the public factory that a case tests; None for compositions and solvers."""
+    """Return the optimizer that a case runs; None for compositions, transforms and solvers."""
     make = case.make
     while isinstance(make, functools.partial):
         make = make.func
     make = getattr(make, "factory", make)
-    listed = getattr(gdjax, make.__name__, None) is make and ".solvers." not in make.__module__
+    listed = getattr(gdjax, make.__name__, None) is make and ".optimizers." in make.__module__
+    listed = listed and not make.__name__.startswith("scale_by_")
     return make if listed else None
 
 

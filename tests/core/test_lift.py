@@ -207,6 +207,7 @@ def test_state_follows_the_sharding_of_its_parameter():
     np.testing.assert_array_equal(updates, one)
 
 
+@pytest.mark.processes
 def test_importing_gdjax_imports_no_optional_package():
     code = (
         "import sys, gdjax; "

@@ -337,6 +337,7 @@ print("done")
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_renewals_of_large_factors_come_to_an_end():
     """Two decompositions in one branch made XLA's CPU runtime deadlock; see `after`."""
     command = [sys.executable, "-c", RENEWALS]

@@ -30,7 +30,7 @@ def adopt(learning_rate, b1, b2, eps, weight_decay=0.0, clip=True, nesterov=Fals
     return step
 
 
-ADOPT = ADAM_PLAIN | dict(eps=0.2)
+ADOPT = ADAM_PLAIN | dict(eps=0.23)
 
 CASES = [
     Case("adopt", gdjax.adopt, ADOPT, adopt),

@@ -74,7 +74,7 @@ CASES = [
     Case(
         "scale_by_param_block_rms",
         _along(gdjax.scale_by_param_block_rms),
-        dict(learning_rate=0.05, min_scale=0.5),
+        dict(learning_rate=0.05, min_scale=0.55),
         partial(param_block, size=rms),
     ),
     Case(
@@ -82,5 +82,6 @@ CASES = [
         partial(gdjax.scale_by_distance_over_gradients, param_dtype=None),
         dict(reps_rel=0.02, eps=1e-3, global_scale=-0.9),
         distance_over_gradients,
+        valley=3.5,  # no rate to tune, as l_dog
     ),
 ]

@@ -111,6 +111,9 @@ def soap(
     return step
 
 
+# A first gradient of n x m with n > m + 1 leaves eigenvectors to rounding noise, which no oracle
+# can follow, so long axes are not rotated here. Bases are constants for differentiation, so they
+# are not renewed within the steps of the contract.
 CASES = [
     Case(
         "soap",

@@ -223,6 +223,7 @@ def resumable(directory):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
     hold = "import gdjax.training.checkpoint as c, time; old = c.Checkpoints.save\n"
