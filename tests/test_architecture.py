@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.namespace import HOMES, load
+from gdjax.namespace import HOMES
 
 TOP = Path(__file__).parent.parent
 SRC = TOP / "src"
@@ -154,7 +154,7 @@ def parameters(thing) -> dict[str, inspect.Parameter]:
 
 @functools.cache
 def functions() -> dict[str, object]:
-    found = {name: load(name) for name, home in HOMES.items() if home != "gdjax"}
+    found = {name: getattr(gdjax, name) for name, home in HOMES.items() if home != "gdjax"}
     return {k: v for k, v in found.items() if callable(v)}
 
 
