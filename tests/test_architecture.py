@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -142,7 +143,9 @@ def of_optax(name: str):
     """Return optax's thing of this name, wherever it is, or None."""
     places = (optax, optax.contrib, optax.tree, optax.losses, optax.projections, optax.schedules)
     places += (optax.perturbations, optax.transforms, optax.second_order, optax.assignment)
-    return next((getattr(place, name) for place in places if hasattr(place, name)), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # optax has moved some names
+        return next((getattr(place, name) for place in places if hasattr(place, name)), None)
 
 
 def parameters(thing) -> dict[str, inspect.Parameter]:

@@ -208,7 +208,7 @@ def adafactor(
     *,
     min_scale: Hyperparam = 1e-3,
 ) -> Optimizer:
-    """Descend by steps in proportion to the parameters, with very little memory.
+    """Scale steps by the RMS of the parameters, with factored second moments.
 
     Good for: large matrices with little memory, T5-like language models.
 

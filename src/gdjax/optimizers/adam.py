@@ -95,7 +95,7 @@ def adam(
 ) -> Optimizer:
     r"""Descend along a running mean of the gradient over its root-mean-square.
 
-    Good for: a first try on almost anything.
+    Good for: a first choice for most problems.
 
     mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) |g|^2;
     update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)

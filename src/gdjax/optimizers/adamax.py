@@ -86,7 +86,7 @@ def adamaxw(
 ) -> Optimizer:
     """Run AdaMax with decoupled weight decay.
 
-    Good for: as `adamax`, with decay.
+    Good for: the same as `adamax`, with weight decay.
 
     Args:
       learning_rate: see `adamax`.

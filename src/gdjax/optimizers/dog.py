@@ -216,7 +216,7 @@ def dog(
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend by the largest distance from the start over the root of the summed squared norms.
+    """Descend by the largest distance travelled over the root of the summed squared gradients.
 
     Good for: fine-tuning without a learning rate to tune.
 

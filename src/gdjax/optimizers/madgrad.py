@@ -81,7 +81,7 @@ def madgrad(
     decoupled: bool = False,
     mask: Mask = None,
 ) -> Optimizer:
-    """Step towards the start minus the weighted sum of all gradients over a cube root.
+    """Step towards the initial point minus the weighted sum of all gradients over a cube root.
 
     Good for: sparse features, images on which Adam generalizes badly.
 

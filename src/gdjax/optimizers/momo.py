@@ -152,7 +152,7 @@ def momo(
     weight_decay: Scalar = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
-    r"""Descend with momentum by a Polyak step: as far as the loss can fall, at most learning_rate.
+    r"""Descend with momentum by a Polyak step: limited by the loss and by learning_rate.
 
     Good for: SGD with momentum when the smallest loss is roughly known, such as 0.
 
@@ -208,7 +208,7 @@ def momo_adam(
     weight_decay: Scalar = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
-    """Run Adam with a Polyak step: as far as the loss can fall, at most Adam's own step.
+    """Run Adam with a Polyak step: limited by the loss and by Adam's own step.
 
     Good for: Adam that is less sensitive to the learning rate.
 

@@ -121,7 +121,7 @@ def nadam(
     power: Hyperparam | None = None,
     nu_dtype: DType = None,
 ) -> Optimizer:
-    """Run Adam with Nesterov's look ahead.
+    """Run Adam with Nesterov momentum.
 
     Good for: an Adam that responds faster to new gradients, at no extra cost.
 

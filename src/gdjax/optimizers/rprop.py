@@ -100,7 +100,7 @@ def rprop(
     min_step_size: Hyperparam = 1e-6,
     max_step_size: Hyperparam = 50.0,
 ) -> Optimizer:
-    """Step against the sign of the gradient, each weight with a step size of its own.
+    """Step against the sign of the gradient, with a separate step size for each weight.
 
     Good for: exact gradients (full batch) of very different magnitudes.
 

@@ -168,7 +168,7 @@ def soap(
 ) -> Optimizer:
     """Run Adam in the eigenbasis of Shampoo's factors, which is tracked by QR decompositions.
 
-    Good for: large networks where fewer steps are worth more work in each.
+    Good for: large networks, if fewer but more expensive steps pay off.
 
     For a matrix g, with bases from earlier gradients:
     low = Q_L^H g Q_R;  mu = b1 mu + (1 - b1) low;  nu = b2 nu + (1 - b2) |low|^2;

@@ -111,7 +111,7 @@ def lars(
     momentum: Hyperparam = 0.9,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Descend with momentum, each array by a fraction of its own norm.
+    """Descend with momentum, with steps proportional to the norm of each array.
 
     Good for: very large batches of images.
 
@@ -172,7 +172,7 @@ def lamb(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Step along Adam's direction, each array by a fraction of its own norm.
+    """Step along Adam's direction, with steps proportional to the norm of each array.
 
     Good for: very large batches.
 
