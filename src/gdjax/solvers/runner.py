@@ -279,32 +279,24 @@ def call(
         return run(fun, *static, *given)
     if isinstance(fun, types.MethodType) and not jax.tree_util.all_leaves([fun.__self__]):
         fun = jax.tree_util.Partial(fun.__func__, fun.__self__)
-    given_data, given_rest = _split(given, NUMBERS)
-    is_tree = not jax.tree_util.all_leaves([fun])
-    data, rest = _split(fun, ARRAYS) if is_tree else ([], None)
-    structure = (rest, given_rest, static)
-    _check_hashable(name, None if is_tree else fun, structure)
-    if is_tree:
-        return _of_object(run, None, structure, data, given_data)
-    return _program(run, fun)(structure, data, given_data)
+    tree = None if jax.tree_util.all_leaves([fun]) else fun
+    leaves, treedef = jax.tree.flatten((tree, given))
+    own = len(jax.tree.leaves(tree))  # of the function only arrays are data, numbers are not
+    is_data = [isinstance(x, ARRAYS if i < own else NUMBERS) for i, x in enumerate(leaves)]
+    data = [x if yes else None for x, yes in zip(leaves, is_data, strict=True)]
+    others = tuple(None if yes else x for x, yes in zip(leaves, is_data, strict=True))
+    structure = (treedef, others, static)
+    _check_hashable(name, fun if tree is None else None, structure)
+    if tree is None:
+        return _program(run, fun)(structure, data)
+    return _of_object(run, None, structure, data)
 
 
-def _split(tree: PyTree, kinds: tuple[type, ...]) -> tuple[list, tuple]:
-    """Return the leaves of some kinds in a tree, and the rest, which is static."""
-    leaves, treedef = jax.tree.flatten(tree)
-    data = [x if isinstance(x, kinds) else None for x in leaves]
-    return data, (treedef, tuple(None if isinstance(x, kinds) else x for x in leaves))
-
-
-def _joined(data: list, rest: tuple) -> PyTree:
-    treedef, others = rest
-    return treedef.unflatten([o if d is None else d for d, o in zip(data, others, strict=True)])
-
-
-def _run(run: Callable, fun: Any, structure: tuple, data: list, given_data: list) -> Any:
-    rest, given_rest, static = structure
-    fun = fun if rest is None else _joined(data, rest)
-    return run(fun, *static, *_joined(given_data, given_rest))
+def _run(run: Callable, fun: Any, structure: tuple, data: list) -> Any:
+    treedef, others, static = structure
+    leaves = [other if x is None else x for x, other in zip(data, others, strict=True)]
+    tree, given = treedef.unflatten(leaves)
+    return run(fun if tree is None else tree, *static, *given)
 
 
 _of_object = jax.jit(_run, static_argnums=(0, 1, 2))  # never freed; pytrees add only what is static
@@ -326,9 +318,9 @@ def _program(run: Callable, fun: Callable) -> Callable:
     if (run, part) in programs:
         return programs[run, part]
 
-    def program(structure, data, given_data):  # must not hold `owner`, or it would never be freed
+    def program(structure, data):  # must not hold `owner`, or it would never be freed
         fun = ref() if part is None else types.MethodType(part, ref())
-        return _run(run, fun, structure, data, given_data)
+        return _run(run, fun, structure, data)
 
     program.__name__ = program.__qualname__ = run.__name__
     programs[run, part] = jax.jit(program, static_argnums=0)
