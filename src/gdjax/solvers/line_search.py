@@ -35,10 +35,9 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast, compute_dtype, real_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
-from gdjax.core.treewise import treewise
 from gdjax.core.types import LossFn, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.scale import scale_by_learning_rate
 
@@ -260,7 +259,7 @@ def searched(
     theirs, own = (tuple(s.hyperparams) for s in (example, direction.init(jnp.zeros(()))))
     scaled = {} if learning_rate is None else {"learning_rate": learning_rate}
     joined = treewise(
-        _searched, None, {**dict.fromkeys(own + theirs, 0.0), **scaled}, name=name, caller=name,
+        _searched, None, {**dict.fromkeys(own + theirs), **scaled}, name=name, caller=name,
         direction_update=direction.update, direction_numbers=own,
         linesearch_update=linesearch.update, linesearch_numbers=theirs,
     )  # fmt: skip

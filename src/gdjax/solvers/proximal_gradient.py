@@ -28,10 +28,9 @@ from gdjax.core.checks import (
     checked,
 )
 from gdjax.core.hyper import as_array, as_hyper
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.trees import copied, inner_product, total, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Params, PyTree, Scalar
 
 

@@ -25,11 +25,10 @@ from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, check_choice, check_slots, checked
 from gdjax.core.hyper import Schedule
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import the_only
 from gdjax.core.trees import product
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params
 from gdjax.transforms.decay import add_decayed_weights
 
