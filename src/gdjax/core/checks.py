@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import State
-from gdjax.core.hyper import is_schedule, is_value, path_name
+from gdjax.core.hyper import is_value, path_name
 from gdjax.core.numerics import is_inexact
-from gdjax.core.types import OptState, PyTree, TreeDef
+from gdjax.core.types import PyTree, TreeDef
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,7 +165,7 @@ def check_range(what: str, value: object, allowed: Range) -> None:
     for x in jax.tree.leaves(value, is_leaf=is_value):
         if x is None and value is not None:
             continue
-        if is_schedule(x) or callable(x) or isinstance(x, jax.core.Tracer):
+        if callable(x) or isinstance(x, jax.core.Tracer):
             continue
         if isinstance(x, (bool, str, bytes)) or not isinstance(
             x, (int, float, np.ndarray, np.generic, jax.Array)
@@ -202,20 +202,6 @@ def check_choice(what: str, value: object, choices: Collection[object]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
-    """Raise unless a state is one that an optimizer made.
-
-    Args:
-      name: what the user called.
-      state: what came in as state.
-      numbers: the names of the optimizer's hyperparameters. What composes rules runs those without
-        numbers on states of its own, so if there are none, the state may have others.
-    """
-    if not isinstance(state, State) or numbers and state.hyperparams.keys() != set(numbers):
-        whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
-        raise foreign_state(name, whose, state)
 
 
 def check_slots(name: str, slots: Any, kind: type) -> None:
