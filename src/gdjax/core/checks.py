@@ -204,30 +204,22 @@ def check_choice(what: str, value: object, choices: Collection[object]) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
+def check_state(
+    name: str, state: OptState, numbers: Collection[str], slots_class: type | None = None
+) -> None:
     """Raise unless a state is one that an optimizer made.
 
     Args:
       name: what the user called.
       state: what came in as state.
-      numbers: the names of the optimizer's hyperparameters. What composes rules runs those without
-        numbers on states of its own, so if there are none, the state may have others.
+      numbers: the names of the optimizer's hyperparameters.
+      slots_class: the class of its slots; None if it is not known.
     """
-    if not isinstance(state, State) or numbers and state.hyperparams.keys() != set(numbers):
+    if not isinstance(state, State) or state.hyperparams.keys() != set(numbers):
         whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
         raise foreign_state(name, whose, state)
-
-
-def check_slots(name: str, slots: Any, kind: type) -> None:
-    """Raise unless the slots of a state are those that a wrapper made.
-
-    Args:
-      name: what the user called.
-      slots: what came in as slots.
-      kind: the class of the wrapper's slots.
-    """
-    if not isinstance(slots, kind):
-        raise foreign_state(name, f"whose slots are {kind.__name__}", slots)
+    if slots_class is not None and not isinstance(state.slots, slots_class):
+        raise foreign_state(name, f"whose slots are {slots_class.__name__}", state.slots)
 
 
 def foreign_state(name: str, whose: str, got: Any) -> ValueError:

@@ -98,7 +98,8 @@ def leafwise(
         `(update, slots)`. All arrays come in at least float32; `param` is None if `update` was
         called without parameters; `count` is t = 1, 2, ... of the paper. A keyword that is neither
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
-      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
+      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple. If its
+        annotation names that class, `update` refuses a state with other slots.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
       name: what the user called, for errors and traces, unless a `checked` factory is running,
         which has its own name; None is the name of the rule.
@@ -228,9 +229,8 @@ def _lift(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    update = _lifted_update(
-        rule, frozen(static), map_rows, name, tuple(sorted(given)), needs_params, descends
-    )
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
     return Optimizer(init, update)
 
 
@@ -241,6 +241,7 @@ def _lifted_update(
     map_rows: Callable,
     name: str,
     numbers: tuple[str, ...],
+    kind: type | None,
     needs_params: bool,
     descends: bool,
 ) -> Callable:
@@ -266,7 +267,7 @@ def _lifted_update(
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
+        check_state(name, state, numbers, kind)
         parts = [None] * len(leaves)
         if params is None and needs_params:
             raise ValueError(f"{name} needs {NEEDS_PARAMS}")
@@ -358,6 +359,24 @@ def _slot_rows(name: str, slots: PyTree, treedef: TreeDef, leaves: list[Array]) 
 def rule_name(rule: Rule) -> str:
     """Return the name of a rule in errors and traces: that of its function, without "_rule"."""
     return getattr(rule, "__name__", type(rule).__name__).strip("_").removesuffix("_rule")
+
+
+def slots_class(slots: Callable[[Any], Any] | None) -> type | None:
+    """Return the NamedTuple class that `slots` returns, by its annotation; None without one.
+
+    Example:
+      >>> from gdjax.optimizers.adam import adam_moments
+      >>> slots_class(functools.partial(adam_moments, mu_dtype=jnp.bfloat16)).__name__
+      'AdamMoments'
+    """
+    while isinstance(slots, functools.partial):
+        slots = slots.func
+    kind = slots
+    if slots is not None and not isinstance(slots, type):
+        kind = getattr(slots, "__annotations__", {}).get("return")
+        if isinstance(kind, str):
+            kind = getattr(slots, "__globals__", {}).get(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, tuple) else None
 
 
 def frozen(static: dict[str, Hashable]) -> Static:

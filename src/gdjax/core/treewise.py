@@ -19,6 +19,7 @@ from gdjax.core.lift import (
     frozen,
     keywords_of,
     rule_name,
+    slots_class,
     used_extras,
 )
 from gdjax.core.numerics import cast, cast_like, safe_increment, upcast
@@ -41,7 +42,8 @@ def treewise(
         `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
         the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
-      slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
+      slots: `slots(params)` returns what the rule remembers: any pytree, also other states. If its
+        annotation names a NamedTuple class, `update` refuses a state with other slots.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
       name: as for `leafwise`.
       needs_params: as for `leafwise`.
@@ -73,19 +75,25 @@ def treewise(
                 )
         return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
 
-    update = _treewise_update(rule, frozen(static), name, tuple(sorted(given)), needs_params)
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _treewise_update(rule, frozen(static), name, *known, needs_params)
     return Optimizer(init, update)
 
 
 @functools.lru_cache(maxsize=1024)
 def _treewise_update(
-    rule: Callable, static: Static, name: str, numbers: tuple[str, ...], needs_params: bool
+    rule: Callable,
+    static: Static,
+    name: str,
+    numbers: tuple[str, ...],
+    kind: type | None,
+    needs_params: bool,
 ) -> Callable:
     fixed, keywords = dict(static), keywords_of(rule)
 
     def update(grads, state, params=None, **extra):
         leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
+        check_state(name, state, numbers, kind)
         if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         if params is None and needs_params:

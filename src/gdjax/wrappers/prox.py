@@ -19,7 +19,6 @@ from jax import Array
 from gdjax import projections, proximal
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
 from gdjax.core.lift import NEEDS_PARAMS
@@ -57,7 +56,6 @@ class Proximal(NamedTuple):
 
 
 def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
-    check_slots("with_prox", slots, Proximal)
     if params is None:
         raise ValueError(f"with_prox needs {NEEDS_PARAMS}")
     leaves, treedef = jax.tree.flatten(params)
