@@ -234,6 +234,8 @@ def foreign_state(name: str, whose: str, got: Any) -> ValueError:
         got = f"one with the hyperparameters {', '.join(got.hyperparams) or '(none)'}"
     elif isinstance(got, dict) or type(got) is tuple:
         got = f"a {type(got).__name__} of {len(got)}, as of a chain"
+    elif isinstance(got, jax.Array):
+        got = "an array"
     elif not isinstance(got, str):
         got = type(got).__name__
     return ValueError(

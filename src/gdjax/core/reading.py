@@ -18,7 +18,7 @@ from gdjax.core.hyper import (
     as_scalar,
     is_schedule,
     value_at,
-)  # fmt: skip
+)
 from gdjax.core.protocols import states_in
 from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
 

@@ -33,11 +33,18 @@ Prox: TypeAlias = Callable[..., Params]  # (params, hyperparams_prox, scaling) -
 Metric: TypeAlias = Callable[[OptState, Params], list[Array | None]]
 
 SEPARABLE: set[Any] = {  # they treat each element by itself
-    proximal.prox_none, proximal.prox_lasso, proximal.prox_non_negative_lasso,
-    proximal.prox_elastic_net, proximal.prox_non_negative_elastic_net, proximal.prox_ridge,
-    proximal.prox_non_negative_ridge, projections.projection_non_negative,
-    projections.projection_box, projections.projection_hypercube, projections.projection_linf_ball,
-}  # fmt: skip
+    proximal.prox_none,
+    proximal.prox_lasso,
+    proximal.prox_non_negative_lasso,
+    proximal.prox_elastic_net,
+    proximal.prox_non_negative_elastic_net,
+    proximal.prox_ridge,
+    proximal.prox_non_negative_ridge,
+    projections.projection_non_negative,
+    projections.projection_box,
+    projections.projection_hypercube,
+    projections.projection_linf_ball,
+}
 TOGETHER: set[Any] = {proximal.prox_group_lasso} | {
     getattr(projections, f"projection_{name}")
     for name in "simplex l1_sphere l1_ball l2_sphere l2_ball vector hyperplane halfspace".split()
