@@ -222,7 +222,7 @@ def check_state(
         raise foreign_state(name, f"whose slots are {slots_class.__name__}", state.slots)
 
 
-def foreign_state(name: str, whose: str, got: Any) -> ValueError:
+def foreign_state(name: str, whose: str, got: object) -> ValueError:
     """Return the error for a state that another optimizer made.
 
     Args:

@@ -107,7 +107,7 @@ def _check(state: OptState, prox: Prox, separable: bool | None, metric: Metric |
         )
 
 
-def _is_known(slots: Any) -> bool:
+def _is_known(slots: object) -> bool:
     return slots == () or isinstance(slots, HasDiagonal) or any(True for _ in states_in(slots))
 
 

@@ -30,7 +30,7 @@ class Injected(NamedTuple):
     inner_state: OptState  # state of the optimizer that the factory makes
 
 
-def _is_stateful(x: Any) -> bool:
+def _is_stateful(x: object) -> bool:
     return not isinstance(x, type) and callable(getattr(x, "init", None)) and callable(x)
 
 
