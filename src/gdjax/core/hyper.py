@@ -251,8 +251,10 @@ def spread(what: str, value: PyTree, tree: PyTree) -> list[Any]:
     try:
         jax.tree.map(
             lambda v, part: values.extend([v] * len(jax.tree.leaves(part))),
-            value, tree, is_leaf=is_value,
-        )  # fmt: skip
+            value,
+            tree,
+            is_leaf=is_value,
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{what} is a tree that is no prefix of the parameters: "

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, called, check_like, checked, foreign_state
+from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
 from gdjax.core.hyper import Masked, Schedule, as_hyper, leaf_values, spread, value_at
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
@@ -98,7 +98,8 @@ def leafwise(
         `(update, slots)`. All arrays come in at least float32; `param` is None if `update` was
         called without parameters; `count` is t = 1, 2, ... of the paper. A keyword that is neither
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
-      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
+      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple. If its
+        annotation names that class, `update` refuses a state with other slots.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
       name: what the user called, for errors and traces, unless a `checked` factory is running,
         which has its own name; None is the name of the rule.
@@ -230,9 +231,8 @@ def _lift(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    update = _lifted_update(
-        rule, frozen(static), map_rows, name, tuple(sorted(given)), needs_params, descends
-    )
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
     return Optimizer(init, update)
 
 
@@ -243,6 +243,7 @@ def _lifted_update(
     map_rows: Callable,
     name: str,
     numbers: tuple[str, ...],
+    kind: type | None,
     needs_params: bool,
     descends: bool,
 ) -> Callable:
@@ -267,7 +268,9 @@ def _lifted_update(
         return out.astype(grad.dtype), cast_like(new, slots)
 
     def update(grads, state, params=None, **extra):
-        leaves, parts, treedef = checked_leaves(name, numbers, needs_params, grads, state, params)
+        leaves, parts, treedef = checked_leaves(
+            name, numbers, kind, needs_params, grads, state, params
+        )
         known = {*state.hyperparams, *fixed}
         used = (
             used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
@@ -345,7 +348,8 @@ def treewise(
         `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
         the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
-      slots: `slots(params)` returns what the rule remembers: any pytree, also other states.
+      slots: `slots(params)` returns what the rule remembers: any pytree, also other states. If its
+        annotation names a NamedTuple class, `update` refuses a state with other slots.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
       name: as for `leafwise`.
       needs_params: as for `leafwise`.
@@ -377,18 +381,26 @@ def treewise(
                 )
         return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
 
-    update = _treewise_update(rule, frozen(static), name, tuple(sorted(given)), needs_params)
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _treewise_update(rule, frozen(static), name, *known, needs_params)
     return Optimizer(init, update)
 
 
 @functools.lru_cache(maxsize=1024)
 def _treewise_update(
-    rule: Callable, static: Static, name: str, numbers: tuple[str, ...], needs_params: bool
+    rule: Callable,
+    static: Static,
+    name: str,
+    numbers: tuple[str, ...],
+    kind: type | None,
+    needs_params: bool,
 ) -> Callable:
     fixed, keywords = dict(static), keywords_of(rule)
 
     def update(grads, state, params=None, **extra):
-        leaves, parts, treedef = checked_leaves(name, numbers, needs_params, grads, state, params)
+        leaves, parts, treedef = checked_leaves(
+            name, numbers, kind, needs_params, grads, state, params
+        )
         if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         params = None if parts is None else treedef.unflatten(upcast(parts))
@@ -413,6 +425,24 @@ def rule_name(rule: Rule) -> str:
     return getattr(rule, "__name__", type(rule).__name__).strip("_").removesuffix("_rule")
 
 
+def slots_class(slots: Callable[[Any], Any] | None) -> type | None:
+    """Return the NamedTuple class that `slots` returns, by its annotation; None without one.
+
+    Example:
+      >>> from gdjax.optimizers.adam import adam_moments
+      >>> slots_class(functools.partial(adam_moments, mu_dtype=jnp.bfloat16)).__name__
+      'AdamMoments'
+    """
+    while isinstance(slots, functools.partial):
+        slots = slots.func
+    kind = slots
+    if slots is not None and not isinstance(slots, type):
+        kind = getattr(slots, "__annotations__", {}).get("return")
+        if isinstance(kind, str):
+            kind = getattr(slots, "__globals__", {}).get(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, tuple) else None
+
+
 def frozen(static: dict[str, Hashable]) -> Static:
     """Return the static arguments of a rule, sorted, as a hashable key."""
     for key, value in static.items():
@@ -429,6 +459,7 @@ def frozen(static: dict[str, Hashable]) -> Static:
 def checked_leaves(
     name: str,
     numbers: Collection[str],
+    kind: type | None,
     needs_params: bool,
     grads: Updates,
     state: OptState,
@@ -438,17 +469,15 @@ def checked_leaves(
 
     Args:
       name: what the user called.
-      numbers: the names of the optimizer's hyperparameters. What composes rules runs those without
-        numbers on states of its own, so if there are none, the state may have others.
+      numbers: the names of the optimizer's hyperparameters.
+      kind: the class of its slots; None if it is not known.
       needs_params: whether the parameters may not be None.
       grads: the gradients.
       state: what came in as state.
       params: the parameters, or None.
     """
     leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-    if not isinstance(state, State) or numbers and state.hyperparams.keys() != set(numbers):
-        whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
-        raise foreign_state(name, whose, state)
+    check_state(name, state, numbers, kind)
     if params is None and needs_params:
         raise ValueError(f"{name} needs {NEEDS_PARAMS}")
     if params is None:

@@ -16,7 +16,7 @@ from gdjax.core.hyper import (
     as_array,
     as_hyper,
     value_at,
-)  # fmt: skip
+)
 from gdjax.core.protocols import states_in
 from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
 

@@ -71,7 +71,8 @@ def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
       >>> print(estimate.update(params, estimate.init(params), params, obj_fn=loss)[0])
       [  6. -10.]
     """
-    return treewise(_hutchinson, functools.partial(_slots, key=random_seed))
+    slots = functools.partial(_slots, key=random_seed)
+    return treewise(_hutchinson, slots, name="hutchinson_estimator_diag_hessian")
 
 
 def _gauss_newton_bartlett(grads, slots, params, count, *, raw_params, sampled_obj_fn, batch_size):
@@ -112,7 +113,8 @@ def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
       >>> print(jax.vmap(estimate)(jnp.arange(10_000)).mean().round(1))  # the Hessian is 1
       1.0
     """
-    return treewise(_gauss_newton_bartlett, functools.partial(_slots, key=key))
+    slots = functools.partial(_slots, key=key)
+    return treewise(_gauss_newton_bartlett, slots, name="gauss_newton_bartlett_diag_hessian")
 
 
 def _slots(params: Params, key: Key) -> Randomness:

@@ -15,7 +15,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, check_slots, checked
+from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, checked
 from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied, map_leaves
@@ -45,7 +45,6 @@ def _sync(slow, param, update, due, share):
 
 
 def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
-    check_slots("lookahead", slots, Lookahead)
     if params is None:
         raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

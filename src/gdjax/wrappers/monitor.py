@@ -15,7 +15,6 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.protocols import HasMetrics, states_in
@@ -53,7 +52,6 @@ def _rates(state: OptState) -> dict[str, Array]:
 
 
 def _monitor(grads, slots, params, count, *, inner, **extra):
-    check_slots("monitor", slots, Monitored)
     if params is None:
         raise ValueError(f"monitor needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

@@ -20,7 +20,6 @@ from gdjax.core.checks import (
     NONNEGATIVE,
     check_choice,
     check_integer,
-    check_slots,
     checked,
 )
 from gdjax.core.lift import treewise
@@ -64,7 +63,6 @@ def _limit(row, n, threshold, min_spread):
 def _skip_spikes(
     grads, slots, params, count, *, threshold, min_history, min_spread, watch, inner, **extra
 ):
-    check_slots("skip_spikes", slots, Spikes)
     if watch != "grad_norm" and "value" not in extra:
         raise TypeError(
             f"skip_spikes(watch={watch!r}) needs the loss: call update(grads, state, params, "

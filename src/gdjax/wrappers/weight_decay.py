@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_choice, check_slots, checked
+from gdjax.core.checks import NONNEGATIVE, check_choice, checked
 from gdjax.core.hyper import Schedule
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
 from gdjax.core.numerics import safe_increment
@@ -68,7 +68,6 @@ def _shrink(
 
 
 def _with_weight_decay(grads, slots, params, count, *, inner, shrink, **extra):
-    check_slots("with_weight_decay", slots, Decay)
     if params is None:
         raise ValueError(f"with_weight_decay needs {NEEDS_PARAMS}")
     learning_rate, rate_count = the_only("with_weight_decay", slots.inner, "learning_rate")
