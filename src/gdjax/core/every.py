@@ -1,4 +1,4 @@
-"""What happens only every so many steps."""
+"""Operations that run only every few steps, at fixed intervals."""
 
 from __future__ import annotations
 
