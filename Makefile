@@ -2,7 +2,7 @@
 #
 #   make demo      train on real digits, compare methods, sweep learning rates; leaves pictures
 #   make test      tests and doctests               (TESTS="tests/test_oracles.py -k adam" for some)
-#   make quick     a tenth of the tests that notices most mistakes, in two minutes
+#   make quick     a tenth of the tests, chosen to find most mistakes, in two minutes
 #   make lint      style, format, types
 #   make bench     side by side with optax and torch, in an environment of its own
 #   make examples  every example                    (FLAGS=--quick for a short look)
@@ -16,7 +16,7 @@
 
 VENV = .venv
 WORKERS = 2
-# How tests are dealt out: those of a file share what they compile. DIST=load splits files, too.
+# The tests of a file run in one process, since they share compiled programs. DIST=load splits files.
 DIST = loadfile
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -51,7 +51,7 @@ table: $(VENV)/.test
 
 clean:
 	rm -rf .venv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
-	rm -rf .pytest_cache .ruff_cache examples/output bench/output
+	rm -rf .pytest_cache .ruff_cache .mypy_cache examples/output bench/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # DIRECTORY/.EXTRA says that this environment has the package, in place, with that extra.

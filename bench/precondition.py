@@ -1,6 +1,7 @@
 """SOAP and Shampoo: mean steps, compared with AdamW and other ways to process the leaves."""
 
 import functools
+import importlib
 import statistics
 
 import jax
@@ -10,14 +11,13 @@ from steps import donated_step, transformer
 import gdjax
 from gdjax.core.lift import map_blocks
 from gdjax.linalg.buckets import in_turn, map_buckets
-from gdjax.optimizers import shampoo as shampoo_module
-from gdjax.optimizers import soap as soap_module
 
 FREQUENCY, ROUNDS = 10, 5
+SOAP, SHAMPOO = (importlib.import_module(f"gdjax.optimizers.{k}") for k in ("soap", "shampoo"))
 MAKERS = {
-    "SOAP": (soap_module, lambda **k: gdjax.soap(1e-3, precondition_frequency=FREQUENCY, **k)),
+    "SOAP": (SOAP, lambda **k: gdjax.soap(1e-3, precondition_frequency=FREQUENCY, **k)),
     "Shampoo": (
-        shampoo_module,
+        SHAMPOO,
         lambda **k: gdjax.shampoo(1e-3, precondition_frequency=FREQUENCY, block_size=512, **k),
     ),
 }

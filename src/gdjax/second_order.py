@@ -1,7 +1,7 @@
 """Curvature of a loss(params, inputs, targets): Hessian times vector, and two diagonals.
 
-optax has these names too, deprecated there. Deviations: `hessian_diag` needs
-memory for a few columns of the Hessian at a time, not for all.
+The names are those of optax, which has deprecated them. Deviations: `hessian_diag` needs memory for
+a few columns of the Hessian at a time, not for all.
 """
 
 from __future__ import annotations

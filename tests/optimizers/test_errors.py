@@ -56,7 +56,10 @@ def _update(name, grads, state=None, params=PARAMS, **extra):
 
 def test_factories_are_found():
     assert {"adam", "scale_by_adam", "dog", "muon", "schedule_free_adamw"} <= set(FACTORIES)
-    assert {"adamw", "lars", "cocob", "momo", "prodigy"} <= set(NEED_PARAMS)
+    assert {
+        "adamw", "adan", "cocob", "dadapt_adamw", "dog", "dowg", "fromage", "l_dog", "lamb", "lars",
+        "momo", "momo_adam", "novograd", "prodigy",
+    } <= SAYS_SO  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -90,12 +93,17 @@ def test_integer_gradients(name):
 
 
 # In adahessian and sophia the estimate of the curvature, which may be the user's, asks for them.
-NEED_PARAMS = [
+SAYS_SO = {
     name
     for name in FACTORIES
     if "needs the parameters" in " ".join((getattr(gdjax, name).__doc__ or "").split())
     and name not in ("adahessian", "sophia")
-]
+}
+BY_OPTIONS = set(  # by their defaults, such as weight_decay, or as twins
+    """adafactor adamuon apollo_mini dion dion2 normuon scale_by_cocob scale_by_dog scale_by_dowg
+    scale_by_l_dog scale_by_madgrad scale_by_novograd schedule_free_radam""".split()
+)
+NEED_PARAMS = sorted(SAYS_SO | BY_OPTIONS)
 
 
 @pytest.mark.parametrize("name", NEED_PARAMS)

@@ -276,7 +276,7 @@ def test_results_as_files_and_tables(tmp_path):
     result.save(tmp_path / "r.npz")
     state = gdjax.sgd(0.1).init(PARAMS)
     again = gdjax.SweepResult.load(tmp_path / "r.npz", PARAMS, state)
-    same(vars(result) | {"points": 0}, vars(again) | {"points": 0})
+    same(vars(result) | {"configs": 0}, vars(again) | {"configs": 0})
     assert again.best().config == result.best().config
     assert jax.tree.structure(again.best().state) == jax.tree.structure(state)
     plain = gdjax.SweepResult.load(tmp_path / "r.npz")

@@ -22,7 +22,7 @@ def loss_fn(params, batch):
 
 
 def test_grid_crosses_axes_and_computes_dependent_values_in_order():
-    points = gdjax.grid(
+    configs = gdjax.grid(
         {
             "learning_rate": gdjax.log_uniform(1e-4, 1e-2),
             "steps": gdjax.uniform(0, 10, whole=True),
@@ -30,25 +30,25 @@ def test_grid_crosses_axes_and_computes_dependent_values_in_order():
         },
         resolution=3,
     )
-    rates = sorted({p["learning_rate"] for p in points})
+    rates = sorted({c["learning_rate"] for c in configs})
     np.testing.assert_allclose(rates, [1e-4, 1e-3, 1e-2], rtol=1e-12)
-    assert len(points) == 9 and {p["steps"] for p in points} == {0, 5, 10}
-    assert all(p["warmup"] == 0.1 * p["steps"] for p in points)
+    assert len(configs) == 9 and {c["steps"] for c in configs} == {0, 5, 10}
+    assert all(c["warmup"] == 0.1 * c["steps"] for c in configs)
 
 
 @pytest.mark.parametrize("method", ["sobol", "halton", "random"])
 def test_samples_fill_the_space_evenly(method):
     space = {"rate": gdjax.log_uniform(1e-4, 1.0), "kind": gdjax.choice("a", "b"), "m": [0.0, 0.9]}
-    points = gdjax.sample(space, 64, key=1, method=method)
-    assert points == gdjax.sample(space, 64, key=1, method=method) and len(points) == 64
-    assert points != gdjax.sample(space, 64, key=2, method=method)
-    exponents = np.log10([p["rate"] for p in points])
+    configs = gdjax.sample(space, 64, key=1, method=method)
+    assert configs == gdjax.sample(space, 64, key=1, method=method) and len(configs) == 64
+    assert configs != gdjax.sample(space, 64, key=2, method=method)
+    exponents = np.log10([c["rate"] for c in configs])
     assert exponents.min() >= -4 and exponents.max() <= 0
     counts = np.histogram(exponents, 4, (-4, 0))[0]
     if method == "sobol":  # a (0, 6)-net: each quarter has exactly a quarter, in every coordinate
         assert counts.tolist() == [16] * 4
-        assert sum(p["kind"] == "a" for p in points) == 32
-    assert counts.min() >= 8 and {p["kind"] for p in points} == {"a", "b"}
+        assert sum(c["kind"] == "a" for c in configs) == 32
+    assert counts.min() >= 8 and {c["kind"] for c in configs} == {"a", "b"}
 
 
 def test_structure_is_a_program_each_behind_one_call():
@@ -188,7 +188,7 @@ def swept(space, **more):
         (lambda: gdjax.grid({"a": []}), r"grid\(space=...\) has no values"),
         (lambda: gdjax.grid({"a": np.ones((2, 2))}), r"grid\(space=.*1-d array"),
         (lambda: gdjax.sample({"a": np.ones((2, 2))}, 1), r"sample\(space=.*1-d array"),
-        (lambda: gdjax.grid({"a": lambda p: p["b"], "b": [1]}), "'a' reads 'b', but.*before it"),
+        (lambda: gdjax.grid({"a": lambda c: c["b"], "b": [1]}), "'a' reads 'b', but.*before it"),
         (lambda: swept({"b1": [0.5]}), "adam needs 'learning_rate'.*partial"),
         (lambda: swept({"init_seed": [0, 1]}), "'init_seed' has no effect.*model.init"),
         (lambda: swept({"seed": [0.5]}), "'seed' must be integers: 0.5"),

@@ -88,7 +88,7 @@ _running: ContextVar[str | None] = ContextVar("_running", default=None)
 def called(otherwise: str) -> str:
     """Return the name of the factory that the user called, for errors; see `checked`.
 
-    It is the outermost factory that is running, so `sgd` is named where it builds upon `trace`.
+    It is the outermost factory that is running, so `sgd` is named where it is built from `trace`.
     Where none is running, it is `otherwise`.
     """
     return _running.get() or otherwise

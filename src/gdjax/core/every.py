@@ -1,4 +1,4 @@
-"""What happens only every so many steps."""
+"""Operations that run only every few steps, at fixed intervals."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def is_due(count: Array, interval: Array, phase: Array | None = None) -> Array:
 def either(condition: Array, yes: Callable[[], T], no: Callable[[], T]) -> T:
     """Return `yes()` if the condition holds, else `no()`, of the same avals; only one of them runs.
 
-    `lax.cond` under jit. Outside of it the condition is known, and a `cond` would compile anew.
-    What leaves things as they are should be `no`, which XLA has as its first branch: then it does
-    not copy what passes through (bench/README.md).
+    `lax.cond` under jit. Outside of it the condition is known, and a `cond` would recompile.
+    The function that returns its input unchanged should be `no`, which is XLA's first branch: then
+    XLA does not copy the input (bench/README.md).
     """
     if isinstance(condition, jax.core.Tracer):
         return jax.lax.cond(condition, yes, no)

@@ -174,7 +174,7 @@ def direction_of(
 
     The new factory takes the arguments of `factory` save the first one, the learning rate, with the
     same defaults and ranges; type checkers and `help` see them. `factory` is decorated by `checked`
-    and hands its learning rate to `descend`. The decorated function gives name and docstring.
+    and passes its learning rate to `descend`. The decorated function gives name and docstring.
 
     Args:
       factory: an optimizer's factory, such as `gdjax.adam`.

@@ -97,7 +97,7 @@ def clip_parts(x: Array, bound: Array) -> Array:
 
 
 def bias_correction(decay: Array, count: Array) -> Array:
-    """Return 1 - decay**count, the weight that a running mean started at zero has gathered."""
+    """Return 1 - decay**count, the weight of the samples in a running mean that starts at zero."""
     return 1 - decay**count
 
 

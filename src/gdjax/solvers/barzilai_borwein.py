@@ -4,7 +4,7 @@ Barzilai & Borwein (1988), https://doi.org/10.1093/imanum/8.1.141; globalized by
 https://doi.org/10.1137/S1052623494266365; which of two lengths: Zhou, Gao & Dai (2006),
 https://doi.org/10.1007/s10589-006-6446-0.
 Paper -> here: alpha -> rate, M -> the length of `recent`, gamma -> slope_rtol; s, y as there.
-Deviation: where the curvature is not positive the rate grows tenfold, as progress can stall else.
+Deviation: where the curvature is not positive the rate grows tenfold; kept, progress could stall.
 """
 
 from __future__ import annotations

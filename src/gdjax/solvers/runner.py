@@ -48,7 +48,7 @@ from gdjax.solvers.result import Result, Status
 def start_of(
     name: str, params: Params, args: tuple, tol: Any, max_steps: Any
 ) -> tuple[Params, Array, Array]:
-    """Return parameters, tolerance and step limit as arrays, or say what is wrong with them.
+    """Return parameters, tolerance and step limit as arrays, or raise an error.
 
     Args:
       name: what the user called, for errors.

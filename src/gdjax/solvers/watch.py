@@ -1,4 +1,4 @@
-"""Progress of a compiled loop: which callback is called is data, so that none compiles anew."""
+"""Progress of a compiled loop: the callback is data, so that another one does not recompile."""
 
 from __future__ import annotations
 

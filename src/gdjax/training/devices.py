@@ -1,4 +1,4 @@
-"""What there is to run on: devices, threads, memory.
+"""What a run can use: devices, threads, memory.
 
 With several devices the lanes of a group are sharded over them. On a CPU that is one device, XLA
 leaves cores idle on small arrays, so there each group runs in a thread of its own.
@@ -27,7 +27,7 @@ class Devices(NamedTuple):
     workers: int  # groups at a time
 
     def padded(self, lanes: int) -> int:
-        """Return the least multiple of the devices that is at least so many lanes."""
+        """Return the least multiple of the number of devices that is >= `lanes`."""
         return -(-lanes // self.count) * self.count
 
     def share(self, lanes: int) -> int:
@@ -35,7 +35,7 @@ class Devices(NamedTuple):
         return self.padded(-(-lanes // self.workers))
 
     def in_threads(self, groups: int) -> bool:
-        """Return whether so many groups run in threads of their own."""
+        """Return whether this number of groups run in threads of their own."""
         return self.workers > 1 and groups > 1
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -77,9 +77,9 @@ def lanes_that_fit(used: Callable[[int], int], lanes: int, limit: int) -> int:
     """Return how many lanes one program may have.
 
     Args:
-      used: the bytes that the compiled program for so many lanes needs on a device.
-      lanes: the most.
-      limit: the bytes there are.
+      used: the bytes that the compiled program for a number of lanes needs on a device.
+      lanes: the largest number of lanes.
+      limit: the available bytes.
 
     Example:
       >>> lanes_that_fit(lambda lanes: 1000 + 10 * lanes, 4096, limit=5000)

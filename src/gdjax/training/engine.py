@@ -27,7 +27,7 @@ SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next; donated to each chunk."""
+    """What one step passes to the next; donated to each chunk."""
 
     params: Params
     state: OptState
@@ -118,7 +118,7 @@ def _from_arrays(
 
 
 def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
-    """Yield after so many batches as a chunk has steps; the iterable may end early."""
+    """Yield after as many batches as a chunk has steps; the iterable may end early."""
     program, carry, logs = stream_program(plan.program), run.carry, []
     axis = 1 if plan.program.lanes else 0
 
@@ -271,7 +271,7 @@ def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) 
         order = jax.random.permutation(jax.random.fold_in(key, number), examples)
         return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
-    epochs = 1 + (length + per_epoch - 2) // per_epoch  # that so many steps can touch
+    epochs = 1 + (length + per_epoch - 2) // per_epoch  # that the steps can extend over
     rows = jax.lax.map(epoch, first + jnp.arange(epochs)).reshape(-1, batch_size)
     return jax.lax.dynamic_slice_in_dim(rows, start - first * per_epoch, length)
 
@@ -319,8 +319,8 @@ def all_finite(tree: PyTree) -> Array:
 def either(ok: Array, new: PyTree, old: PyTree) -> PyTree:
     """Return the new tree if `ok`, else the old one.
 
-    On a CPU, XLA hands more than 8 copies that could run at the same time to its other threads, and
-    to wake those takes longer than to copy small arrays: there, one branch has at most 8 of them.
+    On a CPU, XLA runs more than 8 independent copies in other threads, and waking these takes
+    longer than copying small arrays. So for small trees on a CPU, a branch has at most 8 copies.
     """
     news, treedef = jax.tree.flatten(new)
     olds, size = jax.tree.leaves(old), max(1, len(news))

@@ -156,7 +156,7 @@ def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
 
 
 def check_batch_size(caller: str, batch_size: int, examples: int) -> None:
-    """Raise unless a batch can be drawn from so many examples."""
+    """Raise unless a batch can be drawn from this number of examples."""
     check_integer(f"{caller}(batch_size=...)", batch_size)
     if batch_size > examples:
         raise ValueError(

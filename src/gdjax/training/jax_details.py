@@ -1,7 +1,7 @@
 """What sweeps use of JAX that its documentation does not promise, each with what it relies on.
 
 If a new version of JAX changes one of these, `tests/training/test_jax_details.py` names it. None of
-them decides a result: lanes would run in a slower way, or copy more.
+them affects a result: lanes would only run more slowly, or copy more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def has_convolution(jaxpr: Any) -> bool:
 
     Relies on: `jax.stages.Traced.jaxpr` and `jax.make_jaxpr` give an object with `eqns`; an
     equation has `primitive.name` and `params`, which hold the jaxprs that it calls as leaves; the
-    primitive's name is "conv_general_dilated". Else lanes of convolutional networks run together on
-    a CPU, which takes about twice as long.
+    primitive's name is "conv_general_dilated". Otherwise lanes of convolutional networks run
+    together on a CPU, which takes about twice as long.
     """
     return any(
         eqn.primitive.name == "conv_general_dilated"
@@ -30,7 +30,7 @@ def is_unchanged(new: Any, old: Any) -> bool:
     """Return whether a traced function gave back the array that it was given.
 
     Relies on: `jax.lax.scan` returns the tracer itself of an entry of its carry that no step
-    changes. Else lanes that run in turn write unchanged numbers, such as a learning rate, once more
-    in every chunk.
+    changes. Otherwise lanes that run in turn write unchanged numbers, such as a learning rate, once
+    more in every chunk.
     """
     return new is old

@@ -1,7 +1,7 @@
 """How configs become lanes: rows along the leading axis of every array, in groups.
 
 Lanes with the same static values share a program. If they do not all fit into memory, or there is
-a thread for each CPU core, they are cut into groups of one size, which that program runs in turn.
+a thread for each CPU core, they are split into groups of one size, which that program runs in turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gdjax.training.inputs import (
 from gdjax.training.jax_details import has_convolution
 from gdjax.training.trials import SEEDS, Config, columns, is_number, static_parts
 
-LARGE = 4096  # parameters from which on a lane keeps a CPU core busy by itself
+LARGE = 4096  # parameters: a lane with at least this many uses a whole CPU core
 
 
 @dataclasses.dataclass
@@ -131,7 +131,7 @@ def make_groups(
 
 
 def padded_rows(start: int, size: int, lanes: int) -> np.ndarray:
-    """Return which of so many lanes the rows of a group have; after the last, they repeat it."""
+    """Return the lane of each row of a group; rows after the last lane repeat it."""
     return np.minimum(np.arange(start, start + size), lanes - 1)
 
 
@@ -161,10 +161,10 @@ def _keys_of_lanes(sharding: NamedSharding | None) -> Any:
 
 
 def _together(plan: Plan, params: Params) -> bool:
-    """Return whether lanes step together, and not in turn.
+    """Return whether lanes step together (`vmap`), or run in turn.
 
-    On a CPU, a large lane keeps a core busy by itself, and alone it stays in the cache; and
-    convolutions by many kernels together, which XLA groups, take twice as long (see bench/).
+    On a CPU, a large lane alone uses a whole core and stays in the cache; and convolutions with
+    many kernels together, which XLA groups, take twice as long (see bench/).
     """
     if jax.default_backend() != "cpu":
         return True
@@ -363,9 +363,10 @@ def lower_start(
     devices: Devices,
     lanes: int,
 ) -> tuple[Any, Carry]:
-    """Return the program that makes a carry where it will live, lowered, and the carry's shapes.
+    """Return the lowered program that makes a carry on its devices, and the carry's shapes.
 
-    It is called with so many rows of the table and the parameters; compiled, in any thread.
+    Its arguments are rows of the table, one for each lane, and the parameters. Once compiled, it
+    can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
     with naming(f"{caller}(space=...)"):  # a name that is no hyperparameter of the state

@@ -67,7 +67,7 @@ def draw_against(
     lines: dict[tuple, list[int]] = {}
     for lane in range(len(values)):
         lines.setdefault(tuple(columns[k][lane] for k in others), []).append(lane)
-    # Else every lane is a line of its own, or lanes at different steps would be joined.
+    # Otherwise every lane is a line of its own, or lanes at different steps would be joined.
     join = join and len(lines) < len(values) and not dropped.any()
     for rest, lanes in lines.items() if join else [((), np.flatnonzero(~dropped).tolist())]:
         order = sorted(lanes, key=lambda i: at[i])

@@ -309,7 +309,7 @@ def _log(x: float, base: int) -> int:
 
 
 def _first_rung(caller: str, steps: int, eta: int, min_steps: int | None, cuts: int) -> int:
-    """Return the step of the first rung, by default one after which there are so many cuts."""
+    """Return the step of the first rung, by default the first of `cuts` rungs."""
     check_integer(f"{caller}(steps=...)", steps)
     check_integer(f"{caller}(eta=...)", eta, 2)
     if min_steps is None:

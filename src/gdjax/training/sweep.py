@@ -73,9 +73,9 @@ def sweep(
         compiled once for all groups of lanes. None is as many as fit, by XLA's count of the memory
         that the compiled program needs.
       vectorize: whether lanes step together (`vmap`) or one after the other within the program.
-        None vectorizes unless on a CPU a lane has 4096 parameters or more (then it keeps a core
-        busy by itself, and alone it stays in the cache) or its loss has convolutions (those by many
-        kernels together are slow there).
+        None vectorizes, except on a CPU if a lane has at least 4096 parameters (then it uses a
+        whole core, and alone it stays in the cache) or its loss has convolutions (which are slow
+        there with many kernels together).
       directory: where finished chunks are kept, on a file system that all hosts share. The same
         call resumes from them after it was killed, and loses at most one chunk (`report_every`
         steps of the groups in progress).

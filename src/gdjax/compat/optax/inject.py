@@ -102,7 +102,7 @@ def inject_hyperparams(
 
     Args:
       inner_factory: a function that returns an `(init, update)` pair, of gdjax or of optax. It is
-        called anew in each trace, with traced numbers.
+        called again in each trace, with traced numbers.
       static_args: names of arguments that are functions or integers but not schedules or numbers.
       hyperparam_dtype: dtype of the numbers; None is float32, or float64 with x64.
 
