@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import State
-from gdjax.core.hyper import is_schedule, is_value, path_name
+from gdjax.core.hyper import is_value, path_name
 from gdjax.core.numerics import is_inexact
 from gdjax.core.types import OptState, PyTree, TreeDef
 
@@ -165,7 +165,7 @@ def check_range(what: str, value: object, allowed: Range) -> None:
     for x in jax.tree.leaves(value, is_leaf=is_value):
         if x is None and value is not None:
             continue
-        if is_schedule(x) or callable(x) or isinstance(x, jax.core.Tracer):
+        if callable(x) or isinstance(x, jax.core.Tracer):
             continue
         if isinstance(x, (bool, str, bytes)) or not isinstance(
             x, (int, float, np.ndarray, np.generic, jax.Array)

@@ -18,9 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Key, Params
 
 

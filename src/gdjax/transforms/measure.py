@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 

@@ -18,9 +18,9 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import WHOLE, checked
 from gdjax.core.every import as_interval
 from gdjax.core.hyper import as_hyper, value_at
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 

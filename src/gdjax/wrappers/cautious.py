@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import SHARE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.trees import map_leaves, product
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import treewise
 from gdjax.core.types import OptState, Pair, Params, PyTree
 
 

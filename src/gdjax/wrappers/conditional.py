@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.every import either
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params
 
 

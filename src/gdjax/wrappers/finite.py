@@ -11,7 +11,7 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.guard import all_finite
 from gdjax.wrappers.shared.skipping import tally, unless

@@ -18,9 +18,9 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import FINITE, check_range
 from gdjax.core.every import either
+from gdjax.core.lift import treewise
 from gdjax.core.protocols import SkipsSteps, states_in
 from gdjax.core.trees import map_leaves, sum_sq, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 

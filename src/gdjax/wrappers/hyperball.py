@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, mask_leaves
+from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
 from gdjax.core.numerics import abs_sq, cast_like, compute_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Mask, OptState, Pair, Params, PyTree, Scalar
 
 

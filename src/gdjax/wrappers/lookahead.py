@@ -17,9 +17,8 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied, map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, PyTree, Scalar
 from gdjax.wrappers.shared.reset import memory, reset
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt
 from gdjax.core.trees import map_leaves, zeros_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
 
 

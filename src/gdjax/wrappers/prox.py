@@ -21,11 +21,10 @@ from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_increment
 from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, OptState, Pair, Params
 from gdjax.wrappers.shared.metric import diagonal_metric
 

@@ -17,9 +17,8 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.hyper import leaf_values
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
 
 

@@ -22,9 +22,9 @@ from gdjax.core.checks import (
     check_integer,
     checked,
 )
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype
 from gdjax.core.trees import sum_sq
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.shared.skipping import tally, unless
 
