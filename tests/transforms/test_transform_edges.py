@@ -227,7 +227,7 @@ def test_stacks_of_small_like_parameters_change_no_elementwise_rule():
         ends.append(p)
     for k in params:  # the norm is summed in another order
         np.testing.assert_allclose(ends[0][k], ends[1][k], rtol=1e-6, atol=1e-7)
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+    with pytest.raises(ValueError, match="must be an integer >= 2, got 1"):
         gdjax.flatten(plain, block=1)
 
 
@@ -284,7 +284,7 @@ def test_a_slow_copy_in_low_precision():
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="examples along their first axis"):
         gdjax.per_example_global_norm_clip([jnp.ones((2, 3)), jnp.ones(3)], 1.0)
-    with pytest.raises(ValueError, match="up to 5 axes.*axis="):
+    with pytest.raises(ValueError, match=r"needs axis=\(...\) for arrays of more than 5 axes"):
         gdjax.transforms.unitwise_norm(jnp.ones((2,) * 6))
     with pytest.raises(ValueError, match="of one shape"):
         gdjax.transforms.unitwise_clip(jnp.ones(2), jnp.ones(1), jnp.ones(2))
