@@ -7,6 +7,7 @@ for each distinct shape, and one update function serves every value of every num
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -426,7 +427,7 @@ def rule_name(rule: Rule) -> str:
 
 
 def slots_class(slots: Callable[[Any], Any] | None) -> type | None:
-    """Return the NamedTuple class that `slots` returns, by its annotation; None without one.
+    """Return the NamedTuple or dataclass that the annotation of `slots` names, or None.
 
     Example:
       >>> from gdjax.optimizers.adam import adam_moments
@@ -440,7 +441,9 @@ def slots_class(slots: Callable[[Any], Any] | None) -> type | None:
         kind = getattr(slots, "__annotations__", {}).get("return")
         if isinstance(kind, str):
             kind = getattr(slots, "__globals__", {}).get(kind)
-    return kind if isinstance(kind, type) and issubclass(kind, tuple) else None
+    if not isinstance(kind, type):
+        return None
+    return kind if issubclass(kind, tuple) or dataclasses.is_dataclass(kind) else None
 
 
 def frozen(static: dict[str, Hashable]) -> Static:
