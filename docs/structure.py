@@ -70,11 +70,13 @@ def profile(name: str) -> dict[str, int]:
 
     def count(frame, event, arg):
         code = frame.f_code
-        # Bodies of modules and classes run when they are imported; they are no functions.
+        # Bodies of modules and classes are no functions; lambdas and comprehensions, whose names
+        # begin with "<", are read as parts of the function that they stand in.
         if (
             event == "call"
             and code.co_filename.startswith(root)
             and code.co_flags & inspect.CO_OPTIMIZED
+            and not code.co_name.startswith("<")
         ):
             seen[code.co_filename, code.co_firstlineno, code.co_name] += 1
 

@@ -11,6 +11,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import optax
 import pytest
@@ -199,6 +200,23 @@ def test_public_functions_are_annotated():
         if inspect.signature(function).return_annotation is inspect.Signature.empty:
             bare.append(f"{name} -> ?")
     assert not bare, "\n".join(bare)
+
+
+# What may be anything: axes of matplotlib, a default to return, data of a user's function.
+ANYTHING = {"ax", "default", "hyperparams", "inputs", "targets"}
+
+
+def test_public_arguments_say_what_they_may_be():
+    vague = [
+        f"{name}({p.name})"
+        for name, function in functions().items()
+        if inspect.isfunction(function)
+        for p in parameters(function).values()
+        if p.annotation in ("Any", Any)
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        and p.name not in ANYTHING
+    ]
+    assert not vague, "\n".join(vague)
 
 
 # --- imports ---

@@ -17,10 +17,10 @@ from gdjax.core.hyper import by_path as by_path
 from gdjax.core.hyper import schedule as schedule
 from gdjax.core.lift import descend as descend
 from gdjax.core.lift import leafwise as leafwise
+from gdjax.core.lift import treewise as treewise
 from gdjax.core.numerics import safe_increment as safe_increment
 from gdjax.core.reading import hyperparams as hyperparams
 from gdjax.core.reading import with_hyperparams as with_hyperparams
-from gdjax.core.treewise import treewise as treewise
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root

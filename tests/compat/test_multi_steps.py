@@ -1,5 +1,6 @@
 """`MultiSteps` does as in optax."""
 
+import copy
 import functools
 
 import jax.numpy as jnp
@@ -32,3 +33,12 @@ def test_same_as_optax():
         ValueError, match=r"MultiSteps\(every_k_schedule=...\) must be a whole number >= 1"
     ):
         compat.MultiSteps(gdjax.sgd(0.1), 0)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy(copied):
+    opt = compat.MultiSteps(gdjax.sgd(0.1), 2, use_grad_mean=False)
+    other = copied(opt)
+    assert other.update is opt.update and other.inner_opt.update is opt.inner_opt.update
+    _, state = other.update(jnp.ones(1), other.init(jnp.ones(1)))
+    assert not other.has_updated(state)

@@ -62,11 +62,27 @@ def test_factories_are_found():
     } <= SAYS_SO  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"scale_by_sign"}))  # it has no numbers
+@pytest.mark.parametrize("name", FACTORIES)
 def test_the_state_of_another_optimizer(name):
     with pytest.raises(ValueError, match=rf"^{name}\b.*\bstate\b") as error:
         _update(name, PARAMS, FOREIGN, value=1.0, obj_fn=_loss)
     assert "init" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_slots_restored_without_their_class(name):
+    state = _make(name).init(PARAMS)
+    if not getattr(getattr(state, "slots", ()), "_fields", ()):
+        return  # it has no slots, or is a chain
+    bare = state._replace(slots=state.slots._asdict())
+    with pytest.raises(ValueError, match=rf"^{name}\b.*\bstate\b"):
+        _update(name, PARAMS, bare, value=1.0, obj_fn=_loss)
+
+
+@pytest.mark.parametrize("name", ["amsgrad", "adabelief"])
+def test_the_state_of_an_optimizer_with_the_same_numbers(name):
+    with pytest.raises(ValueError, match=rf"^{name}: .* whose slots are \w+; got AdamMoments"):
+        _update(name, PARAMS, gdjax.adam(0.1).init(PARAMS))
 
 
 @pytest.mark.parametrize("name", FACTORIES)

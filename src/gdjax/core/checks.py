@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import State
-from gdjax.core.hyper import is_schedule, is_value, path_name
+from gdjax.core.hyper import is_value, path_name
 from gdjax.core.numerics import is_inexact
 from gdjax.core.types import OptState, PyTree, TreeDef
 
@@ -165,7 +165,7 @@ def check_range(what: str, value: object, allowed: Range) -> None:
     for x in jax.tree.leaves(value, is_leaf=is_value):
         if x is None and value is not None:
             continue
-        if is_schedule(x) or callable(x) or isinstance(x, jax.core.Tracer):
+        if callable(x) or isinstance(x, jax.core.Tracer):
             continue
         if isinstance(x, (bool, str, bytes)) or not isinstance(
             x, (int, float, np.ndarray, np.generic, jax.Array)
@@ -204,33 +204,25 @@ def check_choice(what: str, value: object, choices: Collection[object]) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_state(name: str, state: OptState, numbers: Collection[str]) -> None:
+def check_state(
+    name: str, state: OptState, numbers: Collection[str], slots_class: type | None = None
+) -> None:
     """Raise unless a state is one that an optimizer made.
 
     Args:
       name: what the user called.
       state: what came in as state.
-      numbers: the names of the optimizer's hyperparameters. What composes rules runs those without
-        numbers on states of its own, so if there are none, the state may have others.
+      numbers: the names of the optimizer's hyperparameters.
+      slots_class: the class of its slots; None if it is not known.
     """
-    if not isinstance(state, State) or numbers and state.hyperparams.keys() != set(numbers):
+    if not isinstance(state, State) or state.hyperparams.keys() != set(numbers):
         whose = f"whose hyperparameters are {', '.join(sorted(numbers)) or '(none)'}"
         raise foreign_state(name, whose, state)
+    if slots_class is not None and not isinstance(state.slots, slots_class):
+        raise foreign_state(name, f"whose slots are {slots_class.__name__}", state.slots)
 
 
-def check_slots(name: str, slots: Any, kind: type) -> None:
-    """Raise unless the slots of a state are those that a wrapper made.
-
-    Args:
-      name: what the user called.
-      slots: what came in as slots.
-      kind: the class of the wrapper's slots.
-    """
-    if not isinstance(slots, kind):
-        raise foreign_state(name, f"whose slots are {kind.__name__}", slots)
-
-
-def foreign_state(name: str, whose: str, got: Any) -> ValueError:
+def foreign_state(name: str, whose: str, got: object) -> ValueError:
     """Return the error for a state that another optimizer made.
 
     Args:
@@ -242,6 +234,8 @@ def foreign_state(name: str, whose: str, got: Any) -> ValueError:
         got = f"one with the hyperparameters {', '.join(got.hyperparams) or '(none)'}"
     elif isinstance(got, dict) or type(got) is tuple:
         got = f"a {type(got).__name__} of {len(got)}, as of a chain"
+    elif isinstance(got, jax.Array):
+        got = "an array"
     elif not isinstance(got, str):
         got = type(got).__name__
     return ValueError(

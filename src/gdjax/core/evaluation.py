@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.base import is_state
 from gdjax.core.hyper import value_at
 from gdjax.core.numerics import compute_dtype
-from gdjax.core.protocols import HoldsEvalParams, outermost_states
+from gdjax.core.protocols import HoldsEvalParams
 from gdjax.core.types import OptState, P, Params, PyTree
 
 
@@ -43,7 +44,9 @@ def eval_params(state: OptState, params: P) -> P:
       >>> print(params, gdjax.eval_params(state, params))
       [1.] [2.]
     """
-    for node in outermost_states(state):
+    for node in jax.tree.leaves(state, is_leaf=is_state):  # not those inside of another one
+        if not is_state(node):
+            continue
         if isinstance(node.slots, HoldsEvalParams):
             last = jnp.maximum(node.count - 1, 0)
             numbers = {k: value_at(v, last) for k, v in node.hyperparams.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, TypeGuard, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -71,11 +71,6 @@ class PlainFunction(FunctionSchedule):
     """A user's own function; it has no leaves."""
 
     function: ScheduleFn = dataclasses.field(metadata={"static": True})
-
-
-def is_schedule(node: object) -> TypeGuard[Schedule]:
-    """Return whether `node` is a schedule."""
-    return isinstance(node, Schedule)
 
 
 # --- one number per leaf --------------------------------------------------------------------------
@@ -185,11 +180,16 @@ def by_path(rules: Mapping[str, Any]) -> ByPath:
 
 def is_value(node: object) -> bool:
     """Return whether `node` is one value of a prefix tree: None, a schedule, or a function."""
-    return node is None or is_schedule(node) or jax.tree_util.all_leaves([node]) and callable(node)
+    if node is None or isinstance(node, Schedule):
+        return True
+    return callable(node) and jax.tree_util.all_leaves([node])
 
 
-def as_array(what: str, x: object) -> Array:
-    """Return a number or an array as a strong array; `what` names it in errors."""
+def as_array(what: str, x: object, scalar: bool = False) -> Array:
+    """Return a number or an array as a strong array, of shape () if it must be a scalar.
+
+    `what` names it in errors.
+    """
     if isinstance(x, (bool, str, bytes)):
         raise TypeError(f"{what} must be a number, an array or a schedule, got {x!r}.")
     try:  # a copy: the state may be donated, the user's own array not
@@ -198,13 +198,7 @@ def as_array(what: str, x: object) -> Array:
         raise TypeError(
             f"{what} must be a number, an array or a schedule, got {type(x).__name__}."
         ) from None
-    return x
-
-
-def as_scalar(what: str, x: object) -> Array:
-    """Return a number as a strongly typed array of shape ()."""
-    x = as_array(what, x)
-    if x.ndim:
+    if scalar and x.ndim:
         raise ValueError(
             f"{what} must be one number, got an array of shape {x.shape}. For a grid of values "
             "vmap over init: jax.vmap(lambda h: optimizer(h).init(params))(values)."
@@ -220,14 +214,14 @@ def as_hyper(what: str, value: Hyperparam | None, params: Params = None) -> PyTr
     """
     if value is None:
         return None
-    if is_schedule(value):
+    if isinstance(value, Schedule):
         return jax.tree.map(lambda x: as_array(what, x), value)
     if isinstance(value, PerLeaf):
         return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=lambda x: x is not value)
     if jax.tree_util.all_leaves([value]):
         if callable(value):
             return PlainFunction(value)
-        return as_scalar(what, value)
+        return as_array(what, value, scalar=True)
     if callable(value) and type(value) is not type(params):
         return FunctionSchedule(jax.tree.map(lambda x: as_array(what, x), value))
     if params is not None:
@@ -257,8 +251,10 @@ def spread(what: str, value: PyTree, tree: PyTree) -> list[Any]:
     try:
         jax.tree.map(
             lambda v, part: values.extend([v] * len(jax.tree.leaves(part))),
-            value, tree, is_leaf=is_value,
-        )  # fmt: skip
+            value,
+            tree,
+            is_leaf=is_value,
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{what} is a tree that is no prefix of the parameters: "
@@ -273,11 +269,11 @@ def spread(what: str, value: PyTree, tree: PyTree) -> list[Any]:
 
 def value_at(value: PyTree, count: Array) -> PyTree:
     """Return `value` with every schedule in it replaced by what it gives at `count`."""
-
-    def evaluate(node):
-        return jnp.asarray(node(count), scalar_dtype()) if is_schedule(node) else node
-
-    return jax.tree.map(evaluate, value, is_leaf=is_schedule)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x(count), scalar_dtype()) if isinstance(x, Schedule) else x,
+        value,
+        is_leaf=lambda x: isinstance(x, Schedule),
+    )
 
 
 def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = None) -> list[Any]:

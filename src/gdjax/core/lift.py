@@ -1,4 +1,4 @@
-"""From a rule for one array to an optimizer of trees: `leafwise` and `descend`.
+"""From a rule to an optimizer of trees: `leafwise`, `descend` and `treewise`.
 
 This file is where the promises of every optimizer are kept: numbers are read from the state only,
 arithmetic is done in at least float32, the state never changes its avals, one rule is traced once
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
@@ -20,9 +20,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
-from gdjax.core.hyper import Masked, as_hyper, leaf_values, spread
-from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, safe_increment, upcast
-from gdjax.core.types import Hyperparam, Mask, Params, PyTree, Rule, T, TreeDef
+from gdjax.core.hyper import Masked, Schedule, as_hyper, leaf_values, spread, value_at
+from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
+from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
 
 Static = tuple[tuple[str, Hashable], ...]
 Q = ParamSpec("Q")
@@ -78,7 +78,7 @@ def _blocked(leaf: Callable) -> Callable:
     return jax.jit(block)
 
 
-# --- the lift -------------------------------------------------------------------------------------
+# --- rules for one array --------------------------------------------------------------------------
 
 
 def leafwise(
@@ -98,7 +98,8 @@ def leafwise(
         `(update, slots)`. All arrays come in at least float32; `param` is None if `update` was
         called without parameters; `count` is t = 1, 2, ... of the paper. A keyword that is neither
         a hyperparameter nor static is an extra: the user passes it to `update` by that name.
-      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple.
+      slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple. If its
+        annotation names that class, `update` refuses a state with other slots.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
       name: what the user called, for errors and traces, unless a `checked` factory is running,
         which has its own name; None is the name of the rule.
@@ -219,7 +220,9 @@ def _lift(
 
     def init(params: Params) -> State:
         leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
-        hyper = init_hyperparams(name, given, params)
+        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+        for k, v in hyper.items():  # a pattern that does not fit is an error now
+            leaf_values(f"{name}({k}=...)", v, params)
         if slots is None:
             return State(jnp.zeros((), jnp.int32), hyper, ())
         rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
@@ -228,9 +231,8 @@ def _lift(
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
 
-    update = _lifted_update(
-        rule, frozen(static), map_rows, name, tuple(sorted(given)), needs_params, descends
-    )
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
     return Optimizer(init, update)
 
 
@@ -241,6 +243,7 @@ def _lifted_update(
     map_rows: Callable,
     name: str,
     numbers: tuple[str, ...],
+    kind: type | None,
     needs_params: bool,
     descends: bool,
 ) -> Callable:
@@ -265,13 +268,9 @@ def _lifted_update(
         return out.astype(grad.dtype), cast_like(new, slots)
 
     def update(grads, state, params=None, **extra):
-        leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-        check_state(name, state, numbers)
-        parts = [None] * len(leaves)
-        if params is None and needs_params:
-            raise ValueError(f"{name} needs {NEEDS_PARAMS}")
-        if params is not None:
-            parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
+        leaves, parts, treedef = checked_leaves(
+            name, numbers, kind, needs_params, grads, state, params
+        )
         known = {*state.hyperparams, *fixed}
         used = (
             used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
@@ -281,11 +280,19 @@ def _lifted_update(
             for k, v in state.hyperparams.items()
         }
         count = safe_increment(state.count)
-        rows = _slot_rows(name, state.slots, treedef, leaves)
-        columns = list(hyper.values())
-        keys = [(g.shape, g.dtype, *(id(c[i]) for c in columns)) for i, g in enumerate(leaves)]
+        try:
+            columns = [treedef.flatten_up_to(tree) for tree in state.slots]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{name}: the gradients do not have the tree structure that the state was made "
+                f"for. Call init with these parameters. {error}"
+            ) from None
+        kept = [type(state.slots)(*(c[i] for c in columns)) for i in range(len(leaves))]
+        rows = list(zip(leaves, kept, parts or [None] * len(leaves), strict=True))
+        values = list(hyper.values())
+        keys = [(g.shape, g.dtype, *(id(v[i]) for v in values)) for i, g in enumerate(leaves)]
         shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
-        out = map_rows(leaf, list(zip(leaves, rows, parts, strict=True)), keys, shared)
+        out = map_rows(leaf, rows, keys, shared)
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
@@ -294,22 +301,6 @@ def _lifted_update(
         return updates, State(count, state.hyperparams, slots)
 
     return compiled(update, name)
-
-
-def init_hyperparams(
-    name: str, given: Mapping[str, Hyperparam | None], params: Params
-) -> dict[str, PyTree]:
-    """Return the hyperparameters of a leafwise optimizer as they are kept in its state.
-
-    Args:
-      name: the factory's name, for errors.
-      given: name -> number, schedule or prefix tree, as the user gave it.
-      params: the parameters.
-    """
-    hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
-    for k, v in hyper.items():  # a pattern that does not fit is an error now
-        leaf_values(f"{name}({k}=...)", v, params)
-    return hyper
 
 
 def mask_decay(optimizer: Optimizer, mask: Mask, name: str = "weight_decay") -> Optimizer:
@@ -338,26 +329,118 @@ def mask_leaves(mask: Mask, params: Params) -> tuple[bool, ...]:
     return tuple(bool(on) for on in spread("mask=...", mask, params))
 
 
-def _slot_rows(name: str, slots: PyTree, treedef: TreeDef, leaves: list[Array]) -> list[Any]:
-    """Turn a NamedTuple of trees into one NamedTuple for each leaf."""
-    if not slots:
-        return [()] * len(leaves)
-    try:
-        columns = [treedef.flatten_up_to(tree) for tree in slots]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name}: the gradients do not have the tree structure that the state was made for. "
-            f"Call init with these parameters. {error}"
-        ) from None
-    return [type(slots)(*row) for row in zip(*columns, strict=True)]
+# --- rules for whole trees ------------------------------------------------------------------------
 
 
-# --- what `treewise` shares ----------------------------------------------------------------------
+def treewise(
+    rule: Rule,
+    slots: Callable[[Any], Any] | None = None,
+    hyperparams: Mapping[str, Hyperparam | None] | None = None,
+    *,
+    name: str | None = None,
+    needs_params: bool = False,
+    **static: Hashable,
+) -> Optimizer:
+    """Lift a rule that needs the whole tree (a global norm, another optimizer) to an optimizer.
+
+    Args:
+      rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
+        `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
+        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
+        keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
+      slots: `slots(params)` returns what the rule remembers: any pytree, also other states. If its
+        annotation names a NamedTuple class, `update` refuses a state with other slots.
+      hyperparams: name -> number or schedule for the whole tree; None is "off".
+      name: as for `leafwise`.
+      needs_params: as for `leafwise`.
+      **static: booleans, strings and functions, also the `update` of other optimizers.
+
+    Returns:
+      An `Optimizer` with state `State(count, hyperparams, slots)`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def _longest(grads, slots, params, count, *, limit):
+      ...     largest = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]))
+      ...     return jax.tree.map(lambda g: g * jnp.minimum(1, limit / largest), grads), slots
+      >>> opt = gdjax.treewise(_longest, hyperparams=dict(limit=1.0))
+      >>> updates, state = opt.update([jnp.array([1.0, 4.0])], opt.init([jnp.ones(2)]))
+      >>> print(updates)
+      [Array([0.25, 1.  ], dtype=float32)]
+    """
+    name = called(name or rule_name(rule))
+    given = dict(hyperparams or {})
+
+    def init(params: Params) -> State:
+        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+        for k, v in hyper.items():
+            if not (v is None or isinstance(v, Schedule) or jax.tree_util.all_leaves([v])):
+                raise ValueError(
+                    f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
+                    "of the parameters differently, give each part an optimizer of its own."
+                )
+        return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
+
+    known = tuple(sorted(given)), slots_class(slots)
+    update = _treewise_update(rule, frozen(static), name, *known, needs_params)
+    return Optimizer(init, update)
+
+
+@functools.lru_cache(maxsize=1024)
+def _treewise_update(
+    rule: Callable,
+    static: Static,
+    name: str,
+    numbers: tuple[str, ...],
+    kind: type | None,
+    needs_params: bool,
+) -> Callable:
+    fixed, keywords = dict(static), keywords_of(rule)
+
+    def update(grads, state, params=None, **extra):
+        leaves, parts, treedef = checked_leaves(
+            name, numbers, kind, needs_params, grads, state, params
+        )
+        if "raw_params" in keywords.names:
+            extra = {**extra, "raw_params": params}
+        params = None if parts is None else treedef.unflatten(upcast(parts))
+        hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
+        used = used_extras(keywords, name, {*hyper, *fixed}, extra)
+        count = safe_increment(state.count)
+        up = treedef.unflatten(upcast(leaves))
+        updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        new = treedef.unflatten(
+            [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
+        )
+        return new, State(count, state.hyperparams, cast_like(slots, state.slots))
+
+    return compiled(update, name)
+
+
+# --- what both share ------------------------------------------------------------------------------
 
 
 def rule_name(rule: Rule) -> str:
     """Return the name of a rule in errors and traces: that of its function, without "_rule"."""
     return getattr(rule, "__name__", type(rule).__name__).strip("_").removesuffix("_rule")
+
+
+def slots_class(slots: Callable[[Any], Any] | None) -> type | None:
+    """Return the NamedTuple class that `slots` returns, by its annotation; None without one.
+
+    Example:
+      >>> from gdjax.optimizers.adam import adam_moments
+      >>> slots_class(functools.partial(adam_moments, mu_dtype=jnp.bfloat16)).__name__
+      'AdamMoments'
+    """
+    while isinstance(slots, functools.partial):
+        slots = slots.func
+    kind = slots
+    if slots is not None and not isinstance(slots, type):
+        kind = getattr(slots, "__annotations__", {}).get("return")
+        if isinstance(kind, str):
+            kind = getattr(slots, "__globals__", {}).get(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, tuple) else None
 
 
 def frozen(static: dict[str, Hashable]) -> Static:
@@ -371,6 +454,36 @@ def frozen(static: dict[str, Hashable]) -> Static:
                 "number or an array belongs into hyperparams."
             ) from None
     return tuple(sorted(static.items()))
+
+
+def checked_leaves(
+    name: str,
+    numbers: Collection[str],
+    kind: type | None,
+    needs_params: bool,
+    grads: Updates,
+    state: OptState,
+    params: Params,
+) -> tuple[list[Any], list[Any] | None, TreeDef]:
+    """Return the leaves of gradients and parameters (or None), and their structure, checked.
+
+    Args:
+      name: what the user called.
+      numbers: the names of the optimizer's hyperparameters.
+      kind: the class of its slots; None if it is not known.
+      needs_params: whether the parameters may not be None.
+      grads: the gradients.
+      state: what came in as state.
+      params: the parameters, or None.
+    """
+    leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
+    check_state(name, state, numbers, kind)
+    if params is None and needs_params:
+        raise ValueError(f"{name} needs {NEEDS_PARAMS}")
+    if params is None:
+        return leaves, None, treedef
+    parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
+    return leaves, parts, treedef
 
 
 class Keywords(NamedTuple):

@@ -25,9 +25,7 @@ def compute_dtype(*arrays: PyTree) -> np.dtype:
     return dtype
 
 
-@functools.cache
-def _promote(a: np.dtype, b: np.dtype) -> np.dtype:
-    return jnp.promote_types(a, b)
+_promote = functools.cache(jnp.promote_types)
 
 
 @functools.cache

@@ -129,8 +129,3 @@ def states_in(tree: PyTree, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[
         if is_state(node):
             yield path + where, node
             yield from states_in(node.slots, path + where)
-
-
-def outermost_states(tree: PyTree) -> list[State]:
-    """Return the states in a tree that are not inside of another one."""
-    return [node for node in jax.tree.leaves(tree, is_leaf=is_state) if is_state(node)]

@@ -15,10 +15,8 @@ from gdjax.core.hyper import (
     Schedule,
     as_array,
     as_hyper,
-    as_scalar,
-    is_schedule,
     value_at,
-)  # fmt: skip
+)
 from gdjax.core.protocols import states_in
 from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
 
@@ -44,7 +42,7 @@ def _is_box(node: object) -> bool:
 
 
 def _is_entry(node: object) -> bool:
-    return is_schedule(node) or isinstance(node, Masked)
+    return isinstance(node, (Schedule, Masked))
 
 
 def _entries(state: OptState) -> list[tuple[Path, int, PyTree, Array]]:
@@ -209,7 +207,7 @@ def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree
-        return as_scalar(what, value)
+        return as_array(what, value, scalar=True)
     new, shape = as_array(what, value), jnp.asarray(old).shape
     if new.shape not in ((), shape):
         raise ValueError(

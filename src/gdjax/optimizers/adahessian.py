@@ -19,10 +19,9 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, WHOLE, checked
 from gdjax.core.every import is_due, when_due
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.sgd import gradient_rule

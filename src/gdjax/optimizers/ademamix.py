@@ -9,7 +9,7 @@ and T_beta3 -> total_steps. Deviations: none; like the paper, decay is multiplie
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -45,7 +45,7 @@ def _two_means(param: Array, mu_dtype: DType) -> TwoMeans:
     return TwoMeans(m1, jnp.zeros_like(m1), nu)
 
 
-def _progress(count: Any, total_steps: Number) -> Array:
+def _progress(count: Number, total_steps: Number) -> Array:
     t = real(count) + 1  # as a float: a count at its maximum must not wrap
     return jnp.minimum(t / real(total_steps), 1)
 
@@ -57,7 +57,7 @@ class LinearMix(Schedule):
     alpha: Number
     total_steps: Number
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return alpha for update number `count`, where 0 is the first."""
         return real(self.alpha) * _progress(count, self.total_steps)
 
@@ -70,7 +70,7 @@ class HalfLifeWarmup(Schedule):
     b3: Number
     total_steps: Number
 
-    def __call__(self, count: Any) -> Array:
+    def __call__(self, count: Number) -> Array:
         """Return b3 for update number `count`, where 0 is the first."""
         progress = _progress(count, self.total_steps)
         slow, fast = jnp.log(real(self.b3)), jnp.log(real(self.b1))

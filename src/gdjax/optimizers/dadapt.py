@@ -15,6 +15,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
 from gdjax.core.trees import (
     inner_product,
@@ -25,7 +26,6 @@ from gdjax.core.trees import (
     zero,
     zeros_like,
 )
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, Scalar
 
 

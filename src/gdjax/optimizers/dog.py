@@ -17,10 +17,9 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import chain
 from gdjax.core.checks import FINITE, POSITIVE, called, check_choice, check_range, checked
-from gdjax.core.lift import leafwise
+from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import copied, map_leaves, sum_sq, times, total, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, Hyperparam, Mask, Params, Scalar
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate

@@ -21,9 +21,8 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import FINITE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import is_due, when_due
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import compute_dtype
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, DimensionNumbers, MatrixSpec, matrix_axes

@@ -10,8 +10,8 @@ import functools
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.trees import times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import add_noise_to, fresh_randomness
 

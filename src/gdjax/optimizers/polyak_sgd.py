@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, called, check_choice, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.trees import sum_sq, times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Scalar
 
 VARIANTS = ("sps", "sps+")

@@ -16,10 +16,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import leafwise
+from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, Hyperparam, Rule, Scalar
 from gdjax.optimizers.radam import rectification
 from gdjax.optimizers.shared.averaging import RANGES, ScheduleFree, fresh, move, weigh

@@ -20,10 +20,9 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, checked
 from gdjax.core.every import is_due, when_due
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import clip_parts, compute_dtype
 from gdjax.core.trees import map_leaves, zeros_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.sgd import gradient_rule
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian

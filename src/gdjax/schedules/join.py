@@ -36,7 +36,7 @@ class Join(Schedule):
         return value
 
 
-def _since(count: Any, begin: Leaf, here: Array, part: ScheduleFn) -> Array:
+def _since(count: Number, begin: Leaf, here: Array, part: ScheduleFn) -> Array:
     """Return the count from `begin` on, 0 before."""
     if isinstance(part, FunctionSchedule) and jnp.issubdtype(jnp.result_type(count), jnp.integer):
         # A user's function may index a table with the count: an integer stays an integer.

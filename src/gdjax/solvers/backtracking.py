@@ -16,8 +16,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, Range, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.line_search import LineSearch, as_tree, fresh, is_finite, line, remember, tell
 

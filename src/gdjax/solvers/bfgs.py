@@ -14,9 +14,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.solvers.line_search import (
     as_tree,

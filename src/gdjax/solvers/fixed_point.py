@@ -19,9 +19,8 @@ from jax import Array
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, compute_dtype
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Number, OptState, Pair, Params, Scalar
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares, like_params

@@ -14,8 +14,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, checked
-from gdjax.core.lift import NEEDS_PARAMS
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import jacobian, linearized
 from gdjax.solvers.line_search import as_tree

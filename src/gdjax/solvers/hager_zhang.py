@@ -25,7 +25,7 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import treewise
 from gdjax.core.types import Scalar
 from gdjax.solvers.line_search import (
     GUESSES,

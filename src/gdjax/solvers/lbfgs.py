@@ -19,10 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, check_integer, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.checks import NONNEGATIVE, called, check_integer, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.linalg.axes import matmul
 from gdjax.solvers.line_search import (
@@ -140,7 +139,7 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Op
       >>> print(bool(fun(x) < 1e-3))
       True
     """
-    size = check_integer("scale_by_lbfgs(memory_size=...)", memory_size)
+    size = check_integer(f"{called('scale_by_lbfgs')}(memory_size=...)", memory_size)
     slots = functools.partial(_empty, size)
     return treewise(_lbfgs, slots, name="scale_by_lbfgs", scale_init_precond=scale_init_precond)
 
@@ -182,5 +181,5 @@ def lbfgs(
       >>> print(result.params.round(3))
       [1. 1.]
     """
-    size = check_integer("lbfgs(memory_size=...)", memory_size)
-    return searched("lbfgs", scale_by_lbfgs(size, scale_init_precond), learning_rate, linesearch)
+    direction = scale_by_lbfgs(memory_size, scale_init_precond)
+    return searched("lbfgs", direction, learning_rate, linesearch)

@@ -18,9 +18,8 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked, leaf_name
 from gdjax.core.hyper import leaf_values
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, PyTree, Scalar
 from gdjax.projections.reading import Bound, broadcasts
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,7 @@ def _solve(
     def value_fn(p):
         return half_squares(residual_fn(p))
 
-    look = value_and_residual if rooted else uphill(value_fn)
+    look = value_and_residual if rooted else functools.partial(uphill, value_fn)
     extra = dict(residual_fn=residual_fn, value_fn=value_fn)
     if not rooted:  # relative to the first gradient, as its units are those of r^2 / params
         tol = tol * jnp.maximum(largest(look(params)[1]), 1)
@@ -113,7 +114,7 @@ def _solve_implicit(
     def condition(p):
         if rooted:
             return cast_like(residual_fn(p), p)
-        return cast_like(uphill(lambda p: half_squares(residual_fn(p)))(p)[1], p)
+        return cast_like(uphill(lambda p: half_squares(residual_fn(p)), p)[1], p)
 
     def run(p):
         result = _solve(fun, update, rooted, p, state, args, tol, limit)

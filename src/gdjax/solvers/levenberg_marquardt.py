@@ -19,9 +19,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, WHOLE, check_choice, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import zero, zeros_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import cg_solver, jacobian, linearized, qr_solver
 from gdjax.solvers.line_search import as_tree, as_vector

@@ -16,7 +16,6 @@ and the next point lies where the slope vanishes by the secant, within the bound
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,10 +35,9 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast, compute_dtype, real_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
-from gdjax.core.treewise import treewise
 from gdjax.core.types import LossFn, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.scale import scale_by_learning_rate
 
@@ -260,8 +258,11 @@ def searched(
         return chain(direction, scale_by_learning_rate(rate), linesearch)
     theirs, own = (tuple(s.hyperparams) for s in (example, direction.init(jnp.zeros(()))))
     scaled = {} if learning_rate is None else {"learning_rate": learning_rate}
-    rule = _in_one(name, direction.update, linesearch.update, own, theirs)
-    joined = treewise(rule, None, {**dict.fromkeys(own + theirs, 0.0), **scaled}, name=name)
+    joined = treewise(
+        _searched, None, {**dict.fromkeys(own + theirs), **scaled}, name=name, caller=name,
+        direction_update=direction.update, direction_numbers=own,
+        linesearch_update=linesearch.update, linesearch_numbers=theirs,
+    )  # fmt: skip
 
     def init(params: Params) -> State:
         state, first, second = (x.init(params) for x in (joined, direction, linesearch))
@@ -271,21 +272,19 @@ def searched(
     return Optimizer(init, joined.update)
 
 
-@functools.lru_cache(maxsize=1024)
-def _in_one(
-    name: str, direction: Callable, search: Callable, own: tuple[str, ...], theirs: tuple[str, ...]
-) -> Callable:
-    def step(grads, slots, params, count, *, raw_params, learning_rate=None, **rest):
-        _check_given(name, raw_params, rest)
-        first = State(count - 1, {k: rest.pop(k) for k in own}, slots.direction)
-        second = State(count - 1, {k: rest.pop(k) for k in theirs}, LineSearch(*slots[1:]))
-        uphill, first = direction(grads, first, raw_params, **rest)
-        factor = -1.0 if learning_rate is None else -learning_rate
-        down = jax.tree.map(lambda d: d * jnp.asarray(factor).astype(d.real.dtype), uphill)
-        updates, second = search(down, second, raw_params, **rest)
-        return updates, Searched(first.slots, *second.slots)
-
-    return step
+def _searched(
+    grads, slots, params, count, *, raw_params, caller, direction_update, direction_numbers,
+    linesearch_update, linesearch_numbers, learning_rate=None, **rest,
+):  # fmt: skip
+    _check_given(caller, raw_params, rest)
+    first = State(count - 1, {k: rest.pop(k) for k in direction_numbers}, slots.direction)
+    numbers = {k: rest.pop(k) for k in linesearch_numbers}
+    second = State(count - 1, numbers, LineSearch(*slots[1:]))
+    uphill, first = direction_update(grads, first, raw_params, **rest)
+    factor = -1.0 if learning_rate is None else -learning_rate
+    down = jax.tree.map(lambda d: d * jnp.asarray(factor).astype(d.real.dtype), uphill)
+    updates, second = linesearch_update(down, second, raw_params, **rest)
+    return updates, Searched(first.slots, *second.slots)
 
 
 def known_gradient(state: OptState) -> KeepsGradient | None:
@@ -369,31 +368,34 @@ class Bracket(NamedTuple):
     nonfinite: Array
 
 
-def cubic_minimum(a: Point, b: Point) -> Array:
-    """Return the minimum of the cubic with the values and slopes of two points (N&W 3.59)."""
-    d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t)
-    inside = d1 * d1 - a.slope * b.slope
-    d2 = jnp.sign(b.t - a.t) * jnp.sqrt(jnp.maximum(inside, 0))
-    t = b.t - (b.t - a.t) * (b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2)
-    return jnp.where(inside >= 0, t, jnp.nan)
+def next_try(
+    low: Point, high: Point, last: Point, new: Point, grow: Array, longest: Array
+) -> Array:
+    """Return the next t: in a bracket by a cubic (N&W 3.59), before there is one by a secant.
 
+    Args:
+      low: the new bracket's end with the lower value.
+      high: its other end; t is inf before there is one.
+      last: the lower end before.
+      new: the point tried last.
+      grow: the most that the increase of t may be multiplied by.
+      longest: the largest t.
+    """
+    step, gain = new.t - last.t, new.slope - last.slope
+    t = jnp.where(gain > 0, -new.slope / jnp.where(gain > 0, gain, 1), jnp.inf) * step
+    ahead = jnp.minimum(new.t + jnp.clip(t, 1.1 * step, grow * step), longest)
 
-def between(low: Point, high: Point) -> Array:
-    """Return the next t in a bracket: the minimum of the cubic, kept away from the ends."""
+    d1 = low.slope + high.slope - 3 * (low.value - high.value) / (low.t - high.t)
+    inside = d1 * d1 - low.slope * high.slope
+    d2 = jnp.sign(high.t - low.t) * jnp.sqrt(jnp.maximum(inside, 0))
     width = high.t - low.t
-    near, far = low.t + 0.01 * width, low.t + 0.99 * width
-    t = cubic_minimum(low, high)
+    t = high.t - width * (high.slope + d2 - d1) / (high.slope - low.slope + 2 * d2)
+    t = jnp.where(inside >= 0, t, jnp.nan)
+    near, far = low.t + 0.01 * width, low.t + 0.99 * width  # kept away from the ends
     t = jnp.clip(t, jnp.minimum(near, far), jnp.maximum(near, far))
     t = jnp.where(jnp.isfinite(t), t, low.t + 0.5 * width)
-    return jnp.where(is_finite(high), t, low.t + 0.1 * width)
-
-
-def beyond(low: Point, new: Point, grow: Array) -> Array:
-    """Return the next t past a point at which the slope is too steep: where the secant is 0."""
-    step = new.t - low.t
-    gain = new.slope - low.slope
-    t = jnp.where(gain > 0, -new.slope / jnp.where(gain > 0, gain, 1), jnp.inf) * step
-    return new.t + jnp.clip(t, 1.1 * step, grow * step)
+    t = jnp.where(is_finite(high), t, low.t + 0.1 * width)
+    return jnp.where(jnp.isfinite(high.t), t, ahead)
 
 
 def rounding(line: Line, guess: Array, slack: Array) -> Array:
@@ -428,10 +430,7 @@ def wolfe_search(
         passed = new.slope * (b.high.t - b.low.t) >= 0  # the minimum lies on low's side of it
         high = pick(lower, pick(passed, b.low, b.high), new)
         low = pick(lower, new, b.low)
-        bracketed = jnp.isfinite(high.t)
-        ahead = jnp.minimum(beyond(b.low, new, grow), longest)
-        t = jnp.where(bracketed, between(low, high), ahead)
-        t = jnp.where(done, b.t, t)
+        t = jnp.where(done, b.t, next_try(low, high, b.low, new, grow, longest))
         return Bracket(low, high, t, b.tries + 1, done, b.nonfinite | ~fine)
 
     def unfinished(b: Bracket) -> Array:

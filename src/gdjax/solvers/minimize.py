@@ -30,30 +30,24 @@ from gdjax.solvers.runner import call, converge, largest, optimality, start_of, 
 from gdjax.solvers.watch import Watch, tell
 
 
-def _objective(fun: LossFn, has_aux: bool, args: tuple) -> Callable[[Any], tuple[Array, Any]]:
-    """Return `(value, aux)` as a function of the parameters alone, the value checked."""
-
-    def both(p):
-        value, aux = fun(p, *args), None
-        if has_aux:
-            if not isinstance(value, (tuple, list)) or len(value) != 2:
-                kind = type(value).__name__
-                raise TypeError(
-                    f"minimize(has_aux=True): fun must return (value, aux), got {kind}."
-                )
-            value, aux = value
-        got = type(value).__name__
-        if hasattr(value, "dtype") or isinstance(value, (int, float, complex)):
-            value = jnp.asarray(value)
-            if value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
-                return value, aux
-            got = f"{value.dtype}{list(value.shape)}"
-        raise TypeError(
-            f"minimize(fun=...) must return one real number, got {got}. With has_aux=True it "
-            "returns (value, aux)."
-        )
-
-    return both
+def _objective(fun: LossFn, has_aux: bool, args: tuple, params: Params) -> tuple[Array, Any]:
+    """Return `(value, aux)`, the value checked."""
+    value, aux = fun(params, *args), None
+    if has_aux:
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            kind = type(value).__name__
+            raise TypeError(f"minimize(has_aux=True): fun must return (value, aux), got {kind}.")
+        value, aux = value
+    got = type(value).__name__
+    if hasattr(value, "dtype") or isinstance(value, (int, float, complex)):
+        value = jnp.asarray(value)
+        if value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+            return value, aux
+        got = f"{value.dtype}{list(value.shape)}"
+    raise TypeError(
+        f"minimize(fun=...) must return one real number, got {got}. With has_aux=True it "
+        "returns (value, aux)."
+    )
 
 
 def _solve(
@@ -68,12 +62,12 @@ def _solve(
     max_steps: Array,
     callback_id: Array | None,
 ) -> Result:
-    objective = _objective(fun, has_aux, args)
+    objective = functools.partial(_objective, fun, has_aux, args)
 
     def value_fn(p):
         return objective(p)[0]
 
-    value_and_grad, extra = uphill(value_fn), dict(value_fn=value_fn)
+    value_and_grad, extra = functools.partial(uphill, value_fn), dict(value_fn=value_fn)
     limit = trace if trace else max_steps
     show = None if callback_id is None else functools.partial(jax.debug.callback, tell, callback_id)
     end = converge(value_and_grad, update, params, state, tol, limit, extra, bool(trace), show)
@@ -99,8 +93,8 @@ def _solve_implicit(
     *rest: Any,
 ) -> Result:
     """Return what `_solve` returns, with derivatives by args, the state's numbers, and closures."""
-    objective = _objective(fun, has_aux, args)
-    value_and_grad = uphill(lambda p: objective(p)[0])
+    objective = functools.partial(_objective, fun, has_aux, args)
+    value_and_grad = functools.partial(uphill, lambda p: objective(p)[0])
     states = [node for _, node in states_in(state)]
 
     def condition(p):

@@ -18,9 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import upcast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, PyTree, Scalar
 
 

@@ -17,9 +17,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, POSITIVE, WHOLE, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.levenberg_marquardt import gain_ratio
 from gdjax.solvers.line_search import as_tree, as_vector

@@ -15,9 +15,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Pair, Params
 from gdjax.solvers.line_search import as_tree, as_vector, scale_by_zoom_linesearch, searched
 

@@ -15,9 +15,8 @@ import jax
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import apply_updates, with_extra_args_support
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Number, Pair, Params, PyTree
 
 

@@ -27,11 +27,10 @@ from gdjax.core.checks import (
     as_float_leaves,
     checked,
 )
-from gdjax.core.hyper import as_hyper, as_scalar
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.hyper import as_array, as_hyper
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.trees import copied, inner_product, total, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Params, PyTree, Scalar
 
 
@@ -169,7 +168,7 @@ def _build(
         slots = Proximal(
             copied(params) if accelerated else None,
             zero() + 1,
-            as_scalar(f"{call}(init_learning_rate=...)", first),
+            as_array(f"{call}(init_learning_rate=...)", first, scalar=True),
             jnp.zeros((), jnp.int32),
             jnp.zeros((), bool),
             prox,

@@ -38,7 +38,7 @@ from gdjax.core.protocols import (
     ReportsSettled,
     states_in,
 )
-from gdjax.core.types import OptState, Params, PyTree, T
+from gdjax.core.types import OptState, P, Params, PyTree, T
 from gdjax.solvers.line_search import known_gradient, pick
 from gdjax.solvers.result import Result, Status
 
@@ -150,18 +150,14 @@ class Carry(NamedTuple):
     trace: Any
 
 
-def uphill(value_fn: Callable[[Any], Array]) -> Callable[[Any], tuple[Array, Any]]:
-    """Return `value_and_grad` of a real function, in at least float32, the gradient uphill.
+def uphill(value_fn: Callable[[P], Array], params: P) -> tuple[Array, P]:
+    """Return value and gradient of a real function, in at least float32, the gradient uphill.
 
     Uphill: for complex parameters JAX returns its conjugate.
     """
-
-    def value_and_grad(params):
-        value, grad = jax.value_and_grad(value_fn)(params)
-        grad = jax.tree.map(lambda g: jnp.conj(g).astype(compute_dtype(g)), grad)
-        return value.astype(compute_dtype(value)), grad
-
-    return value_and_grad
+    value, grad = jax.value_and_grad(value_fn)(params)
+    grad = jax.tree.map(lambda g: jnp.conj(g).astype(compute_dtype(g)), grad)
+    return value.astype(compute_dtype(value)), grad
 
 
 def converge(
@@ -197,9 +193,6 @@ def converge(
 
     def any_of(flags):
         return functools.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
-
-    def unfinished(c: Carry) -> Array:
-        return (c.status < 0) & (c.steps < max_steps)
 
     def step(c: Carry) -> Carry:
         given = dict(value=c.value, grad=c.grad, **extra)
@@ -250,7 +243,7 @@ def converge(
         record = dict(value=nans.astype(value.dtype), grad_norm=nans.astype(norm.dtype))
     zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
     start = Carry(params, state, value, grad, norm, zero, one, zero, status, record)
-    end = jax.lax.while_loop(unfinished, step, start)
+    end = jax.lax.while_loop(lambda c: (c.status < 0) & (c.steps < max_steps), step, start)
     status = jnp.where(end.status < 0, Status.STEP_LIMIT, end.status)
     return Result(
         end.params, end.value, end.grad_norm, end.steps, end.evaluations, status, end.state, None,
@@ -279,69 +272,35 @@ def call(
     """
     if not callable(fun):
         raise TypeError(f"{name} needs a function, got {fun!r}.")
-    if is_traced():
-        return run(fun, *static, *given)  # a nested program would only cost more time to trace
+    # `jit` and `scan` record every operation, also on constants, and a nested program would only
+    # cost more time to trace. `vmap` and `grad` outside of them do not: there a run needs a program
+    # of its own, else it would be compiled at every call.
+    if isinstance(jnp.zeros(()), jax.core.Tracer):
+        return run(fun, *static, *given)
     if isinstance(fun, types.MethodType) and not jax.tree_util.all_leaves([fun.__self__]):
         fun = jax.tree_util.Partial(fun.__func__, fun.__self__)
-    given_data, given_rest = _split(given, NUMBERS)
-    if jax.tree_util.all_leaves([fun]):
-        structure = (None, given_rest, static)
-        _check_hashable(name, fun, structure)
-        return _program(run, fun)(structure, [], given_data)
-    data, rest = _split(fun, ARRAYS)
-    structure = (rest, given_rest, static)
-    _check_hashable(name, None, structure)
-    return _of_object(run, None, structure, data, given_data)
+    tree = None if jax.tree_util.all_leaves([fun]) else fun
+    leaves, treedef = jax.tree.flatten((tree, given))
+    own = len(jax.tree.leaves(tree))  # of the function only arrays are data, numbers are not
+    is_data = [isinstance(x, ARRAYS if i < own else NUMBERS) for i, x in enumerate(leaves)]
+    data = [x if yes else None for x, yes in zip(leaves, is_data, strict=True)]
+    others = tuple(None if yes else x for x, yes in zip(leaves, is_data, strict=True))
+    structure = (treedef, others, static)
+    _check_hashable(name, fun if tree is None else None, structure)
+    if tree is None:
+        return _program(run, fun)(structure, data)
+    return _of_object(run, None, structure, data)
 
 
-def is_traced() -> bool:
-    """Return whether `jit`, `scan` or the like records what is computed now.
-
-    Those record every operation, also on constants. `vmap` and `grad` outside of them do not: there
-    a run needs a program of its own, else it would be compiled at every call.
-    """
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
-
-
-def _split(tree: PyTree, kinds: tuple[type, ...]) -> tuple[list, tuple]:
-    """Return the leaves of some kinds in a tree, and the rest, which is static."""
-    leaves, treedef = jax.tree.flatten(tree)
-    data = [x if isinstance(x, kinds) else None for x in leaves]
-    return data, (treedef, tuple(None if isinstance(x, kinds) else x for x in leaves))
-
-
-def _joined(data: list, rest: tuple) -> PyTree:
-    treedef, others = rest
-    return treedef.unflatten([o if d is None else d for d, o in zip(data, others, strict=True)])
-
-
-def _run(run: Callable, fun: Any, structure: tuple, data: list, given_data: list) -> Any:
-    rest, given_rest, static = structure
-    fun = fun if rest is None else _joined(data, rest)
-    return run(fun, *static, *_joined(given_data, given_rest))
+def _run(run: Callable, fun: Any, structure: tuple, data: list) -> Any:
+    treedef, others, static = structure
+    leaves = [other if x is None else x for x, other in zip(data, others, strict=True)]
+    tree, given = treedef.unflatten(leaves)
+    return run(fun if tree is None else tree, *static, *given)
 
 
 _of_object = jax.jit(_run, static_argnums=(0, 1, 2))  # never freed; pytrees add only what is static
-
-
-class _Identity(weakref.ref):
-    """A weak reference that equals those to the same object, whatever the object is equal to."""
-
-    __slots__ = ("address",)
-
-    def __init__(self, owner: Any, gone: Callable | None = None):
-        self.address = id(owner)
-
-    def __hash__(self) -> int:
-        return self.address
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, _Identity) and self() is not None and self() is other()
-
-
-_programs: dict[_Identity, dict[tuple, Callable]] = {}  # by what a function belongs to
+_programs: dict[int, dict[tuple, Callable]] = {}  # by the id of what a function belongs to
 
 
 def _program(run: Callable, fun: Callable) -> Callable:
@@ -349,22 +308,23 @@ def _program(run: Callable, fun: Callable) -> Callable:
     method = isinstance(fun, types.MethodType)
     owner, part = (fun.__self__, fun.__func__) if method else (fun, None)
     try:
-        ref = _Identity(owner, lambda gone: _programs.pop(gone, None))
+        ref = weakref.ref(owner)
     except TypeError:  # few callables allow no weak reference
         return functools.partial(_of_object, run, fun)
-    programs = _programs.setdefault(ref, {})
-    if (run, part) not in programs:
-        programs[run, part] = _compiled(run, ref, part)
-    return programs[run, part]
+    if id(owner) not in _programs:
+        _programs[id(owner)] = {}
+        weakref.finalize(owner, _programs.pop, id(owner), None).atexit = False
+    programs = _programs[id(owner)]
+    if (run, part) in programs:
+        return programs[run, part]
 
-
-def _compiled(run: Callable, owner: weakref.ref, part: Any) -> Callable:
-    def program(structure, data, given_data):
-        fun = owner() if part is None else types.MethodType(part, owner())
-        return _run(run, fun, structure, data, given_data)
+    def program(structure, data):  # must not hold `owner`, or it would never be freed
+        fun = ref() if part is None else types.MethodType(part, ref())
+        return _run(run, fun, structure, data)
 
     program.__name__ = program.__qualname__ = run.__name__
-    return jax.jit(program, static_argnums=0)
+    programs[run, part] = jax.jit(program, static_argnums=0)
+    return programs[run, part]
 
 
 def _check_hashable(name: str, fun: Any, structure: tuple) -> None:

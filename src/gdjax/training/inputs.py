@@ -251,9 +251,7 @@ def traced_loss(program: Program, params: Params, batch: PyTree) -> Any:
     return _jitted(program.loss_fn).trace(params, batch, *more)
 
 
-@functools.lru_cache(maxsize=64)
-def _jitted(loss_fn: LossFn) -> Any:
-    return jax.jit(loss_fn)
+_jitted = functools.lru_cache(maxsize=64)(jax.jit)
 
 
 def _checked_metric(

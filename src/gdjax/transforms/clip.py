@@ -7,10 +7,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import leafwise
+from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import clip_parts, root_mean_sq
 from gdjax.core.trees import sum_sq, times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Scalar
 
 

@@ -22,6 +22,10 @@ def _zero_nans(grad, slots, param, count):
     return jnp.where(is_nan, 0, grad), FoundNan(jnp.any(is_nan))
 
 
+def _nothing_found(param: Array) -> FoundNan:
+    return FoundNan(jnp.zeros((), bool))
+
+
 def zero_nans() -> Optimizer:
     """Replace NaN by 0, element by element; infinite elements stay.
 
@@ -39,7 +43,7 @@ def zero_nans() -> Optimizer:
       >>> print(updates, gdjax.tree.get(state, "found_nan"))
       [1. 0.] True
     """
-    return leafwise(_zero_nans, lambda param: FoundNan(jnp.zeros((), bool)))
+    return leafwise(_zero_nans, _nothing_found)
 
 
 def _keep_params_nonnegative(grad, slots, param, count):

@@ -18,9 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Key, Params
 
 
@@ -72,7 +71,8 @@ def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
       >>> print(estimate.update(params, estimate.init(params), params, obj_fn=loss)[0])
       [  6. -10.]
     """
-    return treewise(_hutchinson, functools.partial(_slots, key=random_seed))
+    slots = functools.partial(_slots, key=random_seed)
+    return treewise(_hutchinson, slots, name="hutchinson_estimator_diag_hessian")
 
 
 def _gauss_newton_bartlett(grads, slots, params, count, *, raw_params, sampled_obj_fn, batch_size):
@@ -113,7 +113,8 @@ def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
       >>> print(jax.vmap(estimate)(jnp.arange(10_000)).mean().round(1))  # the Hessian is 1
       1.0
     """
-    return treewise(_gauss_newton_bartlett, functools.partial(_slots, key=key))
+    slots = functools.partial(_slots, key=key)
+    return treewise(_gauss_newton_bartlett, slots, name="gauss_newton_bartlett_diag_hessian")
 
 
 def _slots(params: Params, key: Key) -> Randomness:

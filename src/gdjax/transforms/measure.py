@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots, checked
+from gdjax.core.checks import checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 
@@ -96,7 +96,6 @@ def _as_pair(measure: Measure) -> Optimizer:
 
 
 def _measured(grads, slots, params, count, *, names, members, **extra):
-    check_slots("monitor", slots, Measured)
     done = [
         member(grads, state, params, **extra)
         for member, state in zip(members, slots.measure_states, strict=True)

@@ -7,9 +7,9 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.trees import sum_sq, times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import PyTree, Scalar
 
 

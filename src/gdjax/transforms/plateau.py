@@ -13,9 +13,9 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, OPEN_UNIT, WHOLE, checked
 from gdjax.core.every import as_interval
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, scalar_dtype
 from gdjax.core.trees import times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Params, Scalar
 
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import map_blocks
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import map_blocks, treewise
 from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import Randomness, fresh_randomness
 from gdjax.transforms.per_example import per_example_global_norm_clip

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.lift import leafwise
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import leafwise, treewise
 from gdjax.core.types import Params, Updates
 
 StatelessFn: TypeAlias = Callable[[Updates, Params], Updates]

@@ -15,12 +15,12 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import WHOLE, check_slots, checked
+from gdjax.core.checks import WHOLE, checked
 from gdjax.core.every import as_interval
 from gdjax.core.hyper import as_hyper, value_at
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 
@@ -51,8 +51,7 @@ def _sum(sum_, grad, n, skip):
     return new if skip is None else jnp.where(skip > 0, sum_, new)
 
 
-def _accumulate(grads, slots, params, count, *, use_grad_mean, should_skip, inner, called, **extra):
-    check_slots(called, slots, Accumulated)
+def _accumulate(grads, slots, params, count, *, use_grad_mean, should_skip, inner, **extra):
     steps, n = slots.steps, slots.mini_step
     skip, skip_state = None, ()
     if should_skip is not None:
@@ -132,7 +131,6 @@ def accumulated(
         _accumulate,
         slots,
         name=name,
-        called=name,
         use_grad_mean=use_grad_mean,
         should_skip=should_skip,
         inner=update,

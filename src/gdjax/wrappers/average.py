@@ -15,11 +15,10 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, check_slots, checked
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied, map_leaves, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 
 
@@ -52,7 +51,6 @@ def _averaged(name, grads, slots, params, inner, extra, c, weight):
 
 
 def _average(grads, slots, params, count, *, decay, share, debias, inner, **extra):
-    check_slots("average", slots, Average)
     weight = decay * slots.weight + (1 - decay)
     c = 1 - decay
     if debias:
@@ -61,13 +59,11 @@ def _average(grads, slots, params, count, *, decay, share, debias, inner, **extr
 
 
 def _polynomial_average(grads, slots, params, count, *, gamma, share, inner, **extra):
-    check_slots("polynomial_average", slots, Average)
     c = (gamma + 1) / (gamma + count)
     return _averaged("polynomial_average", grads, slots, params, inner, extra, c, slots.weight)
 
 
 def _tail_average(grads, slots, params, count, *, start, share, inner, **extra):
-    check_slots("tail_average", slots, Average)
     c = 1 / jnp.maximum(count - start.astype(jnp.int32), 1).astype(start.dtype)
     return _averaged("tail_average", grads, slots, params, inner, extra, c, slots.weight)
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import SHARE, check_slots, checked
+from gdjax.core.checks import SHARE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.trees import map_leaves, product
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 
 
@@ -33,7 +33,6 @@ def _keep(update, grad, min_share):
 
 
 def _cautious(grads, slots, params, count, *, min_share, inner, **extra):
-    check_slots("cautious", slots, Cautious)
     updates, state = inner(grads, slots.inner, params, **extra)
     return map_leaves(_keep, 1, (updates, grads), min_share)[0], Cautious(state)
 

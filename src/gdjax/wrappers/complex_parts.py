@@ -10,9 +10,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
 from gdjax.core.evaluation import eval_params
-from gdjax.core.treewise import treewise
+from gdjax.core.lift import treewise
 from gdjax.core.types import OptState, Pair, Params, PyTree
 
 
@@ -53,7 +52,6 @@ def merge(tree: PyTree) -> PyTree:
 
 
 def _split_real_and_imaginary(grads, slots, params, count, *, inner, **extra):
-    check_slots("split_real_and_imaginary", slots, SplitRealAndImaginary)
     params = None if params is None else split(params)
     updates, state = inner(split(grads), slots.inner, params, **extra)
     return merge(updates), SplitRealAndImaginary(state)
@@ -82,8 +80,8 @@ def split_real_and_imaginary(inner: Pair) -> Optimizer:
       [-0.1+0.1j]
     """
     init, update = with_extra_args_support(inner)
-    return treewise(
-        _split_real_and_imaginary,
-        lambda params: SplitRealAndImaginary(init(split(params))),
-        inner=update,
-    )
+
+    def slots(params: Params) -> SplitRealAndImaginary:
+        return SplitRealAndImaginary(init(split(params)))
+
+    return treewise(_split_real_and_imaginary, slots, inner=update)

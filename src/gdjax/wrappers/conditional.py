@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
 from gdjax.core.every import either
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params
 
 
@@ -27,7 +26,6 @@ class Conditional(NamedTuple):
 def _conditionally(
     grads, slots, params, count, *, called, condition, forward, mask, inner, raw_params, **extra
 ):
-    check_slots(called, slots, Conditional)
 
     def step():
         updates, state = inner(grads, slots.inner_state, params, **extra)

@@ -10,8 +10,8 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_slots, checked
-from gdjax.core.treewise import treewise
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.guard import all_finite
 from gdjax.wrappers.shared.skipping import tally, unless
@@ -35,7 +35,6 @@ class ApplyIfFinite(NamedTuple):
 def _apply_if_finite(
     grads, slots, params, count, *, max_consecutive_errors, let_through, inner, **extra
 ):
-    check_slots("apply_if_finite", slots, ApplyIfFinite)
     bad = ~all_finite(grads)
     total, in_a_row = tally(bad, slots.total_notfinite, slots.notfinite_count)
     too_many = in_a_row > max_consecutive_errors

@@ -12,10 +12,9 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
-from gdjax.core.lift import like_blocks
+from gdjax.core.lift import like_blocks, treewise
 from gdjax.core.numerics import scalar_dtype, upcast
 from gdjax.core.trees import SMALL
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, PyTree
 
 

@@ -20,7 +20,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name
 from gdjax.core.hyper import by_path, leaf_values
 from gdjax.core.lift import compiled
-from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Updates
+from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
 Member: TypeAlias = Pair | Literal["frozen", "kept"]
@@ -73,7 +73,7 @@ def _init(called: str, members: dict[Hashable, Any], names_of: NamesOf, params: 
     return Groups(states, Labels(names))
 
 
-def _part(treedef: Any, leaves: list, names: tuple, name: Hashable) -> PyTree:
+def _part(treedef: TreeDef, leaves: list, names: tuple, name: Hashable) -> PyTree:
     return treedef.unflatten([x if n == name else None for x, n in zip(leaves, names, strict=True)])
 
 

@@ -16,11 +16,11 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import FINITE, check_range, check_slots
+from gdjax.core.checks import FINITE, check_range
 from gdjax.core.every import either
+from gdjax.core.lift import treewise
 from gdjax.core.protocols import SkipsSteps, states_in
 from gdjax.core.trees import map_leaves, sum_sq, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 
@@ -39,7 +39,6 @@ class Guarded(NamedTuple):
 
 
 def _guard(grads, slots, params, count, *, inner, should_skip, names, **extra):
-    check_slots("guard", slots, Guarded)
     numbers = {name: extra.pop(name) for name in names}
     done = count - 1 - slots.skipped
     skip, skip_state = ask(should_skip, grads, done, params, **numbers)

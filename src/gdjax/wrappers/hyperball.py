@@ -13,11 +13,10 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots, checked
-from gdjax.core.lift import NEEDS_PARAMS, mask_leaves
+from gdjax.core.checks import checked
+from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
 from gdjax.core.numerics import abs_sq, cast_like, compute_dtype, safe_sqrt
 from gdjax.core.trees import map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Mask, OptState, Pair, Params, PyTree, Scalar
 
 
@@ -43,7 +42,6 @@ def _on_sphere(update, param, radius, learning_rate):
 
 
 def _hyperball(grads, slots, params, count, *, learning_rate, inner, **extra):
-    check_slots("hyperball", slots, Hyperball)
     if params is None:
         raise ValueError(f"hyperball needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

@@ -15,11 +15,10 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, check_slots, checked
+from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied, map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, PyTree, Scalar
 from gdjax.wrappers.shared.reset import memory, reset
 
@@ -46,7 +45,6 @@ def _sync(slow, param, update, due, share):
 
 
 def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
-    check_slots("lookahead", slots, Lookahead)
     if params is None:
         raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

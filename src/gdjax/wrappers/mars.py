@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_slots, checked
+from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt
 from gdjax.core.trees import map_leaves, zeros_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
 
 
@@ -34,7 +34,6 @@ def _correct(grad, previous, gamma, b1):
 
 
 def _mars(grads, slots, params, count, *, gamma, b1, inner, **extra):
-    check_slots("mars", slots, Mars)
     corrected, previous = map_leaves(_correct, 2, (grads, slots.previous), gamma, b1)
     updates, state = inner(corrected, slots.inner, params, **extra)
     return updates, Mars(previous, state)

@@ -18,11 +18,10 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, check_slots, checked
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
 
 
@@ -50,7 +49,6 @@ def _place(start, displacement, param, update, scale):
 
 
 def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner, **extra):
-    check_slots("mechanize", slots, Mechanic)
     if params is None:
         raise ValueError(f"mechanize needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

@@ -15,13 +15,11 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.protocols import HasMetrics, states_in
 from gdjax.core.reading import hyperparams, shortest_names
 from gdjax.core.trees import sum_sq, zero
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params
 from gdjax.transforms.measure import Measure
 from gdjax.transforms.measure import measures as measure_with
@@ -54,7 +52,6 @@ def _rates(state: OptState) -> dict[str, Array]:
 
 
 def _monitor(grads, slots, params, count, *, inner, **extra):
-    check_slots("monitor", slots, Monitored)
     if params is None:
         raise ValueError(f"monitor needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

@@ -19,14 +19,12 @@ from jax import Array
 from gdjax import projections, proximal
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_increment
 from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, OptState, Pair, Params
 from gdjax.wrappers.shared.metric import diagonal_metric
 
@@ -34,11 +32,18 @@ Prox: TypeAlias = Callable[..., Params]  # (params, hyperparams_prox, scaling) -
 Metric: TypeAlias = Callable[[OptState, Params], list[Array | None]]
 
 SEPARABLE: set[Any] = {  # they treat each element by itself
-    proximal.prox_none, proximal.prox_lasso, proximal.prox_non_negative_lasso,
-    proximal.prox_elastic_net, proximal.prox_non_negative_elastic_net, proximal.prox_ridge,
-    proximal.prox_non_negative_ridge, projections.projection_non_negative,
-    projections.projection_box, projections.projection_hypercube, projections.projection_linf_ball,
-}  # fmt: skip
+    proximal.prox_none,
+    proximal.prox_lasso,
+    proximal.prox_non_negative_lasso,
+    proximal.prox_elastic_net,
+    proximal.prox_non_negative_elastic_net,
+    proximal.prox_ridge,
+    proximal.prox_non_negative_ridge,
+    projections.projection_non_negative,
+    projections.projection_box,
+    projections.projection_hypercube,
+    projections.projection_linf_ball,
+}
 TOGETHER: set[Any] = {proximal.prox_group_lasso} | {
     getattr(projections, f"projection_{name}")
     for name in "simplex l1_sphere l1_ball l2_sphere l2_ball vector hyperplane halfspace".split()
@@ -57,7 +62,6 @@ class Proximal(NamedTuple):
 
 
 def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
-    check_slots("with_prox", slots, Proximal)
     if params is None:
         raise ValueError(f"with_prox needs {NEEDS_PARAMS}")
     leaves, treedef = jax.tree.flatten(params)
@@ -102,7 +106,7 @@ def _check(state: OptState, prox: Prox, separable: bool | None, metric: Metric |
         )
 
 
-def _is_known(slots: Any) -> bool:
+def _is_known(slots: object) -> bool:
     return slots == () or isinstance(slots, HasDiagonal) or any(True for _ in states_in(slots))
 
 

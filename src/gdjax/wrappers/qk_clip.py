@@ -15,11 +15,10 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import POSITIVE, check_slots, checked
+from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.hyper import leaf_values
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
 
 
@@ -54,7 +53,6 @@ def _clipped(update, param, heads, logits, threshold, power):
 
 
 def _qk_clip(grads, slots, params, count, *, threshold, power, inner, max_logits, **extra):
-    check_slots("qk_clip", slots, QKClip)
     if params is None:
         raise ValueError(f"qk_clip needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, max_logits=max_logits, **extra)

@@ -16,12 +16,11 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_integer, check_slots
+from gdjax.core.checks import check_integer
 from gdjax.core.evaluation import eval_params, map_held
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.trees import copied, map_leaves, times
-from gdjax.core.treewise import treewise
 from gdjax.core.types import AxisName, OptState, Pair, Params, PyTree
 from gdjax.transforms.adversary import sam_adversary
 from gdjax.wrappers.shared.reset import memory, reset
@@ -66,7 +65,6 @@ def _sam(
     raw_params=None,
     **extra,
 ):
-    check_slots("sam", slots, Sam)
     if params is None or grad_fn is None:
         raise ValueError(
             "sam(opaque_mode=True) needs the function that gives gradients, update(..., "
@@ -85,7 +83,6 @@ def _sam(
 
 
 def _sam_by_turns(grads, slots, params, count, *, sync_period, inner, adversary, **extra):
-    check_slots("sam", slots, Sam)
     if params is None:
         raise ValueError(f"sam needs {NEEDS_PARAMS}")
     starting, due = slots.phase == 0, slots.phase == sync_period - 1

@@ -13,12 +13,11 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, SHARE, check_slots, checked
+from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
 from gdjax.core.evaluation import eval_params
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.protocols import states_in
 from gdjax.core.trees import copied, map_leaves
-from gdjax.core.treewise import treewise
 from gdjax.core.types import DType, OptState, Pair, Params, Scalar
 from gdjax.optimizers.shared.averaging import (
     RANGES,
@@ -54,7 +53,6 @@ def _schedule_free(
     inner,
     **extra,
 ):
-    check_slots("schedule_free", slots, ScheduleFree)
     if params is None:
         raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
@@ -65,7 +63,6 @@ def _schedule_free(
 
 
 def _gpa(grads, slots, params, count, *, mu_x, mu_y, inner, **extra):
-    check_slots("gpa", slots, PrimalAverage)
     if params is None:
         raise ValueError(f"gpa needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)

@@ -20,12 +20,11 @@ from gdjax.core.checks import (
     NONNEGATIVE,
     check_choice,
     check_integer,
-    check_slots,
     checked,
 )
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype
 from gdjax.core.trees import sum_sq
-from gdjax.core.treewise import treewise
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.shared.skipping import tally, unless
 
@@ -64,7 +63,6 @@ def _limit(row, n, threshold, min_spread):
 def _skip_spikes(
     grads, slots, params, count, *, threshold, min_history, min_spread, watch, inner, **extra
 ):
-    check_slots("skip_spikes", slots, Spikes)
     if watch != "grad_norm" and "value" not in extra:
         raise TypeError(
             f"skip_spikes(watch={watch!r}) needs the loss: call update(grads, state, params, "

@@ -23,13 +23,12 @@ import jax.numpy as jnp
 
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_choice, check_slots, checked
-from gdjax.core.hyper import is_schedule
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.hyper import Schedule
+from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import the_only
 from gdjax.core.trees import product
-from gdjax.core.treewise import treewise
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params
 from gdjax.transforms.decay import add_decayed_weights
 
@@ -69,7 +68,6 @@ def _shrink(
 
 
 def _with_weight_decay(grads, slots, params, count, *, inner, shrink, **extra):
-    check_slots("with_weight_decay", slots, Decay)
     if params is None:
         raise ValueError(f"with_weight_decay needs {NEEDS_PARAMS}")
     learning_rate, rate_count = the_only("with_weight_decay", slots.inner, "learning_rate")
@@ -96,8 +94,8 @@ def _fresh(
     numbers = dict(weight_decay=weight_decay)
     if _more_numbers(kind):
         rate, _ = the_only("with_weight_decay", state, "learning_rate")
-        leaves = jax.tree.leaves(rate, is_leaf=is_schedule)
-        if max_learning_rate is None and any(map(is_schedule, leaves)):
+        leaves = jax.tree.leaves(rate, is_leaf=lambda x: isinstance(x, Schedule))
+        if max_learning_rate is None and any(isinstance(x, Schedule) for x in leaves):
             raise ValueError(
                 f"with_weight_decay(kind={kind!r}) of an optimizer whose learning rate is a "
                 "schedule needs max_learning_rate=..., the largest value of the schedule."

@@ -14,7 +14,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, State, is_state
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_slots
+from gdjax.core.checks import check_state
 from gdjax.core.hyper import as_hyper
 from gdjax.core.lift import compiled
 from gdjax.core.numerics import cast_like, safe_increment, scalar_dtype
@@ -30,7 +30,7 @@ class Injected(NamedTuple):
     inner_state: OptState  # state of the optimizer that the factory makes
 
 
-def _is_stateful(x: Any) -> bool:
+def _is_stateful(x: object) -> bool:
     return not isinstance(x, type) and callable(getattr(x, "init", None)) and callable(x)
 
 
@@ -63,10 +63,11 @@ def _make_update(
     factory: Callable[..., Pair],
     fixed: tuple[tuple[str, Any], ...],
     stateful: tuple[tuple[str, Any], ...],
+    names: tuple[str, ...],
     dtype: DType,
 ) -> Callable[..., Any]:
     def inject_hyperparams(updates, state, params=None, **extra):
-        check_slots("inject_hyperparams", getattr(state, "slots", state), Injected)
+        check_state("inject_hyperparams", state, names, Injected)
         schedules, inner = state.slots
         kind = dtype or scalar_dtype()
         numbers = {k: jnp.asarray(v, kind) for k, v in state.hyperparams.items()}
@@ -160,7 +161,9 @@ def inject_hyperparams(
             inner = with_extra_args_support(make(**fixed, **start)).init(params)
             return State(count, start, Injected(kept, inner))
 
-        key = inner_factory, tuple(fixed.items()), tuple(stateful.items()), hyperparam_dtype
+        names = tuple(sorted(numbers | schedules | stateful))
+        parts = tuple(fixed.items()), tuple(stateful.items()), names
+        key = inner_factory, *parts, hyperparam_dtype
         return Optimizer(init, (_remembered_update if _is_hashable(key) else _make_update)(*key))
 
     return build

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array
 
 from gdjax.core.base import Optimizer
@@ -27,6 +29,7 @@ class MultiSteps(Optimizer):
     """
 
     inner_opt: Optimizer  # the pair that takes the steps
+    arguments: tuple[Any, ...]  # those that it was made with, for `copy`
 
     def __new__(
         cls,
@@ -49,7 +52,18 @@ class MultiSteps(Optimizer):
         )
         made = super().__new__(cls, *pair)
         made.inner_opt = with_extra_args_support(opt)
+        made.arguments = (
+            opt,
+            every_k_schedule,
+            use_grad_mean,
+            should_skip_update_fn,
+            accumulator_dtype,
+        )
         return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Return what `copy.copy` and `copy.deepcopy` make it of."""
+        return self.arguments
 
     def has_updated(self, state: OptState) -> Array:
         """Return whether the last call of `update` took a step of the optimizer."""

@@ -21,7 +21,7 @@ from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
 from gdjax.core.hyper import Schedule, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
-from gdjax.core.types import DType, Hyperparam, Rule, Updates
+from gdjax.core.types import DType, Hyperparam, Number, Rule, Updates
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes
 from gdjax.linalg.polar import PRECONDITIONINGS, Kernel, ns_table, polar_kernel
@@ -64,7 +64,7 @@ class Table(Schedule):
 
     values: ArrayLike
 
-    def __call__(self, count: Any) -> ArrayLike:
+    def __call__(self, count: Number) -> ArrayLike:
         """Return the array."""
         return self.values
 
@@ -213,7 +213,7 @@ def on_matrices(
     return mask_decay(with_slots(optimizer, Orthogonal, rows), arguments.get("weight_decay_mask"))
 
 
-def check_share(what: str, value: Any) -> None:
+def check_share(what: str, value: object) -> None:
     """Raise unless a share that decides shapes is a Python number in (0, 1]."""
     if not isinstance(value, int | float) or not SHARE.holds(value):
         raise ValueError(f"{what} must be a Python number {SHARE.text}, got {value!r}.")
