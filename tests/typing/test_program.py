@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import program  # noqa: E402
 
 OPTIMIZERS = program.optimizers()
+
+
+@pytest.fixture(autouse=True)
+def settings_of_users():
+    """Let ranks be promoted, as JAX does where tests/conftest.py has not changed it."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=range(len(OPTIMIZERS)))
