@@ -165,7 +165,11 @@ SQUARE = jnp.eye(2)
             r"nnls\(b=...\) must be float",
         ),
         (lambda: gdjax.nnls(SQUARE, jnp.ones(2), 1.5), ValueError, r"iters=...\) must be an integ"),
-        (lambda: gdjax.nnls(SQUARE, jnp.ones(2), -1), ValueError, r"iters=...\) must be >= 0"),
+        (
+            lambda: gdjax.nnls(SQUARE, jnp.ones(2), -1),
+            ValueError,
+            r"iters=...\) must be an integer >= 0",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, message):

@@ -1,12 +1,11 @@
 """`least_squares`, `root`, and `minimize` with bounds, sets, and derivatives of solutions."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from compiling import options_of_users
 from mgh_least_squares import PROBLEMS
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.linear_model import LogisticRegression
@@ -64,9 +63,7 @@ def test_least_squares_in_float32_settles_where_values_are_all_rounding(name, sc
     def run(start):
         return gdjax.least_squares(problem.residual, start, method, tol=0.0)
 
-    changed = "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]
-    options = {"xla_cpu_use_fusion_emitters": True} if changed else None
-    fit = jax.jit(run, compiler_options=options)(jnp.array(problem.start))
+    fit = jax.jit(run, compiler_options=options_of_users())(jnp.array(problem.start))
     assert status(fit) == "CONVERGED" and fit.steps < most
     assert min(abs(float(fit.value) / v - 1) for v in problem.values if v) < 1e-4
 
