@@ -75,6 +75,7 @@ def _skip_spikes(
     n = jnp.minimum(slots.recorded, window)
     limits = jax.vmap(_limit, (0, None, None, None))(slots.history, n, threshold, min_spread)
     limits = jnp.where(n >= jnp.maximum(min_history, 1), limits, jnp.inf)
+    limits = jax.lax.stop_gradient(limits)  # they decide only; infinite ones have no derivative
     finite = jnp.isfinite(now).all()
     skip = ~finite | jnp.any(now > limits)
     # Spikes are recorded too, so that a higher level is accepted after half a window.
