@@ -266,3 +266,33 @@ def test_a_twin_is_the_direction_of_its_optimizer_under_its_own_name():
         _scale_by_power(0.0)
     with pytest.raises(TypeError, match=r"_power_descent\(learning_rate=\.\.\.\) must be a number"):
         _power_descent(None)
+
+
+def test_apply_updates_leaves_out_what_has_none():
+    params = {"w": jnp.ones(2), "n": jnp.arange(2), "sub": {"x": jnp.ones(1)}, "m": jnp.ones(1)}
+    loss = lambda p: jnp.sum(p["w"] ** 2) + 0.0 * p["sub"]["x"].sum()  # noqa: E731
+    grads = jax.grad(loss, allow_int=True)(params)
+    assert grads["n"].dtype == jax.dtypes.float0
+    new = gdjax.apply_updates(params, {**grads, "sub": None, "m": optax.MaskedNode()})
+    assert jax.tree.structure(new) == jax.tree.structure(params)
+    np.testing.assert_array_equal(new["w"], 3.0)
+    for name in ("n", "sub", "m"):
+        jax.tree.map(np.testing.assert_array_equal, new[name], params[name])
+    assert gdjax.apply_updates(jnp.ones(()), None) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "updates", "message"),
+    [
+        ({"w": jnp.zeros(1)}, {"w": jnp.ones(3)}, "at 'w' is float32.3., its parameter float32.1."),
+        ({"w": jnp.zeros((2, 3))}, {"w": jnp.ones(3)}, "shapes differ"),
+        ({"w": jnp.zeros(3)}, {"w": jnp.ones(())}, "shapes differ"),
+        ({"w": jnp.zeros(1)}, {"v": jnp.ones(1)}, "must have the structure of the parameters"),
+        ({"w": {"x": jnp.zeros(1)}}, {"w": jnp.ones(1)}, "is one array, where the parameters have"),
+        ({"w": jnp.arange(1)}, {"w": jnp.ones(1)}, "its parameter int32, which cannot hold"),
+        ({"w": jnp.zeros(1)}, {"w": jnp.ones(1) * 1j}, "float32, which cannot hold the sum"),
+    ],
+)
+def test_apply_updates_refuses_what_does_not_fit(params, updates, message):
+    with pytest.raises((ValueError, TypeError), match=f"^apply_updates: .*{message}"):
+        gdjax.apply_updates(params, updates)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import called, foreign_state
+from gdjax.core.hyper import path_name
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import OptState, P, Pair, Params, Updates
@@ -148,22 +149,57 @@ def apply_updates(params: P, updates: Updates) -> P:
 
     Args:
       params: a tree of arrays.
-      updates: a tree of the same structure; the sum is rounded once, from the wider dtype. A leaf
-        may be None, which leaves its parameter as it is.
+      updates: a tree of the same structure; the sum is rounded once, from the wider dtype. None in
+        place of a leaf or a subtree leaves its parameters as they are, and so do optax's
+        `MaskedNode` and an update of dtype float0, the gradient of an integer.
 
     Returns:
       The new parameters, shaped and typed like `params`.
+
+    Raises:
+      ValueError: if structures or shapes differ.
+      TypeError: if the sum is not of the parameter's kind: a complex update of a real parameter, or
+        a float update of an integer.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> print(gdjax.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])}))
       {'w': Array([1.5, 0. ], dtype=float32)}
     """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_left_out)
+    try:
+        parts = treedef.flatten_up_to(params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"apply_updates: the updates must have the structure of the parameters. {error}"
+        ) from None
+    new = [_added(path, update, part) for (path, update), part in zip(leaves, parts, strict=True)]
+    return treedef.unflatten(new)
 
-    def add(update, param):
-        if update is None:
-            return param
-        param = jnp.asarray(param)
-        return (param + update).astype(param.dtype)
 
-    return jax.tree.map(add, updates, params, is_leaf=lambda u: u is None)
+def _is_left_out(update: object) -> bool:
+    return update is None or (
+        isinstance(update, tuple) and not update and hasattr(update, "_fields")
+    )
+
+
+def _added(path, update, param):
+    if _is_left_out(update) or getattr(update, "dtype", None) == jax.dtypes.float0:
+        return param
+    if not jax.tree_util.all_leaves([param]):
+        raise ValueError(
+            f"apply_updates: the update at {path_name(path)!r} is one array, where the parameters "
+            f"have a tree, {jax.tree.structure(param)}."
+        )
+    param, update = jnp.asarray(param), jnp.asarray(update)
+    what = f"apply_updates: the update at {path_name(path)!r} is {update.dtype}{list(update.shape)}"
+    if update.shape != param.shape:
+        raise ValueError(f"{what}, its parameter {param.dtype}{list(param.shape)}: shapes differ.")
+    total = jnp.result_type(param, update)
+    for kind in (jnp.complexfloating, jnp.inexact):
+        if jnp.issubdtype(total, kind) and not jnp.issubdtype(param.dtype, kind):
+            raise TypeError(
+                f"{what}, its parameter {param.dtype}, which cannot hold the sum. Cast the "
+                "parameter, or put None in place of the update."
+            )
+    return (param + update).astype(param.dtype)
