@@ -38,6 +38,39 @@ def test_same_as_optax(settings):
     assert len(set(ours.tolist())) > 2
 
 
+INF, NAN = np.inf, np.nan
+SIGNS = {  # losses, and how often in a row of two of them the scale is halved
+    "constant, negative": ([-1.0] * 9, 4),
+    "constant, positive": ([1.0] * 9, 4),
+    "constant, zero": ([0.0] * 9, 4),
+    "rising from -1": (-1 + 1e-5 * np.arange(9), 4),
+    "falling from -1 by less than rtol": (-1 - 1e-6 * np.arange(9), 4),
+    "falling from -1": (-1 - 1e-2 * np.arange(9), 0),
+    "falling from 1": (1 - 1e-2 * np.arange(9), 0),
+    "falling through 0": (0.04 - 1e-2 * np.arange(9), 0),
+    "infinite at first": ([INF, 3.0, 2.0, 1.0, -1.0, -2.0, -3.0, -4.0, -5.0], 0),
+    "never finite": ([NAN, INF, -INF, NAN, INF, -INF, NAN, INF], 4),
+    "not finite once": ([3.0, 2.0, NAN, 1.0, 0.0, -INF, -1.0, -2.0, -3.0], 0),
+}
+
+
+def test_the_sign_of_the_loss_does_not_matter():
+    """optax #1767: there, a negative loss that rises counts as improving, and one never reduces."""
+    opt, params = gdjax.reduce_on_plateau(0.5, patience=2, rtol=1e-4), jnp.ones(1)
+
+    def lane(losses):
+        def step(state, loss):
+            return opt.update(params, state, value=loss)[::-1]
+
+        return jax.lax.scan(step, opt.init(params), losses)[1][-1]
+
+    longest = max(len(losses) for losses, _ in SIGNS.values())
+    rows = np.array([[*losses[:1], *losses][-longest:] for losses, _ in SIGNS.values()])
+    ends = jax.jit(jax.vmap(lane))(rows.astype(np.float32))[:, 0]
+    for name, end, (_, halvings) in zip(SIGNS, ends, SIGNS.values(), strict=True):
+        assert end == 0.5**halvings, name
+
+
 def test_its_numbers_are_data():
     factors = jnp.array([0.3, 0.6])
     lanes = jax.vmap(lambda f: scales(gdjax.reduce_on_plateau(f, patience=2)))(factors)

@@ -107,7 +107,8 @@ def scale_by_backtracking_linesearch(
 ) -> Optimizer:
     """Shorten a step until the objective falls by a share of what the slope predicts.
 
-    f(x + t d) <= (1 + rtol) f(x) + slope_rtol t <g, d> + atol,  t = t_0, t_0 decrease_factor, ...
+    f(x + t d) <= f(x) + slope_rtol t <g, d> + rtol |f(x)| + atol  for t = t_0, t_0 decrease_factor,
+    t_0 decrease_factor^2, ...
 
     Values that are not finite shorten the step. Where no t is short enough the update is 0 and
     `failed` in the state is true, while optax takes the last t whether or not f falls; the next

@@ -50,7 +50,9 @@ def _reduce_on_plateau(
     mean = mean + (jnp.asarray(value).astype(mean.dtype) - mean) / n.astype(mean.dtype)
     due = n >= as_interval(accumulation_size, n)
 
-    improved = mean < (1 - rtol) * best - atol
+    known = jnp.isfinite(best)  # it is infinite until there is a finite mean
+    needed = jnp.where(known, rtol * jnp.abs(jnp.where(known, best, 0)) + atol, 0)
+    improved = jnp.isfinite(mean) & (mean < best - needed)
     waited = jnp.where(improved, 0, safe_increment(stale))
     reduce = (cooling == 0) & (waited >= as_interval(patience, n))
     rest = jnp.where(reduce, jnp.round(cooldown).astype(n.dtype), jnp.maximum(cooling - 1, 0))
@@ -95,8 +97,12 @@ def reduce_on_plateau(
     """Multiply the updates by a scale that is reduced whenever the loss stops decreasing.
 
     It needs the loss: `update(..., value=loss)`. Means of `accumulation_size` losses are compared
-    with the best so far; after `patience` of them in a row that are not below
-    (1 - rtol) * best - atol, the scale is multiplied by `factor`.
+    with the best so far; after `patience` of them in a row that are not finite and below
+    best - rtol * |best| - atol, the scale is multiplied by `factor`. (optax and torch compare with
+    (1 - rtol) * best - atol, which for a negative loss is above the best.)
+
+    Every call counts. To count steps, of an accumulation or a guard, put it inside: `accumulate(
+    chain(optimizer, reduce_on_plateau()), 4)` compares the loss of the last mini-batch of a step.
 
     All arguments are leaves of the state, and so is the scale, which is kept in float32 (optax: in
     the parameters' lowest dtype).
