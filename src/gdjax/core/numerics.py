@@ -59,6 +59,23 @@ def cast_like(tree: T, like: PyTree) -> T:
     return jax.tree.map(lambda x, y: cast(jnp.asarray(x), y.dtype), tree, like)
 
 
+def rounded(x: Array, dtype: DTypeLike) -> Array:
+    """Return x rounded to `dtype`, to nearest even, in its own wider real dtype.
+
+    Two casts are not enough: XLA may leave out both, since it is allowed excess precision.
+
+    Example:
+      >>> print(rounded(jnp.array([1.001, 9.99]), jnp.bfloat16))
+      [ 1. 10.]
+    """
+    to, own = jnp.finfo(dtype), jnp.finfo(x.dtype)
+    normal = jax.lax.reduce_precision(x, to.nexp, to.nmant)
+    if to.nexp == own.nexp:
+        return normal
+    unit = float(to.smallest_subnormal)  # `reduce_precision` turns subnormal numbers into 0
+    return jnp.where(jnp.abs(x) < float(to.tiny), jnp.round(x / unit) * unit, normal)
+
+
 def abs_sq(x: Array) -> Array:
     """Return |x|**2, elementwise and real."""
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x * x

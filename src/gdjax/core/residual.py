@@ -1,0 +1,93 @@
+"""Sequences at full precision behind parameters of lower precision.
+
+Where a method computes its next point from the parameters, parameters of less than float32 would
+lose every step that is smaller than half the distance to the next number. So the state keeps what
+rounding took away: exact = param + residual, also after someone else has moved the parameter.
+Parameters of at least float32 need none; their slot is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gdjax.core.lift import map_blocks
+from gdjax.core.numerics import compute_dtype, rounded
+from gdjax.core.types import Params, PyTree, Updates
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["param_dtype"]
+)
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """What one parameter lost: its array, and the parameter's own dtype, which is static."""
+
+    value: Array
+    param_dtype: np.dtype
+
+
+def no_residual(params: Params) -> PyTree:
+    """Return a `Residual` of zero for each parameter of less than float32, None for the others.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> no_residual([jnp.ones(2), jnp.ones(2, jnp.bfloat16)])[1].value.dtype
+      dtype('float32')
+    """
+
+    def one(x):
+        wide = compute_dtype(x)
+        return None if x.dtype == wide else Residual(jnp.zeros_like(x, dtype=wide), x.dtype)
+
+    return jax.tree.map(one, params)
+
+
+def exact_params(params: Params, residual: PyTree) -> Params:
+    """Return param + residual for each parameter that has one, and the others as they are."""
+
+    def one(r, param):
+        return param if r is None else param.astype(r.value.dtype) + r.value
+
+    return jax.tree.map(one, residual, params, is_leaf=lambda x: x is None or _is_residual(x))
+
+
+def land(
+    params: Params, exact: Params, updates: Updates, residual: PyTree
+) -> tuple[Updates, PyTree]:
+    """Return updates that take the parameters to exact + update, rounded, and the next residual.
+
+    Args:
+      params: the parameters, in at least float32.
+      exact: what `exact_params` returned for them.
+      updates: those of `exact`, shaped like it.
+      residual: the old one.
+    """
+    kept, treedef = jax.tree.flatten(residual, is_leaf=lambda x: x is None or _is_residual(x))
+    if not any(map(_is_residual, kept)):
+        return updates, residual
+    columns = (treedef.flatten_up_to(tree) for tree in (params, exact, updates))
+    rows = list(zip(kept, *columns, strict=True))
+    low = [i for i, r in enumerate(kept) if r is not None]
+    keys = [(kept[i].value.shape, kept[i].param_dtype) for i in low]
+    moved = [row[3] for row in rows]
+    for i, (update, new) in zip(low, map_blocks(_land, [rows[i] for i in low], keys), strict=True):
+        moved[i], kept[i] = update, new
+    return treedef.unflatten(moved), treedef.unflatten(kept)
+
+
+@jax.jit
+def _land(row):
+    residual, param, exact, update = row
+    new = exact + update
+    at = rounded(new, residual.param_dtype)
+    return at - param, Residual(new - at, residual.param_dtype)
+
+
+def _is_residual(x: object) -> bool:
+    return isinstance(x, Residual)
