@@ -54,7 +54,8 @@ class State(NamedTuple):
     """The state of one optimizer or transform.
 
     Attributes:
-      count: number of updates done so far, int32 scalar; stays at its maximum, 2**31 - 1.
+      count: number of updates done so far, int32 scalar; stays at its maximum, 2**31 - 1. That
+        of a wrapper does not count calls in which the optimizer inside takes no step.
       hyperparams: name -> number (a scalar of at least float32), schedule, or tree of those.
       slots: a NamedTuple of trees shaped like the parameters (`mu`, `nu`, ...), or `()`.
     """

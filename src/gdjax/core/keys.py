@@ -30,3 +30,17 @@ def fresh_key(seed: Key) -> Array:
     if jnp.ndim(seed):
         raise TypeError(f"expected an int or a jax.random.key, got shape {jnp.shape(seed)}.")
     return jax.random.key(seed)
+
+
+def is_key(x: Array) -> bool:
+    """Return whether an array of a state holds keys, typed ones or old-style ones (uint32).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> [is_key(x) for x in (jax.random.key(0), jax.random.PRNGKey(0), jnp.zeros(2))]
+      [True, True, False]
+    """
+    dtype, shape = getattr(x, "dtype", None), jnp.shape(x)
+    if dtype == jnp.uint32:
+        return bool(shape) and shape[-1] in (2, 4)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)

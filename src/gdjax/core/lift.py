@@ -23,6 +23,7 @@ from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
 from gdjax.core.hyper import Masked, Schedule, as_hyper, leaf_values, spread, value_at
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
+from gdjax.core.protocols import took_step
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
 
 Static = tuple[tuple[str, Hashable], ...]
@@ -349,6 +350,8 @@ def treewise(
         `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
         the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
+        If another optimizer in the slots takes no step in a call (see `took_step`), the count stays
+        as it is.
       slots: `slots(params)` returns what the rule remembers: any pytree, also other states. If its
         annotation names a NamedTuple class, `update` refuses a state with other slots.
       hyperparams: name -> number or schedule for the whole tree; None is "off".
@@ -410,6 +413,8 @@ def _treewise_update(
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
         updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        took = took_step(slots)  # counts and schedules are those of steps, not of calls
+        count = count if took is None else jnp.where(took, count, state.count)
         new = treedef.unflatten(
             [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
         )

@@ -6,14 +6,16 @@ is the one walk over the states of a tree: whoever reads a protocol uses it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import State, is_state
-from gdjax.core.types import Params, PyTree
+from gdjax.core.types import OptState, Params, PyTree
 
 
 @runtime_checkable
@@ -43,6 +45,18 @@ class SkipsSteps(Protocol):
 
     def skipped_steps(self) -> Array:
         """Return how many were left out so far, int32."""
+        ...
+
+
+@runtime_checkable
+class ReportsStep(Protocol):
+    """Takes no step in some calls of `update`; see `took_step`, whose search ends here.
+
+    The state of the optimizer that it wraps, if any, is its member `inner`.
+    """
+
+    def stepped(self) -> Array | None:
+        """Return whether the last call took a step; None if every call takes one."""
         ...
 
 
@@ -129,3 +143,52 @@ def states_in(tree: PyTree, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[
         if is_state(node):
             yield path + where, node
             yield from states_in(node.slots, path + where)
+
+
+# --- steps and calls ------------------------------------------------------------------------------
+
+
+def took_step(state: OptState) -> Array | None:
+    """Return whether the last call of `update` took a step; None if every call takes one.
+
+    A call takes none if a guard skips it, if an accumulation waits for more gradients, or if SAM
+    climbs. In a chain all members must take their step; of groups, one is enough. optax's
+    `MultiSteps` and `apply_if_finite` are recognized by the members of their states; what other
+    libraries' wrappers leave out is not known.
+    """
+    nodes = (x for x in jax.tree.leaves(state, is_leaf=_reports_step) if _reports_step(x))
+    return _all(map(_stepped, nodes))
+
+
+def also_took_step(own: Array, inner: OptState) -> Array:
+    """Return whether `own` holds and the optimizer with the state `inner` took a step."""
+    took = took_step(inner)
+    return own if took is None else own & took
+
+
+def _all(answers: Iterator[Array | None]) -> Array | None:
+    known = [x for x in answers if x is not None]
+    return functools.reduce(jnp.logical_and, known) if known else None
+
+
+def _reports_step(node: object) -> bool:
+    if not isinstance(node, tuple):
+        return False
+    return hasattr(node, "stepped") or hasattr(node, "inner_opt_state") or _optax_guard(node)
+
+
+def _optax_guard(node: object) -> bool:
+    return hasattr(node, "last_finite") and hasattr(node, "inner_state")
+
+
+def _stepped(node: Any) -> Array | None:
+    if isinstance(node, ReportsStep):
+        return node.stepped()
+    if _optax_guard(node):
+        return also_took_step(jnp.asarray(node.last_finite), node.inner_state)
+    if not hasattr(node, "mini_step"):
+        return took_step(node.inner_opt_state)
+    own = jnp.asarray(node.mini_step) == 0
+    if isinstance(node.skip_state, dict) and "should_skip" in node.skip_state:
+        own &= ~jnp.asarray(node.skip_state["should_skip"])
+    return also_took_step(own, node.inner_opt_state)

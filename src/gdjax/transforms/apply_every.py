@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,17 +21,23 @@ class UpdateSum(NamedTuple):
     """What is remembered of one parameter."""
 
     grad_acc: Array  # sum of the updates since the last sum was returned, shaped like the parameter
+    held: Array  # how many those are, int32
+
+    def stepped(self) -> Array | None:
+        """Return whether the last call returned the sum of any parameter."""
+        held = [x == 0 for x in jax.tree.leaves(self.held)]
+        return functools.reduce(jnp.logical_or, held) if held else None
 
 
 def _apply_every(grad, slots, param, count, *, k):
-    k = as_interval(k, count)
-    since = (count - 1) % k
-    total = jnp.where(since > 0, slots.grad_acc, 0) + grad
-    return jnp.where(since == k - 1, total, 0), UpdateSum(total)
+    total = jnp.where(slots.held > 0, slots.grad_acc, 0) + grad
+    due = slots.held + 1 >= as_interval(k, count)
+    return jnp.where(due, total, 0), UpdateSum(total, jnp.where(due, 0, slots.held + 1))
 
 
 def _fresh(param: Array) -> UpdateSum:
-    return UpdateSum(jnp.zeros_like(param, dtype=compute_dtype(param)))
+    zeros = jnp.zeros_like(param, dtype=compute_dtype(param))
+    return UpdateSum(zeros, jnp.zeros((), jnp.int32))
 
 
 @checked(k=WHOLE)
@@ -40,8 +48,10 @@ def apply_every(k: Hyperparam = 1) -> Optimizer:
     batch k times as large, use `accumulate`.
 
     Args:
-      k: number of updates >= 1 in a sum; a leaf of the state like any number, so that it can be
-        changed, or differ between lanes of a sweep, without recompilation.
+      k: number of updates >= 1 in a sum: a number, schedule or prefix tree; a leaf of the state
+        like any number, so that it can be changed, or differ between lanes of a sweep, without
+        recompilation. If it falls below the number of updates that are held, the next call returns
+        their sum.
 
     Returns:
       An `Optimizer`. State: 4 bytes per element.

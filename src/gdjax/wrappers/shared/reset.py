@@ -1,4 +1,8 @@
-"""Reset the counts and slots of an optimizer, but keep its current hyperparameters."""
+"""Reset the counts and slots of an optimizer.
+
+Three things are kept: hyperparameters, so that a change of them lasts; random keys, so that no
+noise occurs twice; and what guards and accumulation count and hold back, so that nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import State, is_state
+from gdjax.core.keys import is_key
+from gdjax.core.protocols import ReportsStep
 from gdjax.core.types import OptState, PyTree
 
 
 def memory(state: OptState) -> PyTree:
-    """Return counts and slots of a state, at any nesting, without the hyperparameters."""
+    """Return what `reset` needs of a state: counts and slots, at any nesting."""
 
     def part(node):
-        return (node.count, memory(node.slots)) if is_state(node) else node
+        if not is_state(node):
+            return None if is_key(node) else node
+        slots = node.slots
+        return node.count, memory(getattr(slots, "inner", ()) if _is_kept(slots) else slots)
 
     return jax.tree.map(part, state, is_leaf=is_state)
 
@@ -24,9 +33,17 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
 
     def part(node, old):
         if not is_state(node):
-            return jnp.where(when, old, node)
-        count, slots = old
-        count = jnp.where(when, count, node.count)
-        return State(count, node.hyperparams, reset(when, node.slots, slots))
+            return node if is_key(node) else jnp.where(when, old, node)
+        slots, (count, first) = node.slots, old
+        if not _is_kept(slots):
+            count = jnp.where(when, count, node.count)
+            return State(count, node.hyperparams, reset(when, slots, first))
+        if hasattr(slots, "inner"):
+            slots = slots._replace(inner=reset(when, slots.inner, first))
+        return node._replace(slots=slots)
 
     return jax.tree.map(part, state, first, is_leaf=is_state)
+
+
+def _is_kept(slots: PyTree) -> bool:
+    return isinstance(slots, ReportsStep)

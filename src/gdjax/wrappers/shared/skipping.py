@@ -11,8 +11,9 @@ from jax import Array
 
 from gdjax.core.every import either
 from gdjax.core.numerics import cast_like, safe_increment, upcast
+from gdjax.core.protocols import took_step
 from gdjax.core.trees import zero
-from gdjax.core.types import OptState, Params, PyTree, Updates
+from gdjax.core.types import OptState, Params, PyTree, T, Updates
 
 # (gradients, step, params, **numbers) -> (whether to skip, what to remember)
 ShouldSkip: TypeAlias = Callable[..., tuple[Array, PyTree]]
@@ -36,6 +37,21 @@ def unless(
         return cast_like(updates, grads), cast_like(new, state)
 
     return either(~skip, step, leave)  # in this order: see `either`
+
+
+def at_steps(state: OptState, step: Callable[[], T], left: T) -> T:
+    """Return what a wrapper does in a step, or `left` if the optimizer inside took none.
+
+    Args:
+      state: the new state of the optimizer inside.
+      step: returns the wrapper's `(updates, slots)`.
+      left: `(updates, slots)` of a call that is no step: the optimizer's updates, and the old slots
+        with its new state.
+    """
+    took = took_step(state)
+    if took is None:
+        return step()
+    return either(took, lambda: cast_like(step(), left), lambda: left)
 
 
 def tally(skip: Array, skipped: Array, in_a_row: Array) -> tuple[Array, Array]:
