@@ -224,6 +224,9 @@ def dog(
     The authors evaluate at an average of the parameters, which they call essential:
     `gdjax.polynomial_average(gdjax.dog())` and `gdjax.eval_params`.
 
+    Keep the parameters in float32. The first steps are a millionth of them, with the default
+    `init_step`, and bfloat16 rounds these to nothing; then the distance, and the step, never grow.
+
     Args:
       learning_rate: factor of the step size, usually 1: a number, schedule or prefix tree.
       init_step: ("distance", r_0), ("heuristic", a) for r_0 = a * (1 + |start|), or

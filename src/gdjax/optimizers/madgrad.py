@@ -16,6 +16,8 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype
+from gdjax.core.residual import Residual, exact_params, land, no_residual
+from gdjax.core.trees import copied
 from gdjax.core.types import Hyperparam, Mask
 
 
@@ -25,22 +27,25 @@ class DualAverage(NamedTuple):
     grad_sum_sq: Array  # nu, weighted sum of |g|^2, real, shaped like the parameter
     s: Array  # weighted sum of the gradients, shaped like the parameter
     x0: Array  # the first parameter
+    residual: Residual | None  # what rounding takes from a parameter of less than float32
 
 
 def _madgrad(
     grad, slots, param, count, *, learning_rate, momentum, eps, weight_decay=None, decoupled
 ):
-    decay = 0 if weight_decay is None else weight_decay * param
+    exact = exact_params(param, slots.residual)
+    decay = 0 if weight_decay is None else weight_decay * exact
     rate = jnp.where(learning_rate > 0, learning_rate + eps, 0)
     weight = rate * jnp.sqrt(count.astype(rate.dtype))  # lambda_k
     grad = grad if decoupled else grad + decay
     s = slots.s + weight * grad
     grad_sum_sq = slots.grad_sum_sq + weight * abs_sq(grad)
     z = slots.x0 - s / (_safe_cbrt(grad_sum_sq) + eps)
-    update = (1 - momentum) * (z - param)
+    update = (1 - momentum) * (z - exact)
     if decoupled:
         update = update - rate * decay
-    return update, DualAverage(grad_sum_sq, s, slots.x0)
+    update, residual = land(param, exact, update, slots.residual)
+    return update, DualAverage(grad_sum_sq, s, slots.x0, residual)
 
 
 def _safe_cbrt(x: Array) -> Array:
@@ -51,7 +56,7 @@ def _safe_cbrt(x: Array) -> Array:
 def _start(param: Array) -> DualAverage:
     dtype = compute_dtype(param)
     zeros = jnp.zeros_like(param, dtype=real_dtype(dtype)), jnp.zeros_like(param, dtype=dtype)
-    return DualAverage(*zeros, jnp.array(param, dtype, copy=True))
+    return DualAverage(*zeros, copied(param), no_residual(param))
 
 
 @checked()

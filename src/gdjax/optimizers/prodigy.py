@@ -18,6 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import (
     copied,
     inner_product,
@@ -40,6 +41,7 @@ class ProdigySlots(NamedTuple):
     start: Params  # x_0, the first parameters
     distance: Array  # d, the estimate; a number, valid after the first update
     numerator: Array  # r, decaying weighted sum of <g, x_0 - x>; a number
+    residual: Params  # what rounding takes from parameters of less than float32, else None
 
 
 def _means(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
@@ -76,20 +78,22 @@ def _prodigy(
     if correct_bias:
         rate *= safe_sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
     share = d / estim_lr0
-    trees = grads, slots.mu, slots.nu, slots.grad_sum, slots.start, params
+    exact = exact_params(params, slots.residual)  # the first steps are smaller than bfloat16's eps
+    trees = grads, slots.mu, slots.nu, slots.grad_sum, slots.start, exact
     weight = share * (d if safeguard_warmup else rate)
     mu, nu, grad_sum, inner_products, sizes = map_leaves(_means, 5, trees, d, weight, b1, b2, b3)
     numerator = b3 * slots.numerator + share * rate * total(inner_products)
     size = total(sizes)  # |s|_1, 0 until a gradient is not 0
     estimate = estim_lr_coef * numerator / jnp.where(size > 0, size, 1)
     distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
-    (updates,) = map_leaves(_step, 1, (mu, nu, params), rate, distance * eps, weight_decay)
-    return updates, ProdigySlots(mu, nu, grad_sum, slots.start, distance, numerator)
+    (updates,) = map_leaves(_step, 1, (mu, nu, exact), rate, distance * eps, weight_decay)
+    updates, residual = land(params, exact, updates, slots.residual)
+    return updates, ProdigySlots(mu, nu, grad_sum, slots.start, distance, numerator, residual)
 
 
 def _zeros(params: Params) -> ProdigySlots:
     zeros = zeros_like(params), real_zeros_like(params), zeros_like(params)
-    return ProdigySlots(*zeros, copied(params), zero(), zero())
+    return ProdigySlots(*zeros, copied(params), zero(), zero(), no_residual(params))
 
 
 @checked(beta3=UNIT, estim_lr0=POSITIVE, estim_lr_coef=POSITIVE, weight_decay=NONNEGATIVE)
@@ -131,7 +135,8 @@ def prodigy(
       correct_bias: whether to use k_t, as optax always does; prodigyopt's default is k_t = 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 16 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters. State: 16 bytes for each element,
+      and 4 more where the parameters are of less than float32.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -18,6 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.residual import exact_params, land
 from gdjax.core.trees import map_leaves
 from gdjax.core.types import DType, Hyperparam, Rule, Scalar
 from gdjax.optimizers.radam import rectification
@@ -46,9 +47,10 @@ def _schedule_free(
     rate = learning_rate
     if warmup_steps is not None:
         rate *= jnp.minimum(count / jnp.maximum(warmup_steps, 1), 1)
-    directions, state = inner(grads, slots.inner, params)
+    exact = exact_params(params, slots.residual)
+    directions, state = inner(grads, slots.inner, exact)
     powers = weight_lr_power, weight_count_power
-    return _step(slots, params, directions, state, rate, count, b1, powers)
+    return _step(slots, params, exact, directions, state, rate, count, b1, powers)
 
 
 def _schedule_free_radam(
@@ -67,15 +69,17 @@ def _schedule_free_radam(
 ):
     trusted, factor = rectification(b2, count, 4)
     rate = learning_rate * jnp.where(trusted, factor, 0 if silent else 1)
-    directions, state = inner(grads, slots.inner, params, b2=b2, trusted=trusted)
+    exact = exact_params(params, slots.residual)
+    directions, state = inner(grads, slots.inner, exact, b2=b2, trusted=trusted)
     powers = weight_lr_power, weight_count_power
-    return _step(slots, params, directions, state, rate, count, b1, powers)
+    return _step(slots, params, exact, directions, state, rate, count, b1, powers)
 
 
-def _step(slots, params, directions, state, rate, count, b1, powers):
+def _step(slots, params, exact, directions, state, rate, count, b1, powers):
     c, weight_sum, largest = weigh(slots, rate, count, *powers)
-    updates, z = map_leaves(_leaf_step, 2, (params, slots.z, directions), rate, c, b1)
-    return updates, ScheduleFree(z, weight_sum, largest, state)
+    updates, z = map_leaves(_leaf_step, 2, (exact, slots.z, directions), rate, c, b1)
+    updates, residual = land(params, exact, updates, slots.residual)
+    return updates, ScheduleFree(z, weight_sum, largest, residual, state)
 
 
 def _leaf_step(param, z, direction, rate, c, b1):
@@ -153,7 +157,8 @@ def schedule_free_sgd(
       weight_count_power: see `schedule_free`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element; 8 where
+      the parameters are of less than float32, whose rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -204,7 +209,8 @@ def schedule_free_adamw(
       weight_count_power: see `schedule_free`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element; 12 where
+      the parameters are of less than float32.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

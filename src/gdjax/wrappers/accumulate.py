@@ -20,6 +20,7 @@ from gdjax.core.every import as_interval
 from gdjax.core.hyper import as_hyper, value_at
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
+from gdjax.core.protocols import also_took_step
 from gdjax.core.trees import map_leaves
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
@@ -39,6 +40,10 @@ class Accumulated(NamedTuple):
     def skipped_steps(self) -> Array:
         """Return how many mini-batches were left out."""
         return self.skipped
+
+    def stepped(self) -> Array:
+        """Return whether the last call took a step."""
+        return also_took_step(self.updated, self.inner)
 
 
 def _mean(mean, grad, n, skip):

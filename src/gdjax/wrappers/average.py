@@ -2,7 +2,8 @@
 
 Polyak & Juditsky (1992), https://doi.org/10.1137/0330046 (`tail_average`);
 Shamir & Zhang (2013), https://arxiv.org/abs/1212.1824 (`polynomial_average`).
-All are mean += c_t (param - mean) and differ in c_t.
+All are mean += c_t (param - mean) and differ in c_t, where t counts the steps that the optimizer
+took: not calls that a guard inside skips, or in which an accumulation waits for more gradients.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied, map_leaves, zero
 from gdjax.core.types import OptState, Pair, Params, Scalar
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class Average(NamedTuple):
@@ -46,8 +48,12 @@ def _averaged(name, grads, slots, params, inner, extra, c, weight):
     if params is None:
         raise ValueError(f"{name} needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
-    (mean,) = map_leaves(_follow, 1, (slots.mean, params, updates), c)
-    return updates, Average(mean, weight, state)
+
+    def step():
+        (mean,) = map_leaves(_follow, 1, (slots.mean, params, updates), c)
+        return updates, Average(mean, weight, state)
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
 
 
 def _average(grads, slots, params, count, *, decay, share, debias, inner, **extra):

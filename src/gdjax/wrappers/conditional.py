@@ -8,19 +8,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.every import either
 from gdjax.core.lift import treewise
-from gdjax.core.numerics import cast_like
+from gdjax.core.numerics import cast_like, safe_increment
+from gdjax.core.protocols import also_took_step
 from gdjax.core.types import OptState, Pair, Params
 
 
 class Conditional(NamedTuple):
     """What a condition remembers."""
 
-    inner_state: OptState  # state of the optimizer after the last step in which it ran
+    step: Array  # calls so far, int32, for the condition
+    updated: Array  # whether the last call gave updates: the optimizer ran, or passed gradients on
+    inner: OptState  # state of the optimizer after the last step in which it ran
+
+    def stepped(self) -> Array:
+        """Return whether the last call took a step."""
+        return also_took_step(self.updated, self.inner)
 
 
 def _conditionally(
@@ -28,19 +36,21 @@ def _conditionally(
 ):
 
     def step():
-        updates, state = inner(grads, slots.inner_state, params, **extra)
-        return cast_like(updates, grads), Conditional(cast_like(state, slots.inner_state))
+        updates, state = inner(grads, slots.inner, params, **extra)
+        return cast_like(updates, grads), cast_like(state, slots.inner)
 
     def leave():
-        return (jax.tree.map(jnp.zeros_like, grads) if mask else grads), slots
+        return (jax.tree.map(jnp.zeros_like, grads) if mask else grads), slots.inner
 
-    due = jnp.asarray(condition(count - 1, **(extra if forward else {})))
+    due = jnp.asarray(condition(slots.step, **(extra if forward else {})))
     if due.ndim:
         raise ValueError(
             f"{called}: should_transform_fn must return one boolean, got an array of shape "
             f"{due.shape}."
         )
-    return either(due != 0, step, leave)
+    updates, state = either(due != 0, step, leave)
+    updated = jnp.asarray(due != 0, bool) if mask else jnp.array(True)
+    return updates, Conditional(safe_increment(slots.step), updated, state)
 
 
 def _wrap(
@@ -61,7 +71,7 @@ def _wrap(
 
 
 def _fresh(init: InitFn, params: Params) -> Conditional:
-    return Conditional(init(params))
+    return Conditional(jnp.zeros((), jnp.int32), jnp.array(True), init(params))
 
 
 def conditionally_transform(

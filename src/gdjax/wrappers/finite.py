@@ -12,6 +12,7 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import treewise
+from gdjax.core.protocols import also_took_step
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.guard import all_finite
 from gdjax.wrappers.shared.skipping import tally, unless
@@ -25,11 +26,16 @@ class ApplyIfFinite(NamedTuple):
     total_notfinite: Array  # gradients so far that were not finite, int32
     skipped: Array  # updates left out so far, int32
     gave_up: Array  # whether there ever were more in a row than allowed
+    updated: Array  # whether the last gradients were applied
     inner: OptState  # state of the guarded optimizer
 
     def skipped_steps(self) -> Array:
         """Return how many updates were left out."""
         return self.skipped
+
+    def stepped(self) -> Array:
+        """Return whether the last call took a step."""
+        return also_took_step(self.updated, self.inner)
 
 
 def _apply_if_finite(
@@ -42,13 +48,13 @@ def _apply_if_finite(
     updates, state = unless(skip, inner, grads, slots.inner, params, extra)
     skipped, _ = tally(skip, slots.skipped, in_a_row)
     gave_up = slots.gave_up | too_many
-    return updates, ApplyIfFinite(in_a_row, ~bad, total, skipped, gave_up, state)
+    return updates, ApplyIfFinite(in_a_row, ~bad, total, skipped, gave_up, ~skip, state)
 
 
 def _fresh(init: InitFn, params: Params) -> ApplyIfFinite:
     in_a_row, total, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
-    last_finite, gave_up = jnp.array(True), jnp.array(False)
-    return ApplyIfFinite(in_a_row, last_finite, total, skipped, gave_up, init(params))
+    last_finite, gave_up, updated = jnp.array(True), jnp.array(False), jnp.array(True)
+    return ApplyIfFinite(in_a_row, last_finite, total, skipped, gave_up, updated, init(params))
 
 
 @checked(max_consecutive_errors=NONNEGATIVE)
@@ -68,7 +74,8 @@ def apply_if_finite(
 
     Returns:
       An `Optimizer`. State: three counts, `slots.notfinite_count` (in a row), `total_notfinite` and
-      `skipped`, and two flags, `last_finite` and `gave_up`. `gdjax.skipped_steps` reads any state.
+      `skipped`, and flags, `last_finite`, `gave_up` and `updated`. `gdjax.skipped_steps` reads any
+      state.
 
     Raises:
       ValueError: if a concrete number is out of range.

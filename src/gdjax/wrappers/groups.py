@@ -20,6 +20,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name
 from gdjax.core.hyper import by_path, leaf_values
 from gdjax.core.lift import compiled
+from gdjax.core.protocols import took_step
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
@@ -43,6 +44,14 @@ class Groups(NamedTuple):
 
     inner_states: dict[Hashable, OptState]  # of each group; frozen groups have none
     labels: Labels
+
+    def stepped(self) -> jax.Array | None:
+        """Return whether the optimizer of any group took a step in the last call."""
+        took = [took_step(state) for state in self.inner_states.values()]
+        known = [x for x in took if x is not None]
+        return (
+            functools.reduce(jnp.logical_or, known) if known and len(known) == len(took) else None
+        )
 
 
 def leaf_labels(what: str, labels: LabelsLike, params: Params) -> tuple[Any, ...]:

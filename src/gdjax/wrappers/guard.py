@@ -19,7 +19,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import FINITE, check_range
 from gdjax.core.every import either
 from gdjax.core.lift import treewise
-from gdjax.core.protocols import SkipsSteps, states_in
+from gdjax.core.protocols import SkipsSteps, also_took_step, states_in
 from gdjax.core.trees import map_leaves, sum_sq, zero
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
@@ -37,11 +37,14 @@ class Guarded(NamedTuple):
         """Return how many updates were left out."""
         return self.skipped
 
+    def stepped(self) -> Array:
+        """Return whether the last call took a step."""
+        return also_took_step(self.in_a_row == 0, self.inner)
+
 
 def _guard(grads, slots, params, count, *, inner, should_skip, names, **extra):
     numbers = {name: extra.pop(name) for name in names}
-    done = count - 1 - slots.skipped
-    skip, skip_state = ask(should_skip, grads, done, params, **numbers)
+    skip, skip_state = ask(should_skip, grads, count - 1, params, **numbers)
     updates, state = unless(skip, inner, grads, slots.inner, params, extra)
     return updates, Guarded(*tally(skip, slots.skipped, slots.in_a_row), skip_state, state)
 

@@ -15,9 +15,10 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
-from gdjax.core.numerics import abs_sq, cast_like, compute_dtype, safe_sqrt
-from gdjax.core.trees import map_leaves
+from gdjax.core.numerics import abs_sq, cast_like, safe_sqrt, upcast
+from gdjax.core.trees import derived, map_leaves
 from gdjax.core.types import Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class Hyperball(NamedTuple):
@@ -28,7 +29,7 @@ class Hyperball(NamedTuple):
 
 
 def _norm(x):
-    return safe_sqrt(jnp.sum(abs_sq(x)))
+    return safe_sqrt(jnp.sum(abs_sq(upcast(x))))
 
 
 def _unit(x):
@@ -45,14 +46,19 @@ def _hyperball(grads, slots, params, count, *, learning_rate, inner, **extra):
     if params is None:
         raise ValueError(f"hyperball needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, **extra)
-    leaves, treedef = jax.tree.flatten(updates)
-    radii = treedef.flatten_up_to(slots.radius)
-    on = [i for i, r in enumerate(radii) if r is not None]
-    columns = [[x[i] for i in on] for x in (leaves, treedef.flatten_up_to(params), radii)]
-    (turned,) = map_leaves(_on_sphere, 1, columns, learning_rate)
-    for i, u in zip(on, turned, strict=True):
-        leaves[i] = u
-    return treedef.unflatten(leaves), Hyperball(slots.radius, cast_like(state, slots.inner))
+    slots = Hyperball(slots.radius, cast_like(state, slots.inner))
+
+    def step():
+        leaves, treedef = jax.tree.flatten(updates)
+        radii = treedef.flatten_up_to(slots.radius)
+        on = [i for i, r in enumerate(radii) if r is not None]
+        columns = [[x[i] for i in on] for x in (leaves, treedef.flatten_up_to(params), radii)]
+        (turned,) = map_leaves(_on_sphere, 1, columns, learning_rate)
+        for i, u in zip(on, turned, strict=True):
+            leaves[i] = u
+        return treedef.unflatten(leaves), slots
+
+    return at_steps(state, step, (updates, slots))
 
 
 def _matrices(params):
@@ -99,10 +105,7 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
     def slots(params: Params) -> Hyperball:
         leaves, treedef = jax.tree.flatten(params)
         on = mask_leaves(_matrices if mask is None else mask, params)
-        radii = [
-            _norm(jnp.asarray(x, compute_dtype(x))) if used else None
-            for x, used in zip(leaves, on, strict=True)
-        ]
+        radii = [derived(_norm, x) if used else None for x, used in zip(leaves, on, strict=True)]
         return Hyperball(treedef.unflatten(radii), init(params))
 
     return treewise(_hyperball, slots, dict(learning_rate=learning_rate), inner=update)

@@ -18,15 +18,18 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, checked
 from gdjax.core.evaluation import map_held
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.types import OptState, Pair, Params, PyTree, Scalar
 from gdjax.wrappers.shared.reset import memory, reset
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class Lookahead(NamedTuple):
     """What lookahead remembers."""
 
     slow: Params  # phi, shaped like the parameters, at least float32
+    residual: PyTree  # what rounding takes from fast weights of less than float32, else None
     first: PyTree  # counts and slots of the fast optimizer at `init`; None unless it is reset
     inner: OptState  # state of the fast optimizer
 
@@ -47,18 +50,22 @@ def _sync(slow, param, update, due, share):
 def _lookahead(grads, slots, params, count, *, sync_period, slow_step_size, inner, **extra):
     if params is None:
         raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
-    updates, state = inner(grads, slots.inner, params, **extra)
-    due = count % jnp.maximum(sync_period.astype(jnp.int32), 1) == 0
-    trees = slots.slow, params, updates
-    updates, slow = map_leaves(_sync, 2, trees, due, slow_step_size)
-    if slots.first is not None:
-        state = reset(due, state, slots.first)
-    return updates, Lookahead(slow, slots.first, state)
+    exact = exact_params(params, slots.residual)
+    updates, state = inner(grads, slots.inner, exact, **extra)
+
+    def step():
+        due = count % jnp.maximum(sync_period.astype(jnp.int32), 1) == 0
+        moved, slow = map_leaves(_sync, 2, (slots.slow, exact, updates), due, slow_step_size)
+        moved, residual = land(params, exact, moved, slots.residual)
+        fast = state if slots.first is None else reset(due, state, slots.first)
+        return moved, Lookahead(slow, residual, slots.first, fast)
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
 
 
 def _fresh(init: InitFn, reset_state: bool, params: Params) -> Lookahead:
     first = memory(init(params)) if reset_state else None
-    return Lookahead(copied(params), first, init(params))
+    return Lookahead(copied(params), no_residual(params), first, init(params))
 
 
 @checked(sync_period=AT_LEAST_ONE, slow_step_size=CLOSED_UNIT)
@@ -71,7 +78,8 @@ def lookahead(
     """Every few updates, pull the parameters back towards slow weights that follow them.
 
     At updates sync_period, 2 * sync_period, ...: slow += slow_step_size * (param - slow), param =
-    slow. Evaluate at the slow weights, `gdjax.eval_params(state, params)`.
+    slow. Evaluate at the slow weights, `gdjax.eval_params(state, params)`. Updates are those that
+    the fast optimizer takes: not calls that a guard in it skips, or in which it accumulates.
 
     The slow weights are part of the state; the parameters are the fast weights, a plain tree. optax
     keeps both in `LookaheadParams`, which gdjax does not need: pass `params` where optax code has
@@ -81,12 +89,14 @@ def lookahead(
       fast_optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper.
       sync_period: number of updates >= 1 between synchronizations; fractions are dropped.
       slow_step_size: how far the slow weights move towards the fast ones, in [0, 1].
-      reset_state: whether the fast optimizer is reset (its counts and slots, not its numbers) at
-        each synchronization. Costs the memory of a second state of it.
+      reset_state: whether the fast optimizer is reset at each synchronization: its counts, also
+        those of its schedules, and its slots; not its numbers and random keys, nor what guards and
+        accumulation in it count and hold back. Costs the memory of a second state of it.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `fast_optimizer`.
+      addition to that of `fast_optimizer`; 8 where the parameters are of less than float32, whose
+      rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

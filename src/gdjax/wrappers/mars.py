@@ -19,6 +19,7 @@ from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt
 from gdjax.core.trees import map_leaves, zeros_like
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class Mars(NamedTuple):
@@ -36,7 +37,8 @@ def _correct(grad, previous, gamma, b1):
 def _mars(grads, slots, params, count, *, gamma, b1, inner, **extra):
     corrected, previous = map_leaves(_correct, 2, (grads, slots.previous), gamma, b1)
     updates, state = inner(corrected, slots.inner, params, **extra)
-    return updates, Mars(previous, state)
+    left = updates, slots._replace(inner=state)  # a rejected gradient is not the previous one
+    return at_steps(state, lambda: (updates, Mars(previous, state)), left)
 
 
 @checked(gamma=NONNEGATIVE)

@@ -23,6 +23,7 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class Mechanic(NamedTuple):
@@ -51,7 +52,13 @@ def _place(start, displacement, param, update, scale):
 def _mechanize(grads, slots, params, count, *, weight_decay, eps, s_init, inner, **extra):
     if params is None:
         raise ValueError(f"mechanize needs {NEEDS_PARAMS}")
-    updates, state = inner(grads, slots.inner, params, **extra)
+    base_updates, state = inner(grads, slots.inner, params, **extra)
+    given = grads, slots, params, base_updates, state, count, weight_decay, eps, s_init
+    left = base_updates, slots._replace(inner=state)
+    return at_steps(state, functools.partial(_learn, *given), left)
+
+
+def _learn(grads, slots, params, updates, state, count, weight_decay, eps, s_init):
     s = jnp.where(count == 1, s_init, slots.scales)
     betas = 1 - 0.1 ** jnp.arange(1, s.size + 1, dtype=s.dtype)
     # h = -<g + decay, Delta>: what a larger scale would have gained, to first order

@@ -17,7 +17,7 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_sqrt
-from gdjax.core.protocols import HasMetrics, states_in
+from gdjax.core.protocols import HasMetrics, states_in, took_step
 from gdjax.core.reading import hyperparams, shortest_names
 from gdjax.core.trees import sum_sq, zero
 from gdjax.core.types import OptState, Pair, Params
@@ -44,6 +44,10 @@ class Monitored(NamedTuple):
             "update_ratio": self.update_ratio,
             "skipped_steps": skipped_steps(self.inner),
         }
+
+    def stepped(self) -> Array | None:
+        """Return whether the optimizer took a step in the last call; skipped ones are recorded."""
+        return took_step(self.inner)
 
 
 def _rates(state: OptState) -> dict[str, Array]:

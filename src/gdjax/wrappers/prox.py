@@ -27,6 +27,7 @@ from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only
 from gdjax.core.types import Hyperparam, OptState, Pair, Params
 from gdjax.wrappers.shared.metric import diagonal_metric
+from gdjax.wrappers.shared.skipping import at_steps
 
 Prox: TypeAlias = Callable[..., Params]  # (params, hyperparams_prox, scaling) -> params
 Metric: TypeAlias = Callable[[OptState, Params], list[Array | None]]
@@ -64,10 +65,22 @@ class Proximal(NamedTuple):
 def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
     if params is None:
         raise ValueError(f"with_prox needs {NEEDS_PARAMS}")
-    leaves, treedef = jax.tree.flatten(params)
     rate, rate_count = the_only("with_prox", slots.inner, "learning_rate")
     updates, state = inner(grads, slots.inner, params, **extra)
     rates = leaf_values("learning_rate", value_at(rate, rate_count), params)
+
+    def step():
+        prox_state = slots.prox._replace(count=safe_increment(slots.prox.count))
+        return _moved(params, updates, rates, slots.prox, state, prox, metric), Proximal(
+            prox_state, state
+        )
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
+
+
+def _moved(params, updates, rates, numbers, state, prox, metric):
+    """Return the updates to where the operator takes the parameters after their step."""
+    leaves, treedef = jax.tree.flatten(params)
     diagonal = [None] * len(leaves) if metric is None else metric(state, params)
     pairs = {(id(eta), id(d)): (eta, d) for eta, d in zip(rates, diagonal, strict=True)}
     step = {key: eta if d is None else eta.astype(d.dtype) / d for key, (eta, d) in pairs.items()}
@@ -76,11 +89,10 @@ def _with_prox(grads, slots, params, count, *, prox, metric, inner, **extra):
         scaling = steps[0] if steps else jnp.ones(())
     else:
         scaling = treedef.unflatten(steps)
-    given = value_at(slots.prox.hyperparams.get("hyperparams_prox"), slots.prox.count)
+    given = value_at(numbers.hyperparams.get("hyperparams_prox"), numbers.count)
     moved = jax.tree.map(jnp.add, params, updates)
     new = prox(moved, given, scaling)
-    updates = jax.tree.map(jnp.subtract, new, params)
-    return updates, Proximal(slots.prox._replace(count=safe_increment(slots.prox.count)), state)
+    return jax.tree.map(jnp.subtract, new, params)
 
 
 def _check(state: OptState, prox: Prox, separable: bool | None, metric: Metric | None) -> None:

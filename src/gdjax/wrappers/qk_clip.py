@@ -20,6 +20,7 @@ from gdjax.core.hyper import leaf_values
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["axis"])
@@ -56,14 +57,19 @@ def _qk_clip(grads, slots, params, count, *, threshold, power, inner, max_logits
     if params is None:
         raise ValueError(f"qk_clip needs {NEEDS_PARAMS}")
     updates, state = inner(grads, slots.inner, params, max_logits=max_logits, **extra)
-    leaves, treedef = jax.tree.flatten(updates)
-    heads, params = treedef.flatten_up_to(slots.heads), treedef.flatten_up_to(params)
-    logits = leaf_values("qk_clip: max_logits", max_logits, updates)
-    for i, (h, s) in enumerate(zip(heads, logits, strict=True)):
-        if h is not None and s is not None:
-            numbers = (x.astype(leaves[i].real.dtype) for x in (threshold, power))
-            leaves[i] = _clipped(leaves[i], params[i], h, s, *numbers)
-    return treedef.unflatten(leaves), QKClip(slots.heads, cast_like(state, slots.inner))
+    slots = QKClip(slots.heads, cast_like(state, slots.inner))
+
+    def step():
+        leaves, treedef = jax.tree.flatten(updates)
+        heads, old = treedef.flatten_up_to(slots.heads), treedef.flatten_up_to(params)
+        logits = leaf_values("qk_clip: max_logits", max_logits, updates)
+        for i, (h, s) in enumerate(zip(heads, logits, strict=True)):
+            if h is not None and s is not None:
+                numbers = (x.astype(leaves[i].real.dtype) for x in (threshold, power))
+                leaves[i] = _clipped(leaves[i], old[i], h, s, *numbers)
+        return treedef.unflatten(leaves), slots
+
+    return at_steps(state, step, (updates, slots))
 
 
 @checked(threshold=POSITIVE, power=POSITIVE)

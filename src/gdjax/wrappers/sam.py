@@ -18,11 +18,14 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
 from gdjax.core.evaluation import eval_params, map_held
+from gdjax.core.every import either
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, upcast
+from gdjax.core.protocols import also_took_step
 from gdjax.core.trees import copied, map_leaves, times
 from gdjax.core.types import AxisName, OptState, Pair, Params, PyTree
 from gdjax.transforms.adversary import sam_adversary
+from gdjax.wrappers.guard import all_finite
 from gdjax.wrappers.shared.reset import memory, reset
 
 
@@ -40,6 +43,10 @@ class Sam(NamedTuple):
         if self.center is not None:
             params = map_held(_before_ascent, self.center, params, self.phase)
         return eval_params(self.inner, params)
+
+    def stepped(self) -> Array:
+        """Return whether the last call descended, and the optimizer took a step."""
+        return also_took_step(self.phase == 0, self.inner)
 
 
 def _before_ascent(center, param, phase):
@@ -72,14 +79,26 @@ def _sam(
         )
     at, state = params, slots.adversary
     for i in range(sync_period - 1):
-        ascent, state = adversary(grads, state, at, **extra)
-        at = jax.tree.map(jnp.subtract, at, ascent)
+        climb, state = _climb(adversary, grads, state, at, extra)
+        at = jax.tree.map(jnp.add, at, climb)
         grads = upcast(grad_fn(cast_like(at, raw_params), i))
         if batch_axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name=batch_axis_name)
     state = slots.adversary if reset_state else state
     updates, new = inner(grads, slots.inner, params, grad_fn=grad_fn, **extra)
     return updates, slots._replace(adversary=state, inner=new)
+
+
+def _climb(adversary, grads, state, params, extra):
+    """Return the ascent and the adversary's state; none, and the old one, if it is not finite.
+
+    Descent returns from where the ascent led, and from NaN nothing does.
+    """
+    updates, new = adversary(grads, state, params, **extra)
+    climb, left = times(updates, jnp.array(-1.0)), jax.tree.map(jnp.zeros_like, updates)
+    return either(
+        all_finite(updates), lambda: (climb, cast_like(new, state)), lambda: (left, state)
+    )
 
 
 def _sam_by_turns(grads, slots, params, count, *, sync_period, inner, adversary, **extra):
@@ -94,8 +113,8 @@ def _sam_by_turns(grads, slots, params, count, *, sync_period, inner, adversary,
         return updates, slots.adversary, cast_like(state, slots.inner)
 
     def ascend():
-        updates, state = adversary(grads, slots.adversary, params, **extra)
-        return times(updates, jnp.array(-1.0)), cast_like(state, slots.adversary), slots.inner
+        climb, state = _climb(adversary, grads, slots.adversary, params, extra)
+        return climb, state, slots.inner
 
     updates, adversary_state, state = jax.lax.cond(due, descend, ascend)
     if slots.first is not None:
@@ -126,7 +145,8 @@ def sam(
     one `optimizer` descends from the parameters at the start of the cycle. Each gradient is one
     `update`, or, in opaque mode, `update(..., grad_fn=...)` does a whole cycle.
 
-    A zero gradient gives no ascent (optax: NaN). With sync_period=1 it is `optimizer` itself.
+    A zero gradient gives no ascent (optax: NaN), and neither does one that is not finite: a guard
+    around `optimizer` then has parameters to keep. With sync_period=1 it is `optimizer` itself.
 
     Args:
       optimizer: the `(init, update)` pair that descends.

@@ -17,8 +17,9 @@ from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
 from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.protocols import states_in
+from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves
-from gdjax.core.types import DType, OptState, Pair, Params, Scalar
+from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.shared.averaging import (
     RANGES,
     ScheduleFree,
@@ -27,17 +28,19 @@ from gdjax.optimizers.shared.averaging import (
     move,
     weigh,
 )
+from gdjax.wrappers.shared.skipping import at_steps
 
 
 class PrimalAverage(NamedTuple):
     """What generalized primal averaging remembers."""
 
     z: Params  # what the optimizer moves, at first the parameters, shaped like them
+    residual: PyTree  # as that of `ScheduleFree`
     inner: OptState  # state of the optimizer
 
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
-        return extrapolated(self.z, params, hyperparams["mu_y"])
+        return extrapolated(self.z, params, self.residual, hyperparams["mu_y"])
 
 
 def _schedule_free(
@@ -55,23 +58,35 @@ def _schedule_free(
 ):
     if params is None:
         raise ValueError(f"schedule_free needs {NEEDS_PARAMS}")
-    updates, state = inner(grads, slots.inner, params, **extra)
-    powers = weight_lr_power, weight_count_power
-    c, weight_sum, largest = weigh(slots, weight_learning_rate, count, *powers)
-    updates, z = map_leaves(move, 2, (params, slots.z, updates), c, b1)
-    return updates, ScheduleFree(z, weight_sum, largest, state)
+    exact = exact_params(params, slots.residual)
+    updates, state = inner(grads, slots.inner, exact, **extra)
+
+    def step():
+        powers = weight_lr_power, weight_count_power
+        c, weight_sum, largest = weigh(slots, weight_learning_rate, count, *powers)
+        moved, z = map_leaves(move, 2, (exact, slots.z, updates), c, b1)
+        moved, residual = land(params, exact, moved, slots.residual)
+        return moved, ScheduleFree(z, weight_sum, largest, residual, state)
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
 
 
 def _gpa(grads, slots, params, count, *, mu_x, mu_y, inner, **extra):
     if params is None:
         raise ValueError(f"gpa needs {NEEDS_PARAMS}")
-    updates, state = inner(grads, slots.inner, params, **extra)
-    updates, z = map_leaves(move, 2, (params, slots.z, updates), 1 - mu_x, mu_y)
-    return updates, PrimalAverage(z, state)
+    exact = exact_params(params, slots.residual)
+    updates, state = inner(grads, slots.inner, exact, **extra)
+
+    def step():
+        moved, z = map_leaves(move, 2, (exact, slots.z, updates), 1 - mu_x, mu_y)
+        moved, residual = land(params, exact, moved, slots.residual)
+        return moved, PrimalAverage(z, residual, state)
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
 
 
 def _fresh_gpa(init: InitFn, params: Params) -> PrimalAverage:
-    return PrimalAverage(copied(params), init(params))
+    return PrimalAverage(copied(params), no_residual(params), init(params))
 
 
 @checked(**RANGES)
@@ -104,7 +119,8 @@ def schedule_free(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `base_optimizer`.
+      addition to that of `base_optimizer`; 8 where the parameters are of less than float32, whose
+      rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -149,8 +165,7 @@ def gpa(optimizer: Pair, mu_x: Scalar = 0.9967, mu_y: Scalar = 0.7) -> Optimizer
       mu_y: share of the average in y, in (0, 1].
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `optimizer`.
+      An `Optimizer` whose `update` needs the parameters. State: as that of `schedule_free`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -24,6 +24,7 @@ from gdjax.core.checks import (
 )
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype
+from gdjax.core.protocols import also_took_step
 from gdjax.core.trees import sum_sq
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.shared.skipping import tally, unless
@@ -45,6 +46,10 @@ class Spikes(NamedTuple):
     def skipped_steps(self) -> Array:
         """Return how many updates were left out."""
         return self.skipped
+
+    def stepped(self) -> Array:
+        """Return whether the last call took a step."""
+        return also_took_step(self.in_a_row == 0, self.inner)
 
 
 def _middle(row, n):

@@ -31,6 +31,7 @@ from gdjax.core.reading import the_only
 from gdjax.core.trees import product
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params
 from gdjax.transforms.decay import add_decayed_weights
+from gdjax.wrappers.shared.skipping import at_steps
 
 Kind: TypeAlias = Literal["decoupled", "l2", "independent", "corrected"]
 KINDS: Sequence[str] = ("decoupled", "l2", "independent", "corrected")
@@ -74,8 +75,12 @@ def _with_weight_decay(grads, slots, params, count, *, inner, shrink, **extra):
     updates, state = inner(grads, slots.inner, params, **extra)
     # The decay reads the learning rate from the optimizer's state, so that it is stored once.
     numbers = {**slots.decay.hyperparams, "learning_rate": learning_rate}
-    updates, _ = shrink(updates, State(rate_count, numbers, ()), params)
-    return updates, Decay(slots.decay._replace(count=safe_increment(slots.decay.count)), state)
+
+    def step():
+        shrunk, _ = shrink(updates, State(rate_count, numbers, ()), params)
+        return shrunk, Decay(slots.decay._replace(count=safe_increment(slots.decay.count)), state)
+
+    return at_steps(state, step, (updates, slots._replace(inner=state)))
 
 
 def _more_numbers(kind: Kind) -> tuple[str, ...]:

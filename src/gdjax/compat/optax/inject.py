@@ -18,6 +18,7 @@ from gdjax.core.checks import check_state
 from gdjax.core.hyper import as_hyper
 from gdjax.core.lift import compiled
 from gdjax.core.numerics import cast_like, safe_increment, scalar_dtype
+from gdjax.core.protocols import took_step
 from gdjax.core.types import DType, OptState, Pair, Params
 
 Q = ParamSpec("Q")
@@ -78,7 +79,10 @@ def _make_update(
         updates, new = optimizer.update(updates, inner, params, **extra)
         moved = {k: s.update(schedules[k], **extra) for k, s in stateful}
         slots = Injected(schedules | moved, cast_like(new, inner))
-        return updates, State(safe_increment(state.count), numbers, slots)
+        took = took_step(slots)
+        count = safe_increment(state.count)
+        count = count if took is None else jnp.where(took, count, state.count)
+        return updates, State(count, numbers, slots)
 
     return compiled(inject_hyperparams, "inject_hyperparams")
 

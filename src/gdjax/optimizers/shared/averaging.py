@@ -17,8 +17,10 @@ from jax import Array
 from gdjax.core.base import InitFn
 from gdjax.core.checks import FINITE, NONNEGATIVE, SHARE
 from gdjax.core.evaluation import map_held
+from gdjax.core.numerics import cast_like
+from gdjax.core.residual import exact_params, no_residual
 from gdjax.core.trees import copied, zero
-from gdjax.core.types import DType, OptState, Params
+from gdjax.core.types import DType, OptState, Params, PyTree
 
 RANGES = dict(
     b1=SHARE, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
@@ -31,16 +33,18 @@ class ScheduleFree(NamedTuple):
     z: Params  # what the wrapped optimizer updates, first the parameters, shaped like them
     weight_sum: Array  # sum of the weights of all z so far; a number
     max_learning_rate: Array  # largest learning rate so far; a number
+    residual: PyTree  # what rounding to less than float32 takes from y; see `gdjax.core.residual`
     inner: OptState  # state of the wrapped optimizer
 
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
-        return extrapolated(self.z, params, hyperparams["b1"])
+        return extrapolated(self.z, params, self.residual, hyperparams["b1"])
 
 
-def extrapolated(z: Params, params: Params, b1: Array) -> Params:
-    """Return x = (y - (1 - b1) z) / b1 for the parameters y."""
-    return map_held(_extrapolate, z, params, b1)
+def extrapolated(z: Params, params: Params, residual: PyTree, b1: Array) -> Params:
+    """Return x = (y - (1 - b1) z) / b1 for y = params + residual, in the dtypes of `params`."""
+    x = map_held(_extrapolate, z, exact_params(params, residual), b1)
+    return cast_like(x, params)
 
 
 def _extrapolate(z, y, b1):
@@ -70,4 +74,5 @@ def move(param: Array, z: Array, update: Array, c: Array, b1: Array) -> tuple[Ar
 
 def fresh(init: InitFn, state_dtype: DType, params: Params) -> ScheduleFree:
     """Return the slots for parameters, given the `init` of the wrapped optimizer."""
-    return ScheduleFree(copied(params, state_dtype), zero(), zero(), init(params))
+    z = copied(params, state_dtype)
+    return ScheduleFree(z, zero(), zero(), no_residual(params), init(params))
