@@ -151,7 +151,14 @@ def test_init_under_a_trace_and_without_taking_buffers(case):
     opt = case.make(**case.numbers)
     state = opt.init(params)
     assert avals(jax.jit(opt.init)(params)) == avals(state)
-    assert avals(jax.eval_shape(opt.init, params)) == avals(state)
+    shapes = jax.eval_shape(opt.init, params)
+    assert avals(shapes) == avals(state)
+    # `init` of shapes needs no values: what it would copy from the parameters is a shape, too
+    like = opt.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params))
+    assert jax.tree.structure(like) == jax.tree.structure(state)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(like)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(state)
+    ]
     mine = {x.unsafe_buffer_pointer() for x in jax.tree.leaves(params) if x.size}
     assert not mine & {
         x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if x.size and not is_key(x)

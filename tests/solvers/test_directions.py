@@ -89,3 +89,31 @@ def test_a_pair_without_curvature_keeps_the_history():
     for opt in (gdjax.scale_by_lbfgs(), gdjax.scale_by_bfgs()):
         *_, before, after = directions(opt, xs, gs)
         np.testing.assert_allclose(after, before, rtol=1e-12)
+
+
+SHAPES = {
+    "lbfgs": gdjax.lbfgs,
+    "bfgs": gdjax.bfgs,
+    "lbfgsb": lambda: gdjax.lbfgsb(0.0, 1.0),
+    "nonlinear_cg": gdjax.nonlinear_cg,
+    "barzilai_borwein": gdjax.barzilai_borwein,
+    "newton_cg": gdjax.newton_cg,
+    "anderson": gdjax.anderson,
+    "fista": lambda: gdjax.fista(gdjax.proximal.prox_lasso, 0.1),
+    "projected_gradient": lambda: gdjax.projected_gradient(
+        gdjax.projections.projection_non_negative, 0.1
+    ),
+    "mirror_descent": lambda: gdjax.mirror_descent(0.1),
+    "polyak_sgd": lambda: gdjax.polyak_sgd(1.0),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_init_takes_shapes(name):
+    params = {"a": jnp.ones((2, 3)), "b": [jnp.ones(2), None]}
+    opt = SHAPES[name]()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    like, state = opt.init(shapes), jax.eval_shape(opt.init, shapes)
+    assert jax.tree.structure(like) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)

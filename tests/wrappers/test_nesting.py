@@ -73,6 +73,18 @@ def test_within_groups_it_is_what_it_is_alone(name):
 
 
 @each
+def test_init_takes_shapes(name):
+    opt = WRAPPERS[name](gdjax.sgd(0.1, momentum=0.5))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        shapes = jax.tree.map(lambda x, d=dtype: jax.ShapeDtypeStruct(x.shape, d), PARAMS)
+        state = jax.eval_shape(opt.init, shapes)
+        like = opt.init(shapes)
+        assert jax.tree.structure(like) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@each
 def test_around_groups_it_is_what_it_is_around_a_frozen_leaf(name):
     inner = gdjax.sgd(0.1, momentum=0.5)
     groups = gdjax.groups({"one": inner, "two": None}, FIRST)

@@ -130,9 +130,23 @@ def magnitude(x: Array) -> Array:
     return safe_sqrt(abs_sq(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
 
 
+def derived(function: Callable[[PyTree], T], tree: PyTree) -> T:
+    """Return `function(tree)`, or its shapes if there are `jax.ShapeDtypeStruct` in the tree.
+
+    For what `init` computes from the values of the parameters, which abstract ones do not have.
+    """
+    leaves = jax.tree.leaves(tree)
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+        return jax.eval_shape(function, tree)
+    return function(tree)
+
+
 def copied(tree: T, dtype: DType = None) -> T:
     """Return a copy to keep, at least float32, that shares no buffer with the tree."""
-    return jax.tree.map(lambda x: jnp.array(x, dtype or compute_dtype(x), copy=True), tree)
+    return jax.tree.map(
+        functools.partial(derived, lambda x: jnp.array(x, dtype or compute_dtype(x), copy=True)),
+        tree,
+    )
 
 
 def zeros_like(tree: T) -> T:

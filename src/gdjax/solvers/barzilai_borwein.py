@@ -19,6 +19,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, check_choice, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.trees import derived
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.line_search import (
     as_tree,
@@ -116,7 +117,7 @@ def _barzilai_borwein(
 def _unknown(history_size: int, params: Params) -> Secant:
     nothing = fresh(params)
     recent = jnp.full(history_size, -jnp.inf, nothing.value.dtype)
-    zeros = jnp.zeros_like(as_vector(params))
+    zeros = jnp.zeros_like(derived(as_vector, params))
     rate = jnp.ones_like(nothing.learning_rate)
     return Secant(zeros, jnp.copy(zeros), rate, recent, *nothing)
 

@@ -16,6 +16,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
+from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.solvers.line_search import (
     as_tree,
@@ -62,7 +63,7 @@ def _bfgs(grads, slots, params, count, *, raw_params):
 
 
 def _nothing_known(params: Params) -> Curvature:
-    x = as_vector(params)
+    x = derived(as_vector, params)
     eye = jnp.eye(x.size, dtype=x.dtype)
     return Curvature(jnp.zeros_like(x), jnp.zeros_like(x), eye, jnp.zeros((), jnp.int32))
 

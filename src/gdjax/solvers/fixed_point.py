@@ -21,6 +21,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, compute_dtype
+from gdjax.core.trees import derived
 from gdjax.core.types import Number, OptState, Pair, Params, Scalar
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares, like_params
@@ -59,7 +60,7 @@ def _anderson(grads, slots, params, count, *, mixing, ridge, raw_params):
 
 
 def _no_past(history_size: int, params: Params) -> Past:
-    x = jnp.zeros_like(as_vector(params))
+    x = jnp.zeros_like(derived(as_vector, params))
     rows = jnp.zeros((history_size, x.size), x.dtype)
     return Past(x, jnp.zeros_like(x), rows, jnp.zeros_like(rows))
 

@@ -22,6 +22,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, called, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
+from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.linalg.axes import matmul
 from gdjax.solvers.line_search import (
@@ -99,7 +100,7 @@ def _lbfgs(grads, slots, params, count, *, scale_init_precond, raw_params):
 
 
 def _empty(memory_size: int, params: Params) -> History:
-    x = as_vector(params)
+    x = derived(as_vector, params)
     dtype = x.dtype
     rows = jnp.zeros((memory_size, x.size), dtype)
     return History(

@@ -20,6 +20,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import upcast
+from gdjax.core.trees import derived
 from gdjax.core.types import Params, PyTree, Scalar
 
 
@@ -92,7 +93,8 @@ def mirror_descent(
             raise TypeError(f"mirror_descent({what}=...) must be a function, got {function!r}.")
 
     def slots(params: Params) -> Mirror:
-        return Mirror(jax.tree.map(to_dual, upcast(params)), to_dual, to_primal)
+        dual = derived(lambda x: jax.tree.map(to_dual, upcast(x)), params)
+        return Mirror(dual, to_dual, to_primal)
 
     return treewise(
         _mirror_descent, slots, dict(learning_rate=learning_rate), name="mirror_descent"

@@ -17,6 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
+from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params
 from gdjax.solvers.line_search import as_tree, as_vector, scale_by_zoom_linesearch, searched
 
@@ -75,7 +76,7 @@ def _nonlinear_cg(grads, slots, params, count, *, method, raw_params):
 
 
 def _no_direction(params: Params) -> Conjugate:
-    zeros = jnp.zeros_like(as_vector(params))
+    zeros = jnp.zeros_like(derived(as_vector, params))
     return Conjugate(zeros, jnp.copy(zeros), jnp.copy(zeros), jnp.zeros((), jnp.int32))
 
 

@@ -14,6 +14,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
+from gdjax.core.trees import derived
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 
@@ -52,7 +53,7 @@ def _snapshot(grads, slots, params, count, *, measure_name, measure):
 
 
 def _first_snapshot(name: str, measure: Callable[[Updates], PyTree], params: Params) -> Snapshot:
-    return Snapshot({name: strong(measure(upcast(params)))})
+    return Snapshot({name: derived(lambda x: strong(measure(upcast(x))), params)})
 
 
 def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimizer:
@@ -107,7 +108,7 @@ def _measured(grads, slots, params, count, *, names, members, **extra):
 def _first_measured(
     names: tuple[str, ...], pairs: tuple[Optimizer, ...], params: Params
 ) -> Measured:
-    params = upcast(params)
+    params = derived(upcast, params)
     states = tuple(pair.init(params) for pair in pairs)
     shapes = [
         jax.eval_shape(lambda p, s, u=pair.update: strong(u(p, s, p)[0]), params, state)
@@ -174,6 +175,6 @@ def measure_with_ema(
     mean = ema(decay, debias, accumulator_dtype)
 
     def init(params: Params) -> OptState:
-        return mean.init(_floats(measure(params)))
+        return mean.init(derived(lambda x: _floats(measure(x)), params))
 
     return Optimizer(init, _averaging(measure, mean.update))

@@ -12,6 +12,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import treewise
+from gdjax.core.trees import derived
 from gdjax.core.types import OptState, Pair, Params, PyTree
 
 
@@ -82,6 +83,6 @@ def split_real_and_imaginary(inner: Pair) -> Optimizer:
     init, update = with_extra_args_support(inner)
 
     def slots(params: Params) -> SplitRealAndImaginary:
-        return SplitRealAndImaginary(init(split(params)))
+        return SplitRealAndImaginary(init(derived(split, params)))
 
     return treewise(_split_real_and_imaginary, slots, inner=update)

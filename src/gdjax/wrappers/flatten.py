@@ -14,7 +14,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
 from gdjax.core.lift import like_blocks, treewise
 from gdjax.core.numerics import scalar_dtype, upcast
-from gdjax.core.trees import SMALL
+from gdjax.core.trees import SMALL, derived
 from gdjax.core.types import OptState, Pair, Params, PyTree
 
 
@@ -78,7 +78,7 @@ def _flatten(grads, slots, params, count, *, inner, block, **extra):
 
 
 def _fresh(init: InitFn, block: int | None, params: Params) -> OptState:
-    return init(_stacked(params, block) if block else _joined(params))
+    return init(derived(functools.partial(_stacked, block=block) if block else _joined, params))
 
 
 def flatten(inner: Pair, *, block: int | None = None) -> Optimizer:
