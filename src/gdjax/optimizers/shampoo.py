@@ -31,6 +31,7 @@ from gdjax.core.checks import (
 from gdjax.core.every import as_interval, init_phases, is_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
+from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
@@ -50,6 +51,10 @@ class Blocked(NamedTuple):
     roots: tuple[Array, ...]  # their inverse roots, likewise
     failures: Array  # int32, how many roots failed, so that the old one was kept
     phase: Array | None  # [blocks], in [0, 1): the time of renewal within the interval, or None
+
+    def metrics(self) -> dict[str, Array]:
+        """Return how many roots failed so far, of all parameters, for `gdjax.metrics`."""
+        return {"failed_roots": total_count(self.failures)}
 
 
 def _shampoo(
@@ -233,7 +238,9 @@ def shampoo(
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
       m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment.
-      `slots.failures` counts roots that were kept because the new one was not finite or inexact.
+      `slots.failures` counts roots that were kept because the new one was not finite or, by
+      "newton", had no right digit; `gdjax.metrics(state)["failed_roots"]` is the sum over the
+      parameters.
 
     Raises:
       ValueError: if a concrete number is out of range, or a choice unknown.
