@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,9 @@ from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
-from gdjax.linalg.inverse_root import newton_order, renewed_roots
+from gdjax.linalg.inverse_root import Root, newton_order, renewed_roots
 from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
 from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
-
-Root: TypeAlias = Literal["eigh", "newton"]
 
 
 class Blocked(NamedTuple):
@@ -231,7 +229,8 @@ def shampoo(
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
       root: "eigh" by eigenvalues, "newton" by matrix products alone, which is faster on
-        accelerators; then 1 / exponent must be a whole number and the same for all.
+        accelerators and adds 1e-6 times the largest eigenvalue; then 1 / exponent must be a whole
+        number and the same for all.
       stagger: whether the renewals of the blocks are spread over the interval, so that all steps
         take about the same time, except the first with roots.
 
@@ -288,7 +287,7 @@ def _optimizer(
     """Return `shampoo`, or without a learning rate its direction; `name` is for errors."""
     block_size = check_integer(f"{name}(block_size=...)", block_size)
     check_choice(f"{name}(graft=...)", graft, GRAFTS)
-    check_choice(f"{name}(root=...)", root, ("eigh", "newton"))
+    check_choice(f"{name}(root=...)", root, get_args(Root))
     order = None
     if root == "newton":
         order, exponent = newton_order(f"{name}(exponent=...)", exponent), None
