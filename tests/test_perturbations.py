@@ -98,3 +98,22 @@ def test_bad_numbers_are_named(change, message):
 def test_integer_input_is_named():
     with pytest.raises(TypeError, match="input of a perturbed function must be float"):
         make_perturbed_fun(jnp.sum)(jax.random.key(0), jnp.arange(3))
+
+
+def test_an_excluded_score_keeps_value_and_gradient_finite():
+    """A score of -inf is never the largest; the others are as without it."""
+
+    def best(x):
+        return jax.nn.one_hot(jnp.argmax(x), 3)
+
+    soft = make_perturbed_fun(best, 4000, 1.0)
+
+    @jax.jit
+    def measured(x):
+        return soft(jax.random.key(0), x), jax.grad(lambda x: soft(jax.random.key(0), x)[1])(x)
+
+    value, grad = measured(jnp.array([-jnp.inf, 0.0, 1.0]))
+    p = np.exp(1) / (1 + np.exp(1))
+    np.testing.assert_allclose(value, [0, 1 - p, p], atol=0.03)
+    np.testing.assert_allclose(grad[1:], np.array([1, -1]) * p * (1 - p), atol=0.05)
+    assert np.isfinite(grad[0])

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import POSITIVE, as_float_leaves, check_integer, checked
-from gdjax.core.numerics import cast, compute_dtype, is_inexact, scalar_dtype
+from gdjax.core.numerics import cast, compute_dtype, is_inexact, scalar_dtype, with_value
 from gdjax.core.types import Number, PyTree
 
 if TYPE_CHECKING:
@@ -140,14 +140,17 @@ def make_perturbed_fun(
                 y = cast(still, dtype) + s_still * z
                 shifted.append(cast(y, still.dtype))
                 # (y - x) / sigma with y constant: its value is z, but it depends on x and sigma
-                z = (s_still * z + (cast(still, dtype) - leaf)) / s
+                wide = cast(leaf, dtype)
+                z = (s_still * z - with_value(wide, jnp.zeros_like(wide))) / s
                 log_prob += jnp.sum(noise.log_prob(z) - jnp.log(s)).astype(log_prob.dtype)
             # its value is 1, and its derivative that of log_prob
             box = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
             out = _wide(fun(treedef.unflatten(shifted)))
             if baseline is None:
                 return jax.tree.map(lambda v: box.astype(v.dtype) * v, out)
-            return jax.tree.map(lambda v, b: b + box.astype(v.dtype) * (v - b), out, baseline)
+            return jax.tree.map(
+                lambda v, b: b + box.astype(v.dtype) * jnp.where(v == b, 0, v - b), out, baseline
+            )
 
         samples = jax.vmap(one)(jax.random.split(key, num_samples))
         return jax.tree.map(lambda v: jnp.mean(v, axis=0), samples)

@@ -10,6 +10,7 @@ from x64 import enable_x64
 
 import gdjax
 from gdjax.linalg.buckets import in_turn, map_buckets
+from gdjax.linalg.polar import PRECONDITIONINGS
 
 # Each set's image of singular values in [1e-3, 1]: algorithms as published, measured in float64
 IMAGES = {
@@ -148,3 +149,17 @@ def test_buckets_give_the_results_of_one_call_per_matrix_with_one_product_each()
             program = jax.jit(run).lower(*rows).as_text()
             products = len(re.findall(r"dot_general.*batching_dims", program))  # two in _frame
             assert products == (2 * buckets if how == dict(batched=True) else 0)
+
+
+@pytest.mark.parametrize("preconditioning", PRECONDITIONINGS)
+def test_no_scale_is_lost_to_overflow_or_underflow(preconditioning):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    scales = jnp.array([1.0, 1e-36, 1e-25, 1e18, 1e25, 1e37])
+
+    def one(x):
+        return gdjax.polar(x, eps=0.0, preconditioning=preconditioning)
+
+    out = jax.jit(jax.vmap(one))(scales[:, None, None] * x[None])
+    np.testing.assert_allclose(out, np.broadcast_to(out[0], out.shape), atol=2e-5)
+    loss = jax.jit(jax.grad(lambda x: jnp.sum(one(x) ** 2 * x / jnp.max(jnp.abs(x)))))
+    assert np.all(np.isfinite(loss(1e25 * x)))

@@ -94,6 +94,43 @@ def _safe_sqrt_jvp(primals, tangents):
     return root, tangent * jnp.where(positive, 0.5 / jnp.where(positive, root, 1), 0)
 
 
+@jax.custom_jvp
+def with_value(x: Array, value: Array) -> Array:
+    """Return `value` with the derivatives of x: for limits and bounds that rounding passes.
+
+    Example:
+      >>> def rounded(x):
+      ...     return with_value(x, jnp.round(x))
+      >>> print(rounded(1.4), jax.grad(rounded)(1.4))
+      1.0 1.0
+    """
+    del x
+    return value
+
+
+@with_value.defjvp
+def _with_value_jvp(primals, tangents):
+    return with_value(*primals), tangents[0]
+
+
+def bounded(x: Array) -> Array:
+    """Return x with the largest finite number in place of infinity, with the derivative 1."""
+    most = jnp.finfo(x.dtype).max
+    return with_value(x, jnp.clip(x, -most, most))
+
+
+def product(x: Array, y: Array) -> Array:
+    """Return x * y with 0 * inf = 0, in the value and in the derivatives.
+
+    Example:
+      >>> print(product(jnp.zeros(()), jnp.array(jnp.inf)), product(jnp.array(-jnp.inf), 2.0))
+      0.0 -inf
+    """
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    finite = bounded(x) * bounded(y)
+    return with_value(finite, jnp.where(finite == 0, finite, x * y))
+
+
 def root_mean_sq(x: Array) -> Array:
     """Return sqrt(mean(|x|**2)), real; 0 for an array without elements, with derivative 0 at 0."""
     return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))

@@ -104,7 +104,7 @@ def power_iteration(
 
 def _dot(x: PyTree, y: PyTree) -> Array:
     parts = jax.tree.map(lambda x, y: jnp.vdot(x, y).real, x, y)
-    return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
+    return functools.reduce(jnp.add, jax.tree.leaves(parts))
 
 
 def _unit(x: PyTree) -> PyTree:

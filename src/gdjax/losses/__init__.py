@@ -8,8 +8,13 @@ Common properties:
 - For float16 and bfloat16 inputs they compute and return float32, so that a mean over the batch is
   accurate (optax returns the inputs' dtype); float64 inputs stay float64. Gradients have the
   inputs' dtypes. Numbers such as `delta` never change the dtype of the result.
-- Values and gradients are finite for any finite input. Elements that `where` excludes do not
-  affect them, even if they are NaN.
+- Values and gradients are finite for any finite input, unless they are too large for the dtype. At
+  infinite predictions they are the limits: a binary cross entropy at logit inf and label 1 is 0
+  with gradient 0. Where there is no limit, as for two infinite logits, and where an input is NaN,
+  the loss is NaN. A zero weight or label excludes an infinite term: 0 * inf is 0.
+- A loss that is >= 0 by definition is never negative by rounding. `kl_divergence` is negative only
+  where the predictions sum to more than the targets.
+- Elements that `where` excludes do not affect values and gradients, even if they are NaN.
 - Shapes of equal rank broadcast; where the ranks differ, one shape must broadcast to the other.
 - A wrong dtype raises TypeError, a wrong shape or number ValueError; the error names the argument.
 """

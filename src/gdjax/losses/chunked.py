@@ -86,6 +86,7 @@ def chunked_softmax_cross_entropy(
         raise ValueError(f"{call}(bias=...) must have shape [{classes}], got {list(b.shape)}.")
     labels = read_classes(call, labels, h.shape[:-1], of="hidden")
     mask = read_mask(call, where, labels.shape)
+    h = h if mask is None else masked(h, mask[..., None])
     b = jnp.broadcast_to(b, (classes,))
     chunk = min(check_integer(f"{call}(chunk_size=...)", chunk_size), classes)
     return masked(jnp.asarray(_loss(chunk, h, w, b, labels)), mask)
@@ -105,17 +106,18 @@ def _forward(chunk, h, w, b, labels):
         new_top = jnp.maximum(top, jnp.max(jnp.where(fresh, logits, -jnp.inf), axis=-1))
         # a maximum of -inf means an empty sum; subtract 0 instead, since inf - inf is NaN
         base = jnp.where(new_top == -jnp.inf, 0, new_top)
-        terms = jnp.where(fresh, jnp.exp(logits - base[..., None]), 0)
-        mass = mass * jnp.exp(top - base) + jnp.sum(terms, axis=-1)
+        terms = jnp.where(fresh, jnp.exp(_less(logits, base[..., None])), 0)
+        mass = mass * jnp.exp(_less(top, base)) + jnp.sum(terms, axis=-1)
         return (new_top, mass, picked + jnp.sum(jnp.where(hit, logits, 0), axis=-1)), None
 
     start = jnp.full(labels.shape, -jnp.inf, dtype), *(jnp.zeros(labels.shape, dtype),) * 2
     (top, mass, picked), _ = jax.lax.scan(body, start, _starts(chunk, w.shape[1]))
     base = jnp.where(top == -jnp.inf, 0, top)
     log_mass = jnp.log(jnp.where(mass > 0, mass, 1))
-    valid = (labels >= 0) & (labels < w.shape[1])
+    # a single infinite logit has probability 1; the ratio of several has no limit
+    valid = (labels >= 0) & (labels < w.shape[1]) & ~((base == jnp.inf) & (mass > 1))
     # subtract from the maximum first: what it shares with the label's logit cancels exactly
-    loss = jnp.where(valid, (base - picked) + log_mass, jnp.nan)
+    loss = jnp.where(valid, _less(base, picked) + log_mass, jnp.nan)
     return loss, (h, w, b, labels, base, log_mass)
 
 
@@ -129,7 +131,7 @@ def _backward(chunk, saved, cotangent):
     def body(carry, start):
         dh, dw, db = carry
         part, logits, fresh, hit = _chunk(chunk, h, w, b, labels, start)
-        p = jnp.exp((logits - base[..., None]) - log_mass[..., None])
+        p = jnp.exp(_less(logits, base[..., None]) - log_mass[..., None])
         error = jnp.where(fresh, p - hit, 0)  # softmax minus one-hot
         narrow_error = error.astype(narrow)
         dh += jnp.matmul(narrow_error, part.T.astype(narrow), preferred_element_type=dtype)
@@ -144,6 +146,11 @@ def _backward(chunk, saved, cotangent):
 
 
 _loss.defvjp(_forward, _backward)
+
+
+def _less(x: Array, y: Array) -> Array:
+    """Return x - y, and 0 for equal infinities."""
+    return jnp.where(x == y, 0, x - y)
 
 
 def _starts(chunk: int, classes: int) -> Array:

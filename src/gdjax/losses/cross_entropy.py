@@ -12,10 +12,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import CLOSED_UNIT, FINITE, NONNEGATIVE, checked
+from gdjax.core.numerics import product
 from gdjax.losses.inputs import (
     Axis,
     as_array,
+    at_least_zero,
+    below_top,
     broadcast,
+    log_mass,
+    log_softmax,
     masked,
     merge_axes,
     number,
@@ -56,7 +61,7 @@ def softmax_cross_entropy(
       [0.2761 2.9518]
     """
     logits, labels, axes, mask = _read("softmax_cross_entropy", logits, labels, axis, where)
-    return _cross_entropy(_log_softmax(logits, axes, mask), labels, axes)
+    return _cross_entropy(log_softmax(logits, axes, mask), labels, axes)
 
 
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -73,7 +78,7 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
       0.6931472
     """
     logits, labels, axes, _ = _read("safe_softmax_cross_entropy", logits, labels, -1, None)
-    return _cross_entropy(_log_softmax(logits, axes, None), labels, axes)
+    return _cross_entropy(log_softmax(logits, axes, None), labels, axes)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -119,8 +124,9 @@ def softmax_cross_entropy_with_integer_labels(
     mask = read_mask(call, where, logits.shape, axes)
     logits, mask = merge_axes(logits, axes), None if mask is None else merge_axes(mask, axes)
     labels = read_classes(call, labels, logits.shape[:-1])
-    shifted, log_mass = _shift(logits, (-1,), mask)
-    loss = log_mass[..., 0] - pick(shifted, labels, mask)
+    shifted, infinite = below_top(logits, (logits.ndim - 1,), mask)
+    log_total = log_mass(shifted, infinite, (logits.ndim - 1,), mask)[..., 0]
+    loss = log_total - pick(shifted, labels, mask)
     return loss if mask is None else jnp.where(jnp.any(mask, -1), loss, 0)
 
 
@@ -152,9 +158,11 @@ def poly_loss_cross_entropy(
       Leng et al. (2022), https://arxiv.org/abs/2204.12511, equation 6.
     """
     logits, labels, axes, mask = _read("poly_loss_cross_entropy", logits, labels, axis, where)
-    log_p = _log_softmax(logits, axes, mask)
+    log_p = log_softmax(logits, axes, mask)
     rest = jnp.sum(labels * -jnp.expm1(log_p), axis=axes)
-    return _cross_entropy(log_p, labels, axes) + number(epsilon, log_p) * rest
+    epsilon = number(epsilon, log_p)
+    loss = _cross_entropy(log_p, labels, axes) + epsilon * rest
+    return jnp.where(epsilon >= -1, at_least_zero(loss), loss)
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -210,17 +218,19 @@ def sigmoid_focal_loss(
     """
     call = "sigmoid_focal_loss"
     x, y = broadcast_labels(call, *read(call, {"logits": logits}, {"labels": labels}))
-    log_p, log_q = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
+    # beyond, p is 0 or 1 in any dtype; a select, as the derivative of a clip may be 0 * inf
+    finite = jnp.where(jnp.abs(x) > 1e4, jnp.sign(x) * 1e4, x)
+    log_p, log_q = jax.nn.log_sigmoid(finite), jax.nn.log_sigmoid(-finite)
     # log(1 - p_t) = log(y q + (1 - y) p), shifted by the larger of the nonzero terms
     top = jnp.maximum(jnp.where(y < 1, log_p, -jnp.inf), jnp.where(y > 0, log_q, -jnp.inf))
     top = jax.lax.stop_gradient(top)
     yes, no = (jnp.exp(jnp.minimum(z - top, 80)) for z in (log_q, log_p))  # 0 * inf is NaN
     log_rest = top + jnp.log(y * yes + (1 - y) * no)
-    loss = _binary(x, y) * jnp.exp(number(gamma, x) * log_rest)
+    loss = product(jnp.exp(number(gamma, x) * log_rest), _binary(x, y))
     if alpha is None:
         return loss
     alpha = number(alpha, x)
-    return (alpha * y + (1 - alpha) * (1 - y)) * loss
+    return product(alpha * y + (1 - alpha) * (1 - y), loss)
 
 
 def broadcast_labels(call: str, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -243,20 +253,6 @@ def _read(call, logits, labels, axis, where):
     return logits, masked(labels, mask), axes, mask
 
 
-def _shift(logits, axes, mask):
-    """Return logits minus their maximum, and the log of the sum of their exponentials."""
-    fixed = jax.lax.stop_gradient(masked(logits, mask, -jnp.inf))
-    top = jnp.max(fixed, axis=axes, keepdims=True, initial=-jnp.inf)
-    shifted = masked(logits - jnp.where(top == -jnp.inf, 0, top), mask)
-    mass = jnp.sum(masked(jnp.exp(shifted), mask), axis=axes, keepdims=True)
-    return shifted, jnp.log(jnp.where(mass > 0, mass, 1))
-
-
-def _log_softmax(logits, axes, mask):
-    shifted, log_mass = _shift(logits, axes, mask)
-    return shifted - log_mass
-
-
 def _cross_entropy(log_p, labels, axes):
     log_p = jnp.where((labels == 0) & (log_p == -jnp.inf), 0, log_p)
     return -jnp.sum(labels * log_p, axis=axes)
@@ -264,4 +260,5 @@ def _cross_entropy(log_p, labels, axes):
 
 def _binary(logits, labels):
     # log(1 - sigmoid(x)) = log_sigmoid(-x)
-    return -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    yes, no = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
+    return product(labels, yes) + product(1 - labels, no)

@@ -13,7 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import check_integer
-from gdjax.losses.inputs import as_array, masked, number, read
+from gdjax.core.numerics import bounded, with_value
+from gdjax.losses.inputs import as_array, at_least_zero, log_softmax, masked, number, read
 
 
 def ctc_loss(
@@ -35,7 +36,8 @@ def ctc_loss(
       label_paddings: real or boolean array [batch, length]: 1 where a label is padding,
         which must come after the labels.
       blank_id: the class that emits nothing.
-      log_epsilon: used for log 0; it must be far below the log probability of any sequence.
+      log_epsilon: used for log 0; it must be far below the log probability of any sequence. With
+        -inf, impossible sequences have an infinite loss.
 
     Returns:
       Losses in nats, [batch]. A label sequence that is too long for its frames has a loss of about
@@ -101,7 +103,7 @@ def _ctc(call, logits, logit_paddings, labels, label_paddings, blank_id, log_eps
         raise ValueError(f"{call}(blank_id=...) is {blank_id}, but there are {classes} classes.")
     zero = number(log_epsilon, x)
 
-    log_p = jax.nn.log_softmax(masked(x, ~frame_pads[..., None]), axis=-1)
+    log_p = log_softmax(masked(x, ~frame_pads[..., None]), (2,))
     known = (labels >= 0) & (labels < classes)
     index = jnp.where(known, labels, 0)[:, None, :]
     log_emit = jnp.take_along_axis(log_p, jnp.broadcast_to(index, (*x.shape[:2], length)), axis=-1)
@@ -115,7 +117,7 @@ def _ctc(call, logits, logit_paddings, labels, label_paddings, blank_id, log_eps
         blank, emit = carry
         log_emit, log_blank, pad = frame
         before = _add_to_next(blank, emit + skip)
-        new_emit = jnp.logaddexp(before[:, :-1], emit) + log_emit
+        new_emit = _log_sum(before[:, :-1], emit) + log_emit
         log_blank = log_blank[:, None]
         new_blank = _add_to_next(before + log_blank, emit + via_blank + log_blank)
         pad = pad[:, None]
@@ -129,12 +131,19 @@ def _ctc(call, logits, logit_paddings, labels, label_paddings, blank_id, log_eps
     if x.shape[1]:
         blanks = blanks.at[-1].set(total)
     lengths = length - jnp.sum(label_pads, axis=1)
-    return -jnp.take_along_axis(total, lengths[:, None], axis=1)[:, 0], blanks, emits
+    loss = -jnp.take_along_axis(total, lengths[:, None], axis=1)[:, 0]
+    return at_least_zero(loss), blanks, emits
 
 
 def _add_to_next(blank, emit):
     """Add the probability of what follows the n-th label to that of the blank after n labels."""
-    return jnp.concatenate([blank[:, :1], jnp.logaddexp(blank[:, 1:], emit)], axis=1)
+    return jnp.concatenate([blank[:, :1], _log_sum(blank[:, 1:], emit)], axis=1)
+
+
+def _log_sum(x, y):
+    """Return log(exp(x) + exp(y)) with finite derivatives, also where both are -inf."""
+    total = jnp.logaddexp(bounded(x), bounded(y))
+    return with_value(total, jnp.where((x == -jnp.inf) & (y == -jnp.inf), -jnp.inf, total))
 
 
 def _read(call, logits, logit_paddings, labels, label_paddings):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.numerics import bounded, product, with_value
 from gdjax.losses.inputs import Axis, broadcast, masked, read, read_axes, read_mask
 
 
@@ -15,7 +19,8 @@ def kl_divergence(
     """Return sum(targets * (log(targets) - log_predictions)), the Kullback-Leibler divergence.
 
     Where a target is 0 the term is 0 and its gradient is finite, even for a log prediction of -inf
-    (optax: both are NaN).
+    (optax: both are NaN). The result is never negative by rounding; it may be negative where the
+    predictions sum to more than the targets.
 
     Args:
       log_predictions: float array [..., dim], log probabilities.
@@ -39,8 +44,8 @@ def kl_divergence(
     References:
       Kullback & Leibler (1951), "On information and sufficiency".
     """
-    log_p, q, axes, _ = _read("kl_divergence", log_predictions, targets, axis, where)
-    return jnp.sum(_terms(log_p, q), axis=axes)
+    log_p, q, axes, mask = _read("kl_divergence", log_predictions, targets, axis, where)
+    return _total(_terms(log_p, q), log_p, q, axes, mask)
 
 
 def kl_divergence_with_log_targets(
@@ -65,10 +70,10 @@ def kl_divergence_with_log_targets(
       0.3466
     """
     call = "kl_divergence_with_log_targets"
-    log_p, log_q, axes, _ = _read(call, log_predictions, log_targets, axis, where, "log_targets")
-    there = log_q > -jnp.inf
-    log_q, log_p = jnp.where(there, log_q, 0), jnp.where(there, log_p, 0)
-    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=axes)
+    log_p, log_q, axes, mask = _read(call, log_predictions, log_targets, axis, where, "log_targets")
+    there, q = log_q != -jnp.inf, masked(jnp.exp(log_q), mask)
+    gap = jnp.where(there, log_q, 0) - jnp.where(there | (log_p > -jnp.inf), log_p, 0)
+    return _total(product(q, gap), log_p, q, axes, mask)
 
 
 def generalized_kl_divergence(
@@ -95,7 +100,10 @@ def generalized_kl_divergence(
     """
     call = "generalized_kl_divergence"
     log_p, q, axes, mask = _read(call, log_predictions, targets, axis, where)
-    return jnp.sum(_terms(log_p, q) + masked(jnp.exp(log_p), mask) - q, axis=axes)
+    p = masked(jnp.exp(log_p), mask)
+    terms = _terms(log_p, q) + (p - q)
+    value = jnp.where(p == jnp.inf, p + q, jnp.maximum(terms, 0))
+    return jnp.sum(with_value(terms, jnp.where(q < 0, jnp.nan, value)), axis=axes)
 
 
 def js_divergence(
@@ -122,10 +130,16 @@ def js_divergence(
     """
     log_p, q, axes, mask = _read("js_divergence", log_predictions, targets, axis, where)
     p = masked(jnp.exp(log_p), mask)
-    middle = 0.5 * (p + q)
-    log_middle = jnp.log(jnp.where(middle > 0, middle, 1))
-    log_p = jnp.where(p > 0, log_p, 0)
-    return 0.5 * jnp.sum(p * (log_p - log_middle) + _terms(log_middle, q), axis=axes)
+    tiny = jnp.finfo(q.dtype).tiny
+    log_q = jnp.where(jnp.abs(q) < tiny, -jnp.inf, jnp.log(jnp.where(jnp.abs(q) < tiny, 1, q)))
+    # log p - log((p + q) / 2) = log 2 - log(1 + q / p), and 0 where both are 0
+    nothing = (p == 0) & (log_q == -jnp.inf)
+    gap = jnp.where(nothing, 0, jnp.where(nothing, 0, log_q) - bounded(log_p))
+    first = product(p, math.log(2) - jax.nn.softplus(gap))
+    second = product(q, jnp.where(log_q == -jnp.inf, 0, math.log(2) - jax.nn.softplus(-gap)))
+    terms = first + second
+    value = jnp.where(p == jnp.inf, p + q, jnp.maximum(terms, 0))
+    return 0.5 * jnp.sum(with_value(terms, value), axis=axes)
 
 
 def _read(call, log_predictions, targets, axis, where, name="targets"):
@@ -137,6 +151,21 @@ def _read(call, log_predictions, targets, axis, where, name="targets"):
 
 
 def _terms(log_p, q):
-    there = q != 0  # a negative target is not a probability: the result is NaN
+    # a number below the normal ones has no logarithm where the device rounds it to 0, and a
+    # negative target is not a probability: the result is NaN
+    there = (jnp.abs(q) >= jnp.finfo(q.dtype).tiny) | jnp.isnan(q)
     log_q = jnp.log(jnp.where(there, q, 1))
-    return q * (log_q - jnp.where(there | (log_p > -jnp.inf), log_p, 0))
+    return product(q, log_q - jnp.where(there | (log_p > -jnp.inf), log_p, 0))
+
+
+def _total(terms, log_p, q, axes, mask):
+    """Return the sum of the terms; at least 0 where theory says so, whatever rounding did.
+
+    It is at least 0 where the predictions do not sum to more than the targets, here up to the
+    rounding of their logarithms.
+    """
+    total = jnp.sum(terms, axis=axes)
+    slack = 16 * jnp.finfo(q.dtype).eps
+    p = jnp.sum(masked(jnp.exp(log_p), mask), axis=axes)
+    proper = p <= jnp.sum(q, axis=axes) * (1 + slack)
+    return with_value(total, jnp.where(proper, jnp.maximum(total, 0), total))

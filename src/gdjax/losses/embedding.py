@@ -8,7 +8,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import AT_LEAST_ONE, FINITE, POSITIVE, checked
-from gdjax.losses.inputs import Axis, as_array, check_same_shape, number, read, read_axes
+from gdjax.core.numerics import bounded, with_value
+from gdjax.losses.inputs import (
+    Axis,
+    as_array,
+    check_same_shape,
+    constant_scale,
+    number,
+    read,
+    read_axes,
+)
 from gdjax.losses.regression import cosine_similarity
 
 
@@ -57,7 +66,7 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     same = labels[:, None] == labels[None]
     pair = same & ~jnp.eye(len(labels), dtype=bool)
     others = jax.nn.logsumexp(s, axis=1, keepdims=True, where=~same)  # -inf where there are none
-    some = others > -jnp.inf
+    some = jnp.any(~same, axis=1, keepdims=True)
     loss = jnp.where(some, jax.nn.softplus(jnp.where(some, others, 0) - s), 0)
     return jnp.sum(jnp.where(pair, loss, 0)) / jnp.maximum(jnp.sum(pair), 1).astype(x.dtype)
 
@@ -111,17 +120,24 @@ def triplet_margin_loss(
     axes = read_axes(call, axis, a.ndim)
     p, eps = number(norm_degree, a), number(eps, a)
     margin = number(margin, a)
-    return jnp.maximum(
-        _distance(a - near, axes, p, eps) - _distance(a - far, axes, p, eps) + margin, 0
-    )
+    (near, one), (far, other) = (_distance(a - x, axes, p, eps) for x in (near, far))
+    unit = jnp.maximum(jnp.maximum(one, other), 1)  # the distances may overflow, not the loss
+    loss = unit * (near * (one / unit) - far * (other / unit) + margin / unit)
+    return jnp.maximum(loss, 0)
 
 
 def _distance(x, axes, p, eps):
-    total = jnp.sum(_power(jnp.abs(x), p), axis=axes) + eps
-    return _power(total, 1 / p)
+    """Return two factors of the distance: one that has the derivatives, and a constant scale."""
+    size = jnp.abs(bounded(x))
+    floor = _power(eps, 1 / p)
+    scale = constant_scale(size, axes, floor)
+    total = jnp.sum(_power(size / scale, p), axis=axes, keepdims=True) + _power(floor / scale, p)
+    root = jnp.squeeze(_power(total, 1 / p), axes)
+    infinite = jnp.any(jnp.isinf(x), axis=axes)
+    return with_value(root, jnp.where(infinite, jnp.inf, root)), jnp.squeeze(scale, axes)
 
 
 def _power(x, p):
     """Return x**p for x >= 0, with gradient 0 at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.where(positive, x, 1) ** p, 0)
+    nonzero = x != 0
+    return jnp.where(nonzero, jnp.where(nonzero, x, 1) ** p, 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.numerics import product
 from gdjax.losses.inputs import broadcast, read
 
 
@@ -47,6 +48,6 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         s, y = read("fenchel_young_loss", {"scores": scores}, {"targets": targets})
         s, y = broadcast("fenchel_young_loss", scores=s, targets=y)
         best = jnp.vectorize(lambda row: max_fun(row, *args, **kwargs), signature="(n)->()")
-        return best(s) - jnp.sum(y * s, axis=-1)
+        return best(s) - jnp.sum(product(y, s), axis=-1)
 
     return fenchel_young_loss

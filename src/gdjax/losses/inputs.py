@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.numerics import compute_dtype
+from gdjax.core.numerics import compute_dtype, with_value
 
 Axis = int | tuple[int, ...] | None
 
@@ -139,6 +139,54 @@ def read_mask(
 def masked(x: Array, mask: Array | None, fill: float = 0.0) -> Array:
     """Replace excluded elements, so that they affect neither the result nor the gradient."""
     return x if mask is None else jnp.where(mask, x, fill)
+
+
+def at_least_zero(loss: Array) -> Array:
+    """Return a loss that rounding cannot make negative, with its derivatives unchanged."""
+    return with_value(loss, jnp.maximum(loss, 0))
+
+
+def constant_scale(size: Array, axes: tuple[int, ...], least: ArrayLike) -> Array:
+    """Return about the largest of sizes >= 0 and `least`, a constant; 1 for subnormal numbers.
+
+    A quarter of it, since XLA may multiply by the inverse, which must not be subnormal.
+    """
+    top = jnp.maximum(jnp.max(size, axis=axes, keepdims=True, initial=0), least)
+    tiny = jnp.finfo(size.dtype).tiny
+    return jax.lax.stop_gradient(jnp.where(top < tiny, 1, jnp.maximum(0.25 * top, tiny)))
+
+
+def below_top(x: Array, axes: tuple[int, ...], mask: Array | None = None) -> tuple[Array, Array]:
+    """Return x minus its maximum over `axes`, and whether that is inf.
+
+    It has the derivatives of x: the maximum is a constant. Infinite maxima become 0, with all else
+    at -inf. Where all are -inf the result is -inf. Excluded elements are 0.
+    """
+    fixed = jax.lax.stop_gradient(masked(x, mask, -jnp.inf))
+    top = jnp.max(fixed, axis=axes, keepdims=True, initial=-jnp.inf)
+    base = jnp.where(jnp.isinf(top), 0, top)
+    infinite = top == jnp.inf
+    value = jnp.where(infinite, jnp.where(fixed == jnp.inf, 0, -jnp.inf), fixed - base)
+    return masked(with_value(x - base, value), mask), infinite
+
+
+def log_softmax(x: Array, axes: tuple[int, ...], mask: Array | None = None) -> Array:
+    """Return x minus its logsumexp over `axes`: finite derivatives for any x, limits at infinity.
+
+    Where all are -inf, so is the result; where several are inf there is no limit: NaN. Excluded
+    elements get an arbitrary number.
+    """
+    shifted, infinite = below_top(x, axes, mask)
+    return shifted - log_mass(shifted, infinite, axes, mask)
+
+
+def log_mass(
+    shifted: Array, infinite: Array, axes: tuple[int, ...], mask: Array | None = None
+) -> Array:
+    """Return the log of the sum of the exponentials of a result of `below_top`; 0 for log 0."""
+    mass = jnp.sum(masked(jnp.exp(shifted), mask), axis=axes, keepdims=True)
+    log = jnp.log(jnp.where(mass == 0, 1, mass))
+    return jnp.where(infinite & (mass > 1), jnp.nan, log)  # several infinities
 
 
 def read_classes(call: str, labels: ArrayLike, shape: tuple[int, ...], of: str = "logits") -> Array:

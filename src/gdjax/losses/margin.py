@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.losses.inputs import as_array, broadcast, pick, read, read_classes
+from gdjax.core.numerics import product, with_value
+from gdjax.losses.inputs import (
+    as_array,
+    at_least_zero,
+    below_top,
+    broadcast,
+    pick,
+    read,
+    read_classes,
+)
 from gdjax.projections import unit_simplex
 
 
@@ -70,7 +79,8 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
         )
     logits, labels = read("sparsemax_loss", {"logits": logits}, {"labels": labels})
     logits, labels = broadcast("sparsemax_loss", logits=logits, labels=labels)
-    return jax.nn.sparse_plus(jnp.where(labels != 0, -logits, logits))
+    z = jnp.where(labels != 0, -logits, logits)
+    return 0.25 * (jnp.clip(z, -1, 1) + 1) ** 2 + jnp.maximum(z - 1, 0)
 
 
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -78,7 +88,8 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       scores: float array [..., classes].
-      labels: integer array [...]; the loss of a label outside [0, classes) is NaN.
+      labels: integer array [...]; the loss of a label outside [0, classes) is NaN. Where the
+        label's own score is -inf it is infinite.
 
     Raises:
       TypeError: if `scores` is not float or `labels` not integer.
@@ -90,10 +101,8 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
       >>> print(gdjax.losses.multiclass_hinge_loss(scores, jnp.array([0, 2])))
       [0.5 3. ]
     """
-    margins, labels = _margins("multiclass_hinge_loss", scores, labels)
-    classes = jax.lax.broadcasted_iota(jnp.int32, margins.shape, margins.ndim - 1)
-    other = classes != labels[..., None].astype(jnp.int32)
-    return jnp.max(margins + other.astype(margins.dtype), axis=-1)
+    margins, other, label = _margins("multiclass_hinge_loss", scores, labels)
+    return _loss(2 * jnp.max(margins + 0.5 * other.astype(margins.dtype), axis=-1), label)
 
 
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -112,8 +121,8 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     References:
       Collins (2002), "Discriminative training methods for hidden Markov models".
     """
-    margins, _ = _margins("multiclass_perceptron_loss", scores, labels)
-    return jnp.max(margins, axis=-1)
+    margins, _, label = _margins("multiclass_perceptron_loss", scores, labels)
+    return _loss(2 * jnp.max(margins, axis=-1), label)
 
 
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -132,19 +141,54 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     References:
       Martins & Astudillo (2016), https://arxiv.org/abs/1602.02068, equation 24.
     """
-    margins, _ = _margins("multiclass_sparsemax_loss", scores, labels)
-    p = unit_simplex(margins)
-    return jnp.sum(p * jnp.where(p > 0, margins, 0), axis=-1) + 0.5 * (1 - jnp.sum(p * p, axis=-1))
+    margins, _, label = _margins("multiclass_sparsemax_loss", scores, labels)
+    return _loss(at_least_zero(_sparse_maximum(margins)), label)
+
+
+@jax.custom_jvp
+def _sparse_maximum(margins):
+    """Return max over the simplex of p . 2 margins + (1 - |p|^2) / 2; its gradient is 2 p."""
+    p = _sparsemax(margins)
+    return 2 * jnp.sum(product(p, margins), -1) + 0.5 * (1 - jnp.sum(p * p, -1))
+
+
+@_sparse_maximum.defjvp
+def _sparse_maximum_jvp(primals, tangents):
+    (margins,), (tangent,) = primals, tangents
+    return _sparse_maximum(margins), 2 * jnp.sum(_sparsemax(margins) * tangent, -1)
+
+
+def _sparsemax(margins):
+    # p is 0 for all that are 1 or more below the largest; their distance does not matter
+    return unit_simplex(jnp.maximum(2 * below_top(margins, (margins.ndim - 1,))[0], -2))
 
 
 def _products(call, predictor_outputs, targets):
     arrays = read(call, {"predictor_outputs": predictor_outputs}, {"targets": targets})
     outputs, targets = broadcast(call, predictor_outputs=arrays[0], targets=arrays[1])
-    return outputs * targets
+    return product(outputs, targets)
 
 
 def _margins(call, scores, labels):
-    """Return every score minus that of the label, which is exactly 0 for the label itself."""
+    """Return half of every score minus that of the label, a mask of the others, and the latter.
+
+    Half, so that no difference overflows. The label's own margin is exactly 0. Where its score is
+    infinite the others are not reduced by it: the loss takes the limit, see `_loss`.
+    """
     (scores,) = read(call, {"scores": scores})
     labels = read_classes(call, labels, scores.shape[:-1], of="scores")
-    return scores - pick(scores, labels)[..., None], labels
+    classes = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    other = classes != labels[..., None].astype(jnp.int32)
+    label = pick(scores, labels)
+    base = with_value(label, jnp.where(jnp.isinf(label), 0, label))[..., None]
+    margins = 0.5 * scores - 0.5 * base
+    highest, lowest = label[..., None] == jnp.inf, label[..., None] == -jnp.inf
+    beaten = jnp.where(scores == jnp.inf, jnp.nan, jnp.where(jnp.isnan(scores), scores, -jnp.inf))
+    margins = with_value(margins, jnp.where(highest, beaten, margins))
+    own = jnp.where(lowest, -jnp.inf, jnp.where(jnp.isnan(label[..., None]), jnp.nan, 0))
+    return jnp.where(other, margins, own.astype(margins.dtype)), other, label
+
+
+def _loss(loss, label):
+    """Return the loss, infinite where the label's score is -inf."""
+    return with_value(loss, jnp.where((label == -jnp.inf) & ~jnp.isnan(loss), jnp.inf, loss))

@@ -58,8 +58,9 @@ def ranking_softmax_loss(
     mask = read_mask(call, where, s.shape)
     if weights is not None:
         (w,) = read(call, {}, {"weights": weights})
-        y = y * broadcast(call, logits=s, weights=w.astype(s.dtype))[1]
-    losses = softmax_cross_entropy(s, masked(y, mask), where=mask)
+        w = broadcast(call, logits=s, weights=w.astype(s.dtype))[1]
+        y = masked(y, mask) * masked(w, mask)
+    losses = softmax_cross_entropy(s, y, where=mask)
     if mask is None:
         return losses if reduce_fn is None else reduce_fn(losses)
     valid = jnp.any(mask, axis=-1)

@@ -9,10 +9,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.numerics import product, with_value
 from gdjax.losses.inputs import (
     Axis,
     broadcast,
     check_same_shape,
+    constant_scale,
     masked,
     number,
     read,
@@ -99,10 +101,10 @@ def huber_loss(
     References:
       Huber (1964), "Robust estimation of a location parameter".
     """
-    errors = jnp.abs(_error("huber_loss", predictions, targets))
+    errors = _error("huber_loss", predictions, targets)
     delta = number(delta, errors)
-    quadratic = jnp.minimum(errors, delta)
-    return 0.5 * quadratic**2 + delta * (errors - quadratic)
+    excess = jnp.maximum(jnp.abs(errors) - delta, 0)
+    return 0.5 * jnp.clip(errors, -delta, delta) ** 2 + product(delta, excess)
 
 
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
@@ -140,7 +142,8 @@ def cosine_similarity(
 ) -> Array:
     """Return the cosine of the angle between vectors.
 
-    A vector of norm zero has similarity 0 with every vector, and gradient 0 (optax: NaN).
+    A vector of norm zero has similarity 0 with every vector, and gradient 0 (optax: NaN). Vectors
+    may have any finite length; one with an infinite component has no direction: NaN.
 
     Args:
       predictions: float array [..., dim].
@@ -163,7 +166,9 @@ def cosine_similarity(
       >>> print(gdjax.cosine_similarity(a, b))
       [0.7071 0.    ]
     """
-    return _cosine("cosine_similarity", predictions, targets, epsilon, axis, where)
+    (a, _), (b, _), axes = _units("cosine_similarity", predictions, targets, epsilon, axis, where)
+    cosine = jnp.sum(a * b, axis=axes)
+    return with_value(cosine, jnp.clip(cosine, -1, 1))
 
 
 @checked(epsilon=NONNEGATIVE)
@@ -189,7 +194,12 @@ def cosine_distance(
       >>> print(gdjax.cosine_distance(jnp.array([1.0, 0.0]), jnp.array([-2.0, 0.0])))
       2.0
     """
-    return 1.0 - _cosine("cosine_distance", predictions, targets, epsilon, axis, where)
+    (a, less), (b, short), axes = _units(
+        "cosine_distance", predictions, targets, epsilon, axis, where
+    )
+    # 1 - a b = (|a - b|^2 + (1 - |a|^2) + (1 - |b|^2)) / 2: no digits are lost for small angles
+    distance = 0.5 * (jnp.sum((a - b) ** 2, axis=axes) + less + short)
+    return with_value(distance, jnp.clip(distance, 0, 2))
 
 
 def _error(call, predictions, targets, strict=False):
@@ -203,17 +213,28 @@ def _error(call, predictions, targets, strict=False):
     return predictions - targets
 
 
-def _cosine(call, predictions, targets, epsilon, axis, where):
+def _units(call, predictions, targets, epsilon, axis, where):
+    """Return both arrays as `_unit`, and the axes of the vectors."""
     a, b = read(call, {"predictions": predictions, "targets": targets})
     a, b = broadcast(call, predictions=a, targets=b)
     axes = read_axes(call, axis, a.ndim)
     mask = read_mask(call, where, a.shape)
     a, b = (_unit(masked(x, mask), axes, number(epsilon, x)) for x in (a, b))
-    return jnp.sum(a * b, axis=axes)
+    return a, b, axes
 
 
 def _unit(x, axes, epsilon):
-    norm_sq = jnp.sum(x * x, axis=axes, keepdims=True)
-    norm_sq = jnp.where(norm_sq > epsilon, norm_sq, epsilon)
-    positive = norm_sq > 0
-    return jnp.where(positive, x / jnp.sqrt(jnp.where(positive, norm_sq, 1)), 0)
+    """Return vectors divided by their norms, and 1 - |these|^2, which is 0 above `epsilon`.
+
+    They are divided by a constant first, so that no square overflows or underflows.
+    """
+    least = jnp.sqrt(epsilon)
+    scale = constant_scale(jnp.abs(x), axes, least)
+    y = x / scale
+    norm_sq, least_sq = jnp.sum(y * y, axis=axes, keepdims=True), (least / scale) ** 2
+    short = norm_sq <= least_sq
+    divisor = jnp.where(short, least_sq, norm_sq)
+    zero = divisor == 0  # a vector of norm 0 and no lower bound
+    divisor = jnp.where(zero, 1, divisor)
+    less = jnp.where(short, 1 - jnp.where(zero, 0, norm_sq) / divisor, 0)
+    return jnp.where(zero, 0, y / jnp.sqrt(divisor)), jnp.squeeze(less, axes)

@@ -13,7 +13,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, check_choice, checked
-from gdjax.losses.inputs import Axis, as_array, check_same_shape, number, read, read_axes
+from gdjax.losses.inputs import (
+    Axis,
+    as_array,
+    at_least_zero,
+    check_same_shape,
+    log_softmax,
+    number,
+    read,
+    read_axes,
+)
 
 
 @checked(smooth=NONNEGATIVE, alpha=NONNEGATIVE, beta=NONNEGATIVE)
@@ -186,7 +195,7 @@ def _probabilities(call: str, p: Array, t: Array, **apply: bool) -> tuple[Array,
         raise ValueError(f"{call}(predictions=...) needs a class axis, got a scalar.")
     ((name, from_logits),) = apply.items()
     if from_logits:
-        p = jax.nn.sigmoid(p) if p.shape[-1] == 1 else jax.nn.softmax(p, axis=-1)
+        p = jax.nn.sigmoid(p) if p.shape[-1] == 1 else jnp.exp(log_softmax(p, (p.ndim - 1,)))
     else:
         _check_probabilities(call, name, p)
     return p, t
@@ -201,12 +210,12 @@ def _class_losses(
     beta: ArrayLike = 0.5,
 ) -> Array:
     hit = jnp.sum(p * t, axis=axes)
-    false_positive = jnp.sum(p, axis=axes) - hit
-    false_negative = jnp.sum(t, axis=axes) - hit
     smooth, alpha, beta = (number(x, p) for x in (smooth, alpha, beta))
-    below = hit + alpha * false_positive + beta * false_negative + smooth
-    some = below > 0
-    return jnp.where(some, 1 - (hit + smooth) / jnp.where(some, below, 1), 0)
+    # 1 - (hit + smooth) / (hit + wrong + smooth), without the difference of two numbers near 1
+    wrong = alpha * jnp.sum(p * (1 - t), axis=axes) + beta * jnp.sum((1 - p) * t, axis=axes)
+    below = hit + wrong + smooth
+    nothing = below == 0
+    return at_least_zero(jnp.where(nothing, 0, wrong / jnp.where(nothing, 1, below)))
 
 
 def _foreground(losses):

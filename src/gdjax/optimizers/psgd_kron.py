@@ -33,6 +33,7 @@ from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
+from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Key, Mask, Number, Params
 from gdjax.linalg.buckets import map_scanned
 from gdjax.linalg.whitening import SAVING, Saving, first_factors, learned, whitened
@@ -52,6 +53,10 @@ class Whitened(NamedTuple):
     updates: Array  # int32, how many updates there were
     failures: Array  # int32, how many updates were not applied because they were not finite
     key: Array  # where the probes come from
+
+    def metrics(self) -> dict[str, Array]:
+        """Return how many updates failed so far, of all parameters, for `gdjax.metrics`."""
+        return {"failed_updates": total_count(self.failures)}
 
 
 def _psgd_kron(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,13 @@ from gdjax.core.checks import (
 from gdjax.core.every import as_interval, init_phases, is_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
+from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
-from gdjax.linalg.inverse_root import newton_order, renewed_roots
+from gdjax.linalg.inverse_root import Root, newton_order, renewed_roots
 from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
 from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
-
-Root: TypeAlias = Literal["eigh", "newton"]
 
 
 class Blocked(NamedTuple):
@@ -50,6 +49,10 @@ class Blocked(NamedTuple):
     roots: tuple[Array, ...]  # their inverse roots, likewise
     failures: Array  # int32, how many roots failed, so that the old one was kept
     phase: Array | None  # [blocks], in [0, 1): the time of renewal within the interval, or None
+
+    def metrics(self) -> dict[str, Array]:
+        """Return how many roots failed so far, of all parameters, for `gdjax.metrics`."""
+        return {"failed_roots": total_count(self.failures)}
 
 
 def _shampoo(
@@ -226,14 +229,17 @@ def shampoo(
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
       root: "eigh" by eigenvalues, "newton" by matrix products alone, which is faster on
-        accelerators; then 1 / exponent must be a whole number and the same for all.
+        accelerators and adds 1e-6 times the largest eigenvalue; then 1 / exponent must be a whole
+        number and the same for all.
       stagger: whether the renewals of the blocks are spread over the interval, so that all steps
         take about the same time, except the first with roots.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
       m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment.
-      `slots.failures` counts roots that were kept because the new one was not finite or inexact.
+      `slots.failures` counts roots that were kept because the new one was not finite or, by
+      "newton", had no right digit; `gdjax.metrics(state)["failed_roots"]` is the sum over the
+      parameters.
 
     Raises:
       ValueError: if a concrete number is out of range, or a choice unknown.
@@ -281,7 +287,7 @@ def _optimizer(
     """Return `shampoo`, or without a learning rate its direction; `name` is for errors."""
     block_size = check_integer(f"{name}(block_size=...)", block_size)
     check_choice(f"{name}(graft=...)", graft, GRAFTS)
-    check_choice(f"{name}(root=...)", root, ("eigh", "newton"))
+    check_choice(f"{name}(root=...)", root, get_args(Root))
     order = None
     if root == "newton":
         order, exponent = newton_order(f"{name}(exponent=...)", exponent), None

@@ -23,6 +23,7 @@ from gdjax.core.checks import POSITIVE, UNIT, WHOLE, check_integer, checked
 from gdjax.core.every import init_phases, is_due, when_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask, Number, Rule
 from gdjax.linalg.axes import gram, rotated, rotated_back
 from gdjax.linalg.buckets import map_buckets, map_in_turn
@@ -44,6 +45,10 @@ class Rotated(NamedTuple):
     values: PerAxis | None  # eigenvalues in the bases, for KL-SOAP only
     failures: Array  # int32, how many bases were not finite, so that the old one was kept
     phase: Array | None  # in [0, 1): the time of renewal within the interval; None is its begin
+
+    def metrics(self) -> dict[str, Array]:
+        """Return how many bases failed so far, of all parameters, for `gdjax.metrics`."""
+        return {"failed_bases": total_count(self.failures)}
 
 
 def _soap(
@@ -207,7 +212,8 @@ def soap(
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
       m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were kept because
-      the new one was not finite.
+      the new one was not finite; `gdjax.metrics(state)["failed_bases"]` is the sum over the
+      parameters.
 
     Raises:
       ValueError: if a concrete number is out of range.
