@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import State, is_state
+from gdjax.core.base import is_state
 from gdjax.core.types import OptState, PyTree
 
 
@@ -27,6 +27,6 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
             return jnp.where(when, old, node)
         count, slots = old
         count = jnp.where(when, count, node.count)
-        return State(count, node.hyperparams, reset(when, node.slots, slots))
+        return node._replace(count=count, slots=reset(when, node.slots, slots))
 
     return jax.tree.map(part, state, first, is_leaf=is_state)
