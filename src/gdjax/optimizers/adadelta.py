@@ -14,7 +14,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import UNIT, checked
 from gdjax.core.lift import leafwise, mask_decay
-from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.numerics import abs_sq, safe_divide, safe_sqrt
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
@@ -31,7 +31,7 @@ def _adadelta(grad, slots, param, count, *, rho, eps, learning_rate=None, weight
         grad = grad + weight_decay * param
     e_g = rho * slots.e_g + (1 - rho) * abs_sq(grad)
     # sqrt(e_x + eps) / sqrt(e_g + eps) * grad, written so that XLA stores one array, not both roots
-    step = grad / (safe_sqrt(e_g + eps) / safe_sqrt(slots.e_x + eps))
+    step = safe_divide(grad, safe_divide(safe_sqrt(e_g + eps), safe_sqrt(slots.e_x + eps)))
     e_x = rho * slots.e_x + (1 - rho) * abs_sq(step)
     return (step if learning_rate is None else -learning_rate * step), Squares(e_g, e_x)
 

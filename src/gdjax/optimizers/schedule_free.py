@@ -17,7 +17,14 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_sqrt,
+)
 from gdjax.core.trees import map_leaves
 from gdjax.core.types import DType, Hyperparam, Rule, Scalar
 from gdjax.optimizers.radam import rectification
@@ -91,14 +98,14 @@ def _gradient(grad, slots, param, count, *, weight_decay):
 
 def _rms(grad, slots, param, count, *, b2, eps, weight_decay):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    direction = safe_divide(grad, safe_sqrt(nu / bias_correction(b2, count)) + eps)
     return _decayed(direction, param, weight_decay), Rms(nu)
 
 
 def _rectified(grad, slots, param, count, *, eps, weight_decay, b2, trusted):
     b2 = b2.astype(slots.nu.dtype)
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    direction = safe_divide(grad, safe_sqrt(nu / bias_correction(b2, count)) + eps)
     return _decayed(jnp.where(trusted, direction, grad), param, weight_decay), Rms(nu)
 
 
