@@ -228,8 +228,9 @@ def with_rounding(state: T, numbers: dict[str, Array], lost: dict[str, Array]) -
         for name in lost:
             own = name.rpartition(".")[2]
             key, value = rounding_key(own), node.hyperparams.get(own)
-            one = value is not None and key in new
-            if one and jax.tree_util.all_leaves([value, new[key]]):
+            if value is None or key not in new:
+                continue
+            if jax.tree_util.all_leaves([value, new[key]]):
                 same = value == jnp.asarray(numbers[name], value.dtype)
                 new[key] = jnp.where(same, jnp.asarray(lost[name], value.dtype), new[key])
         return node._replace(rounding=new, slots=with_rounding(node.slots, numbers, lost))
