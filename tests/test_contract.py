@@ -52,6 +52,24 @@ def is_finite(x):
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(x))
 
 
+def edges(case, dtype):
+    """Return numbers at the ends of their ranges, as far as the factory takes them."""
+
+    def accepted(name, value):
+        try:
+            case.make(**case.numbers | {name: value})
+        except ValueError:
+            return False
+        return True
+
+    least = {k: 0.0 for k in case.numbers if accepted(k, 0.0)}
+    eps = {k: 0.0 for k in least if "eps" in k}
+    if dtype != jnp.float32 or case.name == "inject_hyperparams":
+        return [eps]
+    near_one = {k: 1 - 1e-9 for k in case.numbers if not accepted(k, 1.5) and accepted(k, 1 - 1e-9)}
+    return [eps, least, near_one]
+
+
 def step_of(case, params):
     """Return `step(opt, params, state) -> (params, state)`, one down 0.5 |x - 0.3|^2."""
     ones = jax.tree.map(lambda x: np.ones(x.shape), params)
@@ -97,6 +115,12 @@ def test_state_updates_and_dtypes(case, dtype):
         updates, new = opt.update(jax.tree.map(jnp.zeros_like, grads), new, params, **more)
         assert is_finite(updates), "a zero gradient gives a nonfinite update"
     assert is_finite(gdjax.apply_updates(params, updates))
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    for numbers in edges(case, dtype):  # other numbers, the same program
+        state = case.make(**case.numbers | numbers).init(params)
+        for given in (zeros, grads, zeros):
+            updates, state = opt.update(given, state, params, **more)
+            assert given is grads or is_finite(updates), f"a zero gradient with {numbers}"
 
 
 @every_case
@@ -181,6 +205,11 @@ def test_hypergradients(case):
         numbers = {k: jnp.asarray(v, float) for k, v in case.numbers.items()}
         _, still = loss(numbers, jax.tree.map(lambda x: jnp.full_like(x, 0.3), params))
         assert is_finite(still), still
+        _, still = loss(
+            numbers | {k: jnp.zeros(()) for k in edges(case, None)[0]},
+            jax.tree.map(lambda x: jnp.full_like(x, 0.3), params),
+        )
+        assert is_finite(still), f"with eps = 0: {still}"
         _, exact = loss(numbers, params)
         for name in numbers.keys() - set(case.not_differentiable):
             h = 1e-5 * max(abs(case.numbers[name]), 1e-4)

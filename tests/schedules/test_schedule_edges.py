@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from schedule_cases import INT32_MAX
+from schedule_cases import CASES, INT32_MAX
+from x64 import enable_x64
 
 import gdjax
 
@@ -207,3 +208,74 @@ WRONG = [
 def test_wrong_kinds_are_named(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+UNIT = 2**22  # float32 has it, and its multiples
+STEPS = {
+    "transition_steps",
+    "transition_begin",
+    "decay_steps",
+    "warmup_steps",
+    "stable_steps",
+    "cooldown_steps",
+    "up_steps",
+    "down_steps",
+    "timescale",
+}
+LONG = sorted(
+    {0, 1, 2**24 - 1, 2**24, 2**24 + 1, 10**9, INT32_MAX - 1, INT32_MAX}
+    | {k * UNIT + d for k in range(1, 40) for d in (-3, -1, 0, 1, 3)}
+)
+
+
+def stretched(kwargs):
+    """Return the arguments of a schedule whose steps are `UNIT` times as long."""
+    out = {}
+    for name, value in kwargs.items():
+        if name in STEPS and value is not None:
+            value = value * UNIT
+        elif name == "boundaries_and_scales":
+            value = {at * UNIT: scale for at, scale in value.items()}
+        elif name == "cosine_kwargs":
+            value = [stretched(cycle) for cycle in value]
+        out[name] = value
+    return out
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_long_schedules_agree_with_float64_at_every_count(case):
+    schedule = getattr(gdjax, case.factory)(**stretched(case.kwargs))
+    stored = gdjax.sgd(schedule).init(jnp.ones(())).hyperparams["learning_rate"]
+    values = np.asarray(jax.jit(lambda s, n: s(n))(stored, jnp.array(LONG, jnp.int32)), float)
+    with enable_x64():
+        exact = np.asarray(schedule(jnp.array(LONG, jnp.float64)))
+    scale = np.maximum(np.abs(exact), 1e-3 * np.abs(exact).max())
+    assert np.max(np.abs(values - exact) / scale) < 1e-5
+
+
+@pytest.mark.parametrize("count", [int, float, np.int64, jnp.int32])
+def test_steps_past_2_24_are_taken_at_their_count(count):
+    begin = 2**24 + 4  # float32 takes the count before it for it
+    halved = gdjax.piecewise_constant_schedule(1.0, {begin: 0.5})
+    joined = gdjax.join_schedules(
+        [gdjax.constant_schedule(7.0), gdjax.cyclic_schedule(0.0, 3.0, 3)], [begin]
+    )
+    if count is not float:
+        assert float(halved(count(begin - 1))) == 1 and float(joined(count(begin - 1))) == 7
+    assert float(halved(count(begin))) == 0.5 and float(joined(count(begin))) == 0
+    if count is not float:
+        at = [float(joined(count(10**9 + i))) for i in range(6)]
+        first = (10**9 - begin) % 6
+        cycle = [0, 1, 2, 3, 2, 1]
+        np.testing.assert_allclose(at, [cycle[(first + i) % 6] for i in range(6)], rtol=1e-6)
+    assert float(halved(2**40)) == 0.5 and float(joined(0)) == 7
+
+
+def test_a_boundary_of_a_periodic_part_keeps_its_derivative():
+    def value(begin, count):
+        parts = [gdjax.constant_schedule(0.0), gdjax.cyclic_schedule(0.0, 1.0, 4)]
+        return gdjax.join_schedules(parts, [begin])(count)
+
+    for count in (jnp.int32(12), jnp.float32(12)):
+        np.testing.assert_allclose(jax.grad(value)(10.0, count), -0.25)
+        np.testing.assert_allclose(value(10.5, count), 0.375, rtol=1e-6)

@@ -58,11 +58,14 @@ class State(NamedTuple):
         of a wrapper does not count calls in which the optimizer inside takes no step.
       hyperparams: name -> number (a scalar of at least float32), schedule, or tree of those.
       slots: a NamedTuple of trees shaped like the parameters (`mu`, `nu`, ...), or `()`.
+      rounding: "<name>_rounding" -> the exact decay minus the one stored, for each decay in
+        `hyperparams`, in a tree of the same structure; see `gdjax.core.numerics.Decay`.
     """
 
     count: Array
     hyperparams: dict[str, PyTree]
     slots: PyTree
+    rounding: dict[str, PyTree] = {}
 
     def __repr__(self) -> str:
         """Show the numbers; of the slots, how large they are."""

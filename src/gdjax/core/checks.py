@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import State
-from gdjax.core.hyper import is_value, path_name
-from gdjax.core.numerics import is_inexact
+from gdjax.core.hyper import Schedule, is_value, path_name
+from gdjax.core.numerics import is_inexact, scalar_dtype
 from gdjax.core.types import OptState, PyTree, TreeDef
 
 P = ParamSpec("P")
 R = TypeVar("R")
+N = TypeVar("N", bound="State | Schedule")
 
 
 class Range(NamedTuple):
@@ -30,10 +31,12 @@ class Range(NamedTuple):
     text: str
     holds: Callable[[float], bool]
     optional: bool = False
+    decay: bool = False  # 1 minus the number matters; the state keeps its digits, see `Decay`
+    whole: bool = False  # the number is kept as an integer
 
 
-UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
-CLOSED_UNIT = Range("in [0, 1]", lambda x: 0 <= x <= 1)
+UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1, decay=True)
+CLOSED_UNIT = Range("in [0, 1]", lambda x: 0 <= x <= 1, decay=True)
 OPEN_UNIT = Range("in (0, 1)", lambda x: 0 < x < 1)
 SHARE = Range("in (0, 1]", lambda x: 0 < x <= 1)
 NONNEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
@@ -41,7 +44,9 @@ POSITIVE = Range("finite and > 0", lambda x: 0 < x < math.inf)
 AT_LEAST_ONE = Range("finite and >= 1", lambda x: 1 <= x < math.inf)
 ABOVE_ONE = Range("finite and > 1", lambda x: 1 < x < math.inf)
 WHOLE = Range("a whole number >= 1", lambda x: 1 <= x < math.inf and x == round(x))
-COUNT = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x))
+COUNT = Range(
+    "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x), whole=True
+)
 FINITE = Range("finite", math.isfinite)
 
 # What the field's standard names may be; `checked(name=Range)` adds to it or overrides it.
@@ -83,6 +88,8 @@ SYNONYMS = {
 
 
 _running: ContextVar[str | None] = ContextVar("_running", default=None)
+_ranges: ContextVar[dict[str, Range]] = ContextVar("_ranges", default=STANDARD)
+_declared: dict[Hashable, dict[str, Range]] = {}  # kind of state -> the ranges of its numbers
 
 
 def called(otherwise: str) -> str:
@@ -92,6 +99,38 @@ def called(otherwise: str) -> str:
     Where none is running, it is `otherwise`.
     """
     return _running.get() or otherwise
+
+
+def declared_ranges(names: Iterable[str]) -> dict[str, Range]:
+    """Return the ranges of the hyperparameters that a running `checked` factory builds with.
+
+    Those of the innermost factory that has an argument of that name count. Without a running
+    factory there are none.
+    """
+    known = _ranges.get() if _running.get() else {}
+    return {name: known[name] for name in names if name in known}
+
+
+def remember_ranges(node: N, ranges: dict[str, Range]) -> N:
+    """Return a state or a schedule as it is; `ranges_of` then finds the ranges of its numbers."""
+    if ranges:
+        _declared[_kind(node)] = ranges
+    return node
+
+
+def ranges_of(node: State | Schedule) -> dict[str, Range]:
+    """Return name -> range of the numbers of a state or a schedule, as its factory declared them.
+
+    A state is recognized by the names of its numbers and the class of its slots: it is data and
+    carries no functions.
+    """
+    return _declared.get(_kind(node), {})
+
+
+def _kind(node: State | Schedule) -> Hashable:
+    if isinstance(node, State):
+        return frozenset(node.hyperparams), type(node.slots)
+    return type(node)
 
 
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -124,11 +163,18 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if given[name] is None and may_be_none:
                     continue
                 check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
-            token = _running.set(called(factory.__name__))
+            tokens = (
+                _running.set(called(factory.__name__)),
+                _ranges.set(_ranges.get() | ranges | known),
+            )
             try:
-                return factory(*args, **kwargs)
+                made = factory(*args, **kwargs)
             finally:
-                _running.reset(token)
+                _running.reset(tokens[0])
+                _ranges.reset(tokens[1])
+            if isinstance(made, Schedule):
+                remember_ranges(made, STANDARD | ranges)
+            return made
 
         vars(build)["__ranges__"] = ranges  # for `direction_of`
         return build
@@ -161,7 +207,11 @@ def bound_arguments(
 
 
 def check_range(what: str, value: object, allowed: Range) -> None:
-    """Raise unless every concrete number in `value` lies in the range; None in a tree is "off"."""
+    """Raise unless every concrete number in `value` lies in the range, as given and as stored.
+
+    A number is stored in float32, or float64 with x64: 1e39 is infinite there and 1e-46 is 0. A
+    decay keeps its distance to 1, so that 1 - 1e-9 counts as less than 1. None in a tree is "off".
+    """
     for x in jax.tree.leaves(value, is_leaf=is_value):
         if x is None and value is not None:
             continue
@@ -172,9 +222,40 @@ def check_range(what: str, value: object, allowed: Range) -> None:
         ):
             kinds = "a number, an array, a schedule, or a tree of those"
             raise TypeError(f"{what} must be {kinds}, got {x!r}.")
-        for number in np.ravel(np.asarray(x, np.float64)):
-            if not allowed.holds(float(number)):
+        for number in np.ravel(_as_doubles(what, x, allowed)).tolist():
+            if not allowed.holds(number):
                 raise ValueError(f"{what} must be {allowed.text}, got {number}.")
+            stored = number if allowed.whole else as_stored(number)
+            if not (allowed.holds(stored) or (allowed.decay and number < stored == 1)):
+                raise ValueError(
+                    f"{what} must be {allowed.text}, got {number}, which is {stored:g} as it is "
+                    f"stored, in {scalar_dtype()}."
+                )
+
+
+def _as_doubles(what: str, x: object, allowed: Range) -> np.ndarray:
+    try:
+        array = np.asarray(x)
+        if np.iscomplexobj(array):
+            raise TypeError("it is complex")
+        return array.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{what} must be {allowed.text}; it is too large for a float.") from None
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} must be a real number, got {x!r}: {error}") from None
+
+
+def as_stored(number: float) -> float:
+    """Return a number as the state keeps it and the device reads it.
+
+    Example:
+      >>> print(as_stored(0.5), as_stored(1e39), as_stored(1e-46), as_stored(1e-40))
+      0.5 inf 0.0 0.0
+    """
+    dtype = scalar_dtype()
+    with np.errstate(over="ignore", under="ignore"):
+        stored = float(np.float64(number).astype(dtype))
+    return 0.0 if abs(stored) < np.finfo(dtype).tiny else stored  # devices read subnormals as 0
 
 
 def check_integer(what: str, value: object, least: int = 1) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import is_state
-from gdjax.core.hyper import value_at
+from gdjax.core.hyper import numbers_at
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.protocols import HoldsEvalParams
 from gdjax.core.types import OptState, P, Params, PyTree
@@ -49,8 +49,7 @@ def eval_params(state: OptState, params: P) -> P:
             continue
         if isinstance(node.slots, HoldsEvalParams):
             last = jnp.maximum(node.count - 1, 0)
-            numbers = {k: value_at(v, last) for k, v in node.hyperparams.items()}
-            params = node.slots.eval_params(params, node.count, numbers)
+            params = node.slots.eval_params(params, node.count, numbers_at(node, last))
         else:
             params = eval_params(node.slots, params)
     return params

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from gdjax.core.numerics import scalar_dtype
+from gdjax.core.base import State
+from gdjax.core.numerics import Decay, scalar_dtype
 from gdjax.core.types import Hyperparam, Number, Params, PyTree, ScheduleFn
 
 S = TypeVar("S")
@@ -40,6 +42,8 @@ class Schedule:
       >>> print(Inverse(1.0)(3), jax.tree.leaves(Inverse(1.0)))
       0.25 [1.0]
     """
+
+    one_number: ClassVar[bool] = True  # whether a value is one number, not an array
 
     def __call__(self, count: Number) -> Array:
         """Return the value for update number `count`, where 0 is the first."""
@@ -264,16 +268,97 @@ def spread(what: str, value: PyTree, tree: PyTree) -> list[Any]:
     return values
 
 
+def rounding_key(name: str) -> str:
+    """Return the key in `State.rounding` of a decay."""
+    return f"{name}_rounding"
+
+
+def rounding_of(value: Hyperparam | None, params: Params = None) -> PyTree:
+    """Return what rounding takes from each number in `value`, in the structure of `as_hyper`.
+
+    It is 0 for an array, which is taken as it is, and for a schedule, whose values are.
+    """
+    if value is None:
+        return None
+    if isinstance(value, PerLeaf):
+        return jax.tree.map(rounding_of, value, is_leaf=lambda x: x is not value)
+    if jax.tree_util.all_leaves([value]):
+        return jnp.asarray(rounded_off(value), scalar_dtype())
+    if isinstance(value, Schedule) or (callable(value) and type(value) is not type(params)):
+        return jnp.zeros((), scalar_dtype())
+    return jax.tree.map(rounding_of, value, is_leaf=is_value)
+
+
+def rounded_off(x: object) -> np.ndarray:
+    """Return what rounding takes from a number, or an array of them, of the host."""
+    if not isinstance(x, (float, np.ndarray, np.generic)):
+        return np.zeros(())
+    return np.float64(x) - np.asarray(x).astype(scalar_dtype())
+
+
 # --- in a step ------------------------------------------------------------------------------------
 
 
-def value_at(value: PyTree, count: Array) -> PyTree:
-    """Return `value` with every schedule in it replaced by what it gives at `count`."""
-    return jax.tree.map(
-        lambda x: jnp.asarray(x(count), scalar_dtype()) if isinstance(x, Schedule) else x,
-        value,
-        is_leaf=lambda x: isinstance(x, Schedule),
-    )
+def value_at(value: PyTree, count: Array, what: str | None = None) -> PyTree:
+    """Return `value` with every schedule in it replaced by what it gives at `count`.
+
+    `what` names the number in errors, for a step: there a schedule must give one real number.
+    """
+
+    def evaluate(x):
+        return _evaluated(x, count, what) if isinstance(x, Schedule) else x
+
+    return jax.tree.map(evaluate, value, is_leaf=lambda x: isinstance(x, Schedule))
+
+
+def _evaluated(schedule: Schedule, count: Array, what: str | None) -> Array:
+    given = schedule(count)
+    try:
+        new = None if given is None or isinstance(given, str) else jnp.asarray(given)
+    except TypeError:
+        new = None
+    real = new is not None and not jnp.iscomplexobj(new)
+    fits = new is not None and (new.shape == jnp.shape(count) or not schedule.one_number)
+    if what is not None and not (real and fits) and not jnp.ndim(count):
+        got = repr(given) if new is None else f"an array of shape {new.shape}, {new.dtype}"
+        raise ValueError(f"{what}: the schedule must return one real number, got {got}.")
+    return jnp.asarray(given, scalar_dtype())
+
+
+def numbers_at(state: State, count: Array, name: str = "") -> dict[str, Any]:
+    """Return name -> value at `count`, for a rule that takes one number for the whole tree.
+
+    `name` is what the user called, for errors.
+    """
+    numbers = {k: value_at(v, count, f"{name}({k}=...)") for k, v in state.hyperparams.items()}
+    for k, value in numbers.items():
+        lost = state.rounding.get(rounding_key(k))
+        if lost is not None and jax.tree_util.all_leaves([value]):
+            numbers[k] = Decay(value, lost)
+    return numbers
+
+
+def leaf_numbers(
+    name: str, state: State, tree: PyTree, count: Array | None = None
+) -> dict[str, list[Any]]:
+    """Return for each hyperparameter its values in the leaves of `tree`, decays as `Decay`.
+
+    Args:
+      name: what the user called, for errors.
+      state: the state that has the numbers.
+      tree: see `leaf_values`.
+      count: see `leaf_values`.
+    """
+    numbers = {}
+    for k, value in state.hyperparams.items():
+        numbers[k] = leaf_values(f"{name}({k}=...)", value, tree, count)
+        if (lost := state.rounding.get(rounding_key(k))) is not None:
+            pairs = zip(numbers[k], leaf_values(f"{name}({k}=...)", lost, tree), strict=True)
+            once: dict[int, Decay] = {}  # leaves that share a number share the object
+            numbers[k] = [
+                None if v is None else once.setdefault(id(v), Decay(v, r)) for v, r in pairs
+            ]
+    return numbers
 
 
 def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = None) -> list[Any]:
@@ -288,7 +373,7 @@ def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = No
     if value is None or jax.tree_util.all_leaves([value]):
         return [value] * len(jax.tree.leaves(tree))
     if count is not None:
-        value = value_at(value, count)
+        value = value_at(value, count, what)
     if isinstance(value, Masked):  # over a number, a schedule, or again one number per leaf
         return value.choose(leaf_values(what, value.value, tree))
     if isinstance(value, PerLeaf):

@@ -20,8 +20,27 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves, called, check_like, check_state, checked
-from gdjax.core.hyper import Masked, Schedule, as_hyper, leaf_values, spread, value_at
+from gdjax.core.checks import (
+    Range,
+    as_float_leaves,
+    called,
+    check_like,
+    check_state,
+    checked,
+    declared_ranges,
+    remember_ranges,
+)
+from gdjax.core.hyper import (
+    Masked,
+    Schedule,
+    as_hyper,
+    leaf_numbers,
+    leaf_values,
+    numbers_at,
+    rounding_key,
+    rounding_of,
+    spread,
+)
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.protocols import took_step
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
@@ -99,7 +118,9 @@ def leafwise(
       rule: `rule(grad, slots, param, count, *, <hyperparams>, <static>, <extras>)` returns
         `(update, slots)`. All arrays come in at least float32; `param` is None if `update` was
         called without parameters; `count` is t = 1, 2, ... of the paper. A keyword that is neither
-        a hyperparameter nor static is an extra: the user passes it to `update` by that name.
+        a hyperparameter nor static is an extra: the user passes it to `update` by that name. A
+        number that a `checked` factory declares as a decay comes as a `Decay`, an array for which
+        `1 - decay` has all its digits.
       slots: `slots(param)` returns what the rule remembers of one parameter, a NamedTuple. If its
         annotation names that class, `update` refuses a state with other slots.
       hyperparams: name -> number, schedule or prefix tree, as the user gave it; None is "off".
@@ -219,19 +240,20 @@ def _lift(
     descends: bool,
 ) -> Optimizer:
     name = called(name or rule_name(rule))
+    ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
         leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
-        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
-        for k, v in hyper.items():  # a pattern that does not fit is an error now
+        state = without_slots(name, given, ranges, params)
+        for k, v in state.hyperparams.items():  # a pattern that does not fit is an error now
             leaf_values(f"{name}({k}=...)", v, params)
         if slots is None:
-            return State(jnp.zeros((), jnp.int32), hyper, ())
+            return remember_ranges(state, ranges)
         rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
         columns = zip(*(rows if leaves else ()), strict=True)
         kind = type(rows[0])
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
-        return State(jnp.zeros((), jnp.int32), hyper, kind(*trees))
+        return remember_ranges(state._replace(slots=kind(*trees)), ranges)
 
     known = tuple(sorted(given)), slots_class(slots)
     update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
@@ -277,10 +299,7 @@ def _lifted_update(
         used = (
             used_extras(keywords, name, known, extra) if extra or keywords.required - known else {}
         )
-        hyper = {
-            k: leaf_values(f"{name}({k}=...)", v, grads, state.count)
-            for k, v in state.hyperparams.items()
-        }
+        hyper = leaf_numbers(name, state, grads, state.count)
         count = safe_increment(state.count)
         try:
             columns = [treedef.flatten_up_to(tree) for tree in state.slots]
@@ -300,7 +319,7 @@ def _lifted_update(
         if out and isinstance(slots, tuple) and slots:
             columns = zip(*(new for _, new in out), strict=True)
             slots = type(slots)(*map(treedef.unflatten, columns))
-        return updates, State(count, state.hyperparams, slots)
+        return updates, state._replace(count=count, slots=slots)
 
     return compiled(update, name)
 
@@ -374,16 +393,18 @@ def treewise(
     """
     name = called(name or rule_name(rule))
     given = dict(hyperparams or {})
+    ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
-        hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
-        for k, v in hyper.items():
+        state = without_slots(name, given, ranges, params)
+        for k, v in state.hyperparams.items():
             if not (v is None or isinstance(v, Schedule) or jax.tree_util.all_leaves([v])):
                 raise ValueError(
                     f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
                     "of the parameters differently, give each part an optimizer of its own."
                 )
-        return State(jnp.zeros((), jnp.int32), hyper, () if slots is None else slots(params))
+        state = state if slots is None else state._replace(slots=slots(params))
+        return remember_ranges(state, ranges)
 
     known = tuple(sorted(given)), slots_class(slots)
     update = _treewise_update(rule, frozen(static), name, *known, needs_params)
@@ -408,7 +429,7 @@ def _treewise_update(
         if "raw_params" in keywords.names:
             extra = {**extra, "raw_params": params}
         params = None if parts is None else treedef.unflatten(upcast(parts))
-        hyper = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
+        hyper = numbers_at(state, state.count, name)
         used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
@@ -418,12 +439,29 @@ def _treewise_update(
         new = treedef.unflatten(
             [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
         )
-        return new, State(count, state.hyperparams, cast_like(slots, state.slots))
+        return new, state._replace(count=count, slots=cast_like(slots, state.slots))
 
     return compiled(update, name)
 
 
 # --- what both share ------------------------------------------------------------------------------
+
+
+def without_slots(
+    name: str, given: dict[str, Hyperparam | None], ranges: dict[str, Range], params: Params
+) -> State:
+    """Return the first state of an optimizer, with count and numbers only.
+
+    Args:
+      name: what the user called.
+      given: its numbers as the user gave them.
+      ranges: their ranges, as far as they are declared.
+      params: the parameters.
+    """
+    hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
+    decays = (k for k, v in hyper.items() if v is not None and k in ranges and ranges[k].decay)
+    rounding = {rounding_key(k): rounding_of(given[k], params) for k in decays}
+    return State(jnp.zeros((), jnp.int32), hyper, (), rounding)
 
 
 def rule_name(rule: Rule) -> str:

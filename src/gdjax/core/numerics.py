@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -150,9 +152,128 @@ def clip_parts(x: Array, bound: Array) -> Array:
     return jnp.clip(x, -bound, bound)
 
 
+@jax.custom_jvp  # as for `safe_sqrt`
+def safe_divide(x: Array, by: Array) -> Array:
+    """Return x / by elementwise, and 0, with derivative 0, where `by` is 0.
+
+    A step divided by sqrt(nu) + eps is then finite for eps = 0 as well: where all gradients so far
+    were 0, the step is 0.
+    """
+    return jnp.where(by == 0, 0, x / by)
+
+
+@safe_divide.defjvp
+def _safe_divide_jvp(primals, tangents):
+    (x, by), (dx, dby) = primals, tangents
+    out, zero = safe_divide(x, by), by == 0
+    return out, (dx - out * dby) * jnp.where(zero, 0, 1 / jnp.where(zero, 1, by))
+
+
 def bias_correction(decay: Array, count: Array) -> Array:
-    """Return 1 - decay**count, the weight of the samples in a running mean that starts at zero."""
-    return 1 - decay**count
+    """Return 1 - decay**count, the weight of the samples in a running mean that starts at zero.
+
+    It is computed from 1 - decay, so that it has all its digits for a decay near 1 and a count of
+    any size; 0 for count = 0.
+    """
+    return _lost(jnp.asarray(1 - decay), count)
+
+
+@jax.custom_jvp
+def _lost(weight, count):
+    return -jnp.expm1(count.astype(weight.dtype) * _log_kept(weight))
+
+
+@_lost.defjvp
+def _lost_jvp(primals, tangents):
+    (weight, count), (tangent, _) = primals, tangents
+    n = count.astype(weight.dtype)  # the derivative by the count is never asked for
+    slope = n * jnp.exp(jnp.maximum(n - 1, 0) * _log_kept(weight))
+    return _lost(weight, count), slope * tangent
+
+
+def _log_kept(weight):
+    return jnp.maximum(jnp.log1p(-weight), -1e4)  # finite for a decay of 0
+
+
+@jax.tree_util.register_pytree_node_class
+class Decay:
+    """A decay in a rule: an array that knows what rounding took from it.
+
+    In float32, 0.9999999 is stored as 0.99999988, and 1 minus that is 19 % too large. So a decay
+    comes with its rounding error, and `1 - decay` has all its digits. In everything else it is the
+    array: operators and functions of `jax.numpy` take it as such.
+
+    Args:
+      value: the decay as it is stored, which derivatives go by.
+      rounding: the exact decay minus `value`.
+
+    Example:
+      >>> b = Decay(jnp.float32(0.9999999), jnp.float32(0.9999999 - float(np.float32(0.9999999))))
+      >>> print(1 - jnp.float32(0.9999999), 1 - b, 10 * b)
+      1.1920929e-07 1e-07 9.999999
+    """
+
+    def __init__(self, value: Array, rounding: Array):
+        self.value, self.rounding = value, rounding
+
+    @classmethod
+    def of(cls, lost: Array) -> Decay:
+        """Return the decay 1 - lost."""
+        value = 1 - lost
+        return cls(value, (1 - value) - lost)
+
+    def tree_flatten(self):
+        """Return both arrays as children."""
+        return (self.value, self.rounding), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        """Rebuild from both arrays."""
+        return cls(*children)
+
+    def __rsub__(self, other: Any) -> Array:
+        """Return `other - decay`; for 1 the first difference is exact from 1/2 on (Sterbenz)."""
+        return (other - self.value) - self.rounding
+
+    def astype(self, dtype: DTypeLike) -> Decay:
+        """Return the decay in another dtype; what that rounds off is kept as well."""
+        value = cast(self.value, dtype)
+        lost = self.value - value.astype(self.value.dtype)
+        return Decay(value, cast(lost + self.rounding, dtype))
+
+    def __jax_array__(self) -> Array:
+        """Return the decay as it is stored."""
+        return self.value
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the array has of that name: its shape, its dtype, ..."""
+        if name.startswith("__") or name in ("value", "rounding"):
+            raise AttributeError(name)
+        return getattr(self.value, name)
+
+
+def _as_the_array(name: str) -> Callable[..., Any]:
+    method = getattr(operator, name)
+
+    def forward(self: Decay, other: Any) -> Any:
+        return method(self.value, other)
+
+    return forward
+
+
+def _from_the_right(name: str) -> Callable[..., Any]:
+    method = getattr(operator, name)
+
+    def backward(self: Decay, other: Any) -> Any:
+        return method(other, self.value)
+
+    return backward
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Decay, f"__{_name}__", _as_the_array(_name))
+for _name in ("add", "mul", "truediv", "pow"):
+    setattr(Decay, f"__r{_name}__", _from_the_right(_name))
 
 
 def safe_increment(count: Array) -> Array:

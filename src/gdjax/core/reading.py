@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import is_state
+from gdjax.core.checks import Range, check_range, ranges_of
 from gdjax.core.hyper import (
     Masked,
     PerLeaf,
     Schedule,
     as_array,
     as_hyper,
+    rounding_key,
+    rounding_of,
     value_at,
 )
 from gdjax.core.protocols import states_in
@@ -120,7 +123,7 @@ def with_hyperparams(state: T, **values: Hyperparam) -> T:
 
     Raises:
       ValueError: for an unknown or ambiguous name, with the names there are; for a shape that
-        does not fit.
+        does not fit; for a number outside of the range that the optimizer's factory allows.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -139,21 +142,32 @@ def with_hyperparams(state: T, **values: Hyperparam) -> T:
             if not is_state(node):
                 return node
             here = path + where
-            new = {
-                k: edit_value(v, (*here, jax.tree_util.DictKey(k)))
-                for k, v in node.hyperparams.items()
-            }
-            return node._replace(hyperparams=new, slots=edit_states(node.slots, here))
+            new, lost, ranges = {}, dict(node.rounding), ranges_of(node)
+            for k, v in node.hyperparams.items():
+                at = (*here, jax.tree_util.DictKey(k))
+                check(v, at, ranges.get(k))
+                new[k] = edit_value(v, at, replacement)
+                if (key := rounding_key(k)) in lost:
+                    lost[key] = edit_value(lost[key], at, _replaced_rounding)
+            slots = edit_states(node.slots, here)
+            return node._replace(hyperparams=new, slots=slots, rounding=lost)
 
         return jax.tree_util.tree_map_with_path(edit, tree, is_leaf=is_state)
 
-    def edit_value(old, path):
+    def check(old, at, allowed):
+        for path, (what, value) in targets.items():
+            below = _range_below(old, path[len(at) :], allowed) if path[: len(at)] == at else None
+            if below is not None and not (value is None and (below.optional or old is None)):
+                check_range(what, value, below)
+
+    def edit_value(old, path, put):
         if path in targets:
-            return replacement(*targets[path], old)
-        if not any(target[: len(path)] == path for target in targets):
+            return put(*targets[path], old)
+        below = any(target[: len(path)] == path for target in targets)
+        if not below or jax.tree_util.all_leaves([old]):
             return old
         children, treedef = _one_level(old)
-        return treedef.unflatten([edit_value(child, path + key) for key, child in children])
+        return treedef.unflatten([edit_value(child, path + key, put) for key, child in children])
 
     return edit_states(state, ())
 
@@ -195,6 +209,53 @@ def _resolve(state: OptState, name: str) -> Path:
         return entries[names.index(name)][0]
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
     raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.")
+
+
+def with_rounding(state: T, numbers: dict[str, Array], lost: dict[str, Array]) -> T:
+    """Return a state with what rounding took from its decays, where a traced number became one.
+
+    Args:
+      state: a state that was made from traced numbers, which are rounded already.
+      numbers: argument name, maybe qualified -> the rounded number.
+      lost: the same names -> what rounding took from it. It is used where the state has just
+        that number as a decay of that name.
+    """
+
+    def edit(node):
+        if not is_state(node):
+            return node
+        new = dict(node.rounding)
+        for name in lost:
+            own = name.rpartition(".")[2]
+            key, value = rounding_key(own), node.hyperparams.get(own)
+            if value is None or key not in new:
+                continue
+            if jax.tree_util.all_leaves([value, new[key]]):
+                same = value == jnp.asarray(numbers[name], value.dtype)
+                new[key] = jnp.where(same, jnp.asarray(lost[name], value.dtype), new[key])
+        return node._replace(rounding=new, slots=with_rounding(node.slots, numbers, lost))
+
+    return jax.tree.map(edit, state, is_leaf=is_state)
+
+
+def _range_below(value: PyTree, path: Path, allowed: Range | None) -> Range | None:
+    """Return the range of what is at `path` in a hyperparameter whose own range is `allowed`."""
+    if not path:
+        return allowed
+    if isinstance(value, Schedule):
+        return ranges_of(value).get(_key(path[0]))
+    child = next((x for key, x in _one_level(value)[0] if key == path[:1]), None)
+    return _range_below(child, path[1:], allowed)
+
+
+def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
+    """Return what rounding takes from a new value, in the structure of `replacement`."""
+    if _is_box(old):
+        ((_, inside),), treedef = _one_level(old)
+        return treedef.unflatten([_replaced_rounding(what, value, inside)])
+    lost = rounding_of(value)
+    both = jax.tree_util.all_leaves([old, lost])
+    return jnp.broadcast_to(lost, jnp.shape(old)) if both else lost
 
 
 def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:

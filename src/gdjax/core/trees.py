@@ -12,6 +12,7 @@ from jax import Array
 
 from gdjax.core.lift import like_blocks, map_blocks
 from gdjax.core.numerics import (
+    Decay,
     abs_sq,
     cast,
     compute_dtype,
@@ -67,10 +68,14 @@ def _lifted(leaf: Callable) -> Callable:
     def row(arrays, *shared):
         arrays = upcast(arrays)
         real = real_dtype(compute_dtype(*arrays))
-        out = leaf(*arrays, *(None if s is None else jnp.asarray(s).astype(real) for s in shared))
+        out = leaf(*arrays, *(None if s is None else _number(s).astype(real) for s in shared))
         return out if isinstance(out, tuple) else (out,)
 
     return row
+
+
+def _number(x: Any) -> Array | Decay:
+    return x if isinstance(x, Decay) else jnp.asarray(x)
 
 
 def total(tree: PyTree) -> Array:

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
 def _acprop(grad, slots, param, count, *, b1, b2, eps, eps_root):
     before = slots.nu / bias_correction(b2, jnp.maximum(count - 1, 1))
-    direction = grad / (safe_sqrt(jnp.where(count > 1, before, 1)) + eps)
+    direction = safe_divide(grad, safe_sqrt(jnp.where(count > 1, before, 1)) + eps)
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad - mu) + eps_root
     return direction, Moments(mu, nu)

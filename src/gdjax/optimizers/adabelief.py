@@ -14,7 +14,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, corrected_mean, zero_moments
 
@@ -33,7 +33,7 @@ def _adabelief(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     nu = b2 * slots.nu + ((1 - b2) * abs_sq(grad - mu) + eps_root)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     new = BeliefMoments(mu, nu)
-    return mu_hat / new.diagonal(count, b2=b2, eps=eps), new
+    return safe_divide(mu_hat, new.diagonal(count, b2=b2, eps=eps)), new
 
 
 def _zero_moments(param: Array) -> BeliefMoments:

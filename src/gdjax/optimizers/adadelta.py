@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
@@ -31,7 +32,9 @@ def _adadelta(grad, slots, param, count, *, rho, eps, learning_rate=None, weight
         grad = grad + weight_decay * param
     e_g = rho * slots.e_g + (1 - rho) * abs_sq(grad)
     # sqrt(e_x + eps) / sqrt(e_g + eps) * grad, written so that XLA stores one array, not both roots
-    step = grad / (safe_sqrt(e_g + eps) / safe_sqrt(slots.e_x + eps))
+    least = jnp.finfo(e_g.dtype).tiny ** 0.5  # the smallest root that is not 0
+    ahead, behind = (jnp.maximum(safe_sqrt(e + eps), least) for e in (slots.e_x, e_g))
+    step = grad / (behind / ahead)
     e_x = rho * slots.e_x + (1 - rho) * abs_sq(step)
     return (step if learning_rate is None else -learning_rate * step), Squares(e_g, e_x)
 

@@ -22,7 +22,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
-from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.core.numerics import Decay, abs_sq, root_mean_sq, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
@@ -54,12 +54,13 @@ def _factored_rms(
     axes = _axes(grad.shape, factored, min_dim_size_to_factor)
     if axes is None:
         v = decay * slots.v + (1 - decay) * squared
-        return grad / safe_sqrt(v), slots._replace(v=v)
+        return safe_divide(grad, safe_sqrt(v)), slots._replace(v=v)
     second, first = axes
     v_row = decay * slots.v_row + (1 - decay) * _mean(squared, first)
     v_col = decay * slots.v_col + (1 - decay) * _mean(squared, second)
     # two divisions: the product of both roots may be so small that its derivative overflows
-    normed = grad / safe_sqrt(v_row / _mean(v_row, second)) / safe_sqrt(v_col)
+    normed = safe_divide(grad, safe_sqrt(safe_divide(v_row, _mean(v_row, second))))
+    normed = safe_divide(normed, safe_sqrt(v_col))
     return normed, slots._replace(v_row=v_row, v_col=v_col)
 
 
@@ -107,10 +108,10 @@ def _adafactor(
     return -x, slots
 
 
-def _power(step: Array, decay_rate: Array) -> Array:
+def _power(step: Array, decay_rate: Array) -> Decay:
     """Return the decay of the mean square at 0-based step: 0 at first, then increasing to 1."""
     t = step + 1
-    return 1 - jnp.where(t < 1, 1, t) ** -decay_rate
+    return Decay.of(jnp.where(t < 1, 1, t) ** -decay_rate)
 
 
 def _axes(

@@ -20,7 +20,7 @@ from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, WHOLE, checked
 from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
-from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype
+from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype, safe_divide
 from gdjax.core.trees import map_leaves
 from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
@@ -77,7 +77,7 @@ def _divided(
 ) -> Array:
     positive = nu > 0  # the derivative of the root at 0 is infinite
     root = jnp.where(positive, jnp.where(positive, nu / nu_weight, 1) ** (power / 2), 0)
-    return mu / mu_weight / (root + eps)
+    return safe_divide(mu / mu_weight, root + eps)
 
 
 def _slots(

@@ -17,7 +17,15 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_increment,
+    safe_sqrt,
+)
 from gdjax.core.types import DType, Hyperparam, Mask
 
 
@@ -33,14 +41,15 @@ def adam_rule(grad, slots, param, count, *, b1, b2, eps, eps_root, nesterov):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
-    return mu_hat / _denominator(nu, count, b2, eps, eps_root), slots._replace(mu=mu, nu=nu)
+    direction = safe_divide(mu_hat, _denominator(nu, count, b2, eps, eps_root))
+    return direction, slots._replace(mu=mu, nu=nu)
 
 
 def corrected_mean(mu: Array, grad: Array, count: Array, b1: Array, nesterov: bool) -> Array:
     """Return the bias-corrected mean; with `nesterov`, that of one step ahead (Dozat 2016)."""
     if not nesterov:
         return mu / bias_correction(b1, count)
-    ahead = b1 * mu / bias_correction(b1, count + 1)
+    ahead = b1 * mu / bias_correction(b1, safe_increment(count))
     return ahead + (1 - b1) * grad / bias_correction(b1, count)
 
 

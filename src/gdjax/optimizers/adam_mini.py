@@ -22,6 +22,7 @@ from gdjax.core.numerics import (
     compute_dtype,
     mean_to,
     real_dtype,
+    safe_divide,
     safe_sqrt,
 )
 from gdjax.core.types import DType, Hyperparam, Mask, Params
@@ -34,7 +35,7 @@ def _adam_mini(grad, slots, param, count, *, b1, b2, eps, eps_root):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * mean_to(abs_sq(grad), slots.nu.shape)
     root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
-    return mu / bias_correction(b1, count) / (root + eps), Moments(mu, nu)
+    return safe_divide(mu / bias_correction(b1, count), root + eps), Moments(mu, nu)
 
 
 def _slots(params: Params, block_axes: AxesSpec, mu_dtype: DType) -> list[Moments]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import bias_correction
+from gdjax.core.numerics import bias_correction, safe_divide
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -20,7 +20,7 @@ from gdjax.optimizers.adam import Moments, zero_moments
 def _adamax(grad, slots, param, count, *, b1, b2, eps):
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = jnp.maximum(b2 * slots.nu, jnp.abs(grad) + eps)
-    return mu / bias_correction(b1, count) / nu, Moments(mu, nu)
+    return safe_divide(mu / bias_correction(b1, count), nu), Moments(mu, nu)
 
 
 @checked()

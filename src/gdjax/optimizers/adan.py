@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise, mask_decay
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
@@ -37,7 +37,7 @@ def _adan(grad, slots, param, count, *, b1, b2, b3, eps, eps_root):
     nu = b3 * slots.nu + (1 - b3) * abs_sq(grad + b2 * change)
     ahead = mu / bias_correction(b1, count) + b2 * delta / bias_correction(b2, count)
     root = safe_sqrt(nu / bias_correction(b3, count) + eps_root) + eps
-    return ahead / root, Differences(mu, delta, nu, grad)
+    return safe_divide(ahead, root), Differences(mu, delta, nu, grad)
 
 
 def _proximal_adan(

@@ -18,7 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask, Number
 from gdjax.optimizers.adam import Moments, zero_moments
 from gdjax.schedules.curves import real
@@ -37,7 +37,8 @@ def _ademamix(grad, slots, param, count, *, b1, b2, b3, alpha, eps, eps_root):
     m2 = b3 * slots.m2 + (1 - b3) * grad  # without bias correction: it should grow slowly
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
-    return (m1 / bias_correction(b1, count) + alpha * m2) / (root + eps), TwoMeans(m1, m2, nu)
+    mean = m1 / bias_correction(b1, count) + alpha * m2
+    return safe_divide(mean, root + eps), TwoMeans(m1, m2, nu)
 
 
 def _two_means(param: Array, mu_dtype: DType) -> TwoMeans:
@@ -197,7 +198,7 @@ def _simplified_ademamix(grad, slots, param, count, *, b1, b2, alpha, eps, eps_r
     mu = b1 * slots.mu + grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count) + eps_root)
-    return (mu + alpha * grad) / (root + eps), Moments(mu, nu)
+    return safe_divide(mu + alpha * grad, root + eps), Moments(mu, nu)
 
 
 @checked(alpha=NONNEGATIVE)

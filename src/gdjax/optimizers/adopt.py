@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
-from gdjax.core.numerics import abs_sq, clip_parts, safe_sqrt
+from gdjax.core.numerics import abs_sq, clip_parts, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask, ScheduleFn
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -27,12 +27,12 @@ def quartic_root(count: Array) -> Array:
 
 
 def _adopt(grad, slots, param, count, *, b1, b2, eps, nesterov, clip_value_fn):
-    b1, b2 = jnp.where(count > 1, b1, 1), jnp.where(count > 1, b2, 0)  # t = 1: nu = g^2, no step
-    scaled = grad / jnp.maximum(safe_sqrt(slots.nu), eps)
+    first = count == 1  # nu = g^2, no step
+    scaled = jnp.where(first, 0, safe_divide(grad, jnp.maximum(safe_sqrt(slots.nu), eps)))
     if clip_value_fn is not None:
         scaled = clip_parts(scaled, jnp.asarray(clip_value_fn(count - 1), scaled.real.dtype))
     mu = b1 * slots.mu + (1 - b1) * scaled
-    nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
+    nu = jnp.where(first, 1, 1 - b2) * abs_sq(grad) + b2 * slots.nu
     return (b1 * mu + (1 - b1) * scaled if nesterov else mu), Moments(mu, nu)
 
 

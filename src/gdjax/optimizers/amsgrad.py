@@ -18,7 +18,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
@@ -54,7 +54,7 @@ def _amsgrad(
     else:
         nu_max = jnp.maximum(slots.nu_max, nu)
         nu_hat = nu_max / weight
-    return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), MaxMoments(mu, nu, nu_max)
+    return safe_divide(mu_hat, safe_sqrt(nu_hat + eps_root) + eps), MaxMoments(mu, nu, nu_max)
 
 
 def _zero_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> MaxMoments:

@@ -23,7 +23,14 @@ from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, check_
 from gdjax.core.every import as_interval
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_sqrt,
+)
 from gdjax.core.types import Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, MatrixSpec
@@ -67,7 +74,7 @@ def _apollo(grad, slots, param, count, *, b1, b2, eps, scale, update_proj_gap, g
         low = _projected(matrices, sketch, (count - 1) // as_interval(update_proj_gap, count))
     mu = b1 * slots.mu + (1 - b1) * low
     nu = b2 * slots.nu + (1 - b2) * abs_sq(low)
-    direction = mu / (safe_sqrt(nu) + eps)
+    direction = safe_divide(mu, safe_sqrt(nu) + eps)
     norm = slots.norm
     if sketch is not None:
         over = (-2, -1) if sketch.tensor else -2 if _is_wide(matrices) else -1

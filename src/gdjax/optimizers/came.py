@@ -20,7 +20,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.lift import descend
-from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
+from gdjax.core.numerics import abs_sq, root_mean_sq, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
@@ -71,7 +71,8 @@ def _over(x: Array, square: Array) -> Array:
     """Return x over a root, a constant for differentiation where that would overflow float32."""
     root = safe_sqrt(square)
     small = root < 1e-12  # the gradients are negligible against `eps`
-    return jnp.where(small, jax.lax.stop_gradient(x / root), x / jnp.where(small, 1, root))
+    constant = jax.lax.stop_gradient(safe_divide(x, root))
+    return jnp.where(small, constant, x / jnp.where(small, 1, root))
 
 
 def _slots(param: Array, mu_dtype: DType) -> Confidence:

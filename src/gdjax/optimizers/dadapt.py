@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
 from gdjax.core.lift import treewise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.trees import (
     inner_product,
     magnitude,
@@ -39,12 +39,12 @@ class DAdaptSlots(NamedTuple):
     numerator: Array  # r, slow running mean of step size^2 * <g, s / A>; a number
 
 
-def _step(grad, mu, nu, grad_sum, param, rate, b1, b2, q, eps, weight_decay):
-    gain = inner_product(grad, grad_sum / (safe_sqrt(nu) + eps))
+def _step(grad, mu, nu, grad_sum, param, rate, b1, b2, q, lost, eps, weight_decay):
+    gain = inner_product(grad, safe_divide(grad_sum, safe_sqrt(nu) + eps))
     mu = b1 * mu + (1 - b1) * rate * grad
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
-    grad_sum = q * grad_sum + (1 - q) * rate * grad
-    update = -mu / (safe_sqrt(nu) + eps) - rate * weight_decay * param
+    grad_sum = q * grad_sum + lost * rate * grad
+    update = -safe_divide(mu, safe_sqrt(nu) + eps) - rate * weight_decay * param
     return mu, nu, grad_sum, update, gain, jnp.sum(magnitude(grad_sum))
 
 
@@ -63,16 +63,17 @@ def _dadapt_adamw(
     correct_bias,
 ):
     q = safe_sqrt(b2)
+    lost = (1 - b2) / (1 + q)  # 1 - q
     d = jnp.where(count == 1, estim_lr0, slots.distance)
     rate = d * learning_rate
     if correct_bias:
         rate *= safe_sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
     trees = grads, slots.mu, slots.nu, slots.grad_sum, params
     mu, nu, grad_sum, updates, gains, sizes = map_leaves(
-        _step, 6, trees, rate, b1, b2, q, eps, weight_decay
+        _step, 6, trees, rate, b1, b2, q, lost, eps, weight_decay
     )
-    numerator = q * slots.numerator + (1 - q) * rate * total(gains)
-    size = (1 - q) * total(sizes)  # (1 - q) |s|_1, 0 until a gradient is not 0
+    numerator = q * slots.numerator + lost * rate * total(gains)
+    size = lost * total(sizes)  # (1 - q) |s|_1, 0 until a gradient is not 0
     estimate = numerator / jnp.where(size > 0, size, 1)
     distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
     return updates, DAdaptSlots(mu, nu, grad_sum, distance, numerator)

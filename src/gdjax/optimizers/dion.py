@@ -18,7 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import leafwise
-from gdjax.core.numerics import abs_sq, compute_dtype, safe_sqrt
+from gdjax.core.numerics import abs_sq, compute_dtype, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, MatrixSpec
@@ -42,7 +42,7 @@ def _dion(grad, slots, count, *, beta, eps, scale, consistent_rms):
     r = matmul(m.conj().mT, p)
     m = m - (1 - beta) * matmul(p, r.conj().mT)
     norms = safe_sqrt(jnp.sum(abs_sq(r), -2, keepdims=True))
-    q = r / (norms + eps)
+    q = safe_divide(r, norms + eps)
     direction = axes.array(matmul(p, q.conj().mT), grad)
     live = jnp.any(p != 0, (-2, -1), keepdims=True)
     new = slots._replace(mu=axes.array(m, grad), nu=jnp.where(live, q, slots.nu))

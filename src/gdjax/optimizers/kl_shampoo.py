@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.every import is_due
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_increment, safe_sqrt
 from gdjax.core.types import Hyperparam, Mask, Number
 from gdjax.linalg.axes import gram, rotated, rotated_back, scaled, sum_others
 from gdjax.linalg.eigenbasis import PerAxis, renewed_bases, renewed_values
@@ -33,14 +33,14 @@ def _kl_shampoo(
     if all(f is None for f in slots.factors):  # Adam
         nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
         root = safe_sqrt(nu / bias_correction(b2, count))
-        return mean.reshape(grad.shape) / (root + eps), slots._replace(mu=mu, nu=nu)
+        return safe_divide(mean.reshape(grad.shape), root + eps), slots._replace(mu=mu, nu=nu)
     low = rotated(gradient, slots.bases)
     beta = b2 if shampoo_beta is None else shampoo_beta
     factors, values = learn(slots, gradient, low, count, beta, eps)
     due = is_due(count, precondition_frequency, slots.phase)
     bases, _, failed = renewed_bases(due, count, factors, slots.bases)
     values = renewed_values(due, values, factors, bases)
-    roots = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values or ()]
+    roots = [None if v is None else _inverse_root(v, eps) for v in values or ()]
     direction = rotated_back(scaled(rotated(mean, bases), roots), bases)
     new = Rotated(mu, slots.nu, factors, bases, values, slots.failures + failed, slots.phase)
     return direction.reshape(grad.shape), new
@@ -54,18 +54,24 @@ def _weighted(
     S_k is the running mean of G_k (inverses of all other factors) G_k^H / other elements, with the
     old inverses in the bases, where the diagonals follow at the cost of the elements.
     """
-    beta = beta * bias_correction(beta, count) / bias_correction(beta, count + 1)
+    weight = bias_correction(beta, safe_increment(count))
+    lost = (1 - beta) / weight  # 1 - the corrected beta
+    beta = beta * bias_correction(beta, count) / weight
     factors, values = list(slots.factors), list(slots.values or ())
-    weights = [None if v is None else 1 / jnp.sqrt(jnp.maximum(v, eps)) for v in values]
+    weights = [None if v is None else _inverse_root(v, eps) for v in values]
     for axis, (factor, value) in enumerate(zip(slots.factors, slots.values or (), strict=True)):
         if factor is None or value is None:
             continue
         others = gradient.size // gradient.shape[axis]
         half = scaled(rotated(gradient, slots.bases, skip=axis), weights, skip=axis)
-        factors[axis] = beta * factor + (1 - beta) / others * gram(half, axis)
+        factors[axis] = beta * factor + lost / others * gram(half, axis)
         share = sum_others(abs_sq(scaled(low, weights, skip=axis)), axis) / others
-        values[axis] = beta * value + (1 - beta) * share
+        values[axis] = beta * value + lost * share
     return tuple(factors), tuple(values)
+
+
+def _inverse_root(values: Array, eps: Array) -> Array:
+    return safe_divide(jnp.ones_like(values), safe_sqrt(jnp.maximum(values, eps)))
 
 
 @checked(**RANGES)

@@ -13,7 +13,7 @@ import functools
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -21,7 +21,7 @@ from gdjax.optimizers.adam import Moments, zero_moments
 def _laprop(grad, slots, param, count, *, b1, b2, eps):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count))
-    mu = b1 * slots.mu + (1 - b1) * grad / (root + eps)
+    mu = b1 * slots.mu + (1 - b1) * safe_divide(grad, root + eps)
     return mu / bias_correction(b1, count), Moments(mu, nu)
 
 

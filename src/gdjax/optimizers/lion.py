@@ -32,8 +32,7 @@ class Mean(NamedTuple):
 def _lion(grad, slots, param, count, *, b1, b2, smooth_beta=1.0, mode):
     mu = b2 * slots.mu + (1 - b2) * grad
     # c = b1 m + (1 - b1) g in terms of the new m, so that XLA overwrites the old one in place
-    ratio = b1 / b2
-    c = ratio * mu + (1 - ratio) * grad
+    c = b1 / b2 * mu + ((1 - b1) - (1 - b2)) / b2 * grad
     direction = jnp.sign(c)  # of a complex number: its phase
     if mode == "smooth":  # tanh itself has poles in the complex plane
         soft = jnp.tanh(smooth_beta * jnp.abs(c)) * direction
@@ -64,7 +63,7 @@ def _build(
     return descend(_lion, slots, numbers, learning_rate, weight_decay, mask, mode=mode)
 
 
-_RANGES = dict(b2=OPEN_UNIT, smooth_beta=NONNEGATIVE)
+_RANGES = dict(b2=OPEN_UNIT._replace(decay=True), smooth_beta=NONNEGATIVE)
 
 
 @checked(**_RANGES)

@@ -15,7 +15,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, mask_decay
-from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype
+from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_divide
 from gdjax.core.residual import Residual, exact_params, land, no_residual
 from gdjax.core.trees import copied
 from gdjax.core.types import Hyperparam, Mask
@@ -40,7 +40,7 @@ def _madgrad(
     grad = grad if decoupled else grad + decay
     s = slots.s + weight * grad
     grad_sum_sq = slots.grad_sum_sq + weight * abs_sq(grad)
-    z = slots.x0 - s / (_safe_cbrt(grad_sum_sq) + eps)
+    z = slots.x0 - safe_divide(s, _safe_cbrt(grad_sum_sq) + eps)
     update = (1 - momentum) * (z - exact)
     if decoupled:
         update = update - rate * decay

@@ -17,7 +17,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, UNIT, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.trees import inner_product, map_leaves, real_zeros_like, total, zero, zeros_like
 from gdjax.core.types import Params, Scalar
 
@@ -49,7 +49,7 @@ def _means(grad, mu, param, b1):
 def _means_adam(grad, mu, nu, param, b1, b2, bc2, eps):
     mu = b1 * mu + (1 - b1) * grad
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
-    direction = mu / (safe_sqrt(nu / bc2) + eps)
+    direction = safe_divide(mu, safe_sqrt(nu / bc2) + eps)
     slopes = inner_product(grad, param), inner_product(mu, param)
     return mu, nu, direction, inner_product(mu, direction), *slopes
 

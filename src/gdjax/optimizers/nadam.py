@@ -23,7 +23,15 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, called, check_choice, checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_increment,
+    safe_sqrt,
+)
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, adam_moments, adam_rule, zero_moments
 
@@ -42,16 +50,19 @@ def _nadam(grad, slots, param, count, *, b1, b2, eps, eps_root):
 
 
 def _nadam_torch(grad, slots, param, count, *, b1, b2, eps, eps_root, momentum_decay):
+    def late(t):
+        return 0.5 * 0.96 ** (t.astype(b1.dtype) * momentum_decay)
+
     def momentum(t):
-        return b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+        return b1 * (1 - late(t))
 
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    now, ahead = momentum(count), momentum(count + 1)
+    now, ahead = momentum(count), momentum(safe_increment(count))
     product = slots.product * now
-    mu_hat = ahead * mu / (1 - product * ahead) + (1 - now) * grad / (1 - product)
+    mu_hat = ahead * mu / (1 - product * ahead) + (1 - b1 + b1 * late(count)) * grad / (1 - product)
     nu_hat = nu / bias_correction(b2, count)
-    return mu_hat / (safe_sqrt(nu_hat + eps_root) + eps), WarmMoments(mu, nu, product)
+    return safe_divide(mu_hat, safe_sqrt(nu_hat + eps_root) + eps), WarmMoments(mu, nu, product)
 
 
 def _nadam_algoperf(grad, slots, param, count, *, b1, b2, eps, eps_root, power=None):
@@ -63,7 +74,7 @@ def _nadam_algoperf(grad, slots, param, count, *, b1, b2, eps, eps_root, power=N
         root = safe_sqrt(nu_hat)
     else:  # like safe_sqrt: the derivative at 0 is 0, not infinite
         root = jnp.where(nu_hat > 0, jnp.where(nu_hat > 0, nu_hat, 1) ** power, 0)
-    return mu_hat / (root + eps), Moments(mu, nu)
+    return safe_divide(mu_hat, root + eps), Moments(mu, nu)
 
 
 def _warm_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> WarmMoments:

@@ -17,7 +17,14 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_sqrt,
+)
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.linalg.polar import Coefficients, Preconditioning
@@ -37,7 +44,7 @@ def _normuon(o, slots, count, *, b2, eps, consistent_rms, scale):
     axes = slots.axes
     matrices = axes.matrices(o)
     nu = b2 * slots.nu + (1 - b2) * jnp.mean(abs_sq(matrices), -2)
-    normed = axes.array(matrices / (safe_sqrt(nu) + eps)[..., None, :], o)
+    normed = axes.array(safe_divide(matrices, (safe_sqrt(nu) + eps)[..., None, :]), o)
     if consistent_rms is None:
         normed = scaled(_with_norms_of(normed, o, axes), axes, scale)
     else:
@@ -47,7 +54,7 @@ def _normuon(o, slots, count, *, b2, eps, consistent_rms, scale):
 
 def _adamuon(o, slots, count, *, b2, eps, consistent_rms):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(o)
-    normed = o / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    normed = safe_divide(o, safe_sqrt(nu / bias_correction(b2, count)) + eps)
     return _with_rms(normed, slots.axes, consistent_rms), slots._replace(nu=nu)
 
 

@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
-from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.numerics import abs_sq, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
@@ -44,7 +44,7 @@ def _novograd(
 ):
     squared = jnp.sum(abs_sq(grad))
     nu = jnp.where(count == 1, squared, b2 * slots.nu + (1 - b2) * squared)
-    direction = grad / (safe_sqrt(nu + eps_root) + eps)
+    direction = safe_divide(grad, safe_sqrt(nu + eps_root) + eps)
     if weight_decay is not None:
         if param is None:
             raise ValueError(f"{called} with weight_decay needs {NEEDS_PARAMS}")

@@ -17,7 +17,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
 from gdjax.core.lift import treewise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import (
     copied,
@@ -52,7 +52,7 @@ def _means(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
 
 
 def _step(mu, nu, param, rate, eps, weight_decay):
-    return -rate * (mu / (safe_sqrt(nu) + eps) + weight_decay * param)
+    return -rate * (safe_divide(mu, safe_sqrt(nu) + eps) + weight_decay * param)
 
 
 def _prodigy(

@@ -12,7 +12,7 @@ import functools
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, checked
 from gdjax.core.lift import descend
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -22,7 +22,7 @@ def _qhadam(grad, slots, param, count, *, b1, b2, q1, q2, eps, eps_root):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     mean = q1 * mu / bias_correction(b1, count) + (1 - q1) * grad
     mean_sq = q2 * nu / bias_correction(b2, count) + (1 - q2) * abs_sq(grad)
-    return mean / (safe_sqrt(mean_sq + eps_root) + eps), Moments(mu, nu)
+    return safe_divide(mean, safe_sqrt(mean_sq + eps_root) + eps), Moments(mu, nu)
 
 
 @checked(q1=CLOSED_UNIT, q2=CLOSED_UNIT)

@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, corrected_mean, zero_moments
 
@@ -27,7 +27,7 @@ def _radam(grad, slots, param, count, *, b1, b2, eps, eps_root, threshold, neste
     mu_hat = corrected_mean(mu, grad, count, b1, nesterov)
     nu_hat = nu / bias_correction(b2, count)
     trusted, factor = rectification(b2, count, threshold)
-    adam = factor * mu_hat / (safe_sqrt(nu_hat + eps_root) + eps)
+    adam = factor * safe_divide(mu_hat, safe_sqrt(nu_hat + eps_root) + eps)
     return jnp.where(trusted, adam, mu_hat), Moments(mu, nu)
 
 
@@ -55,7 +55,7 @@ def _phi(x: Array) -> Array:
 
 def effective_samples(b2: Array, t: Array) -> Array:
     """Return rho_t, the number of gradients that nu effectively averages after t steps."""
-    s = -jnp.log1p(b2 - 1)
+    s = -jnp.log1p(-(1 - b2))
     return 1 + 2 * t * _phi(t * s) - 2 * _phi(s)
 
 

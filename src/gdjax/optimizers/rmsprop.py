@@ -17,7 +17,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import leafwise
-from gdjax.core.numerics import abs_sq, safe_sqrt
+from gdjax.core.numerics import abs_sq, safe_divide, safe_sqrt
 from gdjax.core.numerics import bias_correction as correction
 from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import zero_moments
@@ -43,7 +43,7 @@ def _rms(
         mu = decay * mu + (1 - decay) * grad
         var = jnp.maximum(var - abs_sq(mu / weight), 0)  # < 0 by rounding
     root = safe_sqrt(var + eps) if eps_in_sqrt else safe_sqrt(var) + eps
-    return grad / root, Rms(nu, mu, slots.trace)
+    return safe_divide(grad, root), Rms(nu, mu, slots.trace)
 
 
 def _rmsprop(

@@ -95,15 +95,20 @@ def _gradient(grad, slots, param, count, *, weight_decay):
 
 def _rms(grad, slots, param, count, *, b2, eps, weight_decay):
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    direction = _over(grad, safe_sqrt(nu / bias_correction(b2, count)) + eps)
     return _decayed(direction, param, weight_decay), Rms(nu)
 
 
 def _rectified(grad, slots, param, count, *, eps, weight_decay, b2, trusted):
     b2 = b2.astype(slots.nu.dtype)
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
-    direction = grad / (safe_sqrt(nu / bias_correction(b2, count)) + eps)
+    direction = _over(grad, safe_sqrt(nu / bias_correction(b2, count)) + eps)
     return _decayed(jnp.where(trusted, direction, grad), param, weight_decay), Rms(nu)
+
+
+def _over(grad, root):
+    # as `safe_divide`, where XLA would store one array more: the root is 0 only if the gradient is
+    return grad / jnp.where(root == 0, 1, root)
 
 
 def _decayed(direction, param, weight_decay):

@@ -77,7 +77,8 @@ def _shampoo(
 ):
     cut = _blocks(grad.shape, merge, block_size)
     split, pieces = cut.split, cut.split(grad.reshape(cut.shape))
-    weight = jnp.where(b2 < 1, 1 - b2, 1)  # 1 for b2 = 1: sums, as in Adagrad
+    sums = 1 - b2 == 0  # as in Adagrad
+    weight = jnp.where(sums, 1, 1 - b2)
     factors = tuple(
         b2 * f + weight * jax.vmap(functools.partial(gram, axis=axis))(pieces)
         for axis, f in enumerate(slots.factors)
@@ -86,12 +87,13 @@ def _shampoo(
         start_preconditioning_step = precondition_frequency
     after = count - as_interval(start_preconditioning_step, count)  # 0 in the first with roots
     due = is_due(after + 1, precondition_frequency, slots.phase) & (after >= 0)
-    scale = jnp.where(b2 < 1, bias_correction(jnp.where(b2 < 1, b2, 0), count), 1)
+    scale = jnp.where(sums, 1, bias_correction(b2, count))
     power = 1 / (2 * max(len(factors), 1)) if exponent is None else exponent
     roots, failed = renewed_roots(due, slots.roots, factors, (scale, power, eps), order)
 
     b3 = b1 if b3 is None else b3
-    mean = (b3 * slots.mu + (1 - b3) * grad) / (1 - b3 * b1 ** (count - 1))
+    weight = (1 - b3) + b3 * bias_correction(b1, count - 1)  # 1 - b3 b1^(t-1)
+    mean = (b3 * slots.mu + (1 - b3) * grad) / weight
     nu, plain = graft_direction(graft, grad, mean, slots.nu, count, graft_b2, graft_eps)
     plain = split(plain.reshape(cut.shape))
     shaped = jax.vmap(_preconditioned)(split(mean.reshape(cut.shape)), roots)

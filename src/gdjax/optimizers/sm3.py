@@ -32,7 +32,7 @@ def _sm3(grad, slots, param, count, *, b1, b2, eps):
     nu = slots.accumulators[0]
     for other in slots.accumulators[1:]:
         nu = jnp.minimum(nu, other)
-    nu = b2 * nu + jnp.where(b2 < 1, 1 - b2, 1) * abs_sq(grad)
+    nu = b2 * nu + jnp.where(1 - b2 == 0, 1, 1 - b2) * abs_sq(grad)
     seen = nu > 0
     direction = jnp.where(seen, grad / jnp.where(seen, safe_sqrt(nu + eps), 1), 0)
     mu = b1 * slots.mu + (1 - b1) * direction

@@ -22,7 +22,14 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, UNIT, WHOLE, check_integer, checked
 from gdjax.core.every import init_phases, is_due, when_due
 from gdjax.core.lift import descend
-from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
+from gdjax.core.numerics import (
+    abs_sq,
+    bias_correction,
+    compute_dtype,
+    real_dtype,
+    safe_divide,
+    safe_sqrt,
+)
 from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask, Number, Rule
 from gdjax.linalg.axes import gram, rotated, rotated_back
@@ -63,7 +70,7 @@ def _soap(
     nu = jnp.where(moves, b2 * nu + (1 - b2) * abs_sq(low), nu)
     t = jnp.maximum(count - 1, 1)
     correction = safe_sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
-    scaled = mu / jnp.where(moves, safe_sqrt(nu) + eps, 1)
+    scaled = safe_divide(mu, jnp.where(moves, safe_sqrt(nu) + eps, 1))
     direction = correction * rotated_back(scaled, slots.bases)
     factors, values = learn(slots, gradient, low, count, beta, eps)
     due = is_due(count, precondition_frequency, slots.phase)

@@ -21,7 +21,7 @@ from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, checked
 from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
-from gdjax.core.numerics import clip_parts, compute_dtype
+from gdjax.core.numerics import clip_parts, compute_dtype, safe_divide
 from gdjax.core.trees import map_leaves, zeros_like
 from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.sgd import gradient_rule
@@ -72,7 +72,9 @@ def _mean(mean: Array, x: Array, decay: Array) -> Array:
 
 
 def _clipped(mu: Array, nu: Array, gamma: Array, eps: Array, clip_threshold: Array | None) -> Array:
-    direction = mu / jnp.maximum(gamma * nu, eps)  # where the curvature is negative, over eps
+    direction = safe_divide(
+        mu, jnp.maximum(gamma * nu, eps)
+    )  # where the curvature is negative, over eps
     return direction if clip_threshold is None else clip_parts(direction, clip_threshold)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, mask_decay
-from gdjax.core.numerics import abs_sq, bias_correction, root_mean_sq, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, root_mean_sq, safe_divide, safe_sqrt
 from gdjax.core.types import DType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -23,8 +23,8 @@ def _stable_adamw(grad, slots, param, count, *, learning_rate, b1, b2, eps, weig
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * abs_sq(grad)
     root = safe_sqrt(nu / bias_correction(b2, count))
-    rms = root_mean_sq(grad / jnp.maximum(root, eps))  # RMS_t, about 1 on average
-    direction = mu / bias_correction(b1, count) / (root + eps)
+    rms = root_mean_sq(safe_divide(grad, jnp.maximum(root, eps)))  # RMS_t, about 1 on average
+    direction = safe_divide(mu / bias_correction(b1, count), root + eps)
     if weight_decay is not None:
         direction = direction + weight_decay * param
     return -learning_rate / jnp.maximum(1, rms) * direction, Moments(mu, nu)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.types import Hyperparam
 from gdjax.optimizers.adam import Moments, zero_moments
 
@@ -23,7 +23,7 @@ def _yogi(grad, slots, param, count, *, b1, b2, eps, eps_root, initial_accumulat
     mu = b1 * mu + (1 - b1) * grad
     nu = nu - (1 - b2) * jnp.sign(nu - squared) * squared
     nu_hat = nu / bias_correction(b2, count)
-    direction = mu / bias_correction(b1, count) / (safe_sqrt(nu_hat + eps_root) + eps)
+    direction = safe_divide(mu / bias_correction(b1, count), safe_sqrt(nu_hat + eps_root) + eps)
     return direction, Moments(mu, nu)
 
 

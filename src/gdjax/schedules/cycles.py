@@ -17,7 +17,17 @@ from jax import Array
 from gdjax.core.checks import FINITE, POSITIVE, SHARE, check_choice, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.types import Number
-from gdjax.schedules.curves import Leaf, blend, fraction_done, fraction_left, numbers, real
+from gdjax.schedules.curves import (
+    Later,
+    Leaf,
+    WholeCounts,
+    blend,
+    fraction_done,
+    fraction_left,
+    laps,
+    numbers,
+    real,
+)
 from gdjax.schedules.join import Join
 from gdjax.schedules.warmup_decay import warmup_cosine_decay_schedule
 
@@ -25,7 +35,7 @@ MODES = ("triangular", "triangular2", "exp_range")
 
 
 @schedule
-class Cyclic(Schedule):
+class Cyclic(WholeCounts):
     """Triangles; see `cyclic_schedule`."""
 
     init_value: Leaf
@@ -35,11 +45,11 @@ class Cyclic(Schedule):
     gamma: Leaf | None  # None: no factor
     mode: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value at `count`."""
         up = real(self.up_steps)
         down = up if self.down_steps is None else real(self.down_steps)
-        cycle, now = jnp.divmod(real(count), up + down)
+        cycle, now = laps(count, up + down)
         height = jnp.where(now < up, fraction_done(now, up), fraction_left(now, down, up))
         if self.mode == "triangular2":
             height *= jnp.exp2(-cycle)
@@ -100,7 +110,7 @@ def cyclic_schedule(
 
 
 @schedule
-class Restarts(Schedule):
+class Restarts(WholeCounts):
     """Schedules one after the other, each of `decay_steps` steps; see `sgdr_schedule`.
 
     Attributes:
@@ -109,7 +119,7 @@ class Restarts(Schedule):
 
     cycles: tuple[Any, ...]
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value at `count`."""
         lengths = [real(cycle.decay_steps) for cycle in self.cycles[:-1]]
         return Join(self.cycles, tuple(itertools.accumulate(lengths)))(count)

@@ -14,7 +14,19 @@ from jax import Array
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.types import Number
-from gdjax.schedules.curves import Leaf, blend, cosine, fraction_left, numbers, power, real
+from gdjax.schedules.curves import (
+    Later,
+    Leaf,
+    WholeCounts,
+    blend,
+    cosine,
+    fraction_left,
+    laps,
+    numbers,
+    power,
+    real,
+    since,
+)
 
 
 @schedule
@@ -33,7 +45,7 @@ class CosineDecay(Schedule):
 
 
 @schedule
-class ExponentialDecay(Schedule):
+class ExponentialDecay(WholeCounts):
     """Powers of a rate; see `exponential_decay`."""
 
     init_value: Leaf
@@ -43,13 +55,13 @@ class ExponentialDecay(Schedule):
     staircase: bool = dataclasses.field(metadata={"static": True})
     end_value: Leaf | None  # None: no bound
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value at `count`."""
         steps, rate = real(self.transition_steps), real(self.decay_rate)
         decays = steps > 0
-        since = jnp.maximum(real(count) - real(self.transition_begin), 0.0)
-        since, steps = jnp.where(decays, since, 0.0), jnp.where(decays, steps, 1.0)
-        exponent = jnp.floor_divide(since, steps) if self.staircase else since / steps
+        steps, after = jnp.where(decays, steps, 1.0), since(count, self.transition_begin)
+        turns = laps(count, steps, self.transition_begin)[0] if self.staircase else after / steps
+        exponent = jnp.where(decays & (after > 0), turns, 0.0)
         value = self.init_value * power(rate, jnp.minimum(exponent, _largest_exponent(rate)))
         if self.end_value is None:
             return value

@@ -9,14 +9,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import NONNEGATIVE, check_range
+from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.hyper import FunctionSchedule, PlainFunction, Schedule, schedule
 from gdjax.core.types import Number, ScheduleFn
-from gdjax.schedules.curves import Leaf, check_order, numbers, real
+from gdjax.schedules.curves import (
+    LARGEST,
+    Later,
+    Leaf,
+    WholeCounts,
+    as_integer,
+    check_order,
+    numbers,
+    real,
+    since,
+)
 
 
 @schedule
-class Join(Schedule):
+class Join(WholeCounts):
     """Schedules one after the other, each counted from its boundary; see `join_schedules`.
 
     Attributes:
@@ -27,24 +37,31 @@ class Join(Schedule):
     schedules: tuple[Any, ...]
     boundaries: tuple[Any, ...]
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value of the schedule in whose range `count` lies."""
-        value = real(self.schedules[0](count))
+        first = self.schedules[0]
+        value = real(first(_own_count(count, 0.0, first) if isinstance(count, Later) else count))
         for begin, part in zip(self.boundaries, self.schedules[1:], strict=True):
-            here = real(count) >= real(begin)
-            value = jnp.where(here, real(part(_since(count, begin, here, part))), value)
+            here = since(count, begin) >= 0
+            value = jnp.where(here, real(part(_own_count(count, begin, part))), value)
         return value
 
 
-def _since(count: Number, begin: Leaf, here: Array, part: ScheduleFn) -> Array:
-    """Return the count from `begin` on, 0 before."""
-    if isinstance(part, FunctionSchedule) and jnp.issubdtype(jnp.result_type(count), jnp.integer):
-        # A user's function may index a table with the count: an integer stays an integer.
-        begin = jnp.clip(jnp.round(real(begin)), 0, 2**31 - 128).astype(jnp.int32)
-        return jnp.where(here, count - begin, 0)
-    return jnp.where(here, real(count) - real(begin), 0.0)
+def _own_count(count: Number | Later, begin: Leaf | float, part: ScheduleFn) -> Array | Later:
+    """Return the count from `begin` on, 0 before, in the form that a part takes."""
+    if isinstance(count, Later):
+        count, begin = count.count, count.begin + begin
+    n, after = as_integer(count), since(count, begin)
+    users = isinstance(part, Schedule) and not isinstance(part, WholeCounts)
+    if n is None or (users and not isinstance(part, FunctionSchedule)):
+        return jnp.where(after >= 0, after, 0.0)
+    first = jnp.clip(jnp.round(real(begin)), 0, LARGEST).astype(n.dtype)
+    if isinstance(part, FunctionSchedule):  # it may index a table: an integer stays an integer
+        return jnp.maximum(n - first, 0)
+    return Later(jnp.where(after >= 0, n, first), real(begin))
 
 
+@checked(boundaries=NONNEGATIVE)
 def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]) -> Schedule:
     """Use several schedules one after the other, each counted from the step at which it begins.
 
@@ -72,9 +89,6 @@ def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]
             "join_schedules(boundaries=...) must have one entry less than schedules, got "
             f"{len(begins)} for {len(parts)} schedules. It says where all but the first begin."
         )
-    for begin in begins:
-        what = "join_schedules(boundaries=...)"
-        check_range(what, begin, NONNEGATIVE)
     for i in range(1, len(begins)):
         names = f"boundaries[{i - 1}]", begins[i - 1], f"boundaries[{i}]", begins[i]
         check_order("join_schedules", *names, "Sort the schedules by where they begin.")

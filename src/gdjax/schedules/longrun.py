@@ -21,15 +21,19 @@ from gdjax.schedules.curves import (
     Leaf,
     blend,
     cosine,
+    fraction_done,
     fraction_left,
-    linear,
     numbers,
     one_minus_sqrt,
     real,
 )
 from gdjax.schedules.warmup import after_warmup
 
-SHAPES = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
+SHAPES = {
+    "linear": lambda left, done: left,
+    "one_minus_sqrt": one_minus_sqrt,
+    "cosine": lambda left, done: cosine(left),
+}
 
 
 @schedule
@@ -49,7 +53,8 @@ class WarmupStableDecay(Schedule):
 
         def decay(n):
             left = fraction_left(n, self.cooldown_steps, self.stable_steps)
-            return blend(self.peak_value, self.end_value, SHAPES[self.cooldown](left))
+            done = fraction_done(n, self.cooldown_steps, self.stable_steps)
+            return blend(self.peak_value, self.end_value, SHAPES[self.cooldown](left, done))
 
         return after_warmup(self, decay, count)
 
@@ -69,7 +74,7 @@ class InverseSqrt(Schedule):
             scale = jnp.maximum(real(self.warmup_steps), 1.0)
         else:
             scale = real(self.timescale)
-        return after_warmup(self, lambda n: self.peak_value / jnp.sqrt(1 + n / scale), count)
+        return after_warmup(self, lambda n: self.peak_value / jnp.sqrt(1 + real(n) / scale), count)
 
 
 @checked(

@@ -13,11 +13,22 @@ from jax import Array
 from gdjax.core.checks import FINITE, NONNEGATIVE, check_choice, check_range, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.types import Number
-from gdjax.schedules.curves import Leaf, blend, cosine, fraction_left, line, numbers, real
+from gdjax.schedules.curves import (
+    Later,
+    Leaf,
+    WholeCounts,
+    blend,
+    cosine,
+    fraction_left,
+    line,
+    numbers,
+    real,
+    since,
+)
 
 
 @schedule
-class PiecewiseConstant(Schedule):
+class PiecewiseConstant(WholeCounts):
     """A value with jumps; see `piecewise_constant_schedule`.
 
     Attributes:
@@ -30,16 +41,16 @@ class PiecewiseConstant(Schedule):
     boundaries: tuple[Any, ...]
     scales: tuple[Any, ...]
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value at `count`."""
         value = real(self.init_value) * jnp.ones_like(real(count))
         for begin, scale in zip(self.boundaries, self.scales, strict=True):
-            value = value * jnp.where(real(count) >= real(begin), scale, 1.0)
+            value = value * jnp.where(since(count, begin) >= 0, scale, 1.0)
         return value
 
 
 @schedule
-class PiecewiseInterpolate(Schedule):
+class PiecewiseInterpolate(WholeCounts):
     """Values with transitions between them; see `piecewise_interpolate_schedule`.
 
     The attributes are those of `PiecewiseConstant`, and the shape.
@@ -50,7 +61,7 @@ class PiecewiseInterpolate(Schedule):
     scales: tuple[Any, ...]
     interpolate_type: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, count: Number) -> Array:
+    def __call__(self, count: Number | Later) -> Array:
         """Return the value at `count`."""
         values = itertools.accumulate((self.init_value, *self.scales), _product)
         return interpolate(tuple(values), self.boundaries, SHAPES[self.interpolate_type], count)
@@ -60,13 +71,15 @@ def _product(a: Leaf, b: Leaf) -> Leaf:
     return a * b  # outside a state these are floats, in double precision
 
 
-def interpolate(values: Sequence, boundaries: Sequence, shape: Callable, count: Number) -> Array:
+def interpolate(
+    values: Sequence, boundaries: Sequence, shape: Callable, count: Number | Later
+) -> Array:
     """Return the value at `count` of a curve through `values` at 0 and at each boundary."""
     value = real(values[0]) * jnp.ones_like(real(count))
     begin = real(0.0)
     for i, end in enumerate(map(real, boundaries)):
         here = shape(values[i], values[i + 1], count, end - begin, begin)
-        value = jnp.where(real(count) >= begin, here, value)
+        value = jnp.where(since(count, begin) >= 0, here, value)
         begin = end
     return value
 
@@ -79,7 +92,7 @@ def wave(start: Leaf, end: Leaf, count: Number, steps: Number, begin: Number) ->
 SHAPES = {"linear": line, "cosine": wave}
 
 
-@checked(init_value=FINITE)
+@checked(init_value=FINITE, boundaries=NONNEGATIVE, scales=NONNEGATIVE)
 def piecewise_constant_schedule(
     init_value: Number, boundaries_and_scales: Mapping[int, Number] | None = None
 ) -> Schedule:
@@ -107,7 +120,7 @@ def piecewise_constant_schedule(
     return PiecewiseConstant(first, boundaries, scales)
 
 
-@checked(init_value=FINITE)
+@checked(init_value=FINITE, boundaries=NONNEGATIVE, scales=NONNEGATIVE)
 def piecewise_interpolate_schedule(
     interpolate_type: Literal["linear", "cosine"],
     init_value: Number,

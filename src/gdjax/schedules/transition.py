@@ -17,6 +17,7 @@ from gdjax.core.types import Number
 from gdjax.schedules.curves import (
     Leaf,
     blend,
+    fraction_done,
     fraction_left,
     line,
     numbers,
@@ -81,7 +82,8 @@ class OneMinusSqrt(Schedule):
     def __call__(self, count: Number) -> Array:
         """Return the value at `count`."""
         left = fraction_left(count, self.transition_steps, self.transition_begin)
-        return blend(self.init_value, _end(self), one_minus_sqrt(left))
+        done = fraction_done(count, self.transition_steps, self.transition_begin)
+        return blend(self.init_value, _end(self), one_minus_sqrt(left, done))
 
 
 @schedule

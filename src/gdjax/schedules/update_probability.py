@@ -11,7 +11,7 @@ from jax import Array
 from gdjax.core.checks import FINITE, NONNEGATIVE, SHARE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.types import Number
-from gdjax.schedules.curves import Leaf, numbers, real
+from gdjax.schedules.curves import Leaf, numbers, since
 
 
 @schedule
@@ -25,7 +25,7 @@ class UpdateProbability(Schedule):
 
     def __call__(self, count: Number) -> Array:
         """Return the probability for update number `count`, where 0 is the first."""
-        falling = self.max_prob * jnp.exp(-self.decay * (real(count) + 1 - self.flat_start))
+        falling = self.max_prob * jnp.exp(-self.decay * since(count, self.flat_start - 1))
         return jnp.minimum(jnp.maximum(falling, self.min_prob), self.max_prob)
 
 

@@ -28,7 +28,7 @@ from jax import Array
 from gdjax.core.base import State, UpdateFn
 from gdjax.core.chain import apply_updates
 from gdjax.core.checks import COUNT, NONNEGATIVE, as_float_leaves, check_range
-from gdjax.core.hyper import value_at
+from gdjax.core.hyper import numbers_at
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import (
     HasFeasibleSet,
@@ -103,8 +103,7 @@ def optimality(states: Iterable[State], params: Params, grads: PyTree) -> PyTree
     """
     for state in states:
         if isinstance(state.slots, HasOptimality):
-            numbers = {k: value_at(v, state.count) for k, v in state.hyperparams.items()}
-            return state.slots.optimality(params, grads, numbers)
+            return state.slots.optimality(params, grads, numbers_at(state, state.count))
     return grads
 
 

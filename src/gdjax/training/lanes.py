@@ -22,7 +22,8 @@ from jax.sharding import NamedSharding
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
-from gdjax.core.reading import with_hyperparams
+from gdjax.core.hyper import rounded_off, rounding_key
+from gdjax.core.reading import with_hyperparams, with_rounding
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
@@ -112,6 +113,7 @@ def make_groups(
             program = program._replace(lanes="vmap" if together else "map")
         plan = plan._replace(program=program._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in static}
+        table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
         lower = functools.cache(
             functools.partial(lower_start, caller, start, table, given, devices)
         )
@@ -342,11 +344,14 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
         if init is not None:
             seed = numbers.get("init_seed", numbers.get("seed", 0))
             params = init(jax.random.key(seed))
+        lost = {k: numbers[rounding_key(k)] for k in numbers if rounding_key(k) in numbers}
+        numbers = {k: v for k, v in numbers.items() if k not in map(rounding_key, lost)}
         numbers = {k: v for k, v in numbers.items() if k in arguments or k not in SEEDS}
         if is_pair(optimizer):
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
             state = optimizer(**numbers, **dict(static)).init(params)
+        state = with_rounding(state, numbers, lost)
         return Carry(params, state, jnp.asarray(-1, jnp.int32))
 
     def start(table, params, lanes):

@@ -22,7 +22,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import safe_increment
+from gdjax.core.numerics import safe_divide, safe_increment
 from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only
 from gdjax.core.types import Hyperparam, OptState, Pair, Params
@@ -83,7 +83,10 @@ def _moved(params, updates, rates, numbers, state, prox, metric):
     leaves, treedef = jax.tree.flatten(params)
     diagonal = [None] * len(leaves) if metric is None else metric(state, params)
     pairs = {(id(eta), id(d)): (eta, d) for eta, d in zip(rates, diagonal, strict=True)}
-    step = {key: eta if d is None else eta.astype(d.dtype) / d for key, (eta, d) in pairs.items()}
+    step = {
+        key: eta if d is None else safe_divide(eta.astype(d.dtype), d)
+        for key, (eta, d) in pairs.items()
+    }
     steps = [step[id(eta), id(d)] for eta, d in zip(rates, diagonal, strict=True)]
     if len(step) == 1 or not steps:  # one number, as operators of the whole tree want it
         scaling = steps[0] if steps else jnp.ones(())

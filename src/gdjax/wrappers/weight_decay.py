@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.checks import NONNEGATIVE, STANDARD, check_choice, checked, remember_ranges
 from gdjax.core.hyper import Schedule
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
 from gdjax.core.numerics import safe_increment
@@ -107,7 +107,8 @@ def _fresh(
             )
         numbers["max_learning_rate"] = rate if max_learning_rate is None else max_learning_rate
     decay = mask_decay(leafwise(_shrink, hyperparams=numbers, name="with_weight_decay"), mask)
-    return Decay(decay.init(params), state)
+    ranges = dict(weight_decay=STANDARD["weight_decay"], max_learning_rate=NONNEGATIVE)
+    return Decay(remember_ranges(decay.init(params), ranges), state)
 
 
 @checked(max_learning_rate=NONNEGATIVE)

@@ -55,7 +55,7 @@ def _with_numbers_of(fresh: OptState, old: OptState) -> OptState:
     def part(new, old):
         if not is_state(new):
             return old
-        return State(old.count, new.hyperparams, _with_numbers_of(new.slots, old.slots))
+        return new._replace(count=old.count, slots=_with_numbers_of(new.slots, old.slots))
 
     return jax.tree.map(part, fresh, old, is_leaf=is_state)
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.numerics import abs_sq, bias_correction, safe_sqrt
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 
 Graft: TypeAlias = Literal["sgd", "adagrad", "rmsprop", "adam"]
 GRAFTS = (None, *get_args(Graft))
@@ -52,7 +52,7 @@ def graft_direction(
         return None, mean
     if kind == "adagrad":
         nu = nu + abs_sq(grad)
-        return nu, mean / (safe_sqrt(nu) + eps)
+        return nu, safe_divide(mean, safe_sqrt(nu) + eps)
     nu = b2 * nu + (1 - b2) * abs_sq(grad)
     nu_hat = nu / bias_correction(b2, count) if kind == "adam" else nu
-    return nu, mean / (safe_sqrt(nu_hat) + eps)
+    return nu, safe_divide(mean, safe_sqrt(nu_hat) + eps)

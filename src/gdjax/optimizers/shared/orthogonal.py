@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,7 @@ class Orthogonal(NamedTuple):
 class Table(Schedule):
     """An array as a hyperparameter: the same at every count."""
 
+    one_number: ClassVar[bool] = False
     values: ArrayLike
 
     def __call__(self, count: Number) -> ArrayLike:

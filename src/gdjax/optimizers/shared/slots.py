@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import as_float_leaves
+from gdjax.core.checks import as_float_leaves, ranges_of, remember_ranges
 from gdjax.core.types import Params
 from gdjax.linalg.matrices import MatrixSpec, matrix_axes
 
@@ -41,7 +41,8 @@ def with_slots(optimizer: Optimizer, kind: type[Any], rows: Rows) -> Optimizer:
         leaves, treedef = as_float_leaves("the parameters", params)
         found = rows(treedef.unflatten(leaves))
         columns = ([row[i] for row in found] for i in range(len(kind._fields)))
-        return state._replace(slots=kind(*map(treedef.unflatten, columns)))
+        made = state._replace(slots=kind(*map(treedef.unflatten, columns)))
+        return remember_ranges(made, ranges_of(state))
 
     return Optimizer(init, optimizer.update)
 

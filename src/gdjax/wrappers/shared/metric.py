@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import leaf_name
-from gdjax.core.hyper import leaf_values, value_at
+from gdjax.core.hyper import leaf_numbers
 from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import upcast
 from gdjax.core.protocols import HasDiagonal, states_in
@@ -27,9 +27,7 @@ def diagonal_metric(state: OptState, params: Params) -> list[Array | None]:
         columns = [treedef.flatten_up_to(tree) for tree in slots]
         mine = [i for i, x in enumerate(columns[0]) if x is not None]  # the others: other groups'
         last = jnp.maximum(node.count - 1, 0)
-        numbers = {
-            k: leaf_values(k, value_at(v, last), slots[0]) for k, v in node.hyperparams.items()
-        }
+        numbers = leaf_numbers("diagonal", node, slots[0], last)
         rows = [type(slots)(*(column[i] for column in columns)) for i in mine]
         given = [{k: v[j] for k, v in numbers.items()} for j in range(len(rows))]
         keys = [

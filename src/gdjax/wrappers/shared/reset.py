@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import State, is_state
+from gdjax.core.base import is_state
 from gdjax.core.keys import is_key
 from gdjax.core.protocols import ReportsStep
 from gdjax.core.types import OptState, PyTree
@@ -37,7 +37,7 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
         slots, (count, first) = node.slots, old
         if not _is_kept(slots):
             count = jnp.where(when, count, node.count)
-            return State(count, node.hyperparams, reset(when, slots, first))
+            return node._replace(count=count, slots=reset(when, slots, first))
         if hasattr(slots, "inner"):
             slots = slots._replace(inner=reset(when, slots.inner, first))
         return node._replace(slots=slots)
