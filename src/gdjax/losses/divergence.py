@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.losses.inputs import Axis, broadcast, masked, read, read_axes, read_mask
 
 
+@strict()
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -43,6 +45,7 @@ def kl_divergence(
     return jnp.sum(_terms(log_p, q), axis=axes)
 
 
+@strict()
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -71,6 +74,7 @@ def kl_divergence_with_log_targets(
     return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=axes)
 
 
+@strict()
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -98,6 +102,7 @@ def generalized_kl_divergence(
     return jnp.sum(_terms(log_p, q) + masked(jnp.exp(log_p), mask) - q, axis=axes)
 
 
+@strict()
 def js_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:

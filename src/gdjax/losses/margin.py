@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.losses.inputs import as_array, broadcast, pick, read, read_classes
 from gdjax.projections import unit_simplex
 
 
+@strict()
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     """Return max(0, 1 - output * target), the loss of the support vector machine.
 
@@ -30,6 +32,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, 1 - _products("hinge_loss", predictor_outputs, targets))
 
 
+@strict()
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     """Return max(0, -output * target): only the sign of the output has to be correct.
 
@@ -45,6 +48,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, -_products("perceptron_loss", predictor_outputs, targets))
 
 
+@strict()
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return the binary sparsemax loss: quadratic within the margin, linear for wrong labels.
 
@@ -73,6 +77,7 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     return jax.nn.sparse_plus(jnp.where(labels != 0, -logits, logits))
 
 
+@strict()
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return max_j(scores[j] + [j is not the label]) - scores[label] (Crammer & Singer).
 
@@ -96,6 +101,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return jnp.max(margins + other.astype(margins.dtype), axis=-1)
 
 
+@strict()
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return max_j(scores[j]) - scores[label].
 
@@ -116,6 +122,7 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return jnp.max(margins, axis=-1)
 
 
+@strict()
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return the sparsemax loss, whose gradient is sparsemax(scores) - onehot(label).
 

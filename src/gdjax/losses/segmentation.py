@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.types import Number
 from gdjax.losses.inputs import Axis, as_array, check_same_shape, number, read, read_axes
 
 
@@ -22,9 +23,9 @@ def dice_loss(
     targets: ArrayLike,
     *,
     class_weights: ArrayLike | None = None,
-    smooth: ArrayLike = 1.0,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
+    smooth: Number = 1.0,
+    alpha: Number = 0.5,
+    beta: Number = 0.5,
     apply_softmax: bool = True,
     reduction: Literal["mean", "sum", "none"] = "mean",
     ignore_background: bool = False,
@@ -99,7 +100,7 @@ def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    smooth: ArrayLike = 1.0,
+    smooth: Number = 1.0,
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> Array:
@@ -144,7 +145,7 @@ def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    smooth: ArrayLike = 1.0,
+    smooth: Number = 1.0,
     apply_sigmoid: bool = True,
 ) -> Array:
     """Return `dice_loss` for binary masks.
@@ -197,8 +198,8 @@ def _class_losses(
     t: Array,
     axes: tuple[int, ...],
     smooth: ArrayLike,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
+    alpha: Number = 0.5,
+    beta: Number = 0.5,
 ) -> Array:
     hit = jnp.sum(p * t, axis=axes)
     false_positive = jnp.sum(p, axis=axes) - hit

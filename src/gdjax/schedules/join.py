@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import NONNEGATIVE, check_range
+from gdjax.core.checks import NONNEGATIVE, check_range, strict
 from gdjax.core.hyper import FunctionSchedule, PlainFunction, Schedule, schedule
 from gdjax.core.types import Number, ScheduleFn
 from gdjax.schedules.curves import Leaf, check_order, numbers, real
@@ -45,6 +45,7 @@ def _since(count: Number, begin: Leaf, here: Array, part: ScheduleFn) -> Array:
     return jnp.where(here, real(count) - real(begin), 0.0)
 
 
+@strict()
 def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]) -> Schedule:
     """Use several schedules one after the other, each counted from the step at which it begins.
 

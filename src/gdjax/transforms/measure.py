@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
+from gdjax.core.checks import checked, strict
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
-from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 
 # A function of the updates, or an (init, update) pair that returns a measurement for the updates.
@@ -55,6 +55,7 @@ def _first_snapshot(name: str, measure: Callable[[Updates], PyTree], params: Par
     return Snapshot({name: strong(measure(upcast(params)))})
 
 
+@strict()
 def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimizer:
     """Measure the updates at this place of a chain, and return them unchanged.
 
@@ -148,7 +149,7 @@ def measure_with_ema(
     measure: Callable[[Updates], PyTree],
     decay: Scalar,
     debias: bool = True,
-    accumulator_dtype: DType = None,
+    accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
     """Average a measurement over the steps: a measure for `monitor`.
 

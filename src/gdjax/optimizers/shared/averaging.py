@@ -18,7 +18,7 @@ from gdjax.core.base import InitFn
 from gdjax.core.checks import FINITE, NONNEGATIVE, SHARE
 from gdjax.core.evaluation import map_held
 from gdjax.core.trees import copied, zero
-from gdjax.core.types import DType, OptState, Params
+from gdjax.core.types import FloatDType, OptState, Params
 
 RANGES = dict(
     b1=SHARE, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
@@ -68,6 +68,6 @@ def move(param: Array, z: Array, update: Array, c: Array, b1: Array) -> tuple[Ar
     return c * (before - param) + (1 - b1 * (1 - c)) * update, z
 
 
-def fresh(init: InitFn, state_dtype: DType, params: Params) -> ScheduleFree:
+def fresh(init: InitFn, state_dtype: FloatDType, params: Params) -> ScheduleFree:
     """Return the slots for parameters, given the `init` of the wrapped optimizer."""
     return ScheduleFree(copied(params, state_dtype), zero(), zero(), init(params))
