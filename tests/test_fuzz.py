@@ -216,7 +216,8 @@ def problems(name):
 
 
 @pytest.fixture(autouse=True)
-def whole_tracebacks():
+def whole_tracebacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for directory="a"
     before = jax.config.jax_traceback_filtering
     jax.config.update("jax_traceback_filtering", "off")
     yield
