@@ -146,7 +146,7 @@ def unit_simplex(x: ArrayLike, scale: Number = 1) -> Array:
     return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
 
 
-def _l1(tree: PyTree, scale: ArrayLike, ball: bool) -> PyTree:
+def _l1(tree: PyTree, scale: Number, ball: bool) -> PyTree:
     x, unravel = ravel_pytree(upcast(tree))
     sign, size = jnp.where(x < 0, -1, 1).astype(x.dtype), jnp.abs(x)
     projected = sign * unit_simplex(size, scale)
