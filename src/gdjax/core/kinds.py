@@ -37,7 +37,7 @@ def shown(value: object) -> str:
     """Return a value as an error shows it: short, with the type of what has no short form.
 
     Example:
-      >>> print(shown("no"), shown(object()), shown(10**400)[-24:])
+      >>> print(shown("no"), shown(object()), shown(10**400)[-25:])
       'no' an instance of object ...00000 (401 characters)
     """
     try:
