@@ -446,7 +446,7 @@ def wrong_kind(what: str, allowed: Sequence[Kind], value: object) -> Exception:
     large = isinstance(value, int) and not -LARGEST <= value < LARGEST
     why = ": more than 64 bits" if large else ""
     hints = "".join(kind.hint for kind in allowed) if callable(value) else ""
-    typo = isinstance(value, str) and wanted.startswith("one of ")
+    typo = isinstance(value, str) and "one of " in wanted
     fraction = isinstance(value, float) and KINDS["int"] in allowed
     error = ValueError if typo or large or fraction else TypeError
     return error(f"{what} must be {wanted}, got {shown(value)}{why}.{hints}")

@@ -459,7 +459,8 @@ def _treewise_update(
         try:
             updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
         except (TypeError, ValueError) as error:
-            raise tree_misfit(name, grads, state.slots) or error from None
+            own = str(error).startswith(name) or jax.tree_util.treedef_is_leaf(treedef)
+            raise (None if own else tree_misfit(name, grads, state.slots)) or error from None
         check_avals(name, None, slots, state.slots)
         new = treedef.unflatten(
             [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
