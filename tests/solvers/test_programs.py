@@ -164,7 +164,7 @@ def test_arguments_of_the_wrong_kind():
     x = jnp.ones(2)
     cases = {
         r"args=...\) must be a tuple, got 3.0": dict(args=3.0),
-        r"tol=...\) must be one number, got an array of shape \(2,\)": dict(tol=jnp.ones(2)),
+        r"tol=...\) must be one number or None, got Array": dict(tol=jnp.ones(2)),
         r"max_steps=...\) must be a whole number from 0 to 2\*\*31 - 1, got 10.5": dict(
             max_steps=10.5
         ),
