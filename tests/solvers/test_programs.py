@@ -169,10 +169,10 @@ def test_arguments_of_the_wrong_kind():
             max_steps=10.5
         ),
         r"max_steps=...\) must be a whole number .* got 10995116": dict(max_steps=2**40),
-        r"progress=...\) must be True, False or a function .*, got 5": dict(progress=5),
+        r"progress=...\) must be True or False or a function, got 5": dict(progress=5),
         r"bounds=...\) must be a pair .* tuple\(jnp.array\(pairs\).T\)": dict(bounds=[(0, 1)] * 2),
-        r"constraint=...\) must be a projection, .* got {'type'": dict(constraint={"type": "eq"}),
-        r"expected an \(init, update\) pair, got 'lbfgs'": dict(optimizer="lbfgs"),
+        r"constraint=...\) must be a function or None, got {'type'": dict(constraint={"type": "eq"}),
+        r"minimize\(optimizer=...\) must be an \(init, update\) pair or None, got 'lbfgs'": dict(optimizer="lbfgs"),
         r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
     }
     for message, given in cases.items():
