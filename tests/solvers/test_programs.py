@@ -171,8 +171,12 @@ def test_arguments_of_the_wrong_kind():
         r"max_steps=...\) must be a whole number .* got 10995116": dict(max_steps=2**40),
         r"progress=...\) must be True or False or a function, got 5": dict(progress=5),
         r"bounds=...\) must be a pair .* tuple\(jnp.array\(pairs\).T\)": dict(bounds=[(0, 1)] * 2),
-        r"constraint=...\) must be a function or None, got {'type'": dict(constraint={"type": "eq"}),
-        r"minimize\(optimizer=...\) must be an \(init, update\) pair or None, got 'lbfgs'": dict(optimizer="lbfgs"),
+        r"constraint=...\) must be a function or None, got {'type'": dict(
+            constraint={"type": "eq"}
+        ),
+        r"minimize\(optimizer=...\) must be an \(init, update\) pair or None, got 'lbfgs'": dict(
+            optimizer="lbfgs"
+        ),
         r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
     }
     for message, given in cases.items():
@@ -186,7 +190,10 @@ def test_arguments_of_the_wrong_kind():
         TypeError, match=r"root\(params=...\) must be the initial parameters, got None"
     ):
         gdjax.root(fun, None)
-    with pytest.raises(TypeError, match=r"expected an \(init, update\) pair, got 'zoom'"):
+    with pytest.raises(
+        TypeError,
+        match=r"lbfgs\(linesearch=...\) must be an \(init, update\) pair or None, got 'zoom'",
+    ):
         gdjax.lbfgs(linesearch="zoom")
     with pytest.raises(TypeError, match=r"residual_fn=...\) must return residuals, got None"):
         gdjax.least_squares(lambda x: None, x)
