@@ -140,7 +140,11 @@ def test_one_descent_step():
         (lambda: models.linear(2, 1, bias_scale=-1), ValueError, r"bias_scale=...\).*got -1"),
         (lambda: models.mlp([3]), ValueError, r"mlp\(sizes=...\).*got \[3\]"),
         (lambda: models.mlp([3, -2, 1]), ValueError, r"mlp\(sizes=...\).*got -2"),
-        (lambda: models.convnet((8, 8), [4], 2), ValueError, r"height, width, channels.*\(8, 8\)"),
+        (
+            lambda: models.convnet((8, 8), [4], 2),
+            TypeError,
+            r"image_shape=...\) must be a tuple.*\(8, 8\)",
+        ),
         (lambda: models.convnet((8, 8, 1), [], 2), ValueError, r"channels=...\).*got \[\]"),
         (lambda: models.convnet((8, 8, 1), [4], 2, stride=0), ValueError, r"stride=...\).*got 0"),
         (lambda: models.convnet((8, 8, 1), [4], 0), ValueError, r"convnet\(out_features=...\)"),

@@ -86,7 +86,7 @@ def test_halves_in_and_out():
     ("change", "message"),
     [
         ({"num_samples": 0}, r"num_samples=...\) must be an integer >= 1, got 0"),
-        ({"num_samples": 1.5}, r"num_samples=...\) must be an integer >= 1, got 1.5"),
+        ({"num_samples": 1.5}, r"num_samples=...\) must be an integer, got 1.5"),
         ({"sigma": 0.0}, r"make_perturbed_fun\(sigma=...\) must be finite and > 0"),
     ],
 )

@@ -261,12 +261,12 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
         (
             lambda: P.projection_halfspace(jnp.ones(2), jnp.ones(2), "b"),
             TypeError,
-            r"projection_halfspace\(b=...\) must be a number, .* got 'b'",
+            r"projection_halfspace\(b=...\) must be one number, got 'b'",
         ),
         (
             lambda: P.projection_hyperplane(jnp.ones(2), jnp.ones(2), jnp.ones(2)),
-            ValueError,
-            r"projection_hyperplane\(b=...\) must be one number, got an array of shape \(2,\)",
+            TypeError,
+            r"projection_hyperplane\(b=...\) must be one number, got Array",
         ),
         (
             lambda: P.projection_vector(jnp.ones(2), jnp.ones(2, int)),
@@ -281,7 +281,7 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
         (
             lambda: P.projection_linf_ball(jnp.ones(2), "x"),
             TypeError,
-            r"projection_linf_ball\(scale=...\) must be a number, .* got 'x'",
+            r"projection_linf_ball\(scale=...\) must be an array, got 'x'",
         ),
         (
             lambda: P.projection_box({"a": jnp.ones(2)}, {"b": 0.0}, 1.0),

@@ -15,9 +15,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import scalar_dtype
 
 
+@strict()
 def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     """Return the min(rows, columns) pairs of rows and columns with minimal total cost.
 
@@ -46,6 +48,7 @@ def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     return _assign("hungarian_algorithm", cost_matrix)
 
 
+@strict()
 def base_hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     """Return the result of `hungarian_algorithm`; optax has two implementations, gdjax one.
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
+
 
 class MultiNormal(NamedTuple):
     """A normal distribution with independent elements; a pytree of its two parameters."""
@@ -41,6 +43,7 @@ class MultiNormal(NamedTuple):
         return jnp.sum(each, tuple(range(-axes, 0)))
 
 
+@strict()
 def multi_normal(loc: ArrayLike, log_scale: ArrayLike) -> MultiNormal:
     """Return a normal distribution with independent elements.
 

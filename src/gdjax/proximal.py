@@ -18,16 +18,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
-from gdjax.core.hyper import leaf_values
+from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked, strict
+from gdjax.core.hyper import whole_leaf_values
 from gdjax.core.numerics import abs_sq, cast, cast_like, compute_dtype, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq, times
 from gdjax.core.types import Number, PrefixTree, PyTree
 
-Strength: TypeAlias = "Number | PrefixTree | None"  # None is 1, or in a tree "no penalty"
-Scaling: TypeAlias = "Number | PrefixTree"
+Strength: TypeAlias = "ArrayLike | PrefixTree | None"  # None is 1, or in a tree "no penalty"
+Scaling: TypeAlias = "ArrayLike | PrefixTree"
 
 
+@strict()
 def prox_none(x: PyTree, hyperparams: Any = None, scaling: Scaling = 1.0) -> PyTree:
     """Return x: the operator of g = 0.
 
@@ -122,7 +123,7 @@ def prox_non_negative_elastic_net(
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
-def prox_group_lasso(x: PyTree, l2reg: ArrayLike | None = None, scaling: ArrayLike = 1.0) -> PyTree:
+def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1.0) -> PyTree:
     """Shrink the norm of the whole tree by `scaling * l2reg`: the operator of l2reg * ||y||_2.
 
     The tree is one group. For a group per row use `jax.vmap`, per leaf `jax.tree.map`.
@@ -139,6 +140,8 @@ def prox_group_lasso(x: PyTree, l2reg: ArrayLike | None = None, scaling: ArrayLi
        [0.  0. ]]
     """
     leaves, treedef = _leaves("prox_group_lasso", x)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    x = treedef.unflatten(leaves)
     norm = safe_sqrt(sum_sq(leaves))
     threshold = jnp.multiply(jnp.asarray(scaling, norm.dtype), 1.0 if l2reg is None else l2reg)
     return cast_like(times(upcast(treedef.unflatten(leaves)), _kept(norm, threshold)), x)
@@ -179,6 +182,7 @@ def prox_non_negative_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling 
     return _each(call, lambda x, t: jax.nn.relu(x) / (1 + t), x, l2reg, scaling, real=True)
 
 
+@strict()
 def make_prox_from_projection(projection: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """Return a projection as a proximal operator: of 0 inside of the set and infinity outside.
 
@@ -268,7 +272,7 @@ def _each(
     """Apply rule(leaf, strength * scaling, *more) to every leaf that has all of these numbers."""
     leaves, treedef = _leaves(call, x, real)
     numbers = (1.0 if strength is None else strength, scaling, *more)
-    columns = [leaf_values(f"{call}: a number", n, x) for n in numbers]
+    columns = [whole_leaf_values(f"{call}: a number", n, x) for n in numbers]
     for i, (leaf, *row) in enumerate(zip(leaves, *columns, strict=True)):
         if all(n is not None for n in row):
             wide = cast(leaf, compute_dtype(leaf))

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from gdjax.core.checks import as_float_leaves, check_like
+from gdjax.core.checks import as_float_leaves, check_like, strict
 from gdjax.core.numerics import cast_like
-from gdjax.core.types import Params, PyTree
+from gdjax.core.types import ArrayTree, Params
 
 Loss = Callable[[Any, Any, Any], Any]
 
 COLUMNS = 32  # of the Hessian at a time: enough to keep a device busy
 
 
-def hvp(loss: Loss, v: PyTree, params: Params, inputs: Any, targets: Any) -> Params:
+@strict()
+def hvp(loss: Loss, v: ArrayTree, params: Params, inputs: Any, targets: Any) -> Params:
     """Return the Hessian of the loss by the parameters times v, at the cost of two gradients.
 
     Forward over reverse mode (Pearlmutter 1994): the Hessian is never formed.
@@ -54,6 +55,7 @@ def hvp(loss: Loss, v: PyTree, params: Params, inputs: Any, targets: Any) -> Par
     return _product(loss, _as_tree(v, params), params, inputs, targets)
 
 
+@strict()
 def hessian_diag(loss: Loss, params: Params, inputs: Any, targets: Any) -> Array:
     """Return the diagonal of the Hessian, exactly, at the cost of two gradients per parameter.
 
@@ -85,6 +87,7 @@ def hessian_diag(loss: Loss, params: Params, inputs: Any, targets: Any) -> Array
     return jax.lax.map(element, jnp.arange(flat.size), batch_size=COLUMNS) if flat.size else flat
 
 
+@strict()
 def fisher_diag(negative_log_likelihood: Loss, params: Params, inputs: Any, targets: Any) -> Array:
     """Return the square of the gradient: the diagonal of the observed Fisher information.
 
@@ -120,7 +123,7 @@ def _read(call: str, params: Params) -> Params:
     return treedef.unflatten([jnp.asarray(x) for x in leaves])
 
 
-def _as_tree(v: PyTree, params: Params) -> Params:
+def _as_tree(v: ArrayTree, params: Params) -> Params:
     flat, unravel = ravel_pytree(params)
     if jax.tree_util.all_leaves([v]) and jnp.shape(v) == flat.shape:
         return unravel(jnp.asarray(v, flat.dtype))
@@ -134,7 +137,7 @@ def _as_tree(v: PyTree, params: Params) -> Params:
     return cast_like(v, params)
 
 
-def _product(loss: Loss, v: PyTree, params: Params, inputs: Any, targets: Any) -> Params:
+def _product(loss: Loss, v: ArrayTree, params: Params, inputs: Any, targets: Any) -> Params:
     def gradient(params):
         return jax.grad(loss)(params, inputs, targets)
 

@@ -132,8 +132,8 @@ def test_rules_keep_the_digits(name):
         (lambda: gdjax.linear_schedule(1e39, 0.0, 10), r"init_value=.* inf as it is stored"),
         (lambda: gdjax.cosine_decay_schedule(1.0, 1e39), r"decay_steps=.* inf as it is stored"),
         (lambda: gdjax.adam(gdjax.by_path({".*": 1e39})), r"inf as it is stored"),
-        (lambda: gdjax.adam(10**400), r"learning_rate=.* too large"),
-        (lambda: gdjax.adam(np.array(1j)), r"learning_rate=.* real number"),
+        (lambda: gdjax.adam(10**400), r"learning_rate=.* more than 64 bits"),
+        (lambda: gdjax.adam(np.array(1j)), r"learning_rate=.* must be a number"),
     ],
 )
 def test_ranges_are_those_of_the_number_as_stored(make, message):

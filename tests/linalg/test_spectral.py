@@ -150,7 +150,7 @@ SQUARE = jnp.eye(2)
         (
             lambda: gdjax.matrix_inverse_pth_root(SQUARE, 2.5),
             ValueError,
-            r"p=...\) must be an integer >= 1",
+            r"p=...\) must be an integer, got 2.5",
         ),
         (
             lambda: gdjax.matrix_inverse_pth_root(SQUARE, 0),

@@ -204,7 +204,7 @@ def test_bad_arguments_are_named():
         gdjax.prodigy(betas=(0.9, 1.0))
     with pytest.raises(ValueError, match=r"^dog\(init_step=...\)\[0\] must be one of"):
         gdjax.dog(init_step=("typo", 1.0))
-    with pytest.raises(ValueError, match=r"^scale_by_dog\(init_step=...\)\[0\]"):
+    with pytest.raises(TypeError, match=r"^scale_by_dog\(init_step=...\) must be a tuple"):
         gdjax.scale_by_dog(init_step=1e-6)
     with pytest.raises(ValueError, match=r"^l_dog\(init_step=...\)\[1\] must be finite and > 0"):
         gdjax.l_dog(init_step=("distance", 0.0))

@@ -49,7 +49,9 @@ CASES = [
         partial(
             gdjax.adahessian,
             update_interval=3,
-            average_axes=gdjax.by_path({"kernel": (0, 1), "wide": 1, ".*": None}),
+            average_axes=gdjax.by_path(
+                {"kernel": (0, 1), "wide": 1, ".*": None}, allow_unused=True
+            ),
         ),
         ADAHESSIAN | dict(hessian_power=0.8),
         partial(

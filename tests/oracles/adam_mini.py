@@ -48,7 +48,9 @@ CASES = [
     ),
     Case(
         "adam_mini_blocks",
-        partial(gdjax.adam_mini, block_axes=gdjax.by_path(BLOCKS | {".*": None})),
+        partial(
+            gdjax.adam_mini, block_axes=gdjax.by_path(BLOCKS | {".*": None}, allow_unused=True)
+        ),
         ADAM_DECAY,
         partial(adam_mini, axes=BLOCKS),
     ),

@@ -77,7 +77,8 @@ CASES = [
                     "kernel": gdjax.GaLoreDimensionNumbers((1, 2), -1),
                     "tall|wide|w": gdjax.GaLoreDimensionNumbers(),
                     ".*": None,
-                }
+                },
+                allow_unused=True,
             ),
         ),
         GALORE,

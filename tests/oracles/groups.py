@@ -20,7 +20,9 @@ def groups(owners):
 
 def _groups(rate, momentum, **numbers):
     matrices, rest = gdjax.adam(**numbers), gdjax.sgd(rate, momentum)
-    return gdjax.groups({r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest})
+    return gdjax.groups(
+        {r"vector": None, r"tall|wide|w|b/x|x": matrices, r".*": rest}, allow_unused=True
+    )
 
 
 def _groups_oracle(rate, momentum, **numbers):

@@ -360,7 +360,7 @@ CASES = [
         partial(
             gdjax.muon,
             nesterov=False,
-            muon_weight_dimension_numbers=gdjax.by_path(VIEWS),
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True),
         ),
         MUON | dict(consistent_rms=0.3),
         partial(muon, nesterov=False, views=MUON_VIEWS),
@@ -368,7 +368,9 @@ CASES = [
     ),
     Case(
         "normuon",
-        partial(gdjax.normuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        partial(
+            gdjax.normuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True)
+        ),
         MUON | dict(b2=0.9, consistent_rms=0.3),
         partial(normuon, views=MUON_VIEWS),
         lane_rtol=1e-5,
@@ -387,7 +389,9 @@ CASES = [
     ),
     Case(
         "adamuon",
-        partial(gdjax.adamuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        partial(
+            gdjax.adamuon, muon_weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True)
+        ),
         MUON | dict(b2=0.9, consistent_rms=0.3),
         partial(adamuon, views=MUON_VIEWS),
         lane_rtol=1e-5,
@@ -397,7 +401,9 @@ CASES = [
         partial(
             gdjax.dion,
             rank_fraction=0.5,
-            muon_weight_dimension_numbers=gdjax.by_path(VIEWS | {"tall": MATRIX()}),
+            muon_weight_dimension_numbers=gdjax.by_path(
+                VIEWS | {"tall": MATRIX()}, allow_unused=True
+            ),
         ),
         MUON,
         partial(
@@ -411,7 +417,11 @@ CASES = [
     ),
     Case(
         "dion2",
-        partial(gdjax.dion2, fraction=0.4, muon_weight_dimension_numbers=gdjax.by_path(VIEWS)),
+        partial(
+            gdjax.dion2,
+            fraction=0.4,
+            muon_weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True),
+        ),
         MUON,
         partial(dion2, fraction=0.4, views=MUON_VIEWS),
         lane_rtol=1e-5,
@@ -422,7 +432,7 @@ CASES = [
             partial(
                 gdjax.scion,
                 constrained=constrained,
-                weight_dimension_numbers=gdjax.by_path(SCION),
+                weight_dimension_numbers=gdjax.by_path(SCION, allow_unused=True),
             ),
             dict(learning_rate=0.02, radius=8.0, beta=0.85, eps=1e-6),
             partial(
@@ -437,7 +447,10 @@ CASES = [
     Case(
         "muonclip",
         lambda threshold, power, **rest: gdjax.qk_clip(
-            gdjax.muon(**rest), gdjax.by_path({"w": -1, ".*": None}), threshold, power
+            gdjax.muon(**rest),
+            gdjax.by_path({"w": -1, ".*": None}, allow_unused=True),
+            threshold,
+            power,
         ),
         MUON | dict(threshold=100.0, power=0.5),
         extras=lambda params, grads, t: dict(max_logits=jnp.float32(150.0)),
@@ -457,7 +470,9 @@ CASES += [
     Case(
         "scale_by_muon",
         lambda learning_rate, **numbers: gdjax.chain(
-            gdjax.scale_by_muon(weight_dimension_numbers=gdjax.by_path(VIEWS), **numbers),
+            gdjax.scale_by_muon(
+                weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True), **numbers
+            ),
             gdjax.scale_by_learning_rate(learning_rate),
         ),
         dict(learning_rate=0.02, beta=0.85, eps=1e-6),

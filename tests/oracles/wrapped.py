@@ -28,9 +28,9 @@ def _even(step):
 
 MOMENTUM = dict(learning_rate=0.05, momentum=0.8)
 MOVING = tuple(k for k in problems.SHAPES if k != "vector")
-IS_VECTOR = gdjax.by_path({"vector": True, ".*": False})
-NOT_VECTOR = gdjax.by_path({"vector": False, ".*": True})
-LABELS = gdjax.by_path({"vector": "fast", ".*": "slow"})
+IS_VECTOR = gdjax.by_path({"vector": True, ".*": False}, allow_unused=True)
+NOT_VECTOR = gdjax.by_path({"vector": False, ".*": True}, allow_unused=True)
+LABELS = gdjax.by_path({"vector": "fast", ".*": "slow"}, allow_unused=True)
 
 
 def every_other(learning_rate, momentum, else_descend=None):
@@ -68,7 +68,7 @@ def _in_chain(make):
 def _two_rates(factory):
     def make(fast, learning_rate, momentum):
         members = {"slow": gdjax.sgd(learning_rate, momentum), "fast": gdjax.sgd(fast, momentum)}
-        return factory(members, LABELS)
+        return factory(members, LABELS, allow_unused=True)
 
     return make
 

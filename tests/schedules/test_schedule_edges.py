@@ -196,11 +196,17 @@ def test_bad_numbers_are_named(make, message):
 
 
 WRONG = [
-    (lambda: gdjax.linear_schedule("a", 0.0, 5), r"init_value=...\) must be a number"),
-    (lambda: gdjax.linear_schedule(None, 0.0, 5), r"init_value=...\) must be a number.*None"),
+    (lambda: gdjax.linear_schedule("a", 0.0, 5), r"init_value=...\) must be one number, got 'a'"),
+    (lambda: gdjax.linear_schedule(None, 0.0, 5), r"init_value=...\) must be one number, got None"),
     (lambda: gdjax.linear_schedule(ONE, 0.0, 5), "use join_schedules"),
-    (lambda: gdjax.join_schedules([ONE, 0.1], [5]), "0.1. For a number use constant_schedule"),
-    (lambda: gdjax.piecewise_constant_schedule(1.0, [(3, 0.5)]), "must be a mapping of counts"),
+    (
+        lambda: gdjax.join_schedules([ONE, 0.1], [5]),
+        r"schedules=...\) must be .* function of the count, as constant_schedule.*0.1\]",
+    ),
+    (
+        lambda: gdjax.piecewise_constant_schedule(1.0, [(3, 0.5)]),
+        r"boundaries_and_scales=...\) must be a dict",
+    ),
 ]
 
 

@@ -167,7 +167,7 @@ def test_backtracking_errors_and_failure():
     assert bool(state.slots.failed) and not updates.any()
     for method in (gdjax.fista, gdjax.proximal_gradient):
         name = method.__name__
-        with pytest.raises(TypeError, match=rf"^{name}\(prox=...\) must be a function prox"):
+        with pytest.raises(TypeError, match=rf"^{name}\(prox=...\) must be a function, got"):
             method(0.1)
         with pytest.raises(ValueError, match=rf"^{name} needs the parameters"):
             method(PROX.prox_lasso, 0.1).update(x, method(PROX.prox_lasso, 0.1).init(x))

@@ -163,16 +163,20 @@ def test_arguments_of_the_wrong_kind():
 
     x = jnp.ones(2)
     cases = {
-        r"args=...\) must be a tuple, as in args=\(x,\), got float": dict(args=3.0),
-        r"tol=...\) must be one number, got an array of shape \(2,\)": dict(tol=jnp.ones(2)),
+        r"args=...\) must be a tuple, got 3.0": dict(args=3.0),
+        r"tol=...\) must be one number or None, got Array": dict(tol=jnp.ones(2)),
         r"max_steps=...\) must be a whole number from 0 to 2\*\*31 - 1, got 10.5": dict(
             max_steps=10.5
         ),
         r"max_steps=...\) must be a whole number .* got 10995116": dict(max_steps=2**40),
-        r"progress=...\) must be True, False or a function .*, got 5": dict(progress=5),
+        r"progress=...\) must be True or False or a function, got 5": dict(progress=5),
         r"bounds=...\) must be a pair .* tuple\(jnp.array\(pairs\).T\)": dict(bounds=[(0, 1)] * 2),
-        r"constraint=...\) must be a projection, .* got {'type'": dict(constraint={"type": "eq"}),
-        r"expected an \(init, update\) pair, got 'lbfgs'": dict(optimizer="lbfgs"),
+        r"constraint=...\) must be a function or None, got {'type'": dict(
+            constraint={"type": "eq"}
+        ),
+        r"minimize\(optimizer=...\) must be an \(init, update\) pair or None, got 'lbfgs'": dict(
+            optimizer="lbfgs"
+        ),
         r"has_aux=True\): fun must return \(value, aux\)": dict(has_aux=True),
     }
     for message, given in cases.items():
@@ -186,7 +190,10 @@ def test_arguments_of_the_wrong_kind():
         TypeError, match=r"root\(params=...\) must be the initial parameters, got None"
     ):
         gdjax.root(fun, None)
-    with pytest.raises(TypeError, match=r"expected an \(init, update\) pair, got 'zoom'"):
+    with pytest.raises(
+        TypeError,
+        match=r"lbfgs\(linesearch=...\) must be an \(init, update\) pair or None, got 'zoom'",
+    ):
         gdjax.lbfgs(linesearch="zoom")
     with pytest.raises(TypeError, match=r"residual_fn=...\) must return residuals, got None"):
         gdjax.least_squares(lambda x: None, x)
@@ -257,22 +264,26 @@ def test_a_run_within_a_trace_is_part_of_it():
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: gdjax.minimize(3, 0.0), TypeError, r"minimize needs a function, got 3"),
+        (
+            lambda: gdjax.minimize(3, 0.0),
+            TypeError,
+            r"minimize\(fun=...\) must be a function, got 3",
+        ),
         (lambda: gdjax.minimize(jnp.sum, "x"), TypeError, "minimize: the parameters must be arr"),
         (
             lambda: gdjax.root(jnp.sin, 1.0, tol="x"),
             TypeError,
-            r"root\(tol=...\) must be a number, .* got 'x'",
+            r"root\(tol=...\) must be one number or None, got 'x'",
         ),
         (
             lambda: gdjax.root(jnp.sin, 1.0, tol=jnp.sin),
             TypeError,
-            r"root\(tol=...\) must be one number, got ",
+            r"root\(tol=...\) must be one number or None, got ",
         ),
         (
             lambda: gdjax.fixed_point(jnp.cos, 1.0, max_steps=None),
             TypeError,
-            r"fixed_point\(max_steps=...\) must be a number, .* got None",
+            r"fixed_point\(max_steps=...\) must be an integer or an array, got None",
         ),
         (
             lambda: gdjax.least_squares(jnp.sin, 1.0, max_steps=2.5),
@@ -282,7 +293,7 @@ def test_a_run_within_a_trace_is_part_of_it():
         (
             lambda: gdjax.least_squares(jnp.sin, 1.0, implicit_diff="cg"),
             TypeError,
-            r"least_squares\(implicit_diff=...\) must be True, False or a linear .* got 'cg'",
+            r"least_squares\(implicit_diff=...\) must be True or False or a function, got 'cg'",
         ),
         (
             lambda: gdjax.least_squares(lambda x: "x", 1.0),
@@ -292,12 +303,12 @@ def test_a_run_within_a_trace_is_part_of_it():
         (
             lambda: gdjax.find_root(jnp.sin, ("a", 1.0)),
             TypeError,
-            r"find_root\(bracket=...\) must be two real numbers or arrays, got 'a'",
+            r"find_root\(bracket=...\) must be a tuple \(an array, an array\), got \('a', 1.0\)",
         ),
         (
             lambda: gdjax.find_root(jnp.sin, (1.0, 4.0), args=2.0),
             TypeError,
-            r"find_root\(args=...\) must be a tuple, .* got float",
+            r"find_root\(args=...\) must be a tuple, got 2.0",
         ),
         (
             lambda: gdjax.quadratic_program(None, jnp.ones(2)),
@@ -307,18 +318,18 @@ def test_a_run_within_a_trace_is_part_of_it():
         (
             lambda: gdjax.quadratic_program("Q", jnp.ones(2)),
             TypeError,
-            r"quadratic_program\(Q=...\) must be a number or an array, got 'Q'",
+            r"quadratic_program\(Q=...\) must be an array, got 'Q'",
         ),
         (lambda: gdjax.lbfgs("x"), TypeError, r"lbfgs\(learning_rate=...\) must be .* got 'x'"),
         (
             lambda: gdjax.scale_by_lbfgs(2.5),
             ValueError,
-            r"scale_by_lbfgs\(memory_size=...\) must be an integer >= 1, got 2.5",
+            r"scale_by_lbfgs\(memory_size=...\) must be an integer, got 2.5",
         ),
         (
             lambda: gdjax.barzilai_borwein(history_size=True),
-            ValueError,
-            r"barzilai_borwein\(history_size=...\) must be an integer >= 1, got True",
+            TypeError,
+            r"barzilai_borwein\(history_size=...\) must be an integer, got True",
         ),
         (
             lambda: gdjax.anderson(0),
@@ -333,7 +344,7 @@ def test_a_run_within_a_trace_is_part_of_it():
         (
             lambda: gdjax.projected_gradient(2.0),
             TypeError,
-            r"projected_gradient\(projection=...\) must be a function of a tree, got 2.0",
+            r"projected_gradient\(projection=...\) must be a function, got 2.0",
         ),
         (
             lambda: gdjax.projected_gradient(jnp.abs, -1.0),

@@ -214,7 +214,12 @@ BAD[7, 2] = np.nan
         (DATA, {}, ValueError, "exactly one of steps"),
         (DATA, dict(steps=1, epochs=1), ValueError, "exactly one of steps"),
         (DATA, dict(steps=0), ValueError, "integer >= 1, got 0"),
-        (DATA, dict(steps=1.5), ValueError, "integer >= 1, got 1.5"),
+        (
+            DATA,
+            dict(steps=1.5),
+            ValueError,
+            r"fit\(steps=...\) must be an integer or None, got 1.5",
+        ),
         (DATA, dict(steps=1, report_every=0), ValueError, "report_every=.*integer >= 1, got 0"),
         ((X[:0], Y[:0]), dict(steps=1), ValueError, "no examples"),
         ((), dict(steps=1), ValueError, "no arrays"),

@@ -193,8 +193,14 @@ def swept(space, **more):
         (lambda: swept({"init_seed": [0, 1]}), "'init_seed' has no effect.*model.init"),
         (lambda: swept({"seed": [0.5]}), "'seed' must be integers: 0.5"),
         (lambda: swept({"seed": [0, 1]}, seeds=2), "'seed' is in the space already"),
-        (lambda: swept({}, seeds=1.5), "an integer or a list of them, got 1.5"),
-        (lambda: swept({}, lanes_per_program=1.5), "integer >= 1, got 1.5"),
+        (
+            lambda: swept({}, seeds=1.5),
+            r"sweep\(seeds=...\) must be an integer, a sequence of integers or None, got 1.5",
+        ),
+        (
+            lambda: swept({}, lanes_per_program=1.5),
+            r"sweep\(lanes_per_program=...\) must be an integer or None, got 1.5",
+        ),
         (
             lambda: gdjax.sweep(loss_fn, START, gdjax.sgd, [{"momentum": 0}, {"b1": 0}], X),
             "choice.gdjax.adam, lambda",

@@ -132,7 +132,9 @@ def test_errors_say_what_to_do():
         gdjax.tree.dtype({"a": jnp.ones(1), "b": jnp.ones(1, jnp.bfloat16)})
     with pytest.raises(ValueError, match="neither of bfloat16 and float16"):
         gdjax.tree.dtype([jnp.ones(1, jnp.bfloat16), jnp.ones(1, jnp.float16)], "highest")
-    with pytest.raises(ValueError, match="must be one of None, 'promote'"):
+    with pytest.raises(
+        ValueError, match="must be one of 'promote', 'highest', 'lowest' or None, got 'typo'"
+    ):
         gdjax.tree.dtype(X, "typo")
     with pytest.raises(ValueError, match="must be None, 1, 2 or inf, got 3"):
         gdjax.tree.norm(X, 3)

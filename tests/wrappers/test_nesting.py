@@ -162,7 +162,9 @@ def test_a_state_of_other_groups_is_an_error():
         ValueError, match="groups 'a'; got one with optimizers for the groups 'b/c'"
     ):
         one.update(PARAMS, two.init(PARAMS))
-    with pytest.raises(ValueError, match="^partition: the parameter 'a' has the label 'x'"):
+    with pytest.raises(
+        ValueError, match="^partition.param_labels=....: the parameter 'a' has the label 'x'"
+    ):
         gdjax.partition({"y": gdjax.sgd(0.1)}, {"a": "x", "b": "y"}).init(PARAMS)
     with pytest.raises(ValueError, match=r"^selective_transform\(freeze_mask=...\) is a tree"):
         gdjax.selective_transform(gdjax.sgd(0.1), freeze_mask={"a": True}).init(PARAMS)

@@ -66,7 +66,9 @@ def rounded(state):
 def test_what_is_not_there_is_an_error():
     with pytest.raises(ValueError, match=r"with_slot_dtypes\(momentum=...\).* only mu, nu"):
         gdjax.with_slot_dtypes(gdjax.adam(0.1), momentum="bfloat16").init(PARAMS)
-    with pytest.raises(TypeError, match=r"with_slot_dtypes\(mu=...\) must be a floating dtype"):
+    with pytest.raises(
+        TypeError, match=r"with_slot_dtypes\(mu=...\) must be a real floating dtype"
+    ):
         gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8")
 
 

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, State
-from gdjax.core.checks import called, foreign_state
+from gdjax.core.checks import called, foreign_state, strict
 from gdjax.core.hyper import path_name
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import OptState, P, Pair, Params, Updates
 
 
+@strict()
 def chain(*optimizers: Pair) -> Optimizer:
     """Apply optimizers or transforms in turn; each sees the updates of the one before it.
 
@@ -47,6 +48,7 @@ def chain(*optimizers: Pair) -> Optimizer:
     return Optimizer(init, _chain_update(called("chain"), tuple(m.update for m in members)))
 
 
+@strict()
 def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
     """Apply optimizers in turn, like `chain`, with a state that is a dict of their names.
 
@@ -101,6 +103,7 @@ def _has_parts(state: OptState, size: int, names: tuple[str, ...] | None) -> boo
     return isinstance(state, (tuple, list)) and not isinstance(state, State) and len(state) == size
 
 
+@strict()
 def with_extra_args_support(tx: Pair) -> Optimizer:
     """Let the update of a foreign pair accept extra arguments, which it then ignores.
 

@@ -6,8 +6,9 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -17,6 +18,15 @@ import numpy as np
 
 from gdjax.core.base import State
 from gdjax.core.hyper import Schedule, is_value, path_name
+from gdjax.core.kinds import (
+    LARGEST,
+    check_kinds,
+    is_array,
+    is_bool,
+    is_integer,
+    kinds_by_name,
+    shown,
+)
 from gdjax.core.numerics import is_inexact, scalar_dtype
 from gdjax.core.types import OptState, PyTree, TreeDef
 
@@ -134,8 +144,9 @@ def _kind(node: State | Schedule) -> Hashable:
 
 
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Check the concrete numbers that a public factory is given; traced ones pass through.
+    """Check the arguments of a public factory: their kinds, and the concrete numbers among them.
 
+    The kinds are those of the annotations, see `gdjax.core.kinds`; traced numbers pass through.
     While the factory runs, `called` returns its name, which all that it builds uses in errors.
 
     Args:
@@ -152,20 +163,16 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(factory: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(factory)
-        known = {k: r for k, r in (STANDARD | ranges).items() if k in signature.parameters}
+        check = arguments_check(factory, ranges)
+        parameters = inspect.signature(factory).parameters
+        known = {k: r for k, r in STANDARD.items() if k in parameters} | ranges
 
         @functools.wraps(factory)
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = bound_arguments(factory.__name__, signature, args, kwargs)
-            for name in known.keys() & given.keys():
-                may_be_none = known[name].optional or signature.parameters[name].default is None
-                if given[name] is None and may_be_none:
-                    continue
-                check_range(f"{factory.__name__}({name}=...)", given[name], known[name])
+            check(args, kwargs)
             tokens = (
                 _running.set(called(factory.__name__)),
-                _ranges.set(_ranges.get() | ranges | known),
+                _ranges.set(_ranges.get() | known),
             )
             try:
                 made = factory(*args, **kwargs)
@@ -180,6 +187,71 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return build
 
     return decorate
+
+
+def strict(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check the arguments of a public function that is no factory, as `checked` does.
+
+    It may call functions of the user, which build optimizers of their own: `called` stays as it is.
+
+    Args:
+      **ranges: as for `checked`; the ranges of `STANDARD` are for factories.
+
+    Example:
+      >>> @strict()
+      ... def halves(count: "int", exact: "bool" = False):
+      ...     return count / 2
+      >>> halves("8")
+      Traceback (most recent call last):
+      ...
+      TypeError: halves(count=...) must be an integer, got '8'.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        check = arguments_check(function, ranges, {})
+
+        @functools.wraps(function)
+        def checked_call(*args: P.args, **kwargs: P.kwargs) -> R:
+            check(args, kwargs)
+            return function(*args, **kwargs)
+
+        return checked_call
+
+    return decorate
+
+
+def arguments_check(
+    function: Callable[..., Any],
+    ranges: Mapping[str, Range],
+    standard: Mapping[str, Range] = MappingProxyType(STANDARD),
+) -> Callable[[tuple, dict[str, Any]], None]:
+    """Return a function of the arguments of a call that raises unless they are as declared.
+
+    Args:
+      function: the function that is called; its annotations say of which kind the arguments are.
+      ranges: argument -> range.
+      standard: more of them, for the arguments of these names that the function has.
+    """
+    signature, call = inspect.signature(function), spoken_name(function)
+    known = {k: r for k, r in {**standard, **ranges}.items() if k in signature.parameters}
+    kinds = kinds_by_name(function, signature)
+
+    def check(args: tuple, kwargs: dict[str, Any]) -> None:
+        given = bound_arguments(call, signature, args, kwargs)
+        check_kinds(call, kinds, given)
+        for name in known.keys() & given.keys():
+            may_be_none = known[name].optional or signature.parameters[name].default is None
+            if given[name] is None and may_be_none:
+                continue
+            check_range(f"{call}({name}=...)", given[name], known[name])
+
+    return check
+
+
+def spoken_name(function: Callable[..., Any]) -> str:
+    """Return how errors call a function: those of `gdjax.tree`, as `add`, by their package too."""
+    name = function.__name__
+    return f"tree.{name}" if function.__module__.startswith("gdjax.tree.") else name
 
 
 def bound_arguments(
@@ -221,7 +293,9 @@ def check_range(what: str, value: object, allowed: Range) -> None:
             x, (int, float, np.ndarray, np.generic, jax.Array)
         ):
             kinds = "a number, an array, a schedule, or a tree of those"
-            raise TypeError(f"{what} must be {kinds}, got {x!r}.")
+            raise TypeError(f"{what} must be {kinds}, got {shown(x)}.")
+        if isinstance(x, int) and not -LARGEST <= x < LARGEST:
+            raise ValueError(f"{what} must be {allowed.text}, got {shown(x)}: more than 64 bits.")
         for number in np.ravel(_as_doubles(what, x, allowed)).tolist():
             if not allowed.holds(number):
                 raise ValueError(f"{what} must be {allowed.text}, got {number}.")
@@ -267,9 +341,9 @@ def check_integer(what: str, value: object, least: int = 1) -> int:
       ...
       ValueError: lbfgs(memory_size=...) must be an integer >= 1, got 2.5.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+    if is_integer(value) and value >= least:
         return int(value)
-    raise ValueError(f"{what} must be an integer >= {least}, got {value!r}.")
+    raise ValueError(f"{what} must be an integer >= {least}, got {shown(value)}.")
 
 
 def check_choice(what: str, value: object, choices: Collection[object]) -> None:
@@ -281,8 +355,12 @@ def check_choice(what: str, value: object, choices: Collection[object]) -> None:
       ...
       ValueError: nadam(formula=...) must be one of 'optax', 'torch', got 'typo'.
     """
-    if value not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    same = (
+        value is choice or type(value) is type(choice) and value == choice for choice in choices
+    )
+    if not any(same):
+        wanted = ", ".join(map(repr, choices))
+        raise ValueError(f"{what} must be one of {wanted}, got {shown(value)}.")
 
 
 def check_state(
@@ -330,12 +408,18 @@ def as_float_leaves(what: str, tree: PyTree) -> tuple[list[Any], TreeDef]:
     leaves, treedef = jax.tree.flatten(tree)
     for i, x in enumerate(leaves):
         if not hasattr(x, "dtype"):
-            if not isinstance(x, (float, int, complex)) or isinstance(x, bool):
+            if not isinstance(x, (float, int, complex)) or is_bool(x) or not is_array(x):
                 raise TypeError(
                     f"{what} must be arrays, got {type(x).__name__} at {leaf_name(tree, i)!r}. "
                     "Keep what is no array out of the tree, or put None there."
                 )
             leaves[i] = x = jnp.asarray(x)
+        if is_inexact(x.dtype) and x.dtype.itemsize < 2:
+            raise TypeError(
+                f"{what} must be of at least 16 bits, got dtype {x.dtype} at "
+                f"{leaf_name(tree, i)!r}. JAX does not calculate with it: keep a copy in bfloat16 "
+                "or float32, and cast."
+            )
         if not is_inexact(x.dtype):
             raise TypeError(
                 f"{what} must be float or complex, got dtype {x.dtype} at {leaf_name(tree, i)!r}. "

@@ -8,8 +8,9 @@ numbers are leaves; everything else about them (patterns, masks, functions) is s
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
@@ -87,37 +88,44 @@ class PerLeaf:
         """Return one value for each parameter, whose paths are `names`."""
         raise TypeError(f"{type(self).__name__} does not define per_leaf")
 
+    def check_used(self, what: str, tree: PyTree) -> None:
+        """Raise if a part of this can apply to no parameter of the tree; `what` is for errors."""
+
 
 @jax.tree_util.register_pytree_with_keys_class
 class ByPath(PerLeaf):
     """Pattern -> value; see `by_path`."""
 
-    def __init__(self, patterns: tuple[str, ...], values: tuple[Any, ...]):
-        self.patterns, self.values = patterns, values
+    def __init__(
+        self, patterns: tuple[str, ...], values: tuple[Any, ...], allow_unused: bool = False
+    ):
+        self.patterns, self.values, self.allow_unused = patterns, values, allow_unused
 
     def tree_flatten_with_keys(self):
         """Return the values as children, the patterns as static data."""
         keys = map(jax.tree_util.DictKey, self.patterns)
-        return tuple(zip(keys, self.values, strict=True)), self.patterns
+        return tuple(zip(keys, self.values, strict=True)), (self.patterns, self.allow_unused)
 
     @classmethod
-    def tree_unflatten(cls, patterns, values):
+    def tree_unflatten(cls, static, values):
         """Rebuild from static data and children."""
-        return cls(patterns, tuple(values))
+        return cls(static[0], tuple(values), static[1])
 
     def per_leaf(self, names: tuple[str, ...]) -> list[Any]:
         """Return the value of the first pattern that matches, for each path."""
-        return [self.values[self._match(name)] for name in names]
+        found = [first_match(self.patterns, name) for name in names]
+        for i, name in zip(found, names, strict=True):
+            if i is None:
+                raise ValueError(
+                    f"by_path: no pattern of {list(self.patterns)} matches the parameter {name!r}. "
+                    'Add a last rule, with the pattern r".*", for the rest.'
+                )
+        return [self.values[i] for i in found if i is not None]
 
-    def _match(self, name: str) -> int:
-        bare = name.removesuffix("/value")  # Flax NNX has each parameter in a box of that name
-        for i, pattern in enumerate(self.patterns):
-            if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare):
-                return i
-        raise ValueError(
-            f"by_path: no pattern of {list(self.patterns)} matches the parameter {name!r}. "
-            'Add a last rule, with the pattern r".*", for the rest.'
-        )
+    def check_used(self, what: str, tree: PyTree) -> None:
+        """Raise if a pattern is the first match of no parameter; see `by_path`."""
+        if not self.allow_unused:
+            check_patterns(what, self.patterns, tree)
 
     def __repr__(self) -> str:
         """Show patterns and values as a dict."""
@@ -147,19 +155,25 @@ class Masked(PerLeaf):
         return [value if on else None for value, on in zip(values, self.mask, strict=True)]
 
 
-def by_path(rules: Mapping[str, Any]) -> ByPath:
+def by_path(rules: Mapping[str, Any], *, allow_unused: bool = False) -> ByPath:
     r"""Set a hyperparameter per parameter, by regular expressions over the parameters' paths.
 
     Args:
       rules: pattern -> number or schedule, or None to switch the term off there. A parameter's path
         joins its keys with "/": `params["layers"][0]["bias"]` is "layers/0/bias". The first pattern
         that matches the whole path wins. A last "/value", as in Flax NNX, may be left out.
+      allow_unused: whether a pattern may apply to no parameter, for a recipe that serves several
+        models. If false, such a pattern is an error at `init`, since it usually is a typing error.
+        The last pattern may always be left with nothing to do if it matches every path, as r".*"
+        for the rest does. A parameter that is None counts: a rule may be for another group.
 
     Returns:
       A value for any hyperparameter of any optimizer; the numbers in it are leaves of the state.
 
     Raises:
-      ValueError: at `init`, if a parameter matches no pattern.
+      TypeError: if the rules are no dict of strings.
+      ValueError: if a pattern is not a regular expression; at `init`, if a parameter matches no
+        pattern, or a pattern applies to no parameter (with the paths that there are).
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -169,14 +183,82 @@ def by_path(rules: Mapping[str, Any]) -> ByPath:
       >>> print(updates["kernel"], updates["bias"])
       [-0.1 -0.1] [-0. -0.]
     """
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            f"by_path(rules=...) must be a dict, pattern -> value, got {type(rules).__name__}."
+        )
+    if not isinstance(allow_unused, bool):
+        raise TypeError(f"by_path(allow_unused=...) must be True or False, got {allow_unused!r}.")
     if not rules:
         raise ValueError("by_path(rules=...) must have at least one rule, got {}.")
     for pattern in rules:
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:
-            raise ValueError(f"by_path: {pattern!r} is not a regular expression: {error}") from None
-    return ByPath(tuple(rules), tuple(rules.values()))
+            raise ValueError(
+                f"by_path(rules=...): {pattern!r} is not a regular expression: {error}"
+            ) from None
+    return ByPath(tuple(rules), tuple(rules.values()), allow_unused)
+
+
+def first_match(patterns: tuple[str, ...], name: str) -> int | None:
+    """Return which pattern is the first to match a whole path, or None."""
+    return next((i for i, pattern in enumerate(patterns) if _matches(pattern, name)), None)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    bare = name.removesuffix("/value")  # Flax NNX has each parameter in a box of that name
+    return bool(re.fullmatch(pattern, name) or re.fullmatch(pattern, bare))
+
+
+def check_patterns(what: str, patterns: tuple[str, ...], tree: PyTree) -> None:
+    """Raise if a pattern is the first to match for no path of a tree; see `by_path`.
+
+    Leaves that are None count: in a group, they are the parameters of other groups.
+    """
+    if isinstance(tree, Placeholder) or not jax.tree.leaves(tree):
+        return
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
+    names = [path_name(path) for path, _ in paths]
+    used = {first_match(patterns, name) for name in names}
+    for i, pattern in enumerate(patterns):
+        if i in used:
+            continue
+        matched = [name for name in names if _matches(pattern, name)]
+        if i == len(patterns) - 1 and len(matched) == len(names):
+            continue  # the rest, of which there is none
+        way_out = "for a recipe that serves several models pass allow_unused=True."
+        if matched:
+            earlier = patterns[first_match(patterns, matched[0]) or 0]
+            raise ValueError(
+                f"{what}: the pattern {pattern!r} is never used: the first pattern that matches "
+                f"wins, and {matched[0]!r} matches {earlier!r} before it. Put it first, or "
+                f"{way_out}"
+            )
+        raise ValueError(
+            f"{what}: the pattern {pattern!r} matches no parameter. A pattern must match the whole "
+            f"path; the paths are {nearest(pattern, names)}. Correct it, or {way_out}"
+        )
+
+
+def nearest(given: object, names: Sequence[Any], most: int = 12) -> str:
+    """Return names as a list in words, those most like what was given first.
+
+    Example:
+      >>> nearest("bais", ["kernel", "bias", "scale"], 2)
+      "'bias', 'scale' and 1 more"
+    """
+    of = re.sub(r"[^\w/]", "", str(given))
+
+    def similarity(name: object) -> float:
+        parts = (str(name), *str(name).split("/"))
+        return max(difflib.SequenceMatcher(None, of, part).ratio() for part in parts)
+
+    closest = (
+        sorted(dict.fromkeys(names), key=similarity, reverse=True) if len(names) < 5000 else names
+    )
+    more = f" and {len(closest) - most} more" if len(closest) > most else ""
+    return ", ".join(map(repr, closest[:most])) + more
 
 
 # --- into the state -------------------------------------------------------------------------------
@@ -221,6 +303,8 @@ def as_hyper(what: str, value: Hyperparam | None, params: Params = None) -> PyTr
     if isinstance(value, Schedule):
         return jax.tree.map(lambda x: as_array(what, x), value)
     if isinstance(value, PerLeaf):
+        if params is not None:
+            value.check_used(what, params)
         return jax.tree.map(lambda x: as_hyper(what, x), value, is_leaf=lambda x: x is not value)
     if jax.tree_util.all_leaves([value]):
         if callable(value):
@@ -382,6 +466,13 @@ def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = No
     if isinstance(value, Schedule) or jax.tree_util.all_leaves([value]):
         return [value] * len(jax.tree.leaves(tree))
     return spread(what, value, tree)
+
+
+def whole_leaf_values(what: str, value: PyTree, tree: PyTree) -> list[Any]:
+    """Return `leaf_values` for all parameters; raise if a pattern applies to none of them."""
+    if isinstance(value, PerLeaf):
+        value.check_used(what, tree)
+    return leaf_values(what, value, tree)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer, State
+from gdjax.core.base import Optimizer, State, short
 from gdjax.core.checks import (
     Range,
     as_float_leaves,
@@ -28,7 +28,9 @@ from gdjax.core.checks import (
     check_state,
     checked,
     declared_ranges,
+    leaf_name,
     remember_ranges,
+    strict,
 )
 from gdjax.core.hyper import (
     Masked,
@@ -37,10 +39,12 @@ from gdjax.core.hyper import (
     leaf_numbers,
     leaf_values,
     numbers_at,
+    path_name,
     rounding_key,
     rounding_of,
-    spread,
+    whole_leaf_values,
 )
+from gdjax.core.kinds import is_bool, shown
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.protocols import took_step
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
@@ -102,6 +106,7 @@ def _blocked(leaf: Callable) -> Callable:
 # --- rules for one array --------------------------------------------------------------------------
 
 
+@strict()
 def leafwise(
     rule: Rule,
     slots: Callable[[Any], Any] | None = None,
@@ -148,6 +153,7 @@ def leafwise(
     return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
 
 
+@strict()
 def descend(
     rule: Rule,
     slots: Callable[[Any], Any] | None,
@@ -289,6 +295,7 @@ def _lifted_update(
             out = out + decay * wide
         if rate is not None:
             out = -rate * out
+        check_avals(name, grad, new, slots)
         return out.astype(grad.dtype), cast_like(new, slots)
 
     def update(grads, state, params=None, **extra):
@@ -313,7 +320,11 @@ def _lifted_update(
         values = list(hyper.values())
         keys = [(g.shape, g.dtype, *(id(v[i]) for v in values)) for i, g in enumerate(leaves)]
         shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
-        out = map_rows(leaf, rows, keys, shared)
+        try:
+            out = map_rows(leaf, rows, keys, shared)
+        except (TypeError, ValueError) as error:
+            own = str(error).startswith(name)
+            raise (None if own else misfit(name, grads, leaves, kept)) or error from None
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
@@ -324,35 +335,56 @@ def _lifted_update(
     return compiled(update, name)
 
 
-def mask_decay(optimizer: Optimizer, mask: Mask, name: str = "weight_decay") -> Optimizer:
+def mask_decay(
+    optimizer: Optimizer, mask: Mask, name: str = "weight_decay", argument: str = "mask"
+) -> Optimizer:
     """Switch a hyperparameter of a leafwise optimizer off where `mask` is false.
 
-    For rules that place the decay themselves; it reaches them as None where it is off.
+    For rules that place the decay themselves; it reaches them as None where it is off. `argument`
+    is what the factory calls the mask, for errors.
     """
     if mask is None:
         return optimizer
-    init = functools.partial(_init_masked, optimizer.init, mask, name)
+    what = f"{called(getattr(optimizer.update, '__name__', 'mask_decay'))}({argument}=...)"
+    init = functools.partial(_init_masked, optimizer.init, what, mask, name)
     return Optimizer(init, optimizer.update)
 
 
-def _init_masked(init: Callable[[Params], State], mask: Mask, name: str, params: Params) -> State:
+def _init_masked(
+    init: Callable[[Params], State], what: str, mask: Mask, name: str, params: Params
+) -> State:
     state = init(params)
     if name not in state.hyperparams:
-        raise ValueError(f"mask=... says which leaves {name} is for, but {name} is None.")
-    masked = Masked(state.hyperparams[name], mask_leaves(mask, params))
+        raise ValueError(f"{what} says which leaves {name} is for, but {name} is None.")
+    masked = Masked(state.hyperparams[name], mask_leaves(what, mask, params))
     return state._replace(hyperparams={**state.hyperparams, name: masked})
 
 
-def mask_leaves(mask: Mask, params: Params) -> tuple[bool, ...]:
-    """Return one boolean for each parameter from a prefix tree of them or a function giving one."""
+def mask_leaves(what: str, mask: Mask, params: Params) -> tuple[bool, ...]:
+    """Return one boolean for each parameter.
+
+    Args:
+      what: names the mask in errors.
+      mask: a prefix tree of booleans, a `by_path` of them, or a function of the parameters that
+        gives one of these.
+      params: the parameters.
+    """
     if callable(mask) and type(mask) is not type(params):
         mask = mask(params)
-    return tuple(bool(on) for on in spread("mask=...", mask, params))
+    values = whole_leaf_values(what, mask, params)
+    for i, on in enumerate(values):
+        if not is_bool(on):
+            raise TypeError(
+                f"{what} must give True or False for each parameter, got {shown(on)} at "
+                f"{leaf_name(params, i)!r}."
+            )
+    return tuple(map(bool, values))
 
 
 # --- rules for whole trees ------------------------------------------------------------------------
 
 
+@strict()
 def treewise(
     rule: Rule,
     slots: Callable[[Any], Any] | None = None,
@@ -396,6 +428,8 @@ def treewise(
     ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
+        leaves, treedef = as_float_leaves(f"{name}: the parameters", params)
+        params = treedef.unflatten(leaves)
         state = without_slots(name, given, ranges, params)
         for k, v in state.hyperparams.items():
             if not (v is None or isinstance(v, Schedule) or jax.tree_util.all_leaves([v])):
@@ -427,13 +461,18 @@ def _treewise_update(
             name, numbers, kind, needs_params, grads, state, params
         )
         if "raw_params" in keywords.names:
-            extra = {**extra, "raw_params": params}
+            extra = {**extra, "raw_params": None if parts is None else treedef.unflatten(parts)}
         params = None if parts is None else treedef.unflatten(upcast(parts))
         hyper = numbers_at(state, state.count, name)
         used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
-        updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        try:
+            updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+        except (TypeError, ValueError) as error:
+            own = str(error).startswith(name) or jax.tree_util.treedef_is_leaf(treedef)
+            raise (None if own else tree_misfit(name, grads, state.slots)) or error from None
+        check_avals(name, None, slots, state.slots)
         took = took_step(slots)  # counts and schedules are those of steps, not of calls
         count = count if took is None else jnp.where(took, count, state.count)
         new = treedef.unflatten(
@@ -530,6 +569,52 @@ def checked_leaves(
         return leaves, None, treedef
     parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
     return leaves, parts, treedef
+
+
+def check_avals(name: str, grad: Array | None, new: Any, old: Any) -> None:
+    """Raise if a step would change the shapes of the slots, or make real ones complex.
+
+    The gradients then do not belong to the parameters that the state was made for.
+    """
+    for (path, x), y in zip(
+        jax.tree_util.tree_flatten_with_path(new)[0], jax.tree.leaves(old), strict=False
+    ):
+        if jnp.shape(x) != y.shape or jnp.iscomplexobj(x) and not jnp.iscomplexobj(y):
+            of = "the gradients do" if grad is None else f"a gradient {short(grad)} does"
+            raise ValueError(
+                f"{name}: {of} not fit the state, whose slot {path_name(path)!r} is {short(y)} and "
+                f"would become {short(x)}. Call init with these parameters."
+            )
+
+
+def misfit(name: str, grads: Updates, leaves: list[Any], slots: list[Any]) -> ValueError | None:
+    """Return the error for a gradient that has the shape of none of its slots, if there is one."""
+    for i, (grad, kept) in enumerate(zip(leaves, slots, strict=True)):
+        arrays = [x for x in jax.tree.leaves(kept) if jnp.ndim(x)]
+        of_reals = jnp.iscomplexobj(grad) and not any(map(jnp.iscomplexobj, arrays))
+        if arrays and (of_reals or all(jnp.shape(x) != jnp.shape(grad) for x in arrays)):
+            shapes = ", ".join(short(x) for x in arrays)
+            return ValueError(
+                f"{name}: the gradient at {leaf_name(grads, i)!r} is {short(grad)}, which does not "
+                f"fit its slots in the state, {shapes}. Call init with these parameters."
+            )
+    return None
+
+
+def tree_misfit(name: str, grads: Updates, slots: Any) -> ValueError | None:
+    """Return the error for a gradient that differs in shape from a tree like it in the slots."""
+    leaves, treedef = jax.tree.flatten(grads)
+    alike = jax.tree.leaves(slots, is_leaf=lambda x: jax.tree.structure(x) == treedef)
+    for tree in alike if treedef.num_leaves else ():
+        if jax.tree.structure(tree) != treedef:
+            continue
+        for i, (x, y) in enumerate(zip(leaves, jax.tree.leaves(tree), strict=True)):
+            if jnp.ndim(y) and jnp.shape(x) != jnp.shape(y):
+                return ValueError(
+                    f"{name}: the gradient at {leaf_name(grads, i)!r} is {short(x)}, in the state "
+                    f"it is {short(y)}. Call init with these parameters."
+                )
+    return None
 
 
 class Keywords(NamedTuple):

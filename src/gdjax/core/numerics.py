@@ -278,4 +278,6 @@ for _name in ("add", "mul", "truediv", "pow"):
 
 def safe_increment(count: Array) -> Array:
     """Return count + 1, or count where that would overflow its integer type."""
+    if not (hasattr(count, "dtype") and jnp.issubdtype(count.dtype, jnp.integer)):
+        raise TypeError(f"safe_increment(count=...) must be an integer array, got {count!r}.")
     return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)

@@ -1,7 +1,7 @@
 """What arguments may be: the aliases that annotate every public function.
 
-They are names for readers and type checkers. At run time nothing is checked against them; that is
-what `gdjax.core.checks` does.
+They are names for readers and type checkers, and `gdjax.core.kinds` holds the callers of a public
+function to those that it knows.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ T = TypeVar("T")
 # --- trees ---
 
 PyTree: TypeAlias = Any  # a tree of arrays; any container that JAX knows, or an array by itself
+ArrayTree: TypeAlias = PyTree  # one whose leaves are arrays or numbers; checked where it says so
 Params: TypeAlias = PyTree  # the parameters
 Updates: TypeAlias = PyTree  # gradients or updates, shaped like the parameters
 TreeDef: TypeAlias = Any  # jax.tree_util.PyTreeDef, which type checkers see as a variable
@@ -47,7 +48,9 @@ Hyperparam: TypeAlias = "Scalar | PrefixTree"  # one number, or one for each par
 
 Mask: TypeAlias = "bool | PrefixTree | Callable[[Any], Any] | None"  # which leaves take part
 DType: TypeAlias = "DTypeLike | None"  # None is the default that the docstring names
+FloatDType: TypeAlias = "DTypeLike | None"  # a real floating one of at least 16 bits, or None
 Key: TypeAlias = int | Array  # a seed, or a key of jax.random
+KeyArray: TypeAlias = Array  # a key of jax.random
 AxisName: TypeAlias = "str | tuple[str, ...] | None"  # of `vmap`, `pmap` or `shard_map`
 
 # --- functions ---

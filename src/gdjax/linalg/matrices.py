@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.hyper import PerLeaf, path_name
+from gdjax.core.kinds import shown
 from gdjax.core.types import Params, PrefixTree
 
 # which leaves are matrices, and how: one for all leaves, a prefix tree, or a function giving one
@@ -108,14 +109,20 @@ def matrix_axes(
     elif isinstance(spec, DimensionNumbers):
         specs = [spec if x.ndim > 1 else None for _, x in named]
     elif isinstance(spec, PerLeaf):
+        spec.check_used(what, params)
         specs = spec.per_leaf(tuple(path_name(path) for path, _ in named))
     else:
-        jax.tree.map(
-            lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
-            spec,
-            params,
-            is_leaf=lambda s: s is None or isinstance(s, DimensionNumbers),
-        )
+        try:
+            jax.tree.map(
+                lambda one, part: specs.extend([one] * len(jax.tree.leaves(part))),
+                spec,
+                params,
+                is_leaf=lambda s: s is None or isinstance(s, DimensionNumbers),
+            )
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{what} is a tree that is no prefix of the parameters. {error}"
+            ) from None
     return [
         _axes(f"{what} for {path_name(path)!r}", one, x, splits)
         for (path, x), one in zip(named, specs, strict=True)
@@ -123,6 +130,8 @@ def matrix_axes(
 
 
 def _axes(what: str, spec: DimensionNumbers | None, x: Array, splits: bool) -> Axes | None:
+    if not isinstance(spec, DimensionNumbers | None):
+        raise TypeError(f"{what} must be MuonDimensionNumbers or None, got {shown(spec)}.")
     if spec is None or not math.prod(x.shape):
         return None
     sides = [side if isinstance(side, tuple) else (side,) for side in spec[:2]]
@@ -160,6 +169,7 @@ def axes_per_leaf(
     """
     named = jax.tree_util.tree_flatten_with_path(params)[0]
     if isinstance(spec, PerLeaf):
+        spec.check_used(what, params)
         values = spec.per_leaf(tuple(path_name(path) for path, _ in named))
     else:
         spec = default if spec is None else spec

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_integer, checked
 from gdjax.core.numerics import cast, compute_dtype
+from gdjax.core.types import Number
 
 
 @checked(L=NONNEGATIVE)
@@ -23,7 +24,7 @@ def nnls(
     b: ArrayLike,
     iters: int,
     unroll: int | bool = 1,
-    L: ArrayLike | None = None,
+    L: Number | None = None,
 ) -> Array:
     """Approximate the x >= 0 that minimizes |A x - b| by `iters` steps.
 
@@ -61,6 +62,8 @@ def nnls(
             f"{list(right.shape)}."
         )
     iters = check_integer("nnls(iters=...)", iters, 0)
+    if unroll is not True and unroll is not False:
+        check_integer("nnls(unroll=...)", unroll, 0)
 
     dtype = compute_dtype(matrix, right)
     a, r = cast(matrix, dtype), cast(right, dtype)

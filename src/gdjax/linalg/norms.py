@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import cast, compute_dtype, root_mean_sq
+from gdjax.core.types import Number
 
 
+@strict()
 def safe_norm(
     x: ArrayLike,
-    min_norm: ArrayLike,
+    min_norm: Number,
     ord: int | float | str | None = None,
     axis: int | tuple[int, ...] | None = None,
     keepdims: bool = False,
@@ -32,6 +36,10 @@ def safe_norm(
       >>> print(jax.grad(lambda x: gdjax.safe_norm(x, 0.0))(jnp.zeros(2)))
       [0. 0.]
     """
+    if isinstance(ord, str) and ord not in ("fro", "nuc") or np.ndim(ord or 0):
+        raise ValueError(f"safe_norm(ord=...) must be a number, 'fro', 'nuc' or None, got {ord!r}.")
+    ord = None if ord is None else ord if isinstance(ord, str) else float(ord)
+    axis = tuple(axis) if isinstance(axis, (list, range)) else axis
     x = jnp.asarray(x)
     x = cast(x, compute_dtype(x))
     norm = jnp.linalg.norm(x, ord, axis, keepdims=True)
@@ -40,7 +48,8 @@ def safe_norm(
     return jnp.where(small.reshape(safe.shape), min_norm, safe)
 
 
-def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike) -> Array:
+@strict()
+def safe_root_mean_squares(x: ArrayLike, min_rms: Number) -> Array:
     """Return the larger of the root-mean-square and `min_rms`, with derivative 0 below it.
 
     Args:

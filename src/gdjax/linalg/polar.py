@@ -20,8 +20,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import as_float_leaves, check_choice, check_integer, checked
+from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
-from gdjax.core.types import DType
+from gdjax.core.types import FloatDType, Number
 
 Coefficients: TypeAlias = str | Array | np.ndarray | Sequence[Any]  # a name, (a, b, c), or a table
 Preconditioning: TypeAlias = Literal["frobenius", "spectral", "schatten", "aol"]
@@ -85,6 +86,10 @@ def ns_table(name: str, ns_coeffs: Coefficients, ns_steps: int | None = None) ->
         rows = NAMED[ns_coeffs]
         steps = len(rows) if ns_steps is None else ns_steps
         return np.array((rows + [rows[-1]] * steps)[:steps])
+    if not is_array_tree(ns_coeffs) or any(map(jnp.iscomplexobj, jax.tree.leaves(ns_coeffs))):
+        raise TypeError(
+            f"{name}(ns_coeffs=...) must be a name or real numbers, got {shown(ns_coeffs)}."
+        )
     table = _array(ns_coeffs)
     if table.ndim not in (1, 2) or table.shape[-1] != 3 or not table.size:
         raise ValueError(
@@ -107,11 +112,11 @@ def polar(
     x: ArrayLike,
     ns_coeffs: Coefficients = "polar_express",
     ns_steps: int | None = None,
-    eps: ArrayLike = 1e-8,
+    eps: Number = 1e-8,
     preconditioning: Preconditioning = "frobenius",
     *,
     form: Literal["direct", "gram"] | None = None,
-    dtype: DType = None,
+    dtype: FloatDType = None,
 ) -> Array:
     """Return the polar factor of each matrix, U V^H of U S V^H, as accurately as the coefficients.
 
@@ -164,7 +169,7 @@ def polar(
 
 
 @functools.lru_cache(maxsize=256)
-def polar_kernel(preconditioning: str, form: str | None, dtype: DType) -> Kernel:
+def polar_kernel(preconditioning: str, form: str | None, dtype: FloatDType) -> Kernel:
     """Return the function (x [m, n] with m <= n, table [k, 3], eps) -> polar factor; cached."""
 
     def kernel(x: Array, table: ArrayLike, eps: ArrayLike) -> Array:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
 from gdjax.core.numerics import real_dtype, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq
-from gdjax.core.types import Number, PyTree
+from gdjax.core.types import KeyArray, Number, PyTree
 
 
 @checked(num_iters=NONNEGATIVE, error_tolerance=NONNEGATIVE)
@@ -26,7 +26,7 @@ def power_iteration(
     num_iters: Number = 100,
     error_tolerance: Number = 1e-6,
     precision: Precision = Precision.HIGHEST,
-    key: Array | None = None,
+    key: KeyArray | None = None,
 ) -> tuple[Array, PyTree]:
     """Return the eigenvalue of largest magnitude, and its eigenvector.
 

@@ -16,11 +16,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import check_integer
+from gdjax.core.checks import check_integer, strict
 from gdjax.core.numerics import compute_dtype
 from gdjax.losses.inputs import as_array, masked, read_classes, read_mask
 
 
+@strict()
 def chunked_softmax_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import CLOSED_UNIT, FINITE, NONNEGATIVE, checked
+from gdjax.core.checks import CLOSED_UNIT, FINITE, NONNEGATIVE, checked, strict
 from gdjax.core.numerics import product
+from gdjax.core.types import Number
 from gdjax.losses.inputs import (
     Axis,
     as_array,
@@ -32,6 +33,7 @@ from gdjax.losses.inputs import (
 )
 
 
+@strict()
 def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -64,6 +66,7 @@ def softmax_cross_entropy(
     return _cross_entropy(log_softmax(logits, axes, mask), labels, axes)
 
 
+@strict()
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return `softmax_cross_entropy` over the last axis, which already handles logits of -inf.
 
@@ -81,6 +84,7 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     return _cross_entropy(log_softmax(logits, axes, None), labels, axes)
 
 
+@strict()
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -135,7 +139,7 @@ def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    epsilon: ArrayLike = 2.0,
+    epsilon: Number = 2.0,
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
@@ -165,6 +169,7 @@ def poly_loss_cross_entropy(
     return jnp.where(epsilon >= -1, at_least_zero(loss), loss)
 
 
+@strict()
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return the cross entropy of independent binary predictions, element by element.
 
@@ -195,8 +200,8 @@ def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    alpha: ArrayLike | None = None,
-    gamma: ArrayLike = 2.0,
+    alpha: Number | None = None,
+    gamma: Number = 2.0,
 ) -> Array:
     """Return binary cross entropy times (1 - p)**gamma, with p the probability of the label.
 

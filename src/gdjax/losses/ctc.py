@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import check_integer
+from gdjax.core.checks import check_integer, strict
 from gdjax.core.numerics import bounded, with_value
+from gdjax.core.types import Number
 from gdjax.losses.inputs import as_array, at_least_zero, log_softmax, masked, number, read
 
 
+@strict()
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -24,7 +26,7 @@ def ctc_loss(
     label_paddings: ArrayLike,
     *,
     blank_id: int = 0,
-    log_epsilon: ArrayLike = -1e5,
+    log_epsilon: Number = -1e5,
 ) -> Array:
     """Return the negative log of each label sequence's probability, summed over its alignments.
 
@@ -58,6 +60,7 @@ def ctc_loss(
     return _ctc("ctc_loss", *arrays, blank_id, log_epsilon)[0]
 
 
+@strict()
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -65,7 +68,7 @@ def ctc_loss_with_forward_probs(
     label_paddings: ArrayLike,
     *,
     blank_id: int = 0,
-    log_epsilon: ArrayLike = -1e5,
+    log_epsilon: Number = -1e5,
 ) -> tuple[Array, Array, Array]:
     """Return the losses of `ctc_loss` and the logarithms of its forward variables.
 

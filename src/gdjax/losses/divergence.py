@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import bounded, product, with_value
 from gdjax.losses.inputs import Axis, broadcast, masked, read, read_axes, read_mask
 
 
+@strict()
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -48,6 +50,7 @@ def kl_divergence(
     return _total(_terms(log_p, q), log_p, q, axes, mask)
 
 
+@strict()
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -76,6 +79,7 @@ def kl_divergence_with_log_targets(
     return _total(product(q, gap), log_p, q, axes, mask)
 
 
+@strict()
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -106,6 +110,7 @@ def generalized_kl_divergence(
     return jnp.sum(with_value(terms, jnp.where(q < 0, jnp.nan, value)), axis=axes)
 
 
+@strict()
 def js_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:

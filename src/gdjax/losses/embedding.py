@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import AT_LEAST_ONE, FINITE, POSITIVE, checked
 from gdjax.core.numerics import bounded, with_value
+from gdjax.core.types import Number
 from gdjax.losses.inputs import (
     Axis,
     as_array,
@@ -22,7 +23,7 @@ from gdjax.losses.regression import cosine_similarity
 
 
 @checked(temperature=POSITIVE)
-def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
+def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: Number = 0.07) -> Array:
     """Return the normalized temperature-scaled cross entropy of a batch (NT-Xent, SimCLR).
 
     With s the cosine similarities divided by the temperature, the loss is the mean over all pairs
@@ -77,9 +78,9 @@ def triplet_margin_loss(
     positives: ArrayLike,
     negatives: ArrayLike,
     axis: Axis = -1,
-    norm_degree: ArrayLike = 2,
-    margin: ArrayLike = 1.0,
-    eps: ArrayLike = 1e-6,
+    norm_degree: Number = 2,
+    margin: Number = 1.0,
+    eps: Number = 1e-6,
 ) -> Array:
     """Return max(0, d(anchor, positive) - d(anchor, negative) + margin).
 

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import product
 from gdjax.losses.inputs import broadcast, read
 
 
+@strict()
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:
     """Return the loss max_fun(scores) - <targets, scores>.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import product, with_value
 from gdjax.losses.inputs import (
     as_array,
@@ -20,6 +21,7 @@ from gdjax.losses.inputs import (
 from gdjax.projections import unit_simplex
 
 
+@strict()
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     """Return max(0, 1 - output * target), the loss of the support vector machine.
 
@@ -39,6 +41,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, 1 - _products("hinge_loss", predictor_outputs, targets))
 
 
+@strict()
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     """Return max(0, -output * target): only the sign of the output has to be correct.
 
@@ -54,6 +57,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, -_products("perceptron_loss", predictor_outputs, targets))
 
 
+@strict()
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return the binary sparsemax loss: quadratic within the margin, linear for wrong labels.
 
@@ -83,6 +87,7 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     return 0.25 * (jnp.clip(z, -1, 1) + 1) ** 2 + jnp.maximum(z - 1, 0)
 
 
+@strict()
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return max_j(scores[j] + [j is not the label]) - scores[label] (Crammer & Singer).
 
@@ -105,6 +110,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return _loss(2 * jnp.max(margins + 0.5 * other.astype(margins.dtype), axis=-1), label)
 
 
+@strict()
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return max_j(scores[j]) - scores[label].
 
@@ -125,6 +131,7 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return _loss(2 * jnp.max(margins, axis=-1), label)
 
 
+@strict()
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """Return the sparsemax loss, whose gradient is sparsemax(scores) - onehot(label).
 

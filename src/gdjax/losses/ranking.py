@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.losses.cross_entropy import softmax_cross_entropy
 from gdjax.losses.inputs import broadcast, masked, read, read_mask
 
 
+@strict()
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, checked, strict
 from gdjax.core.numerics import product, with_value
+from gdjax.core.types import Number
 from gdjax.losses.inputs import (
     Axis,
     broadcast,
@@ -23,6 +24,7 @@ from gdjax.losses.inputs import (
 )
 
 
+@strict()
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """Return (predictions - targets)**2, element by element.
 
@@ -46,6 +48,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
     return _error("squared_error", predictions, targets, strict=True) ** 2
 
 
+@strict()
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """Return half of `squared_error`, whose gradient is the error itself.
 
@@ -61,6 +64,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     return 0.5 * _error("l2_loss", predictions, targets, strict=True) ** 2
 
 
+@strict()
 def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """Return the mean of `squared_error` over all elements: one number, without a factor 1/2.
 
@@ -81,7 +85,7 @@ def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None)
 
 @checked(delta=NONNEGATIVE)
 def huber_loss(
-    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: Number = 1.0
 ) -> Array:
     """Return a loss that is quadratic for errors up to `delta` and linear for larger ones.
 
@@ -107,6 +111,7 @@ def huber_loss(
     return 0.5 * jnp.clip(errors, -delta, delta) ** 2 + product(delta, excess)
 
 
+@strict()
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """Return log(cosh(predictions - targets)), a smooth loss: about e^2/2 near 0, then |e| - log 2.
 
@@ -136,7 +141,7 @@ def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    epsilon: ArrayLike = 0.0,
+    epsilon: Number = 0.0,
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
@@ -176,7 +181,7 @@ def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    epsilon: ArrayLike = 0.0,
+    epsilon: Number = 0.0,
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:

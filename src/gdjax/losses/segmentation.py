@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, check_choice, checked
+from gdjax.core.types import Number
 from gdjax.losses.inputs import (
     Axis,
     as_array,
@@ -31,9 +32,9 @@ def dice_loss(
     targets: ArrayLike,
     *,
     class_weights: ArrayLike | None = None,
-    smooth: ArrayLike = 1.0,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
+    smooth: Number = 1.0,
+    alpha: Number = 0.5,
+    beta: Number = 0.5,
     apply_softmax: bool = True,
     reduction: Literal["mean", "sum", "none"] = "mean",
     ignore_background: bool = False,
@@ -108,7 +109,7 @@ def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    smooth: ArrayLike = 1.0,
+    smooth: Number = 1.0,
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> Array:
@@ -153,7 +154,7 @@ def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    smooth: ArrayLike = 1.0,
+    smooth: Number = 1.0,
     apply_sigmoid: bool = True,
 ) -> Array:
     """Return `dice_loss` for binary masks.
@@ -206,8 +207,8 @@ def _class_losses(
     t: Array,
     axes: tuple[int, ...],
     smooth: ArrayLike,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
+    alpha: Number = 0.5,
+    beta: Number = 0.5,
 ) -> Array:
     hit = jnp.sum(p * t, axis=axes)
     smooth, alpha, beta = (number(x, p) for x in (smooth, alpha, beta))

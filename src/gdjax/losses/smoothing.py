@@ -7,12 +7,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import CLOSED_UNIT, checked
+from gdjax.core.types import Number
 from gdjax.losses.inputs import Axis, masked, number, read, read_axes, read_mask
 
 
 @checked(alpha=CLOSED_UNIT)
 def smooth_labels(
-    labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    labels: ArrayLike, alpha: Number, *, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
     """Return (1 - alpha) * labels + alpha / classes.
 

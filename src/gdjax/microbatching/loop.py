@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import check_integer
-from gdjax.core.types import PyTree
+from gdjax.core.checks import check_integer, strict
+from gdjax.core.types import ArrayTree, PyTree
 from gdjax.microbatching.accumulators import AccumulationType, expand, map_accumulators
 
 
@@ -21,7 +21,8 @@ def _split(x: Array, size: int, axis: int) -> Array:
     return x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :])
 
 
-def reshape_batch_axis(tree: PyTree, microbatch_size: int, axis: int = 0) -> PyTree:
+@strict()
+def reshape_batch_axis(tree: ArrayTree, microbatch_size: int, axis: int = 0) -> PyTree:
     """Split the batch axis of each array into (number of microbatches, microbatch_size).
 
     Microbatch k of K has the rows k, k + K, k + 2 K, ... of the batch.
@@ -38,9 +39,21 @@ def reshape_batch_axis(tree: PyTree, microbatch_size: int, axis: int = 0) -> PyT
        [1 4]
        [2 5]]
     """
+    check_integer("reshape_batch_axis(microbatch_size=...)", microbatch_size)
+    for x in jax.tree.leaves(tree):
+        if not -jnp.ndim(x) <= axis < jnp.ndim(x):
+            raise ValueError(
+                f"reshape_batch_axis(axis=...) must be an axis of every array in tree, got {axis} "
+                f"for one of shape {jnp.shape(x)}."
+            )
+        if jnp.shape(x)[axis] % microbatch_size:
+            raise ValueError(
+                "reshape_batch_axis(microbatch_size=...) must divide the axis of every array in "
+                f"tree, got {microbatch_size} for one of shape {jnp.shape(x)}."
+            )
     return jax.tree.map(
         lambda x: jnp.swapaxes(_split(x, microbatch_size, axis), axis % x.ndim, axis % x.ndim + 1),
-        tree,
+        jax.tree.map(jnp.asarray, tree),
     )
 
 
@@ -49,6 +62,7 @@ def as_tuple(x: Any, kind: type) -> tuple[Any, ...]:
     return (x,) if isinstance(x, kind) else tuple(x)
 
 
+@strict()
 def microbatch(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.checks import strict
 from gdjax.core.types import LossFn, PyTree, Updates
 from gdjax.microbatching.accumulators import AccumulationType, aggregate
 from gdjax.microbatching.loop import as_tuple, microbatch
@@ -23,6 +24,7 @@ class IndividualOutputs(NamedTuple):
     aux: PyTree
 
 
+@strict()
 def micro_vmap(
     fun: Callable[..., Any],
     in_axes: int | Sequence[int | None] = 0,
@@ -77,6 +79,7 @@ def micro_vmap(
     return functools.wraps(fun)(lambda *args, **kwargs: in_microbatches(*args, kwargs=kwargs))
 
 
+@strict()
 def micro_grad(
     fun: LossFn,
     has_aux: bool = False,

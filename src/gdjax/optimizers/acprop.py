@@ -17,7 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -35,7 +35,7 @@ def scale_by_acprop(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-16,
     eps_root: Hyperparam = 1e-16,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Replace the gradient by ACProp's direction; arguments as in `acprop`.
 
@@ -62,7 +62,7 @@ def acprop(
     eps_root: Hyperparam = 1e-16,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend along the gradient over the standard deviation of the gradients before it.
 

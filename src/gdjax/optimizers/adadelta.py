@@ -108,4 +108,4 @@ def adadelta(
     numbers = dict(rho=rho, eps=eps, learning_rate=learning_rate, weight_decay=weight_decay)
     decays = weight_decay is not None
     optimizer = leafwise(_adadelta, _zero_squares, numbers, needs_params=decays)
-    return mask_decay(optimizer, weight_decay_mask)
+    return mask_decay(optimizer, weight_decay_mask, argument="weight_decay_mask")

@@ -23,7 +23,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
 from gdjax.core.numerics import Decay, abs_sq, root_mean_sq, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -129,7 +129,7 @@ def _mean(x: Array, axis: int) -> Array:
 
 
 def _slots(
-    param: Array, factored: bool, min_dim: int, momentum: bool = False, mu_dtype: DType = None
+    param: Array, factored: bool, min_dim: int, momentum: bool = False, mu_dtype: FloatDType = None
 ) -> Factors:
     mu, v = zero_moments(param, mu_dtype)
     axes = _axes(param.shape, factored, min_dim)
@@ -201,7 +201,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: Hyperparam | None = 1.0,
     momentum: Hyperparam | None = None,
-    dtype_momentum: DType = None,
+    dtype_momentum: FloatDType = None,
     weight_decay_rate: Hyperparam | None = None,
     eps: Hyperparam = 1e-30,
     factored: bool = True,
@@ -284,4 +284,4 @@ def adafactor(
     )
     if weight_decay_rate is None:
         return optimizer
-    return mask_decay(optimizer, weight_decay_mask, "weight_decay_rate")
+    return mask_decay(optimizer, weight_decay_mask, "weight_decay_rate", "weight_decay_mask")

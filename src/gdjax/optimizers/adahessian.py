@@ -22,7 +22,7 @@ from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype, safe_divide
 from gdjax.core.trees import map_leaves
-from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.core.types import FloatDType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.sgd import gradient_rule
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
@@ -81,7 +81,7 @@ def _divided(
 
 
 def _slots(
-    params: Params, estimate_init: InitFn, average_axes: AxesSpec, mu_dtype: DType
+    params: Params, estimate_init: InitFn, average_axes: AxesSpec, mu_dtype: FloatDType
 ) -> CurvatureMoments:
     leaves, treedef = jax.tree.flatten(params)
     axes = axes_per_leaf("adahessian(average_axes=...)", average_axes, params)
@@ -108,7 +108,7 @@ def adahessian(
     average_axes: AxesSpec = None,
     update_interval: Scalar = 1,
     hessian_diagonal_fn: Pair | None = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
 

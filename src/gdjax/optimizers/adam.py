@@ -26,7 +26,7 @@ from gdjax.core.numerics import (
     safe_increment,
     safe_sqrt,
 )
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 
 
 class Moments(NamedTuple):
@@ -65,14 +65,16 @@ class AdamMoments(Moments):
         return _denominator(self.nu, count, b2, eps, eps_root)
 
 
-def zero_moments(param: Array, mu_dtype: DType = None, nu_dtype: DType = None) -> Moments:
+def zero_moments(param: Array, mu_dtype: FloatDType = None, nu_dtype: FloatDType = None) -> Moments:
     """Return zero moments for one parameter, at least float32 unless a dtype is given."""
     dtype = compute_dtype(param)
     mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     return Moments(mu, jnp.zeros_like(param, dtype=nu_dtype or real_dtype(dtype)))
 
 
-def adam_moments(param: Array, mu_dtype: DType = None, nu_dtype: DType = None) -> AdamMoments:
+def adam_moments(
+    param: Array, mu_dtype: FloatDType = None, nu_dtype: FloatDType = None
+) -> AdamMoments:
     """Return zero moments for `adam_rule` as it is."""
     return AdamMoments(*zero_moments(param, mu_dtype, nu_dtype))
 
@@ -81,8 +83,8 @@ def _adam(
     learning_rate: Hyperparam,
     weight_decay: Hyperparam | None,
     mask: Mask,
-    mu_dtype: DType,
-    nu_dtype: DType,
+    mu_dtype: FloatDType,
+    nu_dtype: FloatDType,
     nesterov: bool,
     **numbers: Hyperparam,
 ) -> Optimizer:
@@ -97,10 +99,10 @@ def adam(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: bool = False,
-    nu_dtype: DType = None,
+    nu_dtype: FloatDType = None,
 ) -> Optimizer:
     r"""Descend along a running mean of the gradient over its root-mean-square.
 
@@ -167,12 +169,12 @@ def adamw(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 1e-4,
     mask: Mask = None,
     *,
     nesterov: bool = False,
-    nu_dtype: DType = None,
+    nu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Adam with decoupled weight decay.
 

@@ -25,7 +25,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
-from gdjax.core.types import DType, Hyperparam, Mask, Params
+from gdjax.core.types import FloatDType, Hyperparam, Mask, Params
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.adam import Moments, zero_moments
 from gdjax.optimizers.shared.slots import with_slots
@@ -38,7 +38,7 @@ def _adam_mini(grad, slots, param, count, *, b1, b2, eps, eps_root):
     return safe_divide(mu / bias_correction(b1, count), root + eps), Moments(mu, nu)
 
 
-def _slots(params: Params, block_axes: AxesSpec, mu_dtype: DType) -> list[Moments]:
+def _slots(params: Params, block_axes: AxesSpec, mu_dtype: FloatDType) -> list[Moments]:
     """Return for each parameter the mean, and the mean square of each block."""
     axes = axes_per_leaf("adam_mini(block_axes=...)", block_axes, params, (-1,))
     rows = []
@@ -56,7 +56,7 @@ def adam_mini(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
     *,

@@ -19,7 +19,7 @@ from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, checked
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask, Number
+from gdjax.core.types import FloatDType, Hyperparam, Mask, Number
 from gdjax.optimizers.adam import Moments, zero_moments
 from gdjax.schedules.curves import real
 
@@ -41,7 +41,7 @@ def _ademamix(grad, slots, param, count, *, b1, b2, b3, alpha, eps, eps_root):
     return safe_divide(mean, root + eps), TwoMeans(m1, m2, nu)
 
 
-def _two_means(param: Array, mu_dtype: DType) -> TwoMeans:
+def _two_means(param: Array, mu_dtype: FloatDType) -> TwoMeans:
     m1, nu = zero_moments(param, mu_dtype)
     return TwoMeans(m1, jnp.zeros_like(m1), nu)
 
@@ -114,7 +114,7 @@ def scale_by_ademamix(
     alpha: Hyperparam = 6.0,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Replace the gradient by AdEMAMix's direction; arguments as in `ademamix`.
 
@@ -140,7 +140,7 @@ def ademamix(
     alpha: Hyperparam = 5.0,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:

@@ -17,7 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import abs_sq, clip_parts, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask, ScheduleFn
+from gdjax.core.types import FloatDType, Hyperparam, Mask, ScheduleFn
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -41,7 +41,7 @@ def scale_by_adopt(
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.9999,
     eps: Hyperparam = 1e-6,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
@@ -71,7 +71,7 @@ def adopt(
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.9999,
     eps: Hyperparam = 1e-6,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,

@@ -19,7 +19,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, direction_of
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -57,7 +57,7 @@ def _amsgrad(
     return safe_divide(mu_hat, safe_sqrt(nu_hat + eps_root) + eps), MaxMoments(mu, nu, nu_max)
 
 
-def _zero_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> MaxMoments:
+def _zero_moments(param: Array, mu_dtype: FloatDType, nu_dtype: FloatDType) -> MaxMoments:
     mu, nu = zero_moments(param, mu_dtype, nu_dtype)
     return MaxMoments(mu, nu, jnp.zeros_like(nu))
 
@@ -69,12 +69,12 @@ def amsgrad(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
     *,
     max_corrected: bool = False,
-    nu_dtype: DType = None,
+    nu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend along a running mean of the gradient over its largest root-mean-square so far.
 

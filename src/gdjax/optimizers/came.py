@@ -21,7 +21,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -75,7 +75,7 @@ def _over(x: Array, square: Array) -> Array:
     return jnp.where(small, constant, x / jnp.where(small, 1, root))
 
 
-def _slots(param: Array, mu_dtype: DType) -> Confidence:
+def _slots(param: Array, mu_dtype: FloatDType) -> Confidence:
     mu, v = zero_moments(param, mu_dtype)
     if v.ndim < 2 or not v.size:
         return Confidence(mu, v, None, None, None, None)
@@ -94,7 +94,7 @@ def came(
     clip_threshold: Hyperparam = 1.0,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Adafactor with momentum, divided by the factored root-mean-square of its deviation.
 

@@ -19,7 +19,7 @@ from gdjax.core.checks import checked
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, compute_dtype, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Key, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.optimizers.shared.orthogonal import (
@@ -64,7 +64,12 @@ def _orthonormal(x: Array) -> Array:
 
 
 def _slots(
-    param: Array, axes: Axes | None, index: int, key: Key, rank_fraction: float, mu_dtype: DType
+    param: Array,
+    axes: Axes | None,
+    index: int,
+    key: Key,
+    rank_fraction: float,
+    mu_dtype: FloatDType,
 ) -> Orthogonal:
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
@@ -85,7 +90,7 @@ def dion(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 0.01,
     weight_decay_mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     key: Key = 0,
     adam_b1: Hyperparam = 0.9,

@@ -17,7 +17,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.trees import magnitude
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import MatrixSpec
 from gdjax.linalg.polar import Coefficients, Kernel, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
@@ -76,7 +76,7 @@ def dion2(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 0.01,
     weight_decay_mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     preconditioning: Preconditioning = "frobenius",
     adam_b1: Hyperparam = 0.9,
@@ -87,7 +87,7 @@ def dion2(
     muon_weight_dimension_numbers: MatrixSpec = None,
     consistent_rms: Hyperparam | None = None,
     scale: Scale | None = "spectral",
-    ns_dtype: DType = None,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Muon on the largest rows of each matrix's momentum; the others only accumulate.
 

@@ -20,7 +20,7 @@ from gdjax.core.checks import FINITE, POSITIVE, called, check_choice, check_rang
 from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import abs_sq, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.trees import copied, map_leaves, sum_sq, times, total, zero
-from gdjax.core.types import DType, Hyperparam, Mask, Params, Scalar
+from gdjax.core.types import FloatDType, Hyperparam, Mask, Params, Scalar
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scale import scale_by_learning_rate
 
@@ -89,7 +89,7 @@ def _fresh(params: Params) -> Dog:
     return Dog(copied(params), zero(), zero())
 
 
-def _fresh_leaf(param: Array, param_dtype: DType = None) -> Dog:
+def _fresh_leaf(param: Array, param_dtype: FloatDType = None) -> Dog:
     dtype = None if jnp.iscomplexobj(param) else param_dtype
     zeros = (jnp.zeros((), real_dtype(compute_dtype(param))) for _ in range(2))
     return Dog(copied(param, dtype), *zeros)
@@ -158,7 +158,7 @@ def scale_by_l_dog(
 def scale_by_distance_over_gradients(
     reps_rel: Hyperparam = 1e-6,
     eps: Hyperparam = 1e-8,
-    param_dtype: DType = jnp.float32,
+    param_dtype: FloatDType = jnp.float32,
     global_scale: Hyperparam = 1.0,
 ) -> Optimizer:
     """Scale the gradient of each parameter by a step size of its own, with optax's arguments.

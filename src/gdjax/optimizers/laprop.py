@@ -14,7 +14,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -31,7 +31,7 @@ def laprop(
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-15,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:

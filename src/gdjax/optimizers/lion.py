@@ -17,7 +17,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, called, check_choice, checked
 from gdjax.core.lift import descend
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
 MODES = ("hard", "smooth", "refined")
@@ -42,7 +42,7 @@ def _lion(grad, slots, param, count, *, b1, b2, smooth_beta=1.0, mode):
     return direction, Mean(mu)
 
 
-def zero_mean(param: Array, mu_dtype: DType = None) -> Mean:
+def zero_mean(param: Array, mu_dtype: FloatDType = None) -> Mean:
     """Return a zero mean for one parameter, at least float32 unless a dtype is given."""
     return Mean(zero_moments(param, mu_dtype).mu)
 
@@ -51,7 +51,7 @@ def _build(
     learning_rate: Hyperparam | None,
     weight_decay: Hyperparam | None,
     mask: Mask,
-    mu_dtype: DType,
+    mu_dtype: FloatDType,
     mode: str,
     smooth_beta: Hyperparam,
     **numbers: Hyperparam,
@@ -70,7 +70,7 @@ _RANGES = dict(b2=OPEN_UNIT._replace(decay=True), smooth_beta=NONNEGATIVE)
 def scale_by_lion(
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.99,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     mode: str = "hard",
     smooth_beta: Hyperparam = 1.0,
@@ -91,7 +91,7 @@ def lion(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.99,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 1e-3,
     mask: Mask = None,
     *,

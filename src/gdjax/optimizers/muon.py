@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.trees import product
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import DimensionNumbers, MatrixSpec
 from gdjax.linalg.polar import Coefficients, Kernel, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
@@ -56,13 +56,13 @@ def scale_by_muon(
     ns_steps: int = 5,
     beta: Hyperparam = 0.95,
     eps: Hyperparam = 1e-8,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: Nesterov = True,
     adaptive: bool = False,
     preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: MatrixSpec = None,
-    ns_dtype: DType = None,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     """Replace the gradient of each matrix by the polar factor of its momentum, and no other.
 
@@ -96,7 +96,7 @@ def muon(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 0.0,
     weight_decay_mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: Nesterov = True,
     adaptive: bool = False,
@@ -109,7 +109,7 @@ def muon(
     muon_weight_dimension_numbers: MatrixSpec = None,
     consistent_rms: Hyperparam | None = None,
     scale: Scale | None = "width",
-    ns_dtype: DType = None,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
 

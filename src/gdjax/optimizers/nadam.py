@@ -32,7 +32,7 @@ from gdjax.core.numerics import (
     safe_increment,
     safe_sqrt,
 )
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, adam_moments, adam_rule, zero_moments
 
 
@@ -77,7 +77,7 @@ def _nadam_algoperf(grad, slots, param, count, *, b1, b2, eps, eps_root, power=N
     return safe_divide(mu_hat, root + eps), Moments(mu, nu)
 
 
-def _warm_moments(param: Array, mu_dtype: DType, nu_dtype: DType) -> WarmMoments:
+def _warm_moments(param: Array, mu_dtype: FloatDType, nu_dtype: FloatDType) -> WarmMoments:
     moments = zero_moments(param, mu_dtype, nu_dtype)
     return WarmMoments(*moments, jnp.ones((), real_dtype(compute_dtype(param))))
 
@@ -96,8 +96,8 @@ def _build(
     formula: str,
     momentum_decay: Hyperparam | None,
     power: Hyperparam | None,
-    mu_dtype: DType,
-    nu_dtype: DType,
+    mu_dtype: FloatDType,
+    nu_dtype: FloatDType,
     **numbers: Hyperparam,
 ) -> Optimizer:
     name = called("nadam")
@@ -125,12 +125,12 @@ def nadam(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     formula: str = "optax",
     momentum_decay: Hyperparam | None = None,
     power: Hyperparam | None = None,
-    nu_dtype: DType = None,
+    nu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Adam with Nesterov momentum.
 
@@ -209,14 +209,14 @@ def nadamw(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 1e-4,
     mask: Mask = None,
     *,
     formula: str = "optax",
     momentum_decay: Hyperparam | None = None,
     power: Hyperparam | None = None,
-    nu_dtype: DType = None,
+    nu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run NAdam with decoupled weight decay, as `adamw` does for Adam.
 

@@ -25,7 +25,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.linalg.polar import Coefficients, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
@@ -80,7 +80,7 @@ def _with_norms_of(o: Array, like: Array, axes: Axes) -> Array:
 
 
 def _slots(
-    param: Array, axes: Axes | None, index: int, mu_dtype: DType, neurons: bool
+    param: Array, axes: Axes | None, index: int, mu_dtype: FloatDType, neurons: bool
 ) -> Orthogonal:
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
@@ -100,7 +100,7 @@ def normuon(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 0.0,
     weight_decay_mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: Nesterov = True,
     preconditioning: Preconditioning = "frobenius",
@@ -112,7 +112,7 @@ def normuon(
     muon_weight_dimension_numbers: MatrixSpec = None,
     consistent_rms: Hyperparam | None = 0.2,
     scale: Scale | None = "width",
-    ns_dtype: DType = None,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Muon with updates of equal norm for all output neurons.
 
@@ -181,7 +181,7 @@ def adamuon(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 0.0,
     weight_decay_mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: Nesterov = True,
     preconditioning: Preconditioning = "frobenius",
@@ -191,8 +191,8 @@ def adamuon(
     adam_weight_decay: Hyperparam | None = 0.0,
     adam_learning_rate: Hyperparam | None = None,
     muon_weight_dimension_numbers: MatrixSpec = None,
-    consistent_rms: Hyperparam | None = 0.2,
-    ns_dtype: DType = None,
+    consistent_rms: Hyperparam = 0.2,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run Muon with the polar factor divided by its elementwise second moment, as in Adam.
 

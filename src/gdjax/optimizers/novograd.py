@@ -17,7 +17,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.optimizers.adam import zero_moments
 
 
@@ -53,7 +53,7 @@ def _novograd(
     return (mu if learning_rate is None else -learning_rate * mu), LayerMoments(mu, nu)
 
 
-def _slots(param: Array, mu_dtype: DType) -> LayerMoments:
+def _slots(param: Array, mu_dtype: FloatDType) -> LayerMoments:
     mu, nu = zero_moments(param, mu_dtype)
     return LayerMoments(mu, jnp.zeros((), nu.dtype))
 
@@ -65,7 +65,7 @@ def scale_by_novograd(
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
     weight_decay: Hyperparam | None = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Replace the gradient by NovoGrad's direction; the arguments are those of `novograd`.
 
@@ -89,7 +89,7 @@ def novograd(
     eps_root: Hyperparam = 0.0,
     weight_decay: Hyperparam | None = 0.0,
     *,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend with momentum along gradients divided by a running norm of their array.
 
@@ -136,6 +136,6 @@ def novograd(
     return _optimizer("novograd", numbers | dict(learning_rate=learning_rate), mu_dtype)
 
 
-def _optimizer(name: str, numbers: dict[str, Hyperparam | None], mu_dtype: DType) -> Optimizer:
+def _optimizer(name: str, numbers: dict[str, Hyperparam | None], mu_dtype: FloatDType) -> Optimizer:
     slots = functools.partial(_slots, mu_dtype=mu_dtype)
     return leafwise(_novograd, slots, numbers, name=name, called=name)

@@ -18,7 +18,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import descend, direction_of, leafwise
 from gdjax.core.numerics import compute_dtype
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.optimizers.adam import adam_rule, zero_moments
 
 
@@ -74,7 +74,7 @@ def _zero_previous(param: Array) -> Previous:
     return Previous(jnp.zeros_like(param, dtype=compute_dtype(param)))
 
 
-def _zero_moments(param: Array, mu_dtype: DType) -> OptimisticMoments:
+def _zero_moments(param: Array, mu_dtype: FloatDType) -> OptimisticMoments:
     return OptimisticMoments(*zero_moments(param, mu_dtype), _zero_previous(param).previous)
 
 
@@ -150,7 +150,7 @@ def optimistic_adam(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     nesterov: bool = True,
 ) -> Optimizer:
@@ -204,7 +204,7 @@ def optimistic_adam_v2(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     nesterov: bool = True,
 ) -> Optimizer:
     """Run Adam plus the change of Adam's direction, all times the learning rate.

@@ -13,7 +13,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -34,7 +34,7 @@ def qhadam(
     q2: Hyperparam = 1.0,
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:

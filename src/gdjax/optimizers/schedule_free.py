@@ -20,7 +20,7 @@ from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, compute_dtype, real_dtype, safe_sqrt
 from gdjax.core.residual import exact_params, land
 from gdjax.core.trees import map_leaves
-from gdjax.core.types import DType, Hyperparam, Rule, Scalar
+from gdjax.core.types import FloatDType, Hyperparam, Rule, Scalar
 from gdjax.optimizers.radam import rectification
 from gdjax.optimizers.shared.averaging import RANGES, ScheduleFree, fresh, move, weigh
 
@@ -122,7 +122,7 @@ def _zero_nu(param: Array) -> Rms:
 def _build(
     rule: Rule,
     base: Optimizer,
-    state_dtype: DType,
+    state_dtype: FloatDType,
     numbers: Mapping[str, Scalar | None],
     **static: Any,
 ) -> Optimizer:
@@ -140,7 +140,7 @@ def schedule_free_sgd(
     b1: Scalar = 0.9,
     weight_decay: Hyperparam | None = None,
     weight_lr_power: Scalar = 2.0,
-    state_dtype: DType = None,
+    state_dtype: FloatDType = None,
     *,
     weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
@@ -192,7 +192,7 @@ def schedule_free_adamw(
     eps: Scalar = 1e-8,
     weight_decay: Hyperparam | None = 0.0,
     weight_lr_power: Scalar = 2.0,
-    state_dtype: DType = None,
+    state_dtype: FloatDType = None,
     *,
     weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
@@ -245,7 +245,7 @@ def schedule_free_radam(
     eps: Scalar = 1e-8,
     weight_decay: Hyperparam | None = 0.0,
     weight_lr_power: Scalar = 2.0,
-    state_dtype: DType = None,
+    state_dtype: FloatDType = None,
     *,
     weight_count_power: Scalar = 0.0,
     silent: bool = True,

@@ -16,7 +16,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, root_mean_sq
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.linalg.polar import Coefficients, Preconditioning
 from gdjax.optimizers.shared.orthogonal import RANGES, Orthogonal, orthogonalized, scaled
@@ -43,7 +43,7 @@ def _scion(o, slots, param, count, *, learning_rate, radius, constrained, **rest
     return update, slots
 
 
-def _slots(param: Array, axes: Axes | None, index: int, mu_dtype: DType) -> Orthogonal:
+def _slots(param: Array, axes: Axes | None, index: int, mu_dtype: FloatDType) -> Orthogonal:
     return Orthogonal(jnp.zeros_like(param, dtype=mu_dtype or compute_dtype(param)), None, axes)
 
 
@@ -55,12 +55,12 @@ def scion(
     eps: Hyperparam = 1e-8,
     ns_coeffs: Coefficients = "keller",
     ns_steps: int = 5,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     *,
     constrained: bool = True,
     preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: MatrixSpec = None,
-    ns_dtype: DType = None,
+    ns_dtype: FloatDType = None,
 ) -> Optimizer:
     """Step towards the minimizer of the linearized loss over a ball of each layer's norm.
 

@@ -19,7 +19,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import compute_dtype
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 
 
 class Trace(NamedTuple):
@@ -49,12 +49,12 @@ def momentum_rule(grad, slots, param, count, *, momentum, nesterov):
     return (grad + momentum * trace if nesterov else trace), slots._replace(trace=trace)
 
 
-def zero_trace(param: Array, accumulator_dtype: DType = None) -> Trace:
+def zero_trace(param: Array, accumulator_dtype: FloatDType = None) -> Trace:
     """Return a zero trace for one parameter, at least float32 unless a dtype is given."""
     return Trace(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
 
 
-def momentum_trace(param: Array, accumulator_dtype: DType = None) -> MomentumTrace:
+def momentum_trace(param: Array, accumulator_dtype: FloatDType = None) -> MomentumTrace:
     """Return a zero trace for `momentum_rule` of gradients."""
     return MomentumTrace(*zero_trace(param, accumulator_dtype))
 
@@ -85,7 +85,7 @@ def sgd(
     learning_rate: Hyperparam,
     momentum: Hyperparam | None = None,
     nesterov: bool = False,
-    accumulator_dtype: DType = None,
+    accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend along the gradient or a decaying sum of the gradients so far.
 
@@ -131,7 +131,9 @@ def _trace(grad, slots, param, count, *, decay, nesterov):
 
 
 @checked()
-def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: DType = None) -> Optimizer:
+def trace(
+    decay: Hyperparam, nesterov: bool = False, accumulator_dtype: FloatDType = None
+) -> Optimizer:
     """Replace the gradient by the decaying sum of the gradients so far.
 
     trace = decay * trace + g;  the result is trace or, with `nesterov`, g + decay * trace

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import UNIT, checked
 from gdjax.core.lift import descend, direction_of
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.optimizers.lion import Mean, zero_mean
 
 
@@ -67,7 +67,7 @@ def scale_by_sign() -> None:
 
 @checked(beta=UNIT)
 def signum(
-    learning_rate: Hyperparam, beta: Hyperparam = 0.9, accumulator_dtype: DType = None
+    learning_rate: Hyperparam, beta: Hyperparam = 0.9, accumulator_dtype: FloatDType = None
 ) -> Optimizer:
     """Step against the sign of a running mean of the gradient.
 

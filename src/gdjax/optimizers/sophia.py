@@ -23,7 +23,7 @@ from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import clip_parts, compute_dtype, safe_divide
 from gdjax.core.trees import map_leaves, zeros_like
-from gdjax.core.types import DType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.core.types import FloatDType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.sgd import gradient_rule
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 
@@ -78,7 +78,7 @@ def _clipped(mu: Array, nu: Array, gamma: Array, eps: Array, clip_threshold: Arr
     return direction if clip_threshold is None else clip_parts(direction, clip_threshold)
 
 
-def _slots(params: Params, estimate_init: InitFn, mu_dtype: DType) -> Curvature:
+def _slots(params: Params, estimate_init: InitFn, mu_dtype: FloatDType) -> Curvature:
     mu = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)), params)
     return Curvature(mu, zeros_like(params), estimate_init(params))
 
@@ -92,7 +92,7 @@ def scale_by_sophia(
     clip_threshold: Scalar | None = 1.0,
     update_interval: Scalar = 10,
     hessian_diagonal_fn: Pair | None = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Replace the gradient by Sophia's direction; the arguments are those of `sophia`.
 
@@ -118,7 +118,7 @@ def _direction(
     clip_threshold: Scalar | None,
     update_interval: Scalar,
     hessian_diagonal_fn: Pair | None,
-    mu_dtype: DType,
+    mu_dtype: FloatDType,
 ) -> Optimizer:
     """Return the direction of `sophia`; `name` is for errors."""
     estimate = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
@@ -146,7 +146,7 @@ def sophia(
     clip_threshold: Scalar | None = 1.0,
     update_interval: Scalar = 10,
     hessian_diagonal_fn: Pair | None = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Descend along a mean gradient divided by an estimated curvature, with clipped elements.
 

@@ -15,7 +15,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import abs_sq, bias_correction, root_mean_sq, safe_divide, safe_sqrt
-from gdjax.core.types import DType, Hyperparam, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import Moments, zero_moments
 
 
@@ -38,7 +38,7 @@ def stable_adamw(
     eps: Hyperparam = 1e-8,
     weight_decay: Hyperparam | None = 1e-4,
     mask: Mask = None,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
 ) -> Optimizer:
     """Run AdamW with Adafactor's update clipping, separately for each array.
 

@@ -157,9 +157,10 @@ def lars(
         momentum=momentum,
     )
     optimizer = leafwise(_lars, zero_trace, numbers, needs_params=True, nesterov=nesterov)
-    optimizer = mask_decay(optimizer, None if weight_decay_mask is True else weight_decay_mask)
-    mask = None if trust_ratio_mask is True else trust_ratio_mask
-    return mask_decay(optimizer, mask, "trust_coefficient")
+    decays = None if weight_decay_mask is True else weight_decay_mask
+    optimizer = mask_decay(optimizer, decays, argument="weight_decay_mask")
+    trusts = None if trust_ratio_mask is True else trust_ratio_mask
+    return mask_decay(optimizer, trusts, "trust_coefficient", "trust_ratio_mask")
 
 
 @checked()

@@ -8,15 +8,15 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, checked, strict
 from gdjax.core.numerics import cast_like, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq
-from gdjax.core.types import PyTree
+from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, read
 
 
 @checked(scale=NONNEGATIVE)
-def projection_simplex(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
+def projection_simplex(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest non-negative tree whose elements sum to `scale`.
 
     Args:
@@ -37,7 +37,7 @@ def projection_simplex(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l1_sphere(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
+def projection_l1_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree whose magnitudes sum to `scale`.
 
     Elements that are 0 may grow, to the positive side (optax leaves them 0, off the sphere).
@@ -55,7 +55,7 @@ def projection_l1_sphere(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l1_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
+def projection_l1_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree whose magnitudes sum to at most `scale`.
 
     Args:
@@ -74,7 +74,7 @@ def projection_l1_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l2_sphere(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
+def projection_l2_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
     """Return the nearest tree of Euclidean norm `scale`; a zero tree goes to equal elements.
 
     Args:
@@ -95,7 +95,7 @@ def projection_l2_sphere(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
 
 
 @checked(scale=NONNEGATIVE)
-def projection_l2_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
+def projection_l2_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     """Shrink the tree to a Euclidean norm of at most `scale`.
 
     Args:
@@ -114,7 +114,8 @@ def projection_l2_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
     return keep(lambda x: x * factor.astype(x.real.dtype), tree)
 
 
-def unit_simplex(x: Array, scale: ArrayLike = 1) -> Array:
+@strict()
+def unit_simplex(x: ArrayLike, scale: Number = 1) -> Array:
     """Project the rows of x, over the last axis, onto the simplex of sum `scale`.
 
     p = max(x - tau, 0), with tau such that the sum is right. Only which elements are positive is
@@ -126,6 +127,9 @@ def unit_simplex(x: Array, scale: ArrayLike = 1) -> Array:
       [[0.75 0.25]
        [0.5  0.5 ]]
     """
+    x = jnp.asarray(x)
+    if not x.ndim:
+        raise ValueError("unit_simplex(x=...) must have at least one axis, got one number.")
     if x.shape[-1] == 0:
         return x
     scale = jnp.asarray(scale, x.dtype)
@@ -142,7 +146,7 @@ def unit_simplex(x: Array, scale: ArrayLike = 1) -> Array:
     return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
 
 
-def _l1(tree: PyTree, scale: ArrayLike, ball: bool) -> PyTree:
+def _l1(tree: PyTree, scale: Number, ball: bool) -> PyTree:
     x, unravel = ravel_pytree(upcast(tree))
     sign, size = jnp.where(x < 0, -1, 1).astype(x.dtype), jnp.abs(x)
     projected = sign * unit_simplex(size, scale)

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from gdjax.core.checks import as_float_leaves, check_like
-from gdjax.core.hyper import leaf_values
+from gdjax.core.checks import as_float_leaves, check_like, strict
+from gdjax.core.hyper import whole_leaf_values
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import Number, PyTree
 from gdjax.linalg.bracketing import best, bracketed_root
 from gdjax.projections.reading import Bound, number
 
 
+@strict()
 def projection_box_section(
     tree: PyTree, lower: Bound, upper: Bound, a: PyTree, b: Number
 ) -> PyTree:
@@ -55,7 +56,7 @@ def projection_box_section(
         return tree
     ends = []
     for name, bound, none in (("lower", lower, -jnp.inf), ("upper", upper, jnp.inf)):
-        values = leaf_values(f"{call}({name}=...)", bound, tree)
+        values = whole_leaf_values(f"{call}({name}=...)", bound, tree)
         values = [none if v is None else jnp.asarray(v) for v in values]
         whole = [jnp.broadcast_to(v, leaf.shape) for v, leaf in zip(values, leaves)]
         ends.append(ravel_pytree(whole)[0].astype(x.dtype))

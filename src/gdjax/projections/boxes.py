@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.hyper import as_array, leaf_values
+from gdjax.core.checks import NONNEGATIVE, checked, strict
+from gdjax.core.hyper import as_array, whole_leaf_values
 from gdjax.core.types import PyTree
 from gdjax.projections.reading import Bound, broadcasts, read
 
 HYPERCUBE = "projection_hypercube(scale=...)"
 
 
+@strict()
 def projection_non_negative(tree: PyTree) -> PyTree:
     """Set what is negative to 0.
 
@@ -31,6 +32,7 @@ def projection_non_negative(tree: PyTree) -> PyTree:
     return jax.tree.map(jax.nn.relu, read("projection_non_negative", tree))
 
 
+@strict()
 def projection_box(tree: PyTree, lower: Bound, upper: Bound) -> PyTree:
     """Clip every element to [lower, upper].
 
@@ -50,6 +52,7 @@ def projection_box(tree: PyTree, lower: Bound, upper: Bound) -> PyTree:
     return _bound("projection_box(upper=...)", jnp.minimum, tree, upper)
 
 
+@strict()
 def projection_hypercube(tree: PyTree, scale: Bound = 1) -> PyTree:
     """Clip every element to [0, scale].
 
@@ -80,7 +83,8 @@ def projection_linf_ball(tree: PyTree, scale: ArrayLike = 1) -> PyTree:
       [-1.   0.5]
     """
     what, tree = "projection_linf_ball(scale=...)", read("projection_linf_ball", tree)
-    tree = _bound(what, jnp.maximum, tree, jnp.negative(scale))
+    scale = as_array(what, scale)
+    tree = _bound(what, jnp.maximum, tree, -scale)
     return _bound(what, jnp.minimum, tree, scale)
 
 
@@ -88,7 +92,7 @@ def _bound(
     what: str, limit: Callable[[Array, Array], Array], tree: PyTree, bound: Bound | ArrayLike
 ) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
-    bounds = leaf_values(what, bound, tree)
+    bounds = whole_leaf_values(what, bound, tree)
     for i, (x, b) in enumerate(zip(leaves, bounds, strict=True)):
         if b is not None:
             b = as_array(what, b).astype(x.dtype)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import upcast
 from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, number, pair
 
 
+@strict()
 def projection_vector(x: PyTree, a: PyTree) -> PyTree:
     """Return the nearest multiple of `a`, <x, a> / <a, a> * a.
 
@@ -28,6 +30,7 @@ def projection_vector(x: PyTree, a: PyTree) -> PyTree:
     return keep(lambda _, y: factor.astype(y.dtype) * y, x, a)
 
 
+@strict()
 def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """Return the nearest y with <a, y> = b.
 
@@ -47,6 +50,7 @@ def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
     return keep(lambda x, y: x + factor.astype(y.dtype) * y, x, a)
 
 
+@strict()
 def projection_halfspace(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """Return the nearest y with <a, y> <= b.
 

@@ -8,13 +8,14 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.checks import as_float_leaves, check_like
 from gdjax.core.hyper import as_array
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import Number, PrefixTree, PyTree
 
-Bound: TypeAlias = "Number | PrefixTree | None"  # None is no bound
+Bound: TypeAlias = "ArrayLike | PrefixTree | None"  # None is no bound
 
 
 def read(call: str, tree: PyTree, complex_too: bool = False, argument: str = "tree") -> PyTree:

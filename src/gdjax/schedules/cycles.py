@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.checks import FINITE, POSITIVE, SHARE, check_choice, checked
+from gdjax.core.checks import FINITE, POSITIVE, SHARE, check_choice, checked, strict
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.types import Number
 from gdjax.schedules.curves import (
@@ -125,6 +125,7 @@ class Restarts(WholeCounts):
         return Join(self.cycles, tuple(itertools.accumulate(lengths)))(count)
 
 
+@strict()
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     """Run cycles of warm-up and cosine decay one after the other (warm restarts).
 

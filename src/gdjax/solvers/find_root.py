@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import NONNEGATIVE, check_range
+from gdjax.core.checks import NONNEGATIVE, check_range, strict
 from gdjax.core.numerics import cast_like, compute_dtype, is_inexact, scalar_dtype
 from gdjax.linalg.bracketing import best, bracketed_root
 from gdjax.solvers.implicit import solve_diagonal, with_implicit_derivative
@@ -85,6 +85,7 @@ def _bracket(
     return lower, upper, tol
 
 
+@strict()
 def find_root(
     fun: Callable[..., Array],
     bracket: tuple[ArrayLike, ArrayLike],

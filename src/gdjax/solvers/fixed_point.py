@@ -18,7 +18,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
+from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked, strict
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.trees import derived
@@ -139,6 +139,7 @@ def _solve_implicit(
     return dataclasses.replace(result, params=found)
 
 
+@strict()
 def fixed_point(
     fun: Callable[..., Any],
     params: Params,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, called, check_integer, checked
+from gdjax.core.checks import NONNEGATIVE, called, check_integer, checked, strict
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
 from gdjax.core.trees import derived
@@ -110,6 +110,7 @@ def _empty(memory_size: int, params: Params) -> History:
     )  # fmt: skip
 
 
+@strict()
 def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Optimizer:
     """Multiply the gradient by L-BFGS's estimate of the inverse Hessian.
 

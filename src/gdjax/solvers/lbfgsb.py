@@ -17,7 +17,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked, leaf_name
-from gdjax.core.hyper import leaf_values
+from gdjax.core.hyper import as_array, whole_leaf_values
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Params, PyTree, Scalar
@@ -234,9 +234,9 @@ def lbfgsb(
 
 def _whole(name: str, bound: Bound, none: float, leaves: list, params: Params) -> list[Array]:
     """Return the bound of every element, for each leaf."""
-    values, whole = leaf_values(f"lbfgsb({name}=...)", bound, params), []
+    values, whole = whole_leaf_values(f"lbfgsb({name}=...)", bound, params), []
     for i, (b, p) in enumerate(zip(values, leaves, strict=True)):
-        b = jnp.asarray(none if b is None else b)
+        b = as_array(f"lbfgsb({name}=...)", none if b is None else b)
         if not broadcasts(b.shape, p.shape):
             raise ValueError(
                 f"lbfgsb({name}=...) has shape {b.shape} where the parameter at "

@@ -13,6 +13,7 @@ from jax import Array
 
 from gdjax.core.base import UpdateFn
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
 from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.trees import total
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree
@@ -148,6 +149,7 @@ def _start(
     return checked_result(result, name) if throw else result
 
 
+@strict()
 def least_squares(
     residual_fn: Callable[..., Any],
     params: Params,
@@ -197,6 +199,7 @@ def least_squares(
     )
 
 
+@strict()
 def root(
     fun: Callable[..., Any],
     params: Params,

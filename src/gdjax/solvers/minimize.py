@@ -14,6 +14,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
 from gdjax.core.evaluation import eval_params
 from gdjax.core.numerics import cast_like
 from gdjax.core.protocols import states_in
@@ -114,6 +115,7 @@ def _solve_implicit(
     return dataclasses.replace(result, params=found, value=value, aux=aux)
 
 
+@strict()
 def minimize(
     fun: LossFn,
     params: Params,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import check_choice
+from gdjax.core.checks import check_choice, strict
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast
 from gdjax.core.trees import derived
@@ -80,6 +80,7 @@ def _no_direction(params: Params) -> Conjugate:
     return Conjugate(zeros, jnp.copy(zeros), jnp.copy(zeros), jnp.zeros((), jnp.int32))
 
 
+@strict()
 def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
     """Replace the gradient by a conjugate direction, scaled to a first guess of the step.
 
@@ -103,6 +104,7 @@ def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
 DEFAULT = scale_by_zoom_linesearch(30, curv_rtol=0.1, initial_guess_strategy="one")
 
 
+@strict()
 def nonlinear_cg(method: str = "polak_ribiere", linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by nonlinear conjugate gradients and a line search.
 

@@ -15,6 +15,8 @@ import jax
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import apply_updates, with_extra_args_support
+from gdjax.core.checks import strict
+from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import copied
 from gdjax.core.types import Number, Pair, Params, PyTree
@@ -58,6 +60,7 @@ def _projected(grads, slots, params, count, *, inner, raw_params, **extra):
     return jax.tree.map(lambda y, x: y - x, new, params), dataclasses.replace(slots, inner=state)
 
 
+@strict()
 def projected(
     optimizer: Pair, projection: Callable[..., Any], *numbers: Number | PyTree
 ) -> Optimizer:
@@ -94,6 +97,9 @@ def projected(
     optimizer = with_extra_args_support(optimizer)
     if not callable(projection):
         raise TypeError(f"projected(projection=...) must be a function, got {projection!r}.")
+
+    if not is_array_tree(numbers):
+        raise TypeError(f"projected(*numbers) must be trees of arrays, got {shown(numbers)}.")
 
     def slots(params: Params) -> Projected:
         own = jax.tree.map(jax.numpy.asarray, numbers)

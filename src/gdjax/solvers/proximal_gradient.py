@@ -163,7 +163,8 @@ def _build(
     rule = treewise(_proximal_step, None, numbers, name=call, call=call, accelerated=accelerated)
 
     def init(params: Params) -> State:
-        as_float_leaves(f"{call}: the parameters", params)
+        leaves, treedef = as_float_leaves(f"{call}: the parameters", params)
+        params = treedef.unflatten(leaves)
         hyper = {k: as_hyper(f"{call}({k}=...)", v, params) for k, v in numbers.items()}
         slots = Proximal(
             copied(params) if accelerated else None,

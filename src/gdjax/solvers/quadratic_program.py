@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.base import short
+from gdjax.core.checks import strict
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.types import Number
 from gdjax.solvers.interior_point import Program, Rows, biggest, dot, interior_point, newton
@@ -180,6 +181,7 @@ def _array(what: str, x: ArrayLike) -> Array:
     raise TypeError(f"{what} must be a number or an array, got {x!r}.")
 
 
+@strict()
 def quadratic_program(
     Q: ArrayLike,
     c: ArrayLike,

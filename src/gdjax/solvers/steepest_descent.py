@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import identity
+from gdjax.core.checks import strict
 from gdjax.core.types import Pair
 from gdjax.solvers.backtracking import scale_by_backtracking_linesearch
 from gdjax.solvers.line_search import searched
@@ -13,6 +14,7 @@ DEFAULT = scale_by_backtracking_linesearch(
 )
 
 
+@strict()
 def steepest_descent(linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by gradient descent with a line search.
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_choice
+from gdjax.core.checks import check_choice, strict
+from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.inputs import Plan, Program, make_plan
@@ -84,6 +85,7 @@ class FitResult:
         return draw_loss(self.history["loss"], ax)
 
 
+@strict()
 def fit(
     loss_fn: LossFn,
     params: Params,
@@ -161,6 +163,11 @@ def fit(
     check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
     optimizer = with_extra_args_support(optimizer)
     program = Program(loss_fn, optimizer.update, has_aux, needs_key, batch_size)
+    if not all(map(is_state_leaf, jax.tree.leaves(state))):
+        raise TypeError(
+            "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
+            f"{shown(state)}."
+        )
     state = optimizer.init(params) if state is None else state
     run, callbacks = Run(first_carry("fit", params, state)), tuple(callbacks)
     plan = make_plan(

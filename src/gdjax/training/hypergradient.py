@@ -16,14 +16,16 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.chain import apply_updates, with_extra_args_support
-from gdjax.core.checks import check_choice, check_integer
+from gdjax.core.checks import check_choice, check_integer, strict
+from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.types import Key, LossFn, P, Pair, Params, PyTree
 from gdjax.training.engine import draw
-from gdjax.training.inputs import as_key
+from gdjax.training.inputs import as_key, check_batch_size
 
 FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
 
 
+@strict()
 def unroll(
     loss_fn: LossFn,
     params: Params,
@@ -67,10 +69,16 @@ def unroll(
     """
     check_integer("unroll(steps=...)", steps)
     init, update = with_extra_args_support(optimizer)
+    if not is_array_tree(data) or not all(map(jnp.ndim, jax.tree.leaves(data) or [0])):
+        raise TypeError(
+            "unroll(data=...) must be a tree of arrays with the examples along axis 0, got "
+            f"{shown(data)}."
+        )
     data = jax.tree.map(jnp.asarray, data)
     key, examples = as_key(0 if key is None else key), len(jax.tree.leaves(data)[0])
     picks = None
     if batch_size is not None:
+        check_batch_size("unroll", batch_size, examples)
         picks = draw(key, jnp.zeros((), jnp.int32), steps, examples, batch_size)
 
     def step(carry, now):
@@ -100,6 +108,7 @@ def unroll(
     return segment(carry, rest)[0][0]
 
 
+@strict()
 def hypergradient(
     fit_fn: Callable[[P], Array], values: P, *, mode: str = "auto"
 ) -> tuple[Array, P]:
@@ -133,6 +142,8 @@ def hypergradient(
       0.299 momentum: -0.8 rate: -41.9
     """
     check_choice("hypergradient(mode=...)", mode, ("auto", "forward", "reverse"))
+    if not is_array_tree(values) or not jax.tree.leaves(values):
+        raise TypeError(f"hypergradient(values=...) must be a tree of floats, got {shown(values)}.")
     for x in jax.tree.leaves(values):
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             raise TypeError(f"hypergradient(values=...) must be floats, got {x!r}.")

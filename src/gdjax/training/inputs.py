@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.checks import check_integer, leaf_name
+from gdjax.core.kinds import is_array
 from gdjax.core.types import Key, LossFn, Params, PyTree
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
@@ -119,7 +120,8 @@ def make_plan(
 def is_stream(data: PyTree) -> bool:
     """Return whether `data` is an iterable of batches, not a tree of arrays."""
     is_leaf = jax.tree_util.all_leaves([data])
-    return is_leaf and isinstance(data, Iterable) and not hasattr(data, "dtype")
+    no_batches = isinstance(data, (str, bytes)) or hasattr(data, "dtype")
+    return is_leaf and isinstance(data, Iterable) and not no_batches
 
 
 def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
@@ -128,7 +130,7 @@ def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
     if not leaves:
         raise ValueError(f"{what} has no arrays in it, got {data!r}.")
     for i, x in enumerate(leaves):
-        if not hasattr(x, "dtype") or not np.shape(x):
+        if not hasattr(x, "dtype") or not np.shape(x) or not is_array(x):
             raise TypeError(
                 f"{what} must be a tree of arrays with the examples along axis 0, or an iterable "
                 f"of batches; got {type(x).__name__} of shape {np.shape(x)} at "
@@ -220,7 +222,7 @@ def as_key(key: Key) -> Array:
 def as_generator(key: Key | None) -> np.random.Generator:
     """Return NumPy's generator for a key of `jax.random` or an integer seed (None: 0)."""
     if key is None or isinstance(key, (int, np.integer)):
-        return np.random.default_rng(key or 0)
+        return np.random.default_rng((key or 0) % 2**64)
     return np.random.default_rng(np.asarray(jax.random.bits(as_key(key), (4,))))
 
 

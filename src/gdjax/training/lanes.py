@@ -23,6 +23,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
 from gdjax.core.hyper import rounded_off, rounding_key
+from gdjax.core.kinds import check_kind, is_array_tree, shown
 from gdjax.core.reading import with_hyperparams, with_rounding
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
@@ -82,6 +83,12 @@ def make_groups(
         check_integer(f"{caller}(lanes_per_program=...)", lanes_per_program)
     devices = all_devices()
     init = params if callable(params) and jax.tree_util.all_leaves([params]) else None
+    if init is None and not is_array_tree(params):
+        raise TypeError(
+            f"{caller}(params=...) must be a tree of arrays, or a function of a key that makes "
+            f"one, got {shown(params)}."
+        )
+    params = params if init else jax.tree.map(jnp.asarray, params)
     example = params if init is None else jax.eval_shape(init, as_key(0))
     if init is None and "init_seed" in configs[0]:
         raise ValueError(
@@ -99,7 +106,7 @@ def make_groups(
         loss_fn, _no_update, has_aux, needs_key, batch_size, shards=devices.count,
         own_keys="seed" in configs[0] or "batch_seed" in configs[0],
     )  # fmt: skip
-    given = None if init else jax.tree.map(jnp.asarray, params)
+    given = None if init else params
     groups, plan = [], None
     for kind, (static, lanes) in enumerate(kinds):
         rows = [configs[i] for i in lanes]
@@ -240,6 +247,7 @@ def make_start(
     static = dict(static)
     optimizer = static.pop("optimizer", optimizer)
     if is_pair(optimizer):
+        check_kind(f"{caller}(optimizer=...)", "Pair", optimizer)
         pair = with_extra_args_support(optimizer)
         if static:
             raise ValueError(

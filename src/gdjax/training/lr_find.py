@@ -15,7 +15,7 @@ import numpy as np
 
 from gdjax.core.base import Optimizer, short
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import UNIT, check_integer, check_range
+from gdjax.core.checks import UNIT, check_integer, check_range, strict
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.reading import with_hyperparams
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
@@ -80,6 +80,7 @@ class RangeTest:
         return ax
 
 
+@strict()
 def lr_find(
     loss_fn: LossFn,
     params: Params,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from gdjax.core.checks import check_choice, check_integer
+from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.reading import with_hyperparams
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.engine import Run
@@ -28,6 +28,7 @@ from gdjax.training.result import SweepResult
 from gdjax.training.trials import SEEDS, Space, as_configs, columns, static_parts
 
 
+@strict()
 @with_race_options
 def population_based_training(
     loss_fn: LossFn,

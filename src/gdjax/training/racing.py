@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from gdjax.core.checks import bound_arguments, check_choice, check_integer
+from gdjax.core.checks import bound_arguments, check_choice, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.inputs import is_stream
 from gdjax.training.pool import Pool
@@ -59,6 +59,7 @@ def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
     return checked
 
 
+@strict()
 @with_race_options
 def successive_halving(
     loss_fn: LossFn,
@@ -127,6 +128,7 @@ def successive_halving(
     )  # fmt: skip
 
 
+@strict()
 @with_race_options
 def hyperband(
     loss_fn: LossFn,
@@ -203,6 +205,7 @@ def hyperband(
     return result
 
 
+@strict()
 @with_race_options
 def median_stop(
     loss_fn: LossFn,

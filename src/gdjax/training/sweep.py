@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gdjax.core.checks import strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.pool import Pool
 from gdjax.training.result import SweepResult
 from gdjax.training.trials import as_configs
 
 
+@strict()
 def sweep(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import check_choice, check_integer
-from gdjax.core.types import Key
+from gdjax.core.checks import check_choice, check_integer, strict
+from gdjax.core.types import Key, Number
 from gdjax.training.inputs import as_generator
 from gdjax.training.progress import require
 
@@ -69,7 +69,7 @@ class Choice:
         return list(self.options)
 
 
-def _interval(name: str, low: float, high: float, log: bool, whole: bool) -> Interval:
+def _interval(name: str, low: Any, high: Any, log: bool, whole: bool) -> Interval:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{name}(low, high) must be finite with low < high, got {low}, {high}.")
     if log and low <= 0:
@@ -77,7 +77,8 @@ def _interval(name: str, low: float, high: float, log: bool, whole: bool) -> Int
     return Interval(float(low), float(high), log, whole)
 
 
-def uniform(low: float, high: float, *, whole: bool = False) -> Interval:
+@strict()
+def uniform(low: Number, high: Number, *, whole: bool = False) -> Interval:
     """Say that a hyperparameter may be any number from `low` to `high`.
 
     Args:
@@ -95,7 +96,8 @@ def uniform(low: float, high: float, *, whole: bool = False) -> Interval:
     return _interval("uniform", low, high, False, whole)
 
 
-def log_uniform(low: float, high: float, *, whole: bool = False) -> Interval:
+@strict()
+def log_uniform(low: Number, high: Number, *, whole: bool = False) -> Interval:
     """Say that a hyperparameter may be any number from `low` to `high`, evenly in its logarithm.
 
     Args:
@@ -133,6 +135,7 @@ def choice(*options: Any) -> Choice:
     return Choice(options)
 
 
+@strict()
 def grid(space: Space, resolution: int = 5) -> list[Config]:
     """Return all combinations of the values that a space allows.
 
@@ -164,6 +167,7 @@ def _grid(caller: str, space: Space, resolution: int = 5) -> list[Config]:
     return _configs(caller, space, itertools.product(*axes) if axes else ())
 
 
+@strict()
 def sample(
     space: Space, count: int, *, key: Key | None = None, method: str = "sobol"
 ) -> list[Config]:

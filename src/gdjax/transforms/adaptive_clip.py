@@ -14,10 +14,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, checked
+from gdjax.core.checks import NONNEGATIVE, checked, strict
 from gdjax.core.lift import NEEDS_PARAMS, leafwise
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt
-from gdjax.core.types import Hyperparam
+from gdjax.core.types import Hyperparam, Number
 
 Axes: TypeAlias = int | tuple[int, ...] | None
 
@@ -33,6 +33,7 @@ def _unit_axes(shape: tuple[int, ...], axis: Axes) -> Axes:
     return 0 if len(shape) == 3 else tuple(range(len(shape) - 1))
 
 
+@strict()
 def unitwise_norm(x: ArrayLike, axis: Axes = None) -> Array:
     """Return for each element the Euclidean norm of the unit that it belongs to.
 
@@ -60,7 +61,8 @@ def unitwise_norm(x: ArrayLike, axis: Axes = None) -> Array:
     return jnp.broadcast_to(safe_sqrt(total), x.shape)
 
 
-def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: ArrayLike = 1e-6) -> Array:
+@strict()
+def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: Number = 1e-6) -> Array:
     """Scale the gradient down where its norm reaches a bound.
 
     Args:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import strict
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import abs_sq
@@ -47,6 +48,7 @@ def _hutchinson(grads, slots, params, count, *, raw_params, obj_fn=None, value_f
     return jax.tree.map(jnp.multiply, signs, product), Randomness(key)
 
 
+@strict()
 def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
     """Estimate the diagonal of the Hessian by z * (H z) with random signs z.
 
@@ -83,6 +85,7 @@ def _gauss_newton_bartlett(grads, slots, params, count, *, raw_params, sampled_o
     return jax.tree.map(lambda g: batch_size * abs_sq(g), sampled), Randomness(key)
 
 
+@strict()
 def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
     """Estimate the Gauss-Newton diagonal by the squared gradient at labels drawn from the model.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import checked
+from gdjax.core.checks import checked, strict
 from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.types import Hyperparam, Mask, Params, PyTree
 
@@ -39,6 +39,7 @@ def add_decayed_weights(weight_decay: Hyperparam | None = 0.0, mask: Mask = None
     return mask_decay(leafwise(_add_decayed_weights, None, numbers, needs_params=decays), mask)
 
 
+@strict()
 def mask_by_ndim(at_least: int = 2) -> Callable[[Params], PyTree]:
     """Return a mask that is true for leaves of at least that many axes: matrices, not biases.
 

@@ -12,7 +12,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import bias_correction, compute_dtype
-from gdjax.core.types import DType, Hyperparam
+from gdjax.core.types import FloatDType, Hyperparam
 
 
 class Ema(NamedTuple):
@@ -26,13 +26,13 @@ def _ema(grad, slots, param, count, *, decay, debias):
     return mean / bias_correction(decay, count) if debias else mean, Ema(mean)
 
 
-def zero_ema(param: Array, accumulator_dtype: DType) -> Ema:
+def zero_ema(param: Array, accumulator_dtype: FloatDType) -> Ema:
     """Return a zero mean for one parameter, at least float32 unless a dtype is given."""
     return Ema(jnp.zeros_like(param, dtype=accumulator_dtype or compute_dtype(param)))
 
 
 @checked()
-def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: DType = None) -> Optimizer:
+def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: FloatDType = None) -> Optimizer:
     """Replace the gradient by the exponential moving average of the gradients so far.
 
     ema = decay * ema + (1 - decay) * g;  the result is ema / (1 - decay^t) with `debias`

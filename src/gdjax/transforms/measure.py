@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
+from gdjax.core.checks import checked, strict
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
 from gdjax.core.trees import derived
-from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 
 # A function of the updates, or an (init, update) pair that returns a measurement for the updates.
@@ -56,6 +56,7 @@ def _first_snapshot(name: str, measure: Callable[[Updates], PyTree], params: Par
     return Snapshot({name: derived(lambda x: strong(measure(upcast(x))), params)})
 
 
+@strict()
 def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimizer:
     """Measure the updates at this place of a chain, and return them unchanged.
 
@@ -149,7 +150,7 @@ def measure_with_ema(
     measure: Callable[[Updates], PyTree],
     decay: Scalar,
     debias: bool = True,
-    accumulator_dtype: DType = None,
+    accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
     """Average a measurement over the steps: a measure for `monitor`.
 

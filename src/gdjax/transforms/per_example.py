@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq
-from gdjax.core.types import PyTree, Updates
+from gdjax.core.types import ArrayTree, Number, PyTree, Updates
 
 
-def _check_batched(what: str, grads: Updates) -> None:
+def _check_batched(what: str, grads: ArrayTree) -> None:
     shapes = [jnp.shape(g) for g in jax.tree.leaves(grads)]
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
@@ -27,7 +28,7 @@ def _check_batched(what: str, grads: Updates) -> None:
         )
 
 
-def _floats(grads: Updates) -> Updates:
+def _floats(grads: ArrayTree) -> Updates:
     def up(x):
         x = jnp.asarray(x)
         return x if is_inexact(x.dtype) else x.astype(compute_dtype(x))
@@ -48,9 +49,8 @@ def _clipped_sum(grads, bound):
     return jax.tree.map(weighted, grads), jnp.sum(factor < 1, dtype=jnp.int32)
 
 
-def per_example_global_norm_clip(
-    grads: Updates, l2_norm_clip: float | Array
-) -> tuple[Updates, Array]:
+@strict()
+def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Number) -> tuple[Updates, Array]:
     """Clip each example's gradient to a norm, and sum over the examples.
 
     Args:
@@ -77,8 +77,9 @@ def per_example_global_norm_clip(
     return _clipped_sum(_floats(grads), l2_norm_clip)
 
 
+@strict()
 def per_example_layer_norm_clip(
-    grads: Updates, global_l2_norm_clip: float | Array, uniform: bool = True
+    grads: ArrayTree, global_l2_norm_clip: Number, uniform: bool = True
 ) -> tuple[Updates, PyTree]:
     """Clip each array of each example's gradient to a norm, and sum over the examples.
 

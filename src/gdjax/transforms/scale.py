@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import FINITE, checked
+from gdjax.core.checks import FINITE, checked, strict
+from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import is_inexact
 from gdjax.core.types import Hyperparam, Number, P
@@ -29,6 +30,7 @@ def scale(step_size: Hyperparam) -> Optimizer:
     return leafwise(_scale, hyperparams=dict(step_size=step_size))
 
 
+@strict()
 def scale_by_schedule(step_size_fn: Hyperparam) -> Optimizer:
     """Multiply the updates by a schedule; the first update uses `step_size_fn(0)`."""
     numbers = dict(step_size=step_size_fn)
@@ -76,6 +78,7 @@ def _backwards(scale, cotangents):
 _scale_gradient.defvjp(_forwards, _backwards)
 
 
+@strict()
 def scale_gradient(inputs: P, scale: Number) -> P:
     """Return the inputs unchanged, but multiply the gradients that are propagated back.
 
@@ -90,6 +93,10 @@ def scale_gradient(inputs: P, scale: Number) -> P:
       >>> print(jax.grad(lambda x: gdjax.scale_gradient(x, -2.0) ** 2)(3.0))
       -12.0
     """
+    if not is_array_tree(inputs):
+        raise TypeError(
+            f"scale_gradient(inputs=...) must be a tree of arrays, got {shown(inputs)}."
+        )
     if isinstance(scale, (int, float)) and scale == 0:
         return jax.lax.stop_gradient(inputs)
     return _scale_gradient(inputs, jnp.asarray(scale, jnp.float32))

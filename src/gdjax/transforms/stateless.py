@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import strict
 from gdjax.core.lift import leafwise, treewise
 from gdjax.core.types import Params, Updates
 
@@ -20,6 +21,7 @@ class EmptyState(NamedTuple):
     """The empty state, for transforms of one's own."""
 
 
+@strict()
 def init_empty_state(params: Params) -> EmptyState:
     """Return the empty state, for any parameters: the `init` of a transform of one's own."""
     return EmptyState()
@@ -29,6 +31,7 @@ def _stateless(grads, slots, params, count, *, function, raw_params):
     return function(grads, raw_params), slots
 
 
+@strict()
 def stateless(f: StatelessFn) -> Optimizer:
     """Make a transform of a function of the gradients and the parameters.
 
@@ -55,6 +58,7 @@ def _stateless_with_tree_map(grads, slots, params, count, *, function, raw_param
     return jax.tree.map(function, grads, raw_params), slots
 
 
+@strict()
 def stateless_with_tree_map(f: Callable[[Array, Array | None], Array]) -> Optimizer:
     """Make a transform of a function of one gradient and its parameter.
 

@@ -13,21 +13,25 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import check_choice, leaf_name
-from gdjax.core.types import DType, PyTree
+from gdjax.core.checks import check_choice, leaf_name, strict
+from gdjax.core.types import ArrayTree, DType, KeyArray, PyTree
+from gdjax.tree.mapping import map_named
 
 
-def zeros_like(tree: PyTree, dtype: DType = None) -> PyTree:
+@strict()
+def zeros_like(tree: ArrayTree, dtype: DType = None) -> PyTree:
     """Return zeros shaped like the tree, in its dtypes or the given one."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), tree)
 
 
-def ones_like(tree: PyTree, dtype: DType = None) -> PyTree:
+@strict()
+def ones_like(tree: ArrayTree, dtype: DType = None) -> PyTree:
     """Return ones shaped like the tree, in its dtypes or the given one."""
     return jax.tree.map(lambda x: jnp.ones_like(x, dtype=dtype), tree)
 
 
-def full_like(tree: PyTree, fill_value: ArrayLike, dtype: DType = None) -> PyTree:
+@strict()
+def full_like(tree: ArrayTree, fill_value: ArrayLike, dtype: DType = None) -> PyTree:
     """Return arrays filled with one value, shaped like the tree, in its dtypes or the given one.
 
     Example:
@@ -35,9 +39,15 @@ def full_like(tree: PyTree, fill_value: ArrayLike, dtype: DType = None) -> PyTre
       >>> print(gdjax.tree.full_like({"a": jnp.ones(2)}, 7.0)["a"])
       [7. 7.]
     """
-    return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype), tree)
+    return map_named(
+        "tree.full_like",
+        lambda x: jnp.full_like(x, fill_value, dtype=dtype),
+        also=["fill_value", "dtype"],
+        tree=tree,
+    )
 
 
+@strict()
 def batch_shape(tree: PyTree, shape: tuple[int, ...] = ()) -> PyTree:
     """Return the tree repeated along new leading axes.
 
@@ -46,13 +56,19 @@ def batch_shape(tree: PyTree, shape: tuple[int, ...] = ()) -> PyTree:
       >>> gdjax.tree.batch_shape(jnp.ones(2), (3, 4)).shape
       (3, 4, 2)
     """
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
+    return map_named(
+        "tree.batch_shape",
+        lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))),
+        also=["shape"],
+        tree=tree,
+    )
 
 
 # --- dtypes ---------------------------------------------------------------------------------------
 
 
-def cast(tree: PyTree, dtype: DType) -> PyTree:
+@strict()
+def cast(tree: ArrayTree, dtype: DType) -> PyTree:
     """Return the tree with every leaf in one dtype; None leaves the tree as it is.
 
     Example:
@@ -63,17 +79,19 @@ def cast(tree: PyTree, dtype: DType) -> PyTree:
     return tree if dtype is None else jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
 
 
+@strict()
 def cast_like(tree: PyTree, other_tree: PyTree) -> PyTree:
     """Return the tree with each leaf in the dtype of its counterpart, if that has a dtype."""
 
     def like(x, other):
         return jnp.asarray(x).astype(other.dtype) if hasattr(other, "dtype") else x
 
-    return jax.tree.map(like, tree, other_tree)
+    return map_named("tree.cast_like", like, tree=tree, other_tree=other_tree)
 
 
+@strict()
 def dtype(
-    tree: PyTree, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None
+    tree: ArrayTree, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None
 ) -> np.dtype:
     """Return the common dtype of a tree's leaves; that of `jnp.asarray([])` for an empty tree.
 
@@ -121,15 +139,17 @@ def _extreme(which: str, a: np.dtype, b: np.dtype) -> np.dtype:
 # --- random numbers -------------------------------------------------------------------------------
 
 
-def split_key_like(rng_key: Array, target_tree: PyTree) -> PyTree:
+@strict()
+def split_key_like(rng_key: KeyArray, target_tree: ArrayTree) -> PyTree:
     """Return a tree with a key for each leaf of `target_tree`."""
     treedef = jax.tree.structure(target_tree)
     return treedef.unflatten(list(jax.random.split(rng_key, treedef.num_leaves)))
 
 
+@strict()
 def random_like(
-    rng_key: Array,
-    target_tree: PyTree,
+    rng_key: KeyArray,
+    target_tree: ArrayTree,
     sampler: Callable[..., Array] = jax.random.normal,
     dtype: DType = None,
 ) -> PyTree:
@@ -151,12 +171,20 @@ def random_like(
     sharded = "out_sharding" in inspect.signature(sampler).parameters and hasattr(jax, "typeof")
 
     def draw(leaf, key):
-        where = {"out_sharding": jax.typeof(leaf).sharding} if sharded else {}
-        return sampler(key, leaf.shape, dtype or leaf.dtype, **where)
+        where = (
+            {"out_sharding": jax.typeof(leaf).sharding}
+            if sharded and hasattr(leaf, "dtype")
+            else {}
+        )
+        return sampler(key, jnp.shape(leaf), dtype or jnp.result_type(leaf), **where)
 
-    return jax.tree.map(draw, target_tree, split_key_like(rng_key, target_tree))
+    keys = split_key_like(rng_key, target_tree)
+    return map_named(
+        "tree.random_like", draw, also=["sampler", "dtype"], target_tree=target_tree, rng_key=keys
+    )
 
 
+@strict()
 def unwrap_random_key_data(input_tree: PyTree) -> PyTree:
     """Return the tree with random keys replaced by their data, so that trees can be compared."""
 

@@ -6,18 +6,25 @@ the updates are None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import abs_sq, cast, compute_dtype
-from gdjax.core.types import PyTree, Updates
+from gdjax.core.types import ArrayTree, Number, PyTree, Updates
+from gdjax.tree.mapping import map_named
 
 
-def _map(leaf: Callable[[Array, Array], ArrayLike], updates: Updates, moments: PyTree) -> PyTree:
+def _map(
+    call: str,
+    numbers: Sequence[str],
+    leaf: Callable[[Array, Array], ArrayLike],
+    updates: Updates,
+    moments: PyTree,
+) -> PyTree:
     def one(g, t):
         if g is None:
             return None
@@ -25,10 +32,14 @@ def _map(leaf: Callable[[Array, Array], ArrayLike], updates: Updates, moments: P
         new = jnp.asarray(leaf(cast(g, compute_dtype(g)), cast(t, compute_dtype(t))))
         return cast(new, jnp.result_type(new, t) if g.dtype != t.dtype else t.dtype)
 
-    return jax.tree.map(one, updates, moments, is_leaf=lambda x: x is None)
+    none = lambda x: x is None  # noqa: E731
+    return map_named(call, one, also=numbers, is_leaf=none, updates=updates, moments=moments)
 
 
-def update_moment(updates: Updates, moments: PyTree, decay: ArrayLike, order: ArrayLike) -> PyTree:
+@strict()
+def update_moment(
+    updates: ArrayTree, moments: ArrayTree, decay: Number, order: ArrayLike
+) -> PyTree:
     """Return decay * moment + (1 - decay) * g**order.
 
     Args:
@@ -43,11 +54,18 @@ def update_moment(updates: Updates, moments: PyTree, decay: ArrayLike, order: Ar
       >>> print(gdjax.tree.update_moment([jnp.array([2.0])], [jnp.array([0.0])], 0.75, 2)[0])
       [1.]
     """
-    return _map(lambda g, t: (1 - decay) * g**order + decay * t, updates, moments)
+    return _map(
+        "tree.update_moment",
+        ["decay", "order"],
+        lambda g, t: (1 - decay) * g**order + decay * t,
+        updates,
+        moments,
+    )
 
 
+@strict()
 def update_moment_per_elem_norm(
-    updates: Updates, moments: PyTree, decay: ArrayLike, order: float
+    updates: ArrayTree, moments: ArrayTree, decay: Number, order: float
 ) -> PyTree:
     """Return `update_moment`, with |g|**order in place of g**order for complex gradients.
 
@@ -64,11 +82,18 @@ def update_moment_per_elem_norm(
         half = order / 2
         return abs_sq(g) ** (int(half) if float(half).is_integer() else half)
 
-    return _map(lambda g, t: (1 - decay) * power(g) + decay * t, updates, moments)
+    return _map(
+        "tree.update_moment_per_elem_norm",
+        ["decay", "order"],
+        lambda g, t: (1 - decay) * power(g) + decay * t,
+        updates,
+        moments,
+    )
 
 
+@strict()
 def update_infinity_moment(
-    updates: Updates, moments: PyTree, decay: ArrayLike, eps: ArrayLike
+    updates: ArrayTree, moments: ArrayTree, decay: Number, eps: ArrayLike
 ) -> PyTree:
     """Return the larger of |g| + eps and decay * moment.
 
@@ -78,10 +103,17 @@ def update_infinity_moment(
       decay: weight of the old moment, in [0, 1].
       eps: added to |g|.
     """
-    return _map(lambda g, t: jnp.maximum(jnp.abs(g) + eps, decay * t), updates, moments)
+    return _map(
+        "tree.update_infinity_moment",
+        ["decay", "eps"],
+        lambda g, t: jnp.maximum(jnp.abs(g) + eps, decay * t),
+        updates,
+        moments,
+    )
 
 
-def bias_correction(moment: PyTree, decay: ArrayLike, count: ArrayLike) -> PyTree:
+@strict()
+def bias_correction(moment: ArrayTree, decay: Number, count: Number) -> PyTree:
     """Return moment / (1 - decay**count), computed in at least float32 and returned in its dtype.
 
     Args:
@@ -97,7 +129,8 @@ def bias_correction(moment: PyTree, decay: ArrayLike, count: ArrayLike) -> PyTre
     weight = 1 - jnp.asarray(decay) ** count
 
     def correct(t):
+        t = jnp.asarray(t)
         dtype = compute_dtype(t)
         return cast(cast(t, dtype) / weight.astype(jnp.finfo(dtype).dtype), t.dtype)
 
-    return jax.tree.map(correct, moment)
+    return map_named("tree.bias_correction", correct, also=["decay", "count"], moment=moment)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import strict
 from gdjax.core.numerics import cast, compute_dtype, is_inexact, safe_sqrt
 from gdjax.core.trees import magnitude, sum_sq
-from gdjax.core.types import PyTree
+from gdjax.core.types import ArrayTree, PyTree
+from gdjax.tree.mapping import map_named
 
 
 def _up(x: ArrayLike) -> Array:
@@ -27,7 +29,8 @@ def _floats(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: cast(jnp.asarray(x), compute_dtype(jnp.asarray(x))), tree)
 
 
-def sum(tree: PyTree, associative_reduction: bool = False) -> Array | int:
+@strict()
+def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array | int:
     """Return the sum of all elements; integers stay integers.
 
     Args:
@@ -47,7 +50,8 @@ def sum(tree: PyTree, associative_reduction: bool = False) -> Array | int:
     return functools.reduce(lambda a, b: a + b, sums, 0)
 
 
-def vdot(tree_x: PyTree, tree_y: PyTree) -> Array | int:
+@strict()
+def vdot(tree_x: ArrayTree, tree_y: ArrayTree) -> Array | int:
     """Return the inner product of two trees, conjugating the first, in at least float32.
 
     Example:
@@ -62,7 +66,9 @@ def vdot(tree_x: PyTree, tree_y: PyTree) -> Array | int:
             raise ValueError(f"tree.vdot needs leaves of one shape, got {x.shape} and {y.shape}.")
         return jnp.sum(jnp.conj(x) * y)
 
-    products: list[Array] = jax.tree.leaves(jax.tree.map(inner, tree_x, tree_y))
+    products: list[Array] = jax.tree.leaves(
+        map_named("tree.vdot", inner, tree_x=tree_x, tree_y=tree_y)
+    )
     return functools.reduce(lambda a, b: a + b, products, 0)
 
 
@@ -76,7 +82,8 @@ def _extreme(
     return functools.reduce(of_two, [of_array(jnp.asarray(x)) for x in leaves], empty)
 
 
-def max(tree: PyTree) -> Array | float:
+@strict()
+def max(tree: ArrayTree) -> Array | float:
     """Return the largest element; -inf if there are none.
 
     Example:
@@ -87,11 +94,13 @@ def max(tree: PyTree) -> Array | float:
     return _extreme(tree, jnp.max, jnp.maximum, -math.inf)
 
 
-def min(tree: PyTree) -> Array | float:
+@strict()
+def min(tree: ArrayTree) -> Array | float:
     """Return the smallest element; inf if there are none."""
     return _extreme(tree, jnp.min, jnp.minimum, math.inf)
 
 
+@strict()
 def size(tree: PyTree) -> int:
     """Return the number of elements.
 
@@ -103,8 +112,9 @@ def size(tree: PyTree) -> int:
     return functools.reduce(operator.add, [jnp.size(x) for x in jax.tree.leaves(tree)], 0)
 
 
+@strict()
 def norm(
-    tree: PyTree,
+    tree: ArrayTree,
     ord: int | float | Literal["inf", "infinity"] | None = None,
     squared: bool = False,
 ) -> Array:
@@ -139,8 +149,13 @@ def norm(
     return length**2 if squared else length
 
 
+@strict()
 def allclose(
-    a: PyTree, b: PyTree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, equal_nan: bool = False
+    a: ArrayTree,
+    b: ArrayTree,
+    rtol: ArrayLike = 1e-5,
+    atol: ArrayLike = 1e-8,
+    equal_nan: bool = False,
 ) -> Array | bool:
     """Return whether |a - b| <= atol + rtol |b| for all elements of two trees.
 
@@ -149,5 +164,11 @@ def allclose(
       >>> print(gdjax.tree.allclose([jnp.ones(2)], [jnp.ones(2) + 1e-7]))
       True
     """
-    close = jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol, atol, equal_nan), a, b)
+    close = map_named(
+        "tree.allclose",
+        lambda x, y: jnp.allclose(x, y, rtol, atol, equal_nan),
+        also=["rtol", "atol"],
+        a=a,
+        b=b,
+    )
     return functools.reduce(operator.and_, jax.tree.leaves(close), True)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import State, is_state
+from gdjax.core.checks import strict
 from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
 from gdjax.core.types import OptState, Pair, PyTree
@@ -102,6 +103,7 @@ def _find(tree: PyTree, key: Hashable, filtering: Filter | None) -> list[Found]:
     return [f for f in found if filtering is None or filtering(f[0], f[1])]
 
 
+@strict()
 def get_all_with_path(
     tree: PyTree, key: Hashable, filtering: Filter | None = None
 ) -> list[tuple[Path, PyTree]]:
@@ -127,6 +129,7 @@ def get_all_with_path(
     return [(path, value) for path, value, _ in _find(tree, key, filtering)]
 
 
+@strict()
 def get(
     tree: PyTree, key: Hashable, default: Any = None, filtering: Filter | None = None
 ) -> PyTree:
@@ -166,6 +169,7 @@ def get(
     return found[0][1] if found else default
 
 
+@strict()
 def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTree:
     """Return a copy of a tree with new values for all parts with the given names.
 
@@ -221,6 +225,7 @@ def _fitting(new: PyTree, old: PyTree) -> PyTree:
     return new if jnp.issubdtype(old.dtype, jax.dtypes.extended) else jnp.asarray(new, old.dtype)
 
 
+@strict()
 def map_params(
     initable: Pair | Callable[..., OptState],
     f: Callable[..., Any],
@@ -266,7 +271,13 @@ def map_params(
             return jax.tree.map(visit, part, node, is_leaf=lambda x: x is not part)
         return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
 
-    return visit(template, state)
+    try:
+        return visit(template, state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "tree.map_params(state=..., rest=...) must be a state of this optimizer, and trees "
+            f"like its parameters. {error}"
+        ) from error
 
 
 def _is_placeholder(node: PyTree) -> bool:

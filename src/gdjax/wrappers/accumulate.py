@@ -22,7 +22,7 @@ from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, safe_increment
 from gdjax.core.protocols import also_took_step
 from gdjax.core.trees import map_leaves
-from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 
 
@@ -90,7 +90,7 @@ def _fresh(
     what: str,
     every_k: Scalar | None,
     should_skip: ShouldSkip | None,
-    dtype: DType,
+    dtype: FloatDType,
     params: Params,
 ) -> Accumulated:
     numbers, acc_grads = {}, None
@@ -116,7 +116,7 @@ def accumulated(
     every_k: tuple[str, Scalar],
     use_grad_mean: bool,
     should_skip: ShouldSkip | None,
-    dtype: DType,
+    dtype: FloatDType,
 ) -> Optimizer:
     """Return `accumulate` under another name.
 
@@ -148,7 +148,7 @@ def accumulate(
     every_k: Scalar,
     use_grad_mean: bool = True,
     should_skip_update_fn: ShouldSkip | None = None,
-    accumulator_dtype: DType = None,
+    accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
     """Take one step for every `every_k` gradients, along their mean; until then updates are zero.
 

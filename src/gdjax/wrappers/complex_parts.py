@@ -10,6 +10,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
 from gdjax.core.evaluation import eval_params
 from gdjax.core.lift import treewise
 from gdjax.core.trees import derived
@@ -58,6 +59,7 @@ def _split_real_and_imaginary(grads, slots, params, count, *, inner, **extra):
     return merge(updates), SplitRealAndImaginary(state)
 
 
+@strict()
 def split_real_and_imaginary(inner: Pair) -> Optimizer:
     """Let an optimizer see each complex parameter as two separate real ones.
 

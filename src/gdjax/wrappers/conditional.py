@@ -12,6 +12,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
 from gdjax.core.every import either
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like, safe_increment
@@ -74,6 +75,7 @@ def _fresh(init: InitFn, params: Params) -> Conditional:
     return Conditional(jnp.zeros((), jnp.int32), jnp.array(True), init(params))
 
 
+@strict()
 def conditionally_transform(
     inner: Pair, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Optimizer:
@@ -103,6 +105,7 @@ def conditionally_transform(
     return _wrap("conditionally_transform", inner, should_transform_fn, forward_extra_args, False)
 
 
+@strict()
 def conditionally_mask(
     inner: Pair, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Optimizer:

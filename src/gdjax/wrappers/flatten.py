@@ -11,7 +11,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_integer
+from gdjax.core.checks import check_integer, strict
 from gdjax.core.lift import like_blocks, treewise
 from gdjax.core.numerics import scalar_dtype, upcast
 from gdjax.core.trees import SMALL, derived
@@ -81,6 +81,7 @@ def _fresh(init: InitFn, block: int | None, params: Params) -> OptState:
     return init(derived(functools.partial(_stacked, block=block) if block else _joined, params))
 
 
+@strict()
 def flatten(inner: Pair, *, block: int | None = None) -> Optimizer:
     """Run an optimizer on one vector of all parameters, or on stacks of them.
 

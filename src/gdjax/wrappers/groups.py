@@ -14,11 +14,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import foreign_state, leaf_name
-from gdjax.core.hyper import by_path, leaf_values
+from gdjax.core.checks import foreign_state, leaf_name, strict
+from gdjax.core.hyper import by_path, nearest, whole_leaf_values
+from gdjax.core.kinds import check_kind
 from gdjax.core.lift import compiled
 from gdjax.core.protocols import took_step
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
@@ -61,18 +63,37 @@ def leaf_labels(what: str, labels: LabelsLike, params: Params) -> tuple[Any, ...
     """
     if callable(labels) and type(labels) is not type(params):
         labels = labels(params)
-    return tuple(leaf_values(what, labels, params))
+    return tuple(whole_leaf_values(what, labels, params))
 
 
-def _init(called: str, members: dict[Hashable, Any], names_of: NamesOf, params: Params) -> Groups:
+def _init(
+    what: str,
+    members: dict[Hashable, Any],
+    names_of: NamesOf,
+    may_be_empty: bool,
+    params: Params,
+) -> Groups:
     leaves, treedef = jax.tree.flatten(params)
     names = names_of(params)
     for i, name in enumerate(names):
-        if name not in members:
+        if not isinstance(name, Hashable) or name not in members:
             raise ValueError(
-                f"{called}: the parameter {leaf_name(params, i)!r} has the label {name!r}, which "
-                f"is none of the groups {', '.join(map(repr, members))}. Give it one of these, or "
+                f"{what}: the parameter {leaf_name(params, i)!r} has the label {name!r}, which "
+                f"is none of the groups {nearest(name, list(members))}. Give it one of these, or "
                 "add a group; None in place of an optimizer freezes its parameters."
+            )
+    unused = [name for name in members if names and not may_be_empty and name not in names]
+    if unused:  # a leaf that is None counts, as in patterns: it may be a parameter of another group
+        other = names_of(jax.tree.map(_filled, params, is_leaf=lambda x: x is None))
+        for name in unused:
+            if name in other:
+                continue
+            paths = [leaf_name(params, i) for i in range(len(names))]
+            raise ValueError(
+                f"{what}: no parameter is in the group {name!r}. The groups that have some are "
+                f"{', '.join(map(repr, dict.fromkeys(names)))}; the paths of the parameters are "
+                f"{nearest(name, paths)}. Label some of them, leave the group out, or for a recipe "
+                "that serves several models pass allow_unused=True."
             )
     states = {
         name: member.init(_part(treedef, leaves, names, name))
@@ -80,6 +101,10 @@ def _init(called: str, members: dict[Hashable, Any], names_of: NamesOf, params: 
         if isinstance(member, Optimizer)
     }
     return Groups(states, Labels(names))
+
+
+def _filled(x: Any) -> Any:
+    return jax.ShapeDtypeStruct((), jnp.float32) if x is None else x
 
 
 def _part(treedef: TreeDef, leaves: list, names: tuple, name: Hashable) -> PyTree:
@@ -112,7 +137,7 @@ def _update(
             part = functools.partial(_part, treedef, names=names, name=name)
             if member == FROZEN:
                 for i in mine:
-                    new[i] = jnp.zeros_like(grads[i])
+                    new[i] = _zeros(grads[i])
             elif member != KEPT:
                 given = _extras_for(part, treedef, whole, mask_extras, extra)
                 parameters = None if whole is None else part(whole)
@@ -125,6 +150,11 @@ def _update(
         return treedef.unflatten(new), Groups(states, state.labels)
 
     return compiled(groups, called)
+
+
+def _zeros(grad: Array) -> Array:
+    """Return zeros, for a gradient of integers too: it is zero, of a dtype without arithmetic."""
+    return grad if grad.dtype == jax.dtypes.float0 else jnp.zeros_like(grad)
 
 
 def _groups_of(names: Iterable[Hashable]) -> str:
@@ -171,7 +201,12 @@ def _of_part(function, part, treedef, whole):
 
 
 def grouped(
-    called: str, members: Mapping[Any, Member], names_of: NamesOf, mask_extras: bool = False
+    called: str,
+    members: Mapping[Any, Member],
+    names_of: NamesOf,
+    mask_extras: bool = False,
+    may_be_empty: bool = True,
+    argument: str = "mask",
 ) -> Optimizer:
     """Return the optimizer of groups.
 
@@ -180,22 +215,26 @@ def grouped(
       members: group -> `(init, update)` pair, `FROZEN` or `KEPT`.
       names_of: a function of the parameters that returns the group of each leaf.
       mask_extras: the `mask_compatible_extra_args` of `groups`.
+      may_be_empty: whether a group may have no parameters.
+      argument: the argument that `names_of` reads, for errors.
     """
-    pairs = {name: _checked_member(member) for name, member in members.items()}
+    what = f"{called}({argument}=...)"
+    pairs = {
+        name: member if member in (FROZEN, KEPT) else with_extra_args_support(member)
+        for name, member in members.items()
+    }
     updates = tuple((k, m if isinstance(m, str) else m.update) for k, m in pairs.items())
-    init = functools.partial(_init, called, pairs, names_of)
+    init = functools.partial(_init, what, pairs, names_of, may_be_empty)
     return Optimizer(init, _update(called, updates, mask_extras))
 
 
-def _checked_member(member: Any) -> Optimizer | Literal["frozen", "kept"]:
-    return member if member in (FROZEN, KEPT) else with_extra_args_support(member)
-
-
+@strict()
 def groups(
     optimizers: Mapping[Any, Pair | None],
     labels: LabelsLike | None = None,
     *,
     mask_compatible_extra_args: bool = False,
+    allow_unused: bool = False,
 ) -> Optimizer:
     r"""Give each group of parameters an optimizer of its own; None freezes a group.
 
@@ -210,6 +249,9 @@ def groups(
       mask_compatible_extra_args: whether a group gets only its part of an extra argument that is a
         tree like the parameters, as of the gradients. A function among the extra arguments
         (`value_fn=`) can be called with a group's part in any case.
+      allow_unused: whether a pattern may match no parameter, and a group may have none, for a
+        recipe that serves several models. If false, that is an error at `init`. Without `labels`
+        the last pattern may be left with nothing if it matches every path, as r".*" does.
 
     Returns:
       An `Optimizer`. The state's `inner_states[group]` is the plain state of the group's optimizer,
@@ -217,7 +259,8 @@ def groups(
       it. In `hyperparams(state)` the names are `head.learning_rate` and so on.
 
     Raises:
-      ValueError: at `init`, if a parameter is in no group; it is named by its path.
+      ValueError: at `init`, if a parameter is in no group, or a group has no parameter; with the
+        paths that there are.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -234,20 +277,30 @@ def groups(
     if not optimizers:
         raise ValueError("groups(optimizers=...) must have at least one group, got {}.")
     if labels is None:
-        labels = by_path({pattern: pattern for pattern in optimizers})
+        rules = by_path({pattern: pattern for pattern in optimizers}, allow_unused=allow_unused)
+        names_of = functools.partial(leaf_labels, "groups(optimizers=...)", rules)
+        members = _members("groups(optimizers=...)", optimizers)
+        return grouped(
+            "groups", members, names_of, mask_compatible_extra_args, argument="optimizers"
+        )
     names_of = functools.partial(leaf_labels, "groups(labels=...)", labels)
-    return grouped("groups", _members(optimizers), names_of, mask_compatible_extra_args)
+    members = _members("groups(optimizers=...)", optimizers)
+    return grouped("groups", members, names_of, mask_compatible_extra_args, allow_unused, "labels")
 
 
-def _members(optimizers: Mapping[Any, Pair | None]) -> dict[Any, Member]:
+def _members(what: str, optimizers: Mapping[Any, Pair | None]) -> dict[Any, Member]:
+    for name, pair in optimizers.items():
+        check_kind(f"{what}[{name!r}]", "Pair | None", pair)
     return {name: FROZEN if pair is None else pair for name, pair in optimizers.items()}
 
 
+@strict()
 def partition(
     transforms: Mapping[Any, Pair | None],
     param_labels: LabelsLike,
     *,
     mask_compatible_extra_args: bool = False,
+    allow_unused: bool = False,
 ) -> Optimizer:
     """Apply to each parameter the optimizer of its label: `groups` under optax's name.
 
@@ -255,6 +308,7 @@ def partition(
       transforms: see `groups`, like all arguments.
       param_labels: the `labels` of `groups`.
       mask_compatible_extra_args: see `groups`.
+      allow_unused: see `groups`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -267,4 +321,7 @@ def partition(
     if not transforms:
         raise ValueError("partition(transforms=...) must have at least one group, got {}.")
     names_of = functools.partial(leaf_labels, "partition(param_labels=...)", param_labels)
-    return grouped("partition", _members(transforms), names_of, mask_compatible_extra_args)
+    members = _members("partition(transforms=...)", transforms)
+    return grouped(
+        "partition", members, names_of, mask_compatible_extra_args, allow_unused, "param_labels"
+    )

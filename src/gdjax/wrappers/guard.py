@@ -16,12 +16,12 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import FINITE, check_range
+from gdjax.core.checks import FINITE, check_range, strict
 from gdjax.core.every import either
 from gdjax.core.lift import treewise
 from gdjax.core.protocols import SkipsSteps, also_took_step, states_in
 from gdjax.core.trees import map_leaves, sum_sq, zero
-from gdjax.core.types import Number, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.core.types import ArrayTree, Number, OptState, Pair, Params, PyTree, Scalar
 from gdjax.wrappers.shared.skipping import ShouldSkip, ask, fresh_skip_state, tally, unless
 
 
@@ -57,6 +57,7 @@ def _fresh(
     return Guarded(skipped, in_a_row, skip_state, init(params))
 
 
+@strict()
 def guard(optimizer: Pair, should_skip: ShouldSkip, **numbers: Scalar) -> Optimizer:
     """Skip the updates that a test of the gradients rejects.
 
@@ -89,8 +90,9 @@ def guard(optimizer: Pair, should_skip: ShouldSkip, **numbers: Scalar) -> Optimi
 # --- tests of gradients ---------------------------------------------------------------------------
 
 
+@strict()
 def skip_not_finite(
-    updates: Updates, gradient_step: Number, params: Params = None
+    updates: ArrayTree, gradient_step: Number, params: Params = None
 ) -> tuple[Array, dict[str, Array]]:
     """Return whether any element is infinite or NaN: a test for `guard` and `accumulate`.
 
@@ -108,6 +110,7 @@ def skip_not_finite(
       1
     """
     del gradient_step, params
+    updates = jax.tree.map(jnp.asarray, updates)
     bad = ~all_finite(updates)
     count = either(bad, functools.partial(_count_not_finite, updates), _none)
     return bad, {"should_skip": bad, "num_not_finite": count}
@@ -141,8 +144,9 @@ def _not_finite(x: Array) -> Array:
     return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
 
 
+@strict()
 def skip_large_updates(
-    updates: Updates,
+    updates: ArrayTree,
     gradient_step: Number,
     params: Params = None,
     max_squared_norm: float | Array | None = None,
@@ -168,7 +172,7 @@ def skip_large_updates(
     del gradient_step, params
     if max_squared_norm is None:
         raise TypeError("skip_large_updates needs max_squared_norm=...")
-    norm_squared = sum_sq(updates)
+    norm_squared = sum_sq(jax.tree.map(jnp.asarray, updates))
     should_skip = ~(norm_squared < max_squared_norm)
     return should_skip, {"should_skip": should_skip, "norm_squared": norm_squared}
 

@@ -104,7 +104,7 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
 
     def slots(params: Params) -> Hyperball:
         leaves, treedef = jax.tree.flatten(params)
-        on = mask_leaves(_matrices if mask is None else mask, params)
+        on = mask_leaves("hyperball(mask=...)", _matrices if mask is None else mask, params)
         radii = [derived(_norm, x) if used else None for x, used in zip(leaves, on, strict=True)]
         return Hyperball(treedef.unflatten(radii), init(params))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 
 from gdjax.core.base import Optimizer
+from gdjax.core.checks import strict
+from gdjax.core.lift import mask_leaves
 from gdjax.core.types import Mask, Pair, Params
-from gdjax.wrappers.groups import FROZEN, KEPT, NamesOf, grouped, leaf_labels
+from gdjax.wrappers.groups import FROZEN, KEPT, NamesOf, grouped
 
 
 def _names(what: str, mask: Mask, on: str, off: str) -> NamesOf:
@@ -14,9 +16,10 @@ def _names(what: str, mask: Mask, on: str, off: str) -> NamesOf:
 
 
 def _two_names(what: str, mask: Mask, on: str, off: str, params: Params) -> tuple[str, ...]:
-    return tuple(on if holds else off for holds in leaf_labels(what, mask, params))
+    return tuple(on if holds else off for holds in mask_leaves(what, mask, params))
 
 
+@strict()
 def masked(inner: Pair, mask: Mask, *, mask_compatible_extra_args: bool = False) -> Optimizer:
     """Apply a transform where `mask` is true, and return the other gradients unchanged.
 
@@ -45,6 +48,7 @@ def masked(inner: Pair, mask: Mask, *, mask_compatible_extra_args: bool = False)
     return grouped("masked", {"masked": inner, "rest": KEPT}, names_of, mask_compatible_extra_args)
 
 
+@strict()
 def freeze(mask: Mask) -> Optimizer:
     """Set the updates to zero where `mask` is true, and return the others unchanged.
 
@@ -66,6 +70,7 @@ def freeze(mask: Mask) -> Optimizer:
     return grouped("freeze", {"frozen": FROZEN, "rest": KEPT}, names_of)
 
 
+@strict()
 def selective_transform(optimizer: Pair, *, freeze_mask: Mask) -> Optimizer:
     """Optimize only the parameters where `freeze_mask` is false; the others do not change.
 

@@ -15,6 +15,8 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
+from gdjax.core.kinds import is_pair, shown
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.protocols import HasMetrics, states_in, took_step
@@ -74,6 +76,7 @@ def _fresh(init: InitFn, params: Params) -> Monitored:
     return Monitored(rates, zero(), zero(), zero(), inner)
 
 
+@strict()
 def monitor(measures: Pair | dict[str, Measure]) -> Optimizer:
     """Record norms and learning rates in the state: of an optimizer, or at one place of a chain.
 
@@ -110,6 +113,12 @@ def monitor(measures: Pair | dict[str, Measure]) -> Optimizer:
       skipped_steps 0.0
     """
     if isinstance(measures, dict):
+        for name, measure in measures.items():
+            if not (callable(measure) or is_pair(measure)):
+                raise TypeError(
+                    f"monitor(measures=...) must have functions or (init, update) pairs in it, got "
+                    f"{shown(measure)} as {name!r}."
+                )
         return measure_with(measures)
     optimizer = with_extra_args_support(measures)
     return treewise(_monitor, functools.partial(_fresh, optimizer.init), inner=optimizer.update)

@@ -19,6 +19,7 @@ from jax import Array
 from gdjax import projections, proximal
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
+from gdjax.core.checks import strict
 from gdjax.core.evaluation import eval_params
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
 from gdjax.core.lift import NEEDS_PARAMS, treewise
@@ -145,6 +146,7 @@ def _fresh(
     return Proximal(State(jnp.zeros((), jnp.int32), numbers, ()), state)
 
 
+@strict()
 def with_prox(
     optimizer: Pair,
     prox: Prox,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import POSITIVE, checked
-from gdjax.core.hyper import leaf_values
+from gdjax.core.hyper import leaf_values, whole_leaf_values
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
@@ -119,7 +119,7 @@ def qk_clip(
 
     def slots(params: Params) -> QKClip:
         treedef = jax.tree.structure(params)
-        axes = leaf_values("qk_clip(head_axis=...)", head_axis, params)
+        axes = whole_leaf_values("qk_clip(head_axis=...)", head_axis, params)
         for axis, x in zip(axes, jax.tree.leaves(params), strict=True):
             if axis is not None and not (
                 isinstance(axis, int) and -jnp.ndim(x) <= axis < jnp.ndim(x)

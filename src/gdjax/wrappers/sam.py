@@ -16,7 +16,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_integer
+from gdjax.core.checks import check_integer, strict
 from gdjax.core.evaluation import eval_params, map_held
 from gdjax.core.every import either
 from gdjax.core.lift import NEEDS_PARAMS, treewise
@@ -131,6 +131,7 @@ def _fresh(
     return Sam(jnp.zeros((), jnp.int32), center, first, adversary_init(params), init(params))
 
 
+@strict()
 def sam(
     optimizer: Pair,
     adv_optimizer: Pair | None = None,

@@ -19,7 +19,7 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.protocols import states_in
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves
-from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar
+from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar
 from gdjax.optimizers.shared.averaging import (
     RANGES,
     ScheduleFree,
@@ -95,7 +95,7 @@ def schedule_free(
     learning_rate: Scalar,
     b1: Scalar = 0.9,
     weight_lr_power: Scalar = 2.0,
-    state_dtype: DType = None,
+    state_dtype: FloatDType = None,
     *,
     weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
@@ -198,7 +198,13 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
             "schedule_free_eval_params(state=...) must hold the state of a schedule-free "
             f"optimizer, got {type(state).__name__}. gdjax.eval_params takes any state."
         )
-    return eval_params(state, params)
+    try:
+        return eval_params(state, params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "schedule_free_eval_params(params=...) must be those that the state belongs to. "
+            f"{error}"
+        ) from error
 
 
 def _holds(state: OptState) -> bool:

@@ -10,7 +10,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import WHOLE, check_range
 from gdjax.core.protocols import states_in
-from gdjax.core.types import DType, OptState, Pair, Scalar
+from gdjax.core.types import FloatDType, OptState, Pair, Scalar
 from gdjax.wrappers.accumulate import Accumulated, accumulated
 from gdjax.wrappers.shared.skipping import ShouldSkip
 
@@ -37,7 +37,7 @@ class MultiSteps(Optimizer):
         every_k_schedule: Scalar,
         use_grad_mean: bool = True,
         should_skip_update_fn: ShouldSkip | None = None,
-        accumulator_dtype: DType = None,
+        accumulator_dtype: FloatDType = None,
     ):
         """Make the pair; for the arguments see `accumulate`."""
         what = "MultiSteps(every_k_schedule=...)"

@@ -20,7 +20,7 @@ from gdjax.core.evaluation import map_held
 from gdjax.core.numerics import cast_like
 from gdjax.core.residual import exact_params, no_residual
 from gdjax.core.trees import copied, zero
-from gdjax.core.types import DType, OptState, Params, PyTree
+from gdjax.core.types import FloatDType, OptState, Params, PyTree
 
 RANGES = dict(
     b1=SHARE, weight_lr_power=NONNEGATIVE, weight_count_power=FINITE, warmup_steps=NONNEGATIVE
@@ -72,7 +72,7 @@ def move(param: Array, z: Array, update: Array, c: Array, b1: Array) -> tuple[Ar
     return c * (before - param) + (1 - b1 * (1 - c)) * update, z
 
 
-def fresh(init: InitFn, state_dtype: DType, params: Params) -> ScheduleFree:
+def fresh(init: InitFn, state_dtype: FloatDType, params: Params) -> ScheduleFree:
     """Return the slots for parameters, given the `init` of the wrapped optimizer."""
     z = copied(params, state_dtype)
     return ScheduleFree(z, zero(), zero(), no_residual(params), init(params))

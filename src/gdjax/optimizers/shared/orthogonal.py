@@ -21,7 +21,7 @@ from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
 from gdjax.core.hyper import Schedule, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
-from gdjax.core.types import DType, Hyperparam, Number, Rule, Updates
+from gdjax.core.types import FloatDType, Hyperparam, Number, Rule, Updates
 from gdjax.linalg.buckets import map_buckets
 from gdjax.linalg.matrices import Axes
 from gdjax.linalg.polar import PRECONDITIONINGS, Kernel, ns_table, polar_kernel
@@ -148,7 +148,7 @@ def only_momentum(
     param: Array,
     axes: Axes | None,
     index: int = 0,
-    mu_dtype: DType = None,
+    mu_dtype: FloatDType = None,
     adam: bool = False,
 ) -> Orthogonal:
     """Return the slots of a method that keeps a momentum of matrices; with Adam's for others."""
@@ -211,7 +211,8 @@ def on_matrices(
         check_choice(f"{name}(scale=...)", arguments["scale"], SCALES)
     (key,) = (k for k in arguments if k.endswith("weight_dimension_numbers"))
     rows = matrix_rows(f"{name}({key}=...)", arguments[key], slots, splits)
-    return mask_decay(with_slots(optimizer, Orthogonal, rows), arguments.get("weight_decay_mask"))
+    optimizer = with_slots(optimizer, Orthogonal, rows)
+    return mask_decay(optimizer, arguments.get("weight_decay_mask"), argument="weight_decay_mask")
 
 
 def check_share(what: str, value: object) -> None:
