@@ -58,7 +58,52 @@ class Group:
         return self.plan.key if self.plan.program.own_keys else None
 
 
-def make_groups(
+@dataclasses.dataclass
+class Kind:
+    """All lanes with the same static values, and how they start: groups of one size."""
+
+    index: int
+    lanes: list[int]
+    plan: Plan  # of every group, but with the key that is the same for all lanes
+    shapes: Carry  # of a group
+    size: int  # rows of a group
+    table: dict[str, np.ndarray]  # name -> (lanes,), the numbers that start them
+    given: Params  # where they start, or None
+    start: Callable[..., Carry]  # not compiled
+    begin: Callable[..., Carry]  # compiled for a group
+    sharding: NamedSharding | None
+
+    def groups(self, done: np.ndarray) -> list[Group]:
+        """Return groups of lanes that have done the same number of steps, of all (lanes,)."""
+        steps = done[self.lanes]
+        rows = [np.flatnonzero(steps == step) for step in np.unique(steps)[::-1]]
+        return [
+            self._group(part[at : at + self.size])
+            for part in rows
+            for at in range(0, len(part), self.size)
+        ]
+
+    def _group(self, rows: np.ndarray) -> Group:
+        rows_padded = rows[padded_rows(0, self.size, len(rows))]
+        numbers = jax.device_put({k: v[rows_padded] for k, v in self.table.items()})
+        plan = self.plan
+        if plan.program.own_keys:
+            seeds = self.table["batch_seed" if "batch_seed" in self.table else "seed"][rows_padded]
+            plan = plan._replace(key=_keys_of_lanes(self.sharding)(plan.key, seeds))
+        begin = functools.partial(self.begin, numbers, self.given)
+        return Group([self.lanes[i] for i in rows], self.index, plan, self.shapes, begin)
+
+    def lane_shapes(self) -> Carry:
+        """Return the shapes of a single lane's carry, on any device."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
+
+    def traced_start(self) -> Any:
+        """Return the trace of the program that starts one lane, for a single device."""
+        rows = {k: v[:1] for k, v in self.table.items()}
+        return _jitted(self.start, None).trace(rows, self.given, 1)
+
+
+def make_kinds(
     caller: str,
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -72,8 +117,8 @@ def make_groups(
     needs_key: bool = False,
     batch_size: int | None = None,
     **options: Any,
-) -> tuple[list[Group], Devices]:
-    """Check everything and return the groups of a sweep, which `caller` names in errors.
+) -> tuple[list[Kind], Devices]:
+    """Check everything and return the lanes of a sweep, which `caller` names in errors.
 
     `options` are those of `make_plan`.
     """
@@ -87,11 +132,11 @@ def make_groups(
             f"{caller}(space=...): 'init_seed' has no effect, as all lanes start at the given "
             "params. Give a function of a key instead, such as model.init."
         )
-    kinds = static_parts(configs)
-    if is_stream(data) and (len(kinds) > 1 or lanes_per_program not in (None, len(configs))):
+    parts = static_parts(configs)
+    if is_stream(data) and (len(parts) > 1 or lanes_per_program not in (None, len(configs))):
         raise ValueError(
             f"{caller}(data=...): an iterable can be read only once, so all {len(configs)} lanes "
-            f"must be in one program; got lanes_per_program={lanes_per_program} and {len(kinds)} "
+            f"must be in one program; got lanes_per_program={lanes_per_program} and {len(parts)} "
             "combinations of static values. Give arrays, or run one sweep for each combination."
         )
     program = Program(
@@ -99,8 +144,8 @@ def make_groups(
         own_keys="seed" in configs[0] or "batch_seed" in configs[0],
     )  # fmt: skip
     given = None if init else jax.tree.map(jnp.asarray, params)
-    groups, plan = [], None
-    for kind, (static, lanes) in enumerate(kinds):
+    kinds, plan = [], None
+    for index, (static, lanes) in enumerate(parts):
         rows = [configs[i] for i in lanes]
         start, update = make_start(caller, optimizer, static, rows, init)
         if plan is None:
@@ -117,17 +162,13 @@ def make_groups(
         )
         size = _group_size(plan, devices, len(lanes), lanes_per_program, lower)
         lowered, shapes = lower(size)
-        compiled = lowered.compile()
-        for at in range(0, len(lanes), size):
-            part = padded_rows(at, size, len(lanes))
-            numbers = jax.device_put({k: v[part] for k, v in table.items()})
-            own = plan
-            if program.own_keys:
-                seeds = table["batch_seed" if "batch_seed" in table else "seed"][part]
-                own = plan._replace(key=_keys_of_lanes(devices.sharding)(plan.key, seeds))
-            begin = functools.partial(compiled, numbers, given)
-            groups.append(Group(lanes[at : at + size], kind, own, shapes, begin))
-    return groups, devices
+        kinds.append(
+            Kind(
+                index, lanes, plan, shapes, size, table, given, start, lowered.compile(),
+                devices.sharding,
+            )
+        )  # fmt: skip
+    return kinds, devices
 
 
 def padded_rows(start: int, size: int, lanes: int) -> np.ndarray:
