@@ -20,6 +20,7 @@ from gdjax.core.numerics import (
     scalar_dtype,
     upcast,
 )
+from gdjax.core.remember import remembered
 from gdjax.core.types import DType, PyTree, T
 
 
@@ -51,7 +52,7 @@ def map_leaves(
     return tuple(treedef.unflatten([o[i] for o in out]) for i in range(outputs))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _lifted(leaf: Callable) -> Callable:
     @jax.jit
     def row(arrays, *shared):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gdjax.core.remember import weak_functions
 from gdjax.core.types import PyTree
 from gdjax.training.engine import Run, chunk_program, metric_program, to_host
 from gdjax.training.files import (
@@ -249,10 +250,11 @@ class Checkpoints:
             jax.tree.map(lambda x, like: _placed(x, like.sharding), carry, group.shapes), done
         )
         plan = group.plan
-        _, like = jax.eval_shape(
-            lambda carry: chunk_program(plan.program)(carry, plan.data, plan.key, np.int32(0), 1),
-            group.shapes,
-        )
+        with weak_functions():
+            _, like = jax.eval_shape(
+                lambda c: chunk_program(plan.program)(c, plan.data, plan.key, np.int32(0), 1),
+                group.shapes,
+            )
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), like)
         start = 0
         while start < done:
@@ -421,7 +423,8 @@ def _traced_chunk(kind: Kind) -> Any:
     plan = kind.plan
     program = plan.program._replace(lanes="", own_keys=False, shards=1)
     inputs = (kind.lane_shapes(), _shapes(plan.data), plan.key, np.int32(0))
-    return chunk_program(program).trace(*inputs, min(plan.length, plan.total or plan.length))
+    with weak_functions():
+        return chunk_program(program).trace(*inputs, min(plan.length, plan.total or plan.length))
 
 
 def _shapes(tree: PyTree) -> PyTree:

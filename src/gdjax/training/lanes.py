@@ -23,6 +23,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
 from gdjax.core.reading import with_hyperparams
+from gdjax.core.remember import functions_in, remembered, weak_functions, whole
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
@@ -71,6 +72,7 @@ class Kind:
     given: Params  # where they start, or None
     start: Callable[..., Carry]  # not compiled
     begin: Callable[..., Carry]  # compiled for a group
+    functions: tuple[Callable, ...]  # static values that the state may hold
     sharding: NamedSharding | None
 
     def groups(self, done: np.ndarray) -> list[Group]:
@@ -100,7 +102,8 @@ class Kind:
     def traced_start(self) -> Any:
         """Return the trace of the program that starts one lane, for a single device."""
         rows = {k: v[:1] for k, v in self.table.items()}
-        return _jitted(self.start, None).trace(rows, self.given, 1)
+        with weak_functions(only=self.functions):
+            return _jitted(self.start, None).trace(rows, self.given, 1)
 
 
 def make_kinds(
@@ -157,15 +160,18 @@ def make_kinds(
             program = program._replace(lanes="vmap" if together else "map")
         plan = plan._replace(program=program._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in static}
+        functions = tuple(filter(callable, static.values()))
         lower = functools.cache(
-            functools.partial(lower_start, caller, start, table, given, devices)
+            functools.partial(lower_start, caller, start, table, given, devices, functions)
         )
         size = _group_size(plan, devices, len(lanes), lanes_per_program, lower)
         lowered, shapes = lower(size)
+        program_with = plan.program._replace(functions=functions_in(shapes))
+        plan = plan._replace(program=program_with)
         kinds.append(
             Kind(
                 index, lanes, plan, shapes, size, table, given, start, lowered.compile(),
-                devices.sharding,
+                functions, devices.sharding,
             )
         )  # fmt: skip
     return kinds, devices
@@ -237,8 +243,10 @@ def _group_size(
         if plan.program.own_keys:
             dtype = jax.eval_shape(as_key, key).dtype
             key = jax.ShapeDtypeStruct((size,), dtype, sharding=devices.sharding)
-        known = _known_memory(plan.program)
-        leaves, treedef = jax.tree.flatten((carry, plan.data, key))
+        program = plan.program._replace(functions=functions_in(carry))
+        known = _known_memory(program)
+        with weak_functions():
+            leaves, treedef = jax.tree.flatten((carry, plan.data, key))
         shapes = (
             treedef,
             length,
@@ -247,7 +255,7 @@ def _group_size(
         if shapes not in known:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(lowered.compile)  # needed next; the chunk's trace takes one core
-                chunk = lower_chunk(plan._replace(key=key), carry, length)
+                chunk = lower_chunk(plan._replace(key=key, program=program), carry, length)
                 known[shapes] = memory_of(chunk.compile())
         return known[shapes]
 
@@ -255,7 +263,7 @@ def _group_size(
     return devices.padded(lanes_that_fit(used, devices.share(lanes), limit))
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _known_memory(program: Program) -> dict[Hashable, int]:
     """Return shapes of the arguments -> bytes of a chunk, which XLA takes milliseconds to count."""
     return {}
@@ -343,7 +351,7 @@ def _check_numbers_are_in_the_state(
     caller: str, name: str, built: list[Optimizer], configs: list[Config]
 ) -> None:
     """Raise if lanes would silently share numbers: an update that closes over the first lane's."""
-    other = next((i for i, o in enumerate(built) if o.update is not built[0].update), None)
+    other = next((i for i, o in enumerate(built) if o.update != built[0].update), None)
     if other is None:
         return
     states = [built[i].init(jnp.ones(1)) for i in (0, other)]
@@ -356,26 +364,7 @@ def _check_numbers_are_in_the_state(
         )
 
 
-def cached_if_hashable(maxsize: int) -> Callable[[Callable], Callable]:
-    """Cache a function's results by its arguments, as `lru_cache`, but not if one has no hash."""
-
-    def decorate(function):
-        cached = functools.lru_cache(maxsize)(function)
-
-        @functools.wraps(function)
-        def call(*args):
-            try:
-                hash(args)
-            except TypeError:
-                return function(*args)
-            return cached(*args)
-
-        return call
-
-    return decorate
-
-
-@cached_if_hashable(maxsize=64)
+@remembered
 def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
 
@@ -387,7 +376,7 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
         if is_pair(optimizer):
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
-            state = optimizer(**numbers, **dict(static)).init(params)
+            state = optimizer(**numbers, **dict(whole(static))).init(params)
         return Carry(params, state, jnp.asarray(-1, jnp.int32))
 
     def start(table, params, lanes):
@@ -402,6 +391,7 @@ def lower_start(
     table: dict[str, np.ndarray],
     params: Params,
     devices: Devices,
+    functions: tuple[Callable, ...],
     lanes: int,
 ) -> tuple[Any, Carry]:
     """Return the lowered program that makes a carry on its devices, and the carry's shapes.
@@ -410,7 +400,10 @@ def lower_start(
     can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
-    with naming(f"{caller}(space=...)"):  # a name that is no hyperparameter of the state
+    with (
+        naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
+        weak_functions(only=functions),
+    ):
         lowered = _jitted(start, devices.sharding).lower(rows, params, lanes)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding),
@@ -419,6 +412,6 @@ def lower_start(
     return lowered, shapes
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _jitted(start: Callable, sharding: NamedSharding | None) -> Any:
     return jax.jit(start, out_shardings=sharding, static_argnums=2)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gdjax.core.checks import check_choice
+from gdjax.core.remember import weak_functions
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.checkpoint import Checkpoints, identity_of
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, to_host
@@ -193,7 +194,8 @@ class Pool:
             for at in range(0, len(kept), size):
                 parts = [(carry_of(group), group.own_keys) for group in old]
                 part = padded_rows(at, size, len(kept))
-                carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                with weak_functions():
+                    carry, keys = _take(self.devices.sharding)(parts, rows[part])
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(

@@ -14,6 +14,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import DType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
 
@@ -81,7 +82,7 @@ def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimiz
 # --- measures with a state ------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _plain(measure: Callable[[Updates], PyTree]) -> Callable[..., tuple[PyTree, OptState]]:
     def update(updates, state, params=None, **extra):
         return measure(updates), state
@@ -135,7 +136,7 @@ def _floats(measurement: PyTree) -> PyTree:
     return jax.tree.map(up, measurement)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _averaging(measure: Callable, update: Callable) -> Callable:
     def averaged(updates, state, params=None, **extra):
         return update(_floats(measure(updates)), state)

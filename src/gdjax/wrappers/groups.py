@@ -20,6 +20,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name
 from gdjax.core.hyper import by_path, leaf_values
 from gdjax.core.lift import compiled
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
@@ -77,7 +78,7 @@ def _part(treedef: TreeDef, leaves: list, names: tuple, name: Hashable) -> PyTre
     return treedef.unflatten([x if n == name else None for x, n in zip(leaves, names, strict=True)])
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _update(
     called: str, members: tuple[tuple[Hashable, Any], ...], mask_extras: bool
 ) -> Callable[..., tuple[Updates, Groups]]:
