@@ -97,7 +97,9 @@ class Weak:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        same = isinstance(other, Weak) and self._id == other._id and self.part is other.part
+        if not isinstance(other, Weak):
+            return False
+        same = self._id == other._id and self.part is other.part
         return same and self._owner() is not None and self._owner() is other._owner()
 
     def __hash__(self) -> int:

@@ -4,7 +4,7 @@ A directory holds `sweep.json`, which says what sweep it is; and for each group 
 chunk a file with what was recorded (`chunk-*.npz`), and for the last two chunks one with where the
 lanes stood (`carry-*.npz`). Every file says which sweep, which lanes and which steps it is of, so
 its name does not matter, and lanes may be grouped in another way when the sweep resumes. A lane
-goes on from its last carry before which no chunk is missing.
+continues from its last carry before which no chunk is missing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Checkpoints:
     """The directory of one sweep.
 
     Attributes:
-      done: (lanes,), the step from which each lane goes on.
+      done: (lanes,), the step from which each lane continues.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Checkpoints:
                 )
             if before["versions"] != now["versions"]:
                 warnings.warn(
-                    f"{self.what} was begun with {before['versions']} and goes on with "
+                    f"{self.what} was begun with {before['versions']} and continues with "
                     f"{now['versions']}. The programs are the same; results may differ by rounding "
                     "from those of either.",
                     stacklevel=2,

@@ -260,6 +260,7 @@ def stream_program(program: Program) -> Any:
 
 def metric_program(plan: Plan) -> Any:
     """Return the compiled metric: `metric(params, data)`, over lanes if there are."""
+    assert plan.metric_fn is not None, "a plan with held-out data has a metric"
     return _metric_program(plan.metric_fn, bool(plan.program.lanes))
 
 

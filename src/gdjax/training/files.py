@@ -124,7 +124,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, what: str = "") 
     leaves = []
     for name, (_, leaf) in zip(names, paths, strict=True):
         array, shape = arrays[name], np.shape(leaf)
-        is_key = jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        dtype: Any = getattr(leaf, "dtype", None)
+        is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
         given = array.shape[:-1] if is_key else array.shape
         if given[len(given) - len(shape) :] != shape:
             raise ValueError(
@@ -132,7 +133,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, what: str = "") 
                 "must be the same."
             )
         if is_key:
-            array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
         leaves.append(array)
     return treedef.unflatten(leaves)
 

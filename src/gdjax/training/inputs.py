@@ -271,8 +271,8 @@ def _checked_metric(
             f"{caller}(metric_fn=...) must be given: loss_fn needs a key, and held-out data are "
             "evaluated without one."
         )
-    if metric_fn is None:
-        metric_fn = _without_aux(program.loss_fn) if program.has_aux else program.loss_fn
+    loss: Callable[..., Any] = program.loss_fn
+    metric_fn = metric_fn or (_without_aux(loss) if program.has_aux else loss)
     out = jax.eval_shape(metric_fn, params, held_out)
     metrics = out if isinstance(out, dict) else {"held_out": out}
     for name, value in metrics.items():

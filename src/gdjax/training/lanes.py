@@ -24,7 +24,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
 from gdjax.core.reading import with_hyperparams
 from gdjax.core.remember import functions_in, remembered, weak_functions, whole
-from gdjax.core.types import LossFn, Params, PyTree
+from gdjax.core.types import LossFn, Params, PyTree, TreeDef
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
 from gdjax.training.inputs import (
@@ -71,7 +71,7 @@ class Kind:
     table: dict[str, np.ndarray]  # name -> (lanes,), the numbers that start them
     given: Params  # where they start, or None
     start: Callable[..., Carry]  # not compiled
-    begin: Callable[..., Carry]  # compiled for a group
+    begin: Callable[..., list[Any]]  # compiled for a group; gives the leaves
     functions: tuple[Callable, ...]  # static values that the state may hold
     sharding: NamedSharding | None
 
@@ -92,7 +92,11 @@ class Kind:
         if plan.program.own_keys:
             seeds = self.table["batch_seed" if "batch_seed" in self.table else "seed"][rows_padded]
             plan = plan._replace(key=_keys_of_lanes(self.sharding)(plan.key, seeds))
-        begin = functools.partial(self.begin, numbers, self.given)
+        structure = jax.tree.structure(self.shapes)
+
+        def begin():
+            return structure.unflatten(self.begin(numbers, self.given))
+
         return Group([self.lanes[i] for i in rows], self.index, plan, self.shapes, begin)
 
     def lane_shapes(self) -> Carry:
@@ -103,7 +107,7 @@ class Kind:
         """Return the trace of the program that starts one lane, for a single device."""
         rows = {k: v[:1] for k, v in self.table.items()}
         with weak_functions(only=self.functions):
-            return _jitted(self.start, None).trace(rows, self.given, 1)
+            return _jitted(self.start, None)[0].trace(rows, self.given, 1)
 
 
 def make_kinds(
@@ -400,18 +404,30 @@ def lower_start(
     can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
+    jitted, structure = _jitted(start, devices.sharding)
     with (
         naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
         weak_functions(only=functions),
     ):
-        lowered = _jitted(start, devices.sharding).lower(rows, params, lanes)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding),
-        lowered.out_info,
+        lowered = jitted.lower(rows, params, lanes)
+    shapes = structure[0].unflatten(
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding)
+        for x in jax.tree.leaves(lowered.out_info)
     )
     return lowered, shapes
 
 
 @remembered
-def _jitted(start: Callable, sharding: NamedSharding | None) -> Any:
-    return jax.jit(start, out_shardings=sharding, static_argnums=2)
+def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, list[TreeDef]]:
+    """Return the program, which gives leaves, and their structure once it is traced.
+
+    JAX remembers permanently what structures it has seen along with `out_shardings`.
+    """
+    structure: list[TreeDef] = []
+
+    def leaves(table, params, lanes):
+        flat, treedef = jax.tree.flatten(start(table, params, lanes))
+        structure[:] = [treedef]
+        return flat
+
+    return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structure
