@@ -309,7 +309,8 @@ save = Checkpoints.save
 def slow(*a):
     save(*a)
     if a[2].done == 6:
-        print("held", flush=True)
+        sys.stdout.write("held\\n")
+        sys.stdout.flush()
         time.sleep(1000)
 Checkpoints.save = slow
 test_stores.run({folder!r})
@@ -324,10 +325,12 @@ def test_a_second_process_is_told_and_a_killed_one_forgotten(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(RuntimeError, match=f"in use by process {process.pid} on"):
-            run(tmp_path)
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(RuntimeError, match=f"in use by process {process.pid} on"):
+                run(tmp_path)
+        finally:
+            process.send_signal(signal.SIGKILL)
     assert list(tmp_path.glob("chunk-*"))
     result, whole = run(tmp_path), run()  # on eight devices, after one
     np.testing.assert_allclose(result.history["loss"], whole.history["loss"], rtol=1e-6)

@@ -404,13 +404,13 @@ def lower_start(
     can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
-    jitted, structure = _jitted(start, devices.sharding)
+    jitted, structures = _jitted(start, devices.sharding)
     with (
         naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
         weak_functions(only=functions),
     ):
         lowered = jitted.lower(rows, params, lanes)
-    shapes = structure[0].unflatten(
+    shapes = structures[_form(rows, params, lanes)].unflatten(
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding)
         for x in jax.tree.leaves(lowered.out_info)
     )
@@ -418,16 +418,21 @@ def lower_start(
 
 
 @remembered
-def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, list[TreeDef]]:
-    """Return the program, which gives leaves, and their structure once it is traced.
+def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, dict[Hashable, TreeDef]]:
+    """Return the program, which gives leaves, and their structures by the form of the arguments.
 
     JAX remembers permanently what structures it has seen along with `out_shardings`.
     """
-    structure: list[TreeDef] = []
+    structures: dict[Hashable, TreeDef] = {}
 
     def leaves(table, params, lanes):
         flat, treedef = jax.tree.flatten(start(table, params, lanes))
-        structure[:] = [treedef]
+        structures[_form(table, params, lanes)] = treedef
         return flat
 
-    return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structure
+    return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structures
+
+
+def _form(*arguments: Any) -> Hashable:
+    leaves, treedef = jax.tree.flatten(arguments)
+    return treedef, tuple(map(np.shape, leaves)), arguments[-1]

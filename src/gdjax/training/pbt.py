@@ -115,7 +115,7 @@ def population_based_training(
         name, loss_fn, params, optimizer, configs, data,
         steps=steps, report_every=every, key=key, **options,
     ) as pool:  # fmt: skip
-        with naming(f"{name}(perturb=...)"):  # now, not after the first steps
+        with naming(f"{name}(perturb=...)"), weak_functions():  # now, not after the first steps
             for group in pool.groups:
                 jax.eval_shape(
                     lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), group.shapes.state
