@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 import gdjax
 from gdjax.training.devices import memory_of
 from gdjax.training.engine import lower_chunk
-from gdjax.training.lanes import make_groups
+from gdjax.training.lanes import make_kinds
 
 MLP = gdjax.models.mlp((64, 128, 10))
 CONVNET = gdjax.models.convnet((8, 8, 1), [8, 16], 10)
@@ -189,12 +189,12 @@ def lanes_memory(options):
 def memory(loss_fn, params, data, count, vectorize):
     """Return the MB of the compiled program, and of what its lanes keep between steps."""
     configs = gdjax.grid({"learning_rate": np.logspace(-4, -2, count)})
-    (group,), _ = make_groups(
+    (kind,), _ = make_kinds(
         "sweep", loss_fn, params, gdjax.adam, configs, data, steps=10, vectorize=vectorize,
         lanes_per_program=count,
     )  # fmt: skip
-    used = memory_of(lower_chunk(group.plan, group.shapes, 10).compile())
-    return used / 1e6, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(group.shapes)) / 1e6
+    used = memory_of(lower_chunk(kind.plan, kind.shapes, 10).compile())
+    return used / 1e6, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kind.shapes)) / 1e6
 
 
 WORKLOADS = {"lanes": lanes, "lanes_memory": lanes_memory}

@@ -227,13 +227,15 @@ def resumable(directory):
 def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
     hold = "import gdjax.training.checkpoint as c, time; old = c.Checkpoints.save\n"
-    hold += "def save(*a):\n    old(*a)\n    if a[1] == 1 and a[2].done == 20: time.sleep(1000)\n"
+    hold += "def save(*a):\n    old(*a)\n"
+    hold += "    if a[1].lanes[0] == 8 and a[2].done == 20: open(HELD, 'w'), time.sleep(1000)\n"
+    held, tmp_path = tmp_path / "held", tmp_path / "sweep"
+    hold = f"HELD = {str(held)!r}\n{hold}"
     process = subprocess.Popen(
         [sys.executable, "-c", hold + "c.Checkpoints.save = save\n" + script, here, str(tmp_path)]
     )
-    last = tmp_path / "group-0001-00000020.npz"
     deadline = time.time() + 120
-    while not (last.exists() and np.load(tmp_path / "group-0001.npz")["done"] == 20):
+    while not held.exists():
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.05)
     process.kill()  # SIGKILL, in the middle of the second group
@@ -241,12 +243,12 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     saved, steps = Checkpoints.save, []
 
     def counting(self, group, run):
-        steps.append((group, run.done))
+        steps.append((group.lanes[0], run.done))
         saved(self, group, run)
 
     monkeypatch.setattr(Checkpoints, "save", counting)
     result = resumable(tmp_path)
-    assert steps == [(1, 30), (1, 40), (1, 50), (1, 60)]  # nothing twice
+    assert steps == [(8, 30), (8, 40), (8, 50), (8, 60)]  # nothing twice
     whole = run(steps=60, lanes_per_program=8, report_every=10, held_out=(X, Y))
     same(whole.history, result.history)
     same((whole.params, whole.state), (result.params, result.state))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from gdjax.core.checks import called, foreign_state, strict
 from gdjax.core.hyper import path_name
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, P, Pair, Params, Updates
 
 
@@ -77,7 +77,7 @@ def named_chain(*optimizers: tuple[str, Pair]) -> Optimizer:
     return Optimizer(init, _chain_update(called("named_chain"), updates, names))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _chain_update(
     name: str, members: tuple[Callable, ...], names: tuple[str, ...] | None = None
 ) -> Callable:
@@ -125,12 +125,14 @@ def with_extra_args_support(tx: Pair) -> Optimizer:
     return Optimizer(init, _accepting_extra(update))
 
 
-@functools.lru_cache(maxsize=1024)
 def _accepting_extra(update: Callable) -> Callable:
     parameters = inspect.signature(update).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return update
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return update if takes_all else _dropping_extra(update)
 
+
+@remembered_with_owners
+def _dropping_extra(update: Callable) -> Callable:
     def without_extra(updates, state, params=None, **extra):
         return update(updates, state, params)
 

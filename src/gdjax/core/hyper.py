@@ -20,6 +20,7 @@ from jax import Array
 
 from gdjax.core.base import State
 from gdjax.core.numerics import Decay, scalar_dtype
+from gdjax.core.remember import as_static
 from gdjax.core.types import Hyperparam, Number, Params, PyTree, ScheduleFn
 
 S = TypeVar("S")
@@ -71,11 +72,17 @@ class FunctionSchedule(Schedule):
         return self.function(count)
 
 
-@schedule
+@dataclasses.dataclass(frozen=True, eq=False)
 class PlainFunction(FunctionSchedule):
     """A user's own function; it has no leaves."""
 
-    function: ScheduleFn = dataclasses.field(metadata={"static": True})
+
+jax.tree_util.register_pytree_with_keys(
+    PlainFunction,
+    lambda node: ((), as_static(node.function)),
+    lambda static, _: PlainFunction(static.function),
+    lambda node: ((), as_static(node.function)),
+)
 
 
 # --- one number per leaf --------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from gdjax.core.hyper import (
 from gdjax.core.kinds import is_bool, shown
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.protocols import took_step
+from gdjax.core.remember import remembered, remembered_with_owners, weak_functions
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
 
 Static = tuple[tuple[str, Hashable], ...]
@@ -95,7 +96,7 @@ def like_blocks(keys: Sequence[Hashable], size: int = BLOCK) -> list[list[int]]:
     return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _blocked(leaf: Callable) -> Callable:
     def block(rows, *shared):
         return [leaf(row, *shared) for row in rows]
@@ -266,7 +267,7 @@ def _lift(
     return Optimizer(init, update)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _lifted_update(
     rule: Callable,
     static: Static,
@@ -445,7 +446,7 @@ def treewise(
     return Optimizer(init, update)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _treewise_update(
     rule: Callable,
     static: Static,
@@ -662,18 +663,36 @@ def compiled(update: Callable, name: str) -> Callable:
     tracing (measured: 1000 leaves, 0.85 s against 0.49 s). And a function among the extras
     (`value_fn=`) is static: as an argument of `jit` each new closure would be a new program, while
     in the caller's trace it is simply called. Then a state that was read from a file may hold
-    arrays of NumPy, as under jit.
+    arrays of NumPy, as under jit. A function in the structure of the state, a schedule, has a
+    program of its own, which goes with it.
     """
     jitted = jax.jit(update)
 
     def step(updates, state, params=None, **extra):
-        plain = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, updates)))
+        with weak_functions() as functions:
+            leaves = jax.tree.leaves((state, updates))
+        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
         if not plain and any(map(_is_static, jax.tree.leaves(extra))):
             plain, state = True, jax.tree.map(_as_jax, state)
-        return (update if plain else jitted)(updates, state, params, **extra)
+        if plain:
+            return update(updates, state, params, **extra)
+        if not functions:
+            return jitted(updates, state, params, **extra)
+        with weak_functions():
+            return _program_with(update, tuple(functions))(updates, state, params, **extra)
 
     step.__name__ = step.__qualname__ = update.__name__ = name
     return step
+
+
+@remembered
+def _program_with(update: Callable, functions: tuple[Callable, ...]) -> Callable:
+    """Return the program of an update with a state that holds these functions."""
+
+    def program(*args, **kwargs):
+        return update(*args, **kwargs)
+
+    return jax.jit(program)
 
 
 def _as_jax(x: T) -> T | Array:

@@ -21,6 +21,7 @@ from gdjax.core.numerics import (
     scalar_dtype,
     upcast,
 )
+from gdjax.core.remember import remembered
 from gdjax.core.types import DType, PyTree, T
 
 
@@ -62,7 +63,7 @@ def total_count(counts: PyTree) -> Array:
     return sum(jax.tree.leaves(counts), start=jnp.zeros((), jnp.int32))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _lifted(leaf: Callable) -> Callable:
     @jax.jit
     def row(arrays, *shared):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.lift import map_blocks
+from gdjax.core.remember import remembered
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +102,7 @@ def _like(row: Any, stacks: bool) -> Hashable:
     return treedef, tuple((x.shape[1:] if stacks else x.shape, x.dtype) for x in arrays)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     def one_by_one(stack, *more):
         if len(jax.tree.leaves(stack)[0]) == 1:

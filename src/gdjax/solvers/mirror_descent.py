@@ -20,12 +20,13 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import upcast
+from gdjax.core.remember import register_with_functions
 from gdjax.core.trees import derived
 from gdjax.core.types import Params, PyTree, Scalar
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["dual"], meta_fields=["to_dual", "to_primal"]
+    register_with_functions, data_fields=["dual"], function_fields=["to_dual", "to_primal"]
 )
 @dataclasses.dataclass(frozen=True)
 class Mirror:

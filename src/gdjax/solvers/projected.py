@@ -18,14 +18,15 @@ from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.remember import register_with_functions
 from gdjax.core.trees import copied
 from gdjax.core.types import Number, Pair, Params, PyTree
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_with_functions,
     data_fields=["numbers", "inner"],
-    meta_fields=["projection"],
+    function_fields=["projection"],
 )
 @dataclasses.dataclass(frozen=True)
 class Projected:

@@ -30,14 +30,16 @@ from gdjax.core.checks import (
 from gdjax.core.hyper import as_array, as_hyper
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
+from gdjax.core.remember import register_with_functions, remembered_with_owners
 from gdjax.core.trees import copied, inner_product, total, zero
 from gdjax.core.types import Hyperparam, Params, PyTree, Scalar
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_with_functions,
     data_fields=["point", "momentum", "learning_rate", "evals", "failed"],
-    meta_fields=["prox", "parts"],
+    function_fields=["prox"],
+    meta_fields=["parts"],
 )
 @dataclasses.dataclass(frozen=True)
 class Proximal:
@@ -339,7 +341,7 @@ def projected_gradient(
     )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _as_prox(projection: Callable) -> Callable:
     def prox(x, numbers, scaling):
         if numbers is None:

@@ -6,16 +6,13 @@
 constraints (`HasOptimality`, `HasFeasibleSet`).
 
 `call` compiles a run, once for each function of the user, and keeps the program for as long as that
-function lives. With the function as a static argument of one `jax.jit`, every function that was
-ever given would stay in memory, with what it closes over and with its program, which takes
-megabytes: a loop that makes a new lambda each time would fill the memory.
+function lives, see `gdjax.core.remember`.
 """
 
 from __future__ import annotations
 
 import functools
 import types
-import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
@@ -38,7 +35,8 @@ from gdjax.core.protocols import (
     ReportsSettled,
     states_in,
 )
-from gdjax.core.types import OptState, P, Params, PyTree, T
+from gdjax.core.remember import remembered, weak_functions, whole
+from gdjax.core.types import OptState, P, Params, PyTree, T, TreeDef
 from gdjax.solvers.line_search import known_gradient, pick
 from gdjax.solvers.result import Result, Status
 
@@ -279,51 +277,46 @@ def call(
     if isinstance(fun, types.MethodType) and not jax.tree_util.all_leaves([fun.__self__]):
         fun = jax.tree_util.Partial(fun.__func__, fun.__self__)
     tree = None if jax.tree_util.all_leaves([fun]) else fun
-    leaves, treedef = jax.tree.flatten((tree, given))
+    with weak_functions() as functions:
+        leaves, treedef = jax.tree.flatten((tree, given))
     own = len(jax.tree.leaves(tree))  # of the function only arrays are data, numbers are not
     is_data = [isinstance(x, ARRAYS if i < own else NUMBERS) for i, x in enumerate(leaves)]
     data = [x if yes else None for x, yes in zip(leaves, is_data, strict=True)]
     others = tuple(None if yes else x for x, yes in zip(leaves, is_data, strict=True))
     structure = (treedef, others, static)
     _check_hashable(name, fun if tree is None else None, structure)
-    if tree is None:
-        return _program(run, fun)(structure, data)
-    return _of_object(run, None, structure, data)
+    program = _program(run, None if tree is not None else fun, *structure, tuple(functions))
+    with weak_functions():
+        return program(data)
 
 
-def _run(run: Callable, fun: Any, structure: tuple, data: list) -> Any:
-    treedef, others, static = structure
-    leaves = [other if x is None else x for x, other in zip(data, others, strict=True)]
-    tree, given = treedef.unflatten(leaves)
-    return run(fun if tree is None else tree, *static, *given)
+@remembered
+def _program(
+    run: Callable,
+    fun: Callable | None,
+    treedef: TreeDef,
+    others: tuple[Any, ...],
+    static: tuple[Hashable, ...],
+    functions: tuple[Callable, ...],
+) -> Callable:
+    """Return the program of a run: of its arguments' arrays and numbers, the rest being given.
 
+    Args:
+      run: see `call`.
+      fun: the user's function, or None if it is a pytree, the first of the tree.
+      treedef: the structure of the function (or None) and the arguments.
+      others: their leaves that are no data, None for those that are.
+      static: see `call`.
+      functions: those in `treedef`.
+    """
 
-_of_object = jax.jit(_run, static_argnums=(0, 1, 2))  # never freed; pytrees add only what is static
-_programs: dict[int, dict[tuple, Callable]] = {}  # by the id of what a function belongs to
-
-
-def _program(run: Callable, fun: Callable) -> Callable:
-    """Return the program of a function, which is freed with it, or with the object of a method."""
-    method = isinstance(fun, types.MethodType)
-    owner, part = (fun.__self__, fun.__func__) if method else (fun, None)
-    try:
-        ref = weakref.ref(owner)
-    except TypeError:  # few callables allow no weak reference
-        return functools.partial(_of_object, run, fun)
-    if id(owner) not in _programs:
-        _programs[id(owner)] = {}
-        weakref.finalize(owner, _programs.pop, id(owner), None).atexit = False
-    programs = _programs[id(owner)]
-    if (run, part) in programs:
-        return programs[run, part]
-
-    def program(structure, data):  # must not hold `owner`, or it would never be freed
-        fun = ref() if part is None else types.MethodType(part, ref())
-        return _run(run, fun, structure, data)
+    def program(data: list) -> Any:
+        parts = zip(data, whole(others), strict=True)
+        tree, given = treedef.unflatten([other if x is None else x for x, other in parts])
+        return run(fun if tree is None else tree, *static, *given)
 
     program.__name__ = program.__qualname__ = run.__name__
-    programs[run, part] = jax.jit(program, static_argnums=0)
-    return programs[run, part]
+    return jax.jit(program)
 
 
 def _check_hashable(name: str, fun: Any, structure: tuple) -> None:

@@ -19,6 +19,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from gdjax.core.chain import apply_updates
+from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.inputs import Plan, Program, as_key, check_loss
 from gdjax.training.jax_details import is_unchanged
@@ -51,11 +52,14 @@ def first_carry(caller: str, params: Params, state: OptState) -> Carry:
             f"{caller} cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. "
             "Use unroll inside of such functions."
         )
-    params, state = _copied((params, state))
+    leaves, treedef = jax.tree.flatten((params, state))
+    params, state = treedef.unflatten(_copied(leaves))
     return Carry(params, state, jnp.asarray(-1, jnp.int32))
 
 
-_copied = jax.jit(functools.partial(jax.tree.map, functools.partial(jnp.array, copy=True)))
+@jax.jit
+def _copied(leaves):  # without a structure, which this program would keep
+    return [jnp.array(x, copy=True) for x in leaves]
 
 
 # --- on the host: feed chunks to the device, record what comes out --------------------------------
@@ -112,7 +116,8 @@ def _from_arrays(
         if length in compiled:
             carry, log = compiled[length](*inputs)
         else:
-            carry, log = chunk_program(plan.program)(*inputs, length)
+            with weak_functions():
+                carry, log = chunk_program(plan.program)(*inputs, length)
         done += length
         yield carry, done, log
 
@@ -133,7 +138,8 @@ def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
             if plan.program.lanes:
                 lane = jax.tree.map(lambda x: x[0], lane)
             check_loss(plan.caller, plan.program, lane, batch)
-        carry, log = program(carry, batch, plan.key, np.int32(done))
+        with weak_functions():
+            carry, log = program(carry, batch, plan.key, np.int32(done))
         logs.append(log)
         done += 1
         if done % plan.length == 0 or done == plan.total:
@@ -202,7 +208,7 @@ def compile_plan(plan: Plan, carry: Carry, start: int, stop: int | None) -> dict
 # --- on the device --------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def chunk_program(program: Program) -> Any:
     """Return the jitted `chunk(carry, data, key, start, length)`, `length` steps in one scan."""
     step, batch_size, own_keys = make_step(program), program.batch_size, program.own_keys
@@ -234,10 +240,11 @@ def chunk_program(program: Program) -> Any:
 
 def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
     """Return the program of a chunk, lowered; `.compile()` is remembered by JAX."""
-    return chunk_program(plan.program).lower(carry, plan.data, plan.key, np.int32(0), length)
+    with weak_functions():
+        return chunk_program(plan.program).lower(carry, plan.data, plan.key, np.int32(0), length)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def stream_program(program: Program) -> Any:
     """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
     step = make_step(program)
@@ -253,12 +260,16 @@ def stream_program(program: Program) -> Any:
 
 def metric_program(plan: Plan) -> Any:
     """Return the compiled metric: `metric(params, data)`, over lanes if there are."""
+    assert plan.metric_fn is not None, "a plan with held-out data has a metric"
     return _metric_program(plan.metric_fn, bool(plan.program.lanes))
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _metric_program(metric_fn: Callable, lanes: bool) -> Any:
-    return jax.jit(jax.vmap(metric_fn, in_axes=(0, None)) if lanes else metric_fn)
+    def metric(params, data):
+        return metric_fn(params, data)
+
+    return jax.jit(jax.vmap(metric, in_axes=(0, None)) if lanes else metric)
 
 
 def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:

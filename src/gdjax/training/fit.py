@@ -16,6 +16,7 @@ from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice, strict
 from gdjax.core.kinds import is_state_leaf, shown
+from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.inputs import Plan, Program, make_plan
@@ -162,13 +163,15 @@ def fit(
     started = time.perf_counter()
     check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
     optimizer = with_extra_args_support(optimizer)
-    program = Program(loss_fn, optimizer.update, has_aux, needs_key, batch_size)
     if not all(map(is_state_leaf, jax.tree.leaves(state))):
         raise TypeError(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
     state = optimizer.init(params) if state is None else state
+    program = Program(
+        loss_fn, optimizer.update, has_aux, needs_key, batch_size, functions=functions_in(state)
+    )
     run, callbacks = Run(first_carry("fit", params, state)), tuple(callbacks)
     plan = make_plan(
         "fit", program, params, data, steps=steps, epochs=epochs, key=key, held_out=held_out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from jax import Array
 
 from gdjax.core.checks import check_integer, leaf_name
 from gdjax.core.kinds import is_array
+from gdjax.core.remember import remembered, remembered_with_owners
 from gdjax.core.types import Key, LossFn, Params, PyTree
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
@@ -33,6 +33,7 @@ class Program(NamedTuple):
         after the other, which keeps a CPU core in its cache.
       own_keys: whether each lane has a key of its own, so also batches of its own.
       shards: with "map": parts of the lanes that run at the same time, on a device each.
+      functions: those in the structure of the state, such as schedules.
     """
 
     loss_fn: LossFn
@@ -43,6 +44,7 @@ class Program(NamedTuple):
     lanes: str = ""
     own_keys: bool = False
     shards: int = 1
+    functions: tuple[Callable[..., Any], ...] = ()
 
 
 class Plan(NamedTuple):
@@ -253,7 +255,9 @@ def traced_loss(program: Program, params: Params, batch: PyTree) -> Any:
     return _jitted(program.loss_fn).trace(params, batch, *more)
 
 
-_jitted = functools.lru_cache(maxsize=64)(jax.jit)
+@remembered
+def _jitted(loss_fn: LossFn) -> Any:
+    return jax.jit(lambda *args: loss_fn(*args))  # a function that dies with the program
 
 
 def _checked_metric(
@@ -269,7 +273,8 @@ def _checked_metric(
             f"{caller}(metric_fn=...) must be given: loss_fn needs a key, and held-out data are "
             "evaluated without one."
         )
-    metric_fn = metric_fn or _without_aux(program.loss_fn, program.has_aux)
+    loss: Callable[..., Any] = program.loss_fn
+    metric_fn = metric_fn or (_without_aux(loss) if program.has_aux else loss)
     out = jax.eval_shape(metric_fn, params, held_out)
     metrics = out if isinstance(out, dict) else {"held_out": out}
     for name, value in metrics.items():
@@ -286,7 +291,6 @@ def _checked_metric(
     return metric_fn
 
 
-@functools.lru_cache(maxsize=64)
-def _without_aux(loss_fn: LossFn, has_aux: bool) -> LossFn:
-    """Return a function without aux, the same object for the same function."""
-    return (lambda params, data: loss_fn(params, data)[0]) if has_aux else loss_fn
+@remembered_with_owners
+def _without_aux(loss_fn: LossFn) -> LossFn:
+    return lambda params, data: loss_fn(params, data)[0]

@@ -25,7 +25,8 @@ from gdjax.core.checks import check_integer
 from gdjax.core.hyper import rounded_off, rounding_key
 from gdjax.core.kinds import check_kind, is_array_tree, shown
 from gdjax.core.reading import with_hyperparams, with_rounding
-from gdjax.core.types import LossFn, Params, PyTree
+from gdjax.core.remember import functions_in, remembered, weak_functions, whole
+from gdjax.core.types import LossFn, Params, PyTree, TreeDef
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
 from gdjax.training.inputs import (
@@ -60,7 +61,58 @@ class Group:
         return self.plan.key if self.plan.program.own_keys else None
 
 
-def make_groups(
+@dataclasses.dataclass
+class Kind:
+    """All lanes with the same static values, and how they start: groups of one size."""
+
+    index: int
+    lanes: list[int]
+    plan: Plan  # of every group, but with the key that is the same for all lanes
+    shapes: Carry  # of a group
+    size: int  # rows of a group
+    table: dict[str, np.ndarray]  # name -> (lanes,), the numbers that start them
+    given: Params  # where they start, or None
+    start: Callable[..., Carry]  # not compiled
+    begin: Callable[..., list[Any]]  # compiled for a group; gives the leaves
+    functions: tuple[Callable, ...]  # static values that the state may hold
+    sharding: NamedSharding | None
+
+    def groups(self, done: np.ndarray) -> list[Group]:
+        """Return groups of lanes that have done the same number of steps, of all (lanes,)."""
+        steps = done[self.lanes]
+        rows = [np.flatnonzero(steps == step) for step in np.unique(steps)[::-1]]
+        return [
+            self._group(part[at : at + self.size])
+            for part in rows
+            for at in range(0, len(part), self.size)
+        ]
+
+    def _group(self, rows: np.ndarray) -> Group:
+        rows_padded = rows[padded_rows(0, self.size, len(rows))]
+        numbers = jax.device_put({k: v[rows_padded] for k, v in self.table.items()})
+        plan = self.plan
+        if plan.program.own_keys:
+            seeds = self.table["batch_seed" if "batch_seed" in self.table else "seed"][rows_padded]
+            plan = plan._replace(key=_keys_of_lanes(self.sharding)(plan.key, seeds))
+        structure = jax.tree.structure(self.shapes)
+
+        def begin():
+            return structure.unflatten(self.begin(numbers, self.given))
+
+        return Group([self.lanes[i] for i in rows], self.index, plan, self.shapes, begin)
+
+    def lane_shapes(self) -> Carry:
+        """Return the shapes of a single lane's carry, on any device."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
+
+    def traced_start(self) -> Any:
+        """Return the trace of the program that starts one lane, for a single device."""
+        rows = {k: v[:1] for k, v in self.table.items()}
+        with weak_functions(only=self.functions):
+            return _jitted(self.start, None)[0].trace(rows, self.given, 1)
+
+
+def make_kinds(
     caller: str,
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -74,8 +126,8 @@ def make_groups(
     needs_key: bool = False,
     batch_size: int | None = None,
     **options: Any,
-) -> tuple[list[Group], Devices]:
-    """Check everything and return the groups of a sweep, which `caller` names in errors.
+) -> tuple[list[Kind], Devices]:
+    """Check everything and return the lanes of a sweep, which `caller` names in errors.
 
     `options` are those of `make_plan`.
     """
@@ -95,11 +147,11 @@ def make_groups(
             f"{caller}(space=...): 'init_seed' has no effect, as all lanes start at the given "
             "params. Give a function of a key instead, such as model.init."
         )
-    kinds = static_parts(configs)
-    if is_stream(data) and (len(kinds) > 1 or lanes_per_program not in (None, len(configs))):
+    parts = static_parts(configs)
+    if is_stream(data) and (len(parts) > 1 or lanes_per_program not in (None, len(configs))):
         raise ValueError(
             f"{caller}(data=...): an iterable can be read only once, so all {len(configs)} lanes "
-            f"must be in one program; got lanes_per_program={lanes_per_program} and {len(kinds)} "
+            f"must be in one program; got lanes_per_program={lanes_per_program} and {len(parts)} "
             "combinations of static values. Give arrays, or run one sweep for each combination."
         )
     program = Program(
@@ -107,8 +159,8 @@ def make_groups(
         own_keys="seed" in configs[0] or "batch_seed" in configs[0],
     )  # fmt: skip
     given = None if init else params
-    groups, plan = [], None
-    for kind, (static, lanes) in enumerate(kinds):
+    kinds, plan = [], None
+    for index, (static, lanes) in enumerate(parts):
         rows = [configs[i] for i in lanes]
         start, update = make_start(caller, optimizer, static, rows, init)
         if plan is None:
@@ -121,22 +173,21 @@ def make_groups(
         plan = plan._replace(program=program._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in static}
         table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
+        functions = tuple(filter(callable, static.values()))
         lower = functools.cache(
-            functools.partial(lower_start, caller, start, table, given, devices)
+            functools.partial(lower_start, caller, start, table, given, devices, functions)
         )
         size = _group_size(plan, devices, len(lanes), lanes_per_program, lower)
         lowered, shapes = lower(size)
-        compiled = lowered.compile()
-        for at in range(0, len(lanes), size):
-            part = padded_rows(at, size, len(lanes))
-            numbers = jax.device_put({k: v[part] for k, v in table.items()})
-            own = plan
-            if program.own_keys:
-                seeds = table["batch_seed" if "batch_seed" in table else "seed"][part]
-                own = plan._replace(key=_keys_of_lanes(devices.sharding)(plan.key, seeds))
-            begin = functools.partial(compiled, numbers, given)
-            groups.append(Group(lanes[at : at + size], kind, own, shapes, begin))
-    return groups, devices
+        program_with = plan.program._replace(functions=functions_in(shapes))
+        plan = plan._replace(program=program_with)
+        kinds.append(
+            Kind(
+                index, lanes, plan, shapes, size, table, given, start, lowered.compile(),
+                functions, devices.sharding,
+            )
+        )  # fmt: skip
+    return kinds, devices
 
 
 def padded_rows(start: int, size: int, lanes: int) -> np.ndarray:
@@ -205,8 +256,10 @@ def _group_size(
         if plan.program.own_keys:
             dtype = jax.eval_shape(as_key, key).dtype
             key = jax.ShapeDtypeStruct((size,), dtype, sharding=devices.sharding)
-        known = _known_memory(plan.program)
-        leaves, treedef = jax.tree.flatten((carry, plan.data, key))
+        program = plan.program._replace(functions=functions_in(carry))
+        known = _known_memory(program)
+        with weak_functions():
+            leaves, treedef = jax.tree.flatten((carry, plan.data, key))
         shapes = (
             treedef,
             length,
@@ -215,7 +268,7 @@ def _group_size(
         if shapes not in known:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(lowered.compile)  # needed next; the chunk's trace takes one core
-                chunk = lower_chunk(plan._replace(key=key), carry, length)
+                chunk = lower_chunk(plan._replace(key=key, program=program), carry, length)
                 known[shapes] = memory_of(chunk.compile())
         return known[shapes]
 
@@ -223,7 +276,7 @@ def _group_size(
     return devices.padded(lanes_that_fit(used, devices.share(lanes), limit))
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _known_memory(program: Program) -> dict[Hashable, int]:
     """Return shapes of the arguments -> bytes of a chunk, which XLA takes milliseconds to count."""
     return {}
@@ -312,7 +365,7 @@ def _check_numbers_are_in_the_state(
     caller: str, name: str, built: list[Optimizer], configs: list[Config]
 ) -> None:
     """Raise if lanes would silently share numbers: an update that closes over the first lane's."""
-    other = next((i for i, o in enumerate(built) if o.update is not built[0].update), None)
+    other = next((i for i, o in enumerate(built) if o.update != built[0].update), None)
     if other is None:
         return
     states = [built[i].init(jnp.ones(1)) for i in (0, other)]
@@ -325,26 +378,7 @@ def _check_numbers_are_in_the_state(
         )
 
 
-def cached_if_hashable(maxsize: int) -> Callable[[Callable], Callable]:
-    """Cache a function's results by its arguments, as `lru_cache`, but not if one has no hash."""
-
-    def decorate(function):
-        cached = functools.lru_cache(maxsize)(function)
-
-        @functools.wraps(function)
-        def call(*args):
-            try:
-                hash(args)
-            except TypeError:
-                return function(*args)
-            return cached(*args)
-
-        return call
-
-    return decorate
-
-
-@cached_if_hashable(maxsize=64)
+@remembered
 def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
 
@@ -358,7 +392,7 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
         if is_pair(optimizer):
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
-            state = optimizer(**numbers, **dict(static)).init(params)
+            state = optimizer(**numbers, **dict(whole(static))).init(params)
         state = with_rounding(state, numbers, lost)
         return Carry(params, state, jnp.asarray(-1, jnp.int32))
 
@@ -374,6 +408,7 @@ def lower_start(
     table: dict[str, np.ndarray],
     params: Params,
     devices: Devices,
+    functions: tuple[Callable, ...],
     lanes: int,
 ) -> tuple[Any, Carry]:
     """Return the lowered program that makes a carry on its devices, and the carry's shapes.
@@ -382,15 +417,35 @@ def lower_start(
     can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
-    with naming(f"{caller}(space=...)"):  # a name that is no hyperparameter of the state
-        lowered = _jitted(start, devices.sharding).lower(rows, params, lanes)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding),
-        lowered.out_info,
+    jitted, structures = _jitted(start, devices.sharding)
+    with (
+        naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
+        weak_functions(only=functions),
+    ):
+        lowered = jitted.lower(rows, params, lanes)
+    shapes = structures[_form(rows, params, lanes)].unflatten(
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding)
+        for x in jax.tree.leaves(lowered.out_info)
     )
     return lowered, shapes
 
 
-@functools.lru_cache(maxsize=64)
-def _jitted(start: Callable, sharding: NamedSharding | None) -> Any:
-    return jax.jit(start, out_shardings=sharding, static_argnums=2)
+@remembered
+def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, dict[Hashable, TreeDef]]:
+    """Return the program, which gives leaves, and their structures by the form of the arguments.
+
+    JAX remembers permanently what structures it has seen along with `out_shardings`.
+    """
+    structures: dict[Hashable, TreeDef] = {}
+
+    def leaves(table, params, lanes):
+        flat, treedef = jax.tree.flatten(start(table, params, lanes))
+        structures[_form(table, params, lanes)] = treedef
+        return flat
+
+    return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structures
+
+
+def _form(*arguments: Any) -> Hashable:
+    leaves, treedef = jax.tree.flatten(arguments)
+    return treedef, tuple(map(np.shape, leaves)), arguments[-1]

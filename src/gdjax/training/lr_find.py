@@ -18,6 +18,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import UNIT, check_integer, check_range, strict
 from gdjax.core.hyper import Schedule, schedule
 from gdjax.core.reading import with_hyperparams
+from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.inputs import Program, make_plan
@@ -147,7 +148,8 @@ def lr_find(
     except ValueError as error:
         raise ValueError(f"lr_find(name={name!r}) must be one hyperparameter. {error}") from error
     run = Run(first_carry("lr_find", params, state))
-    program = Program(loss_fn, update, has_aux, needs_key, batch_size)
+    functions = functions_in(state)
+    program = Program(loss_fn, update, has_aux, needs_key, batch_size, functions=functions)
     plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
     execute(plan, run)
     diverged_at = int(run.carry.diverged_at)

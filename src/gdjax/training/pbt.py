@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.reading import with_hyperparams
+from gdjax.core.remember import weak_functions
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.engine import Run
 from gdjax.training.inputs import as_generator, as_key
@@ -115,7 +116,7 @@ def population_based_training(
         name, loss_fn, params, optimizer, configs, data,
         steps=steps, report_every=every, key=key, **options,
     ) as pool:  # fmt: skip
-        with naming(f"{name}(perturb=...)"):  # now, not after the first steps
+        with naming(f"{name}(perturb=...)"), weak_functions():  # now, not after the first steps
             for group in pool.groups:
                 jax.eval_shape(
                     lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), group.shapes.state
@@ -160,7 +161,8 @@ def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
         lanes = np.array(group.lanes)[padded_rows(0, size, len(group.lanes))]
         rows = np.array([row_of[lane] for lane in parent[lanes]])
         numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
-        copies.append(_program(pool.devices.sharding)(carries, rows, numbers))
+        with weak_functions():
+            copies.append(_program(pool.devices.sharding)(carries, rows, numbers))
     for group, carry in zip(pool.groups, copies, strict=True):
         group.run = Run(carry, pool.done)
     pool.diverged_at = pool.diverged_at[parent]

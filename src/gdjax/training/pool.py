@@ -13,11 +13,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gdjax.core.checks import check_choice
+from gdjax.core.remember import weak_functions
 from gdjax.core.types import LossFn, Params, PyTree
-from gdjax.training.checkpoint import Checkpoints
+from gdjax.training.checkpoint import Checkpoints, identity_of
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, to_host
 from gdjax.training.inputs import RESERVED
-from gdjax.training.lanes import Group, make_groups, padded_rows
+from gdjax.training.lanes import Group, make_kinds, padded_rows
 from gdjax.training.progress import Bar, Interrupt, LaneDisplay
 from gdjax.training.result import SweepResult, final_losses
 from gdjax.training.trials import Config, columns
@@ -45,27 +46,31 @@ class Pool:
         *,
         progress: bool = False,
         directory: Any = None,
+        resume: bool = True,
         **options: Any,
     ):
-        """Check and compile everything; `options` are those of `make_groups`."""
+        """Check and compile everything; `options` are those of `make_kinds`."""
         self.started = time.perf_counter()
-        self.groups, self.devices = make_groups(
+        kinds, self.devices = make_kinds(
             caller, loss_fn, params, optimizer, configs, data,
             reports=progress or directory is not None, **options,
         )  # fmt: skip
-        self.caller, self.configs = caller, configs
-        self.kinds = self.groups[-1].kind + 1
+        self.caller, self.configs, self.kinds = caller, configs, len(kinds)
+        plan, reached = kinds[0].plan, np.zeros(len(configs), int)
         self.checkpoints: Checkpoints | None = None
         if directory is not None:
-            if not self.groups[0].plan.examples:
+            if not plan.examples:
                 raise ValueError(
                     f"{caller}(directory=...) needs arrays: no run can resume a stream."
                 )
-            self.checkpoints = Checkpoints(caller, directory, configs, self.groups)
+            identity = identity_of(configs, kinds)
+            self.checkpoints = Checkpoints(caller, directory, resume, identity, len(configs))
+            reached = self.checkpoints.done
+        self.groups = [group for kind in kinds for group in kind.groups(reached)]
         self.done = 0
         self.history: dict[str, Any] = {}
         self.steps, self.diverged_at = np.zeros(len(configs), int), np.full(len(configs), -1)
-        self.bar, self.interrupt = Bar(self.groups[0].plan.total, progress), Interrupt()
+        self.bar, self.interrupt = Bar(plan.total, progress), Interrupt()
 
     def __enter__(self) -> Pool:
         self.interrupt.__enter__()
@@ -74,6 +79,8 @@ class Pool:
     def __exit__(self, *exception: object) -> None:
         self.interrupt.__exit__()
         self.bar.__exit__()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
 
     @property
     def lanes(self) -> list[int]:
@@ -102,12 +109,12 @@ class Pool:
             if group.run is None:
                 if self.interrupt.asked:
                     return
-                saved = self.checkpoints and self.checkpoints.load(index, group)
+                saved = self.checkpoints and self.checkpoints.load(group)
                 group.run = saved or Run(group.start())
 
             def on_chunk(run: Run) -> bool:
                 if self.checkpoints:
-                    self.checkpoints.save(index, run)
+                    self.checkpoints.save(group, run)
                 if self.bar.bar is not None:
                     lanes = slice(len(group.lanes))  # the rest is padding
                     losses, at = to_host((run.logs[-1][0], run.carry.diverged_at))
@@ -187,7 +194,8 @@ class Pool:
             for at in range(0, len(kept), size):
                 parts = [(carry_of(group), group.own_keys) for group in old]
                 part = padded_rows(at, size, len(kept))
-                carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                with weak_functions():
+                    carry, keys = _take(self.devices.sharding)(parts, rows[part])
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(
@@ -201,15 +209,19 @@ class Pool:
         """Return what was reached; `configs` and `history` replace or add to what is recorded."""
         groups = [group for group in self.groups if group.run is not None]
         order = np.array([lane for group in groups for lane in group.lanes])
-        carries = [_first_rows(to_host(carry_of(g)), len(g.lanes)) for g in groups]
+        carries = [_rows(to_host(carry_of(g)), slice(len(g.lanes))) for g in groups]
+        kinds = np.concatenate([[group.kind] * len(group.lanes) for group in groups])
         states = [
-            _joined([c.state for g, c in zip(groups, carries, strict=True) if g.kind == kind])
+            _rows(_joined(states), np.argsort(order[kinds == kind])) if states else None
             for kind in range(self.kinds)
+            for states in [
+                [c.state for g, c in zip(groups, carries, strict=True) if g.kind == kind]
+            ]
         ]
         params = _joined([carry.params for carry in carries])
         return SweepResult(
             configs=columns(self.configs) if configs is None else configs,
-            params=jax.tree.map(lambda x: x[np.argsort(order)], params),
+            params=_rows(params, np.argsort(order)),
             state=states[0] if self.kinds == 1 else tuple(states),
             history=self.history | history,
             diverged_at=self.diverged_at,
@@ -255,14 +267,12 @@ def _write(
     return known
 
 
-def _first_rows(tree: PyTree, count: int) -> PyTree:
-    return jax.tree.map(lambda x: x[:count], tree)
+def _rows(tree: PyTree, rows: slice | np.ndarray) -> PyTree:
+    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _joined(trees: Sequence[PyTree]) -> PyTree:
-    """Return the rows of several trees, one after the other; None if there is no tree."""
-    if not trees:
-        return None
+    """Return the rows of several trees, one after the other."""
 
     def join(*parts):
         if jnp.issubdtype(parts[0].dtype, jax.dtypes.prng_key):

@@ -18,7 +18,14 @@ import numpy as np
 from gdjax.core.base import short
 from gdjax.core.checks import check_choice
 from gdjax.core.types import OptState, Params
-from gdjax.training.checkpoint import as_arrays, from_arrays, nested, write_arrays
+from gdjax.training.files import (
+    as_arrays,
+    from_arrays,
+    nested,
+    part_of,
+    read_record,
+    write_record,
+)
 from gdjax.training.inputs import RESERVED
 from gdjax.training.plotting import draw_against, draw_curves, draw_heat_map, varying
 from gdjax.training.progress import require
@@ -275,8 +282,8 @@ class SweepResult:
         """Write everything to one .npz file: arrays by name, no Python objects."""
         data = {k: v for k, v in vars(self).items() if k not in ("configs", "seconds")}
         configs = {k: v.tolist() for k, v in self._words().items()}
-        about = json.dumps({"configs": configs, "seconds": self.seconds})
-        write_arrays(Path(path), {"about": np.array(about), **as_arrays(data)})
+        about = {"configs": configs, "seconds": self.seconds}
+        write_record(Path(path), about, as_arrays(data))
 
     @classmethod
     def load(cls, path: PathLike, params: Params = None, state: OptState = None) -> SweepResult:
@@ -291,15 +298,20 @@ class SweepResult:
 
         Returns:
           The result; a static value that JSON lacks (a function) is its name, a string.
+
+        Raises:
+          ValueError: if the file is damaged, or the trees have another structure than it.
         """
-        with np.load(path) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {k: file[k] for k in file.files if k != "about"}
+        likes = {"params": params, "state": state}
+        about, arrays = read_record(Path(path))
         configs = {k: column(v) for k, v in about["configs"].items()}
-        fields = nested(arrays)
-        for name, like in (("params", params), ("state", state)):
+        fields = {}
+        for field in dataclasses.fields(cls):
+            part, like = part_of(arrays, field.name), likes.get(field.name)
             if like is not None:
-                fields[name] = from_arrays(arrays, f"/{name}", like)
+                fields[field.name] = from_arrays(part, like, f"SweepResult.load({field.name}=...)")
+            elif part:
+                fields[field.name] = part[""] if "" in part else nested(part)
         fields.setdefault("params", {})
         fields.setdefault("state", {})
         return cls(configs=configs, seconds=about["seconds"], **fields)

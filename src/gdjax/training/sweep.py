@@ -35,6 +35,7 @@ def sweep(
     lanes_per_program: int | None = None,
     vectorize: bool | None = None,
     directory: str | os.PathLike[str] | None = None,
+    resume: bool = True,
 ) -> SweepResult:
     """Train one model for each config of a space of hyperparameters, all in one compiled program.
 
@@ -79,8 +80,13 @@ def sweep(
         whole core, and alone it stays in the cache) or its loss has convolutions (which are slow
         there with many kernels together).
       directory: where finished chunks are kept, on a file system that all hosts share. The same
-        call resumes from them after it was killed, and loses at most one chunk (`report_every`
-        steps of the groups in progress).
+        call resumes from them after it was killed, also on other devices or with other
+        `lanes_per_program`, and loses at most one chunk (`report_every` steps of the groups in
+        progress). A call with anything else that decides numbers is an error that names it. One
+        process at a time can use a directory. Files that are damaged or lost cost a warning, and
+        the steps since the last ones that are whole.
+      resume: whether to go on from what is in `directory`. False deletes the sweep that is there,
+        whatever it is, and starts anew.
 
     Returns:
       A `SweepResult`. Memory: lanes in a program * (parameters + state + gradients), on the host
@@ -88,7 +94,8 @@ def sweep(
 
     Raises:
       ValueError: for an empty space, a value out of range, a name that the optimizer does not have,
-        a directory with another sweep in it.
+        a directory with another sweep, or files of one, in it.
+      RuntimeError: if another process is using the directory.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -105,7 +112,7 @@ def sweep(
         batch_size=batch_size, steps=steps, epochs=epochs, key=key, has_aux=has_aux,
         needs_key=needs_key, held_out=held_out, metric_fn=metric_fn, report_every=report_every,
         progress=progress, lanes_per_program=lanes_per_program, vectorize=vectorize,
-        directory=directory,
+        directory=directory, resume=resume,
     ) as pool:  # fmt: skip
         pool.advance()
     return pool.result()

@@ -14,6 +14,7 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import checked, strict
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, upcast
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.trees import derived
 from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.transforms.ema import ema
@@ -83,7 +84,7 @@ def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimiz
 # --- measures with a state ------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _plain(measure: Callable[[Updates], PyTree]) -> Callable[..., tuple[PyTree, OptState]]:
     def update(updates, state, params=None, **extra):
         return measure(updates), state
@@ -137,7 +138,7 @@ def _floats(measurement: PyTree) -> PyTree:
     return jax.tree.map(up, measurement)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _averaging(measure: Callable, update: Callable) -> Callable:
     def averaged(updates, state, params=None, **extra):
         return update(_floats(measure(updates)), state)

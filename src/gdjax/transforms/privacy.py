@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import map_blocks, treewise
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import Randomness, fresh_randomness
 from gdjax.transforms.per_example import per_example_global_norm_clip
@@ -42,7 +43,7 @@ def _noisy_mean(row, deviation, size):
     return (total + deviation.astype(real) * noise) / size.astype(real)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _without_params(update: UpdateFn) -> UpdateFn:
     """Allow gradients with an axis that the parameters do not have."""
 

@@ -23,6 +23,7 @@ from gdjax.core.hyper import by_path, nearest, whole_leaf_values
 from gdjax.core.kinds import check_kind
 from gdjax.core.lift import compiled
 from gdjax.core.protocols import took_step
+from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
@@ -111,7 +112,7 @@ def _part(treedef: TreeDef, leaves: list, names: tuple, name: Hashable) -> PyTre
     return treedef.unflatten([x if n == name else None for x, n in zip(leaves, names, strict=True)])
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered_with_owners
 def _update(
     called: str, members: tuple[tuple[Hashable, Any], ...], mask_extras: bool
 ) -> Callable[..., tuple[Updates, Groups]]:

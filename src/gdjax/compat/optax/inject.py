@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
@@ -19,6 +19,7 @@ from gdjax.core.hyper import as_hyper
 from gdjax.core.lift import compiled
 from gdjax.core.numerics import cast_like, safe_increment, scalar_dtype
 from gdjax.core.protocols import took_step
+from gdjax.core.remember import remembered_with_owners, whole
 from gdjax.core.types import DType, OptState, Pair, Params
 
 Q = ParamSpec("Q")
@@ -73,7 +74,7 @@ def _make_update(
         kind = dtype or scalar_dtype()
         numbers = {k: jnp.asarray(v, kind) for k, v in state.hyperparams.items()}
         numbers |= _current(schedules, dict(stateful), state.count, kind, extra)
-        optimizer = with_extra_args_support(factory(**dict(fixed), **numbers))
+        optimizer = with_extra_args_support(factory(**dict(whole(fixed)), **numbers))
         fresh = optimizer.init(updates if params is None else params)
         inner = _with_numbers_of(fresh, inner)
         updates, new = optimizer.update(updates, inner, params, **extra)
@@ -87,7 +88,7 @@ def _make_update(
     return compiled(inject_hyperparams, "inject_hyperparams")
 
 
-_remembered_update = functools.lru_cache(maxsize=1024)(_make_update)
+_remembered_update = remembered_with_owners(_make_update)
 
 
 def inject_hyperparams(
@@ -168,18 +169,9 @@ def inject_hyperparams(
         names = tuple(sorted(numbers | schedules | stateful))
         parts = tuple(fixed.items()), tuple(stateful.items()), names
         key = inner_factory, *parts, hyperparam_dtype
-        return Optimizer(init, (_remembered_update if _is_hashable(key) else _make_update)(*key))
+        return Optimizer(init, _remembered_update(*key))
 
     return build
-
-
-def _is_hashable(key: Hashable) -> bool:
-    """Return whether the arguments may be a key: a mask, for one, is a dict, which may not."""
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
 
 
 def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:

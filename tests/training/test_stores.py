@@ -1,0 +1,470 @@
+"""A directory of a sweep gives that sweep's results or an error, whatever happens to it."""
+
+import functools
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax.training import files
+from gdjax.training import lanes as lanes_module
+from gdjax.training.checkpoint import Checkpoints, digest_of_text
+from gdjax.training.devices import Devices
+
+DATA = np.linspace(-1, 1, 8).astype(np.float32)
+SPACE = {"learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5]}
+RUN = dict(steps=12, report_every=3, lanes_per_program=2, batch_size=2, key=3)
+
+
+def loss_towards(target):
+    return lambda params, batch: jnp.mean((params["w"] * batch - target) ** 2)
+
+
+LOSS, START = loss_towards(1.0), {"w": np.float32(0.5)}
+
+
+def run(directory=None, loss=LOSS, params=START, optimizer=gdjax.sgd, space=SPACE, data=DATA, **o):
+    return gdjax.sweep(loss, params, optimizer, space, data, directory=directory, **{**RUN, **o})
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def same_results(a, b):
+    drop = dict(seconds=0, configs=0)
+    same(vars(a) | drop, vars(b) | drop)
+
+
+class Killed(BaseException):
+    """What `kill -9` is, as far as files are concerned."""
+
+
+def die_at(monkeypatch, write):
+    """Let the process die at its n-th write: before the file has its name, or right after."""
+    count, replace = itertools.count(), os.replace
+
+    def dying(*names):
+        now = next(count)
+        if now == 2 * write // 2 and write % 2 == 0:
+            raise Killed
+        replace(*names)
+        if now == write:
+            raise Killed
+
+    monkeypatch.setattr(files.os, "replace", dying)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Run on one device, and do not wait for a disk."""
+    monkeypatch.setattr(lanes_module, "all_devices", lambda: Devices(None, 1, 1))
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)
+
+
+def half_done(directory, monkeypatch, write=9):
+    with monkeypatch.context() as patch:
+        die_at(patch, write)
+        with pytest.raises(Killed):
+            run(directory)
+
+
+# --- which sweep it is ---
+
+CHANGES = {
+    "loss_fn": dict(loss=loss_towards(9.0)),
+    "loss_fn, with another array in it": dict(
+        loss=lambda p, b: jnp.mean((p["w"] * b - np.float32([0, 1])) ** 2)
+    ),
+    "params": dict(params={"w": np.float32(0.25)}),
+    "params, of another dtype": dict(params={"w": np.float16(0.5)}),
+    "params, of another name": dict(
+        loss=lambda p, b: jnp.mean((p["v"] * b - 1.0) ** 2), params={"v": np.float32(0.5)}
+    ),
+    "params, a function": dict(params=lambda key: {"w": jnp.float32(0.5)}),
+    "optimizer": dict(optimizer=gdjax.adam),
+    "optimizer, with a fixed number": dict(optimizer=functools.partial(gdjax.sgd, momentum=0.0)),
+    "optimizer, built": dict(optimizer=gdjax.sgd(0.3, momentum=0.9)),
+    "space": dict(space={"learning_rate": [0.1, 0.2, 0.3, 0.4, 0.6]}),
+    "space, in another order": dict(space={"learning_rate": [0.2, 0.1, 0.3, 0.4, 0.5]}),
+    "space, with seeds": dict(seeds=[0]),
+    "data": dict(data=DATA + 1),
+    "data, of another dtype": dict(data=DATA.astype(np.float16)),
+    "data, of another shape": dict(data=DATA[:, None]),
+    "batch_size": dict(batch_size=4),
+    "key": dict(key=4),
+    "key, of another kind": dict(key=jax.random.key(3, impl="rbg")),
+    "steps": dict(steps=15),
+    "report_every": dict(report_every=4),
+    "held_out": dict(held_out=DATA[:3]),
+    "has_aux": dict(loss=lambda p, b: (LOSS(p, b), b), has_aux=True),
+    "needs_key": dict(loss=lambda p, b, key: LOSS(p, b), needs_key=True),
+    "vectorize": dict(vectorize=False),
+}
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_another_sweep_is_refused(tmp_path, monkeypatch, quick, done):
+    if done:
+        whole = run(tmp_path)
+    else:
+        half_done(tmp_path, monkeypatch)
+        whole = run()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+    for what, change in CHANGES.items():
+        with pytest.raises(ValueError, match=r"resume=False") as error:
+            run(tmp_path, **change)
+            pytest.fail(what)
+        assert what.split(",")[0] in str(error.value) and str(tmp_path) in str(error.value), what
+        now = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+        assert now == before, what
+    same_results(run(tmp_path, loss=loss_towards(1.0)), whole)  # the same, but defined again
+    anew = run(tmp_path, loss=loss_towards(9.0), resume=False)
+    same_results(anew, run(loss=loss_towards(9.0)))
+
+
+def test_flags_functions_and_metrics_count(tmp_path, quick):
+    nesterov = dict(optimizer=functools.partial(gdjax.sgd, momentum=0.5, nesterov=True))
+    plain = dict(optimizer=functools.partial(gdjax.sgd, momentum=0.5))
+    score = dict(held_out=DATA, metric_fn=lambda p, d: p["w"])
+    other = dict(held_out=DATA, metric_fn=lambda p, d: p["w"] + 1)
+    longer = dict(held_out=DATA + 1, metric_fn=score["metric_fn"])
+    half = dict(space={"learning_rate": [lambda t: 0.5 / (1 + t)]})
+    third = dict(space={"learning_rate": [lambda t: 0.3 / (1 + t)]})
+    for i, (first, second, named) in enumerate(
+        [
+            (plain, nesterov, "optimizer"), (score, other, "metric_fn"),
+            (score, longer, "held_out"), (half, third, "optimizer"),
+        ]
+    ):  # fmt: skip
+        run(tmp_path / str(i), **first)
+        with pytest.raises(ValueError, match=f"other {named}"):
+            run(tmp_path / str(i), **second)
+
+
+def test_another_version_of_jax_is_told(tmp_path, quick):
+    whole, file = run(tmp_path), tmp_path / "sweep.json"
+    before = json.loads(file.read_text())
+    before["versions"]["jaxlib"] = "0.1.0"
+    del before["checksum"]
+    file.write_text(json.dumps(before | {"checksum": digest_of_text(before)}))
+    with pytest.warns(UserWarning, match="was begun with .*0.1.0.*may differ by rounding"):
+        same_results(run(tmp_path), whole)
+
+
+# --- faults ---
+
+
+def damage(folder, foreign, dice):
+    """Do something to the files of a folder; return what."""
+    ours = sorted(p for p in folder.iterdir() if p.name != "lock")
+    one, two = dice.choice(ours), dice.choice(ours)
+    text = one.read_bytes()
+    kind = dice.choice(
+        ["flip", "flip", "flip", "cut", "empty", "delete", "swap", "copy", "rename", "foreign"]
+        + ["several", "zeros", "append", "twice", "foreign in its place"]
+    )
+    if kind == "flip" and text:
+        at = dice.randrange(len(text))
+        one.write_bytes(text[:at] + bytes([text[at] ^ 1 << dice.randrange(8)]) + text[at + 1 :])
+    elif kind == "cut":
+        one.write_bytes(text[: dice.randrange(len(text) or 1)])
+    elif kind == "empty":
+        one.write_bytes(b"")
+    elif kind == "delete":
+        one.unlink()
+    elif kind == "swap":
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(text)
+    elif kind == "copy":
+        two.write_bytes(text)
+    elif kind == "rename":
+        one.rename(one.with_name(two.name))
+    elif kind == "foreign":
+        shutil.copy(dice.choice(foreign), folder)
+    elif kind == "foreign in its place":
+        shutil.copy(dice.choice(foreign), one)
+    elif kind == "several":
+        for path in dice.sample(ours, min(3, len(ours))):
+            path.unlink()
+    elif kind == "zeros":
+        one.write_bytes(bytes(len(text)))
+    elif kind == "append":
+        one.write_bytes(text + b"more")
+    else:
+        return f"{kind}: {damage(folder, foreign, dice)}, {damage(folder, foreign, dice)}"
+    return f"{kind} {one.name} {two.name}"
+
+
+def test_no_fault_gives_a_wrong_result(tmp_path, monkeypatch, quick):
+    """After each of 250 kills and faults: the right bits, or an error that names a file."""
+    dice, whole, told = random.Random(0), run(), []
+    run(tmp_path / "foreign", loss=loss_towards(9.0))
+    foreign = sorted(p for p in (tmp_path / "foreign").iterdir() if p.name != "lock")
+    states = {}
+    for write in range(1, 25):
+        folder = tmp_path / f"state{write}"
+        half_done(folder, monkeypatch, write)
+        states[write] = folder
+    run(tmp_path / "state25")
+    states[25] = tmp_path / "state25"
+    for case in range(250):
+        folder = tmp_path / f"case{case}"
+        shutil.copytree(states[dice.choice(list(states))], folder)
+        what = damage(folder, foreign, dice) if case >= 25 else "killed"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                result = run(folder)
+            except ValueError as error:
+                told.append("error")
+                assert str(folder) in str(error) and "resume=False" in str(error), what
+                assert "foreign" in what, (what, error)
+                result = run(folder, resume=False)
+        if caught:
+            told.append("warning")
+            assert all(str(folder) in str(w.message) for w in caught), what
+        assert case >= 25 or not caught, what
+        same_results(result, whole)
+        assert not list(folder.glob(f".*{files.PART}"))
+        shutil.rmtree(folder)
+    assert told.count("error") > 10 and told.count("warning") > 80
+
+
+def test_a_lost_chunk_does_not_shift_the_history(tmp_path, quick):
+    whole = run(tmp_path)
+    for path in tmp_path.glob("chunk-00000003-*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="is lost.*lanes 0-4 go back to step 0"):
+        same_results(run(tmp_path), whole)
+
+
+def test_leftovers_cost_one_chunk_at_most(tmp_path, quick, monkeypatch):
+    whole = run(tmp_path)
+    (newest,) = tmp_path.glob("carry-00000012-000002-*")
+    newest.write_bytes(b"")
+    steps, save = [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda *a: (steps.append((a[1].lanes, a[2].done)), save(*a))
+    )
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*lanes 2-3 go back to step 9"):
+        same_results(run(tmp_path), whole)
+    assert steps == [([2, 3], 12)]
+
+
+# --- other devices, other groups ---
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_sweep_resumes_on_other_devices_and_in_other_groups(tmp_path, monkeypatch, vectorize):
+    more = dict(vectorize=vectorize, held_out=DATA, seeds=2)
+    sharding = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(np.array(jax.devices()[:2]), ("lanes",)),
+        jax.sharding.PartitionSpec("lanes"),
+    )
+    ways = [Devices(None, 1, 1), Devices(sharding, 2, 1), Devices(None, 1, 2)]
+    sizes = [3, 4, None]
+    whole = {}
+    for first, second in [(0, 1), (1, 2), (2, 0), (0, 0)]:
+        folder = tmp_path / f"{first}{second}"
+        with monkeypatch.context() as patch:
+            patch.setattr(lanes_module, "all_devices", lambda way=ways[first]: way)
+            if not whole:
+                whole = run(**more)
+            die_at(patch, 11)
+            with pytest.raises(Killed):
+                run(folder, lanes_per_program=sizes[first], **more)
+        monkeypatch.setattr(lanes_module, "all_devices", lambda way=ways[second]: way)
+        result = run(folder, lanes_per_program=sizes[second], **more)
+        if vectorize:  # XLA orders sums by the number of lanes
+            a, b = (jax.tree.leaves((r.params, r.state, r.history)) for r in (whole, result))
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+        else:
+            same_results(result, whole)
+
+
+# --- several processes ---
+
+HOLDER = """
+import sys, time
+sys.path[:0] = [{here!r}, {here!r} + "/.."]
+import test_stores
+from gdjax.training.checkpoint import Checkpoints
+save = Checkpoints.save
+def slow(*a):
+    save(*a)
+    if a[2].done == 6:
+        sys.stdout.write("held\\n")
+        sys.stdout.flush()
+        time.sleep(1000)
+Checkpoints.save = slow
+test_stores.run({folder!r})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_second_process_is_told_and_a_killed_one_forgotten(tmp_path):
+    script = HOLDER.format(here=os.path.dirname(__file__), folder=str(tmp_path))
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONHASHSEED": "7", "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(RuntimeError, match=f"in use by process {process.pid} on"):
+                run(tmp_path)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert list(tmp_path.glob("chunk-*"))
+    result, whole = run(tmp_path), run()  # on eight devices, after one
+    np.testing.assert_allclose(result.history["loss"], whole.history["loss"], rtol=1e-6)
+    assert not [w for w in tmp_path.glob(f".*{files.PART}")]
+
+
+def test_two_threads_do_not_share_a_directory(tmp_path, quick):
+    entered, leave, errors = threading.Event(), threading.Event(), []
+
+    def metric(params, data):
+        return jax.pure_callback(
+            lambda x: (entered.set(), leave.wait(60), x)[2], jax.ShapeDtypeStruct((), np.float32),
+            params["w"], vmap_method="sequential",
+        )  # fmt: skip
+
+    def first():
+        run(tmp_path, held_out=DATA, metric_fn=metric)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(60)
+    try:
+        run(tmp_path)
+    except RuntimeError as error:
+        errors.append(str(error))
+    leave.set()
+    thread.join()
+    assert len(errors) == 1 and f"in use by process {os.getpid()}" in errors[0]
+
+
+def test_files_of_two_writers_have_names_of_their_own(tmp_path):
+    seen = []
+
+    def write(file):
+        seen.append(file.name)
+        if len(seen) < 20:
+            files.replace_file(tmp_path / "x.npz", write)
+        file.write(b"whole")
+
+    files.replace_file(tmp_path / "x.npz", write)
+    assert len(set(seen)) == 20 and [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+    with pytest.raises(ZeroDivisionError):
+        files.replace_file(tmp_path / "x.npz", lambda file: 1 / 0)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"whole"]
+
+
+# --- paths ---
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Odd:
+    """A node whose keys are alike as text."""
+
+    keys = (
+        jax.tree_util.GetAttrKey("a"), jax.tree_util.DictKey("a"), jax.tree_util.DictKey(0),
+        jax.tree_util.DictKey("0"), jax.tree_util.SequenceKey(0), jax.tree_util.DictKey((0,)),
+        jax.tree_util.DictKey("~s0"), jax.tree_util.DictKey("a\0b"), jax.tree_util.DictKey("a\0c"),
+        jax.tree_util.DictKey("w"), jax.tree_util.DictKey("w.npy"), jax.tree_util.DictKey(""),
+        jax.tree_util.DictKey("/"), jax.tree_util.DictKey("ä"), jax.tree_util.DictKey("\ud800"),
+        jax.tree_util.DictKey("a\\b"), jax.tree_util.DictKey(True), jax.tree_util.DictKey("True"),
+    )  # fmt: skip
+
+    def __init__(self, *children):
+        self.children = children
+
+    def tree_flatten_with_keys(self):
+        return tuple(zip(self.keys, self.children, strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_every_leaf_has_a_file_of_its_own(tmp_path):
+    tree = {
+        "a": {"b": 0.0, "": {"": 1.0}}, "a/b": 2.0, "a/": {"/": 3.0}, "/a": {"b/c": 4.0},
+        "linear/~/w": {"x": 5.0}, "file": 6.0, "list": [7.0, {"0": 8.0}, (9.0,)],
+        "ordered": OrderedDict([(0, 10.0), ("0", 11.0)]),
+        "odd": Odd(*range(12, 12 + len(Odd.keys))),
+    }  # fmt: skip
+    tree = jax.tree.map(jnp.float32, tree)
+    arrays = files.as_arrays(tree)
+    files.write_record(tmp_path / "x.npz", {"é": [1]}, arrays)
+    about, again = files.read_record(tmp_path / "x.npz")
+    assert about == {"é": [1]} and len(again) == len(jax.tree.leaves(tree))
+    same(files.from_arrays(again, tree), tree)
+    del tree["odd"], tree["ordered"]
+    back = files.nested(files.as_arrays(tree))
+    assert back["a"]["b"] == 0 and back["a/b"] == 2 and back["linear/~/w"]["x"] == 5
+    assert back["list"] == {0: 7, 1: {"0": 8}, 2: {0: 9}}
+    with pytest.raises(ValueError, match=r"'w'.*not in the file, and lacks .*'v'"):
+        files.from_arrays(files.as_arrays({"v": jnp.ones(2)}), {"w": jnp.ones(2)}, "x")
+    with pytest.raises(ValueError, match=r"shape \(3,\) at 'w', the file \(2,\)"):
+        files.from_arrays(files.as_arrays({"w": jnp.ones(2)}), {"w": jnp.ones(3)}, "x")
+
+
+def test_dtypes_survive(tmp_path):
+    kinds = ["bfloat16", "float8_e4m3fn", "float16", "int4", "bool", "complex64", "uint32"]
+    arrays = {k: np.arange(3).astype(jnp.dtype(k)) for k in kinds} | {
+        "none": np.zeros((0, 2), jnp.bfloat16), "scalar": np.asarray(jnp.bfloat16(2))
+    }  # fmt: skip
+    files.write_record(tmp_path / "x.npz", {}, arrays)
+    for name, x in files.read_record(tmp_path / "x.npz")[1].items():
+        assert x.dtype == arrays[name].dtype and x.shape == arrays[name].shape
+        np.testing.assert_array_equal(x, arrays[name])
+    with pytest.raises(TypeError, match="Python objects"):
+        files.write_record(tmp_path / "x.npz", {}, {"o": np.array([object()])})
+
+
+def test_names_with_slashes_resume_and_load(tmp_path, monkeypatch, quick):
+    params = {"a": {"b": np.float32(1)}, "a/b": np.float32(2), "c": np.zeros(2, jnp.bfloat16)}
+
+    def loss(p, b):
+        return (p["a"]["b"] - 3) ** 2 + (p["a/b"] + 5) ** 2 + (p["c"] ** 2).sum() + 0 * b.sum()
+
+    more = dict(loss=loss, params=params, optimizer=gdjax.adam, held_out=DATA)
+    more["metric_fn"] = lambda p, d: {"a/b": p["a/b"], "a": p["a"]["b"]}
+    whole = run(**more)
+    with monkeypatch.context() as patch:
+        die_at(patch, 7)
+        with pytest.raises(Killed):
+            run(tmp_path / "d", **more)
+    result = run(tmp_path / "d", **more)
+    same_results(result, whole)
+    result.save(tmp_path / "r.npz")
+    again = gdjax.SweepResult.load(tmp_path / "r.npz", params, gdjax.adam(0.1).init(params))
+    same_results(again, whole)
+    plain = gdjax.SweepResult.load(tmp_path / "r.npz")
+    same(plain.params, whole.params)
+    assert plain.params["c"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"load\(params=...\) has another structure"):
+        gdjax.SweepResult.load(tmp_path / "r.npz", {"a": params["a"]})
+    text = (tmp_path / "r.npz").read_bytes()
+    for bad in (text[:-1], text[:100], b"", text.replace(b"params", b"qarams", 1)):
+        (tmp_path / "r.npz").write_bytes(bad)
+        with pytest.raises(ValueError, match=r"r\.npz is damaged"):
+            gdjax.SweepResult.load(tmp_path / "r.npz")
