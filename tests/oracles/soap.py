@@ -121,6 +121,9 @@ CASES = [
         SOAP,
         partial(soap, limit=4, precondition_frequency=4),
         not_differentiable=("shampoo_beta",),
+        # The second gradient is the first, of rank 3, in a basis of it: in the fourth direction it
+        # is all rounding error, which the step divides by its own size.
+        lane_rtol=2e-3,
     ),
     Case(
         "soap_one_sided",

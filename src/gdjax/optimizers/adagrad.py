@@ -41,7 +41,7 @@ class SquaresOutside(Squares):
 
 def _adagrad(grad, slots, param, count, *, initial_accumulator_value, eps):
     total = jnp.where(count == 1, initial_accumulator_value, slots.sum_of_squares) + abs_sq(grad)
-    seen = total > 0  # where all gradients were 0, the step is 0, also with eps = 0
+    seen = total != 0  # where all gradients were 0, the step is 0, also with eps = 0
     new = slots._replace(sum_of_squares=total)
     return jnp.where(seen, grad / jnp.where(seen, new.diagonal(count, eps=eps), 1), 0), new
 

@@ -33,7 +33,7 @@ def _sm3(grad, slots, param, count, *, b1, b2, eps):
     for other in slots.accumulators[1:]:
         nu = jnp.minimum(nu, other)
     nu = b2 * nu + jnp.where(1 - b2 == 0, 1, 1 - b2) * abs_sq(grad)
-    seen = nu > 0
+    seen = nu != 0  # NaN is kept
     direction = jnp.where(seen, grad / jnp.where(seen, safe_sqrt(nu + eps), 1), 0)
     mu = b1 * slots.mu + (1 - b1) * direction
     axes = _other_axes(grad.ndim)

@@ -66,7 +66,7 @@ def _soap(
     gradient, mu, nu = (x.reshape(shape) for x in (grad, slots.mu, slots.nu))
     low = rotated(gradient, slots.bases)
     moves = count > 1
-    mu = jnp.where(moves, b1 * mu + (1 - b1) * low, mu)
+    mu = jnp.where(moves, b1 * mu + (1 - b1) * low, 0 * low)  # a first gradient of NaN shows
     nu = jnp.where(moves, b2 * nu + (1 - b2) * abs_sq(low), nu)
     t = jnp.maximum(count - 1, 1)
     correction = safe_sqrt(bias_correction(b2, t)) / bias_correction(b1, t)

@@ -27,7 +27,7 @@ class Cautious(NamedTuple):
 
 
 def _keep(update, grad, min_share):
-    kept = (product(update, grad) < 0).astype(grad.real.dtype)
+    kept = (~(product(update, grad) >= 0)).astype(grad.real.dtype)  # NaN is kept
     share = jnp.sum(kept) / max(kept.size, 1)
     return update * kept / jnp.maximum(share, min_share)
 
