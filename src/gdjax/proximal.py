@@ -23,6 +23,7 @@ from gdjax.core.hyper import whole_leaf_values
 from gdjax.core.numerics import abs_sq, cast, cast_like, compute_dtype, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq, times
 from gdjax.core.types import Number, PrefixTree, PyTree
+from gdjax.projections.reading import broadcasts
 
 Strength: TypeAlias = "ArrayLike | PrefixTree | None"  # None is 1, or in a tree "no penalty"
 Scaling: TypeAlias = "ArrayLike | PrefixTree"
@@ -276,6 +277,13 @@ def _each(
     for i, (leaf, *row) in enumerate(zip(leaves, *columns, strict=True)):
         if all(n is not None for n in row):
             wide = cast(leaf, compute_dtype(leaf))
-            row = [jnp.broadcast_to(jnp.asarray(n, wide.real.dtype), leaf.shape) for n in row]
+            row = [_number_for(call, n, wide) for n in row]
             leaves[i] = cast(rule(wide, row[0] * row[1], *row[2:]), leaf.dtype)
     return treedef.unflatten(leaves)
+
+
+def _number_for(call: str, x: ArrayLike, leaf: Array) -> Array:
+    x = jnp.asarray(x, leaf.real.dtype)
+    if not broadcasts(x.shape, leaf.shape):
+        raise ValueError(f"{call}: a number of shape {x.shape} does not fit x of {leaf.shape}.")
+    return jnp.broadcast_to(x, leaf.shape)
