@@ -122,7 +122,7 @@ def term_sizes(at: Linearized) -> Array:
     eye = jnp.eye(n, dtype=at.point.dtype)
     few = n <= PROBES
     probes = eye if few else jax.random.normal(jax.random.key(0), (PROBES, n), eye.dtype)
-    terms = norm(jax.vmap(at.push)(probes * at.point), axis=0)
+    terms = norm(jax.vmap(at.push)(probes * at.point[None]), axis=0)
     return terms if few else terms / PROBES**0.5
 
 
@@ -241,7 +241,7 @@ def steps_by_qr(
       order: the columns from the first to the last. One that depends on those before is not used.
     """
     place = jnp.argsort(order)
-    upper, rotated = triangle((matrix / scale)[:, order], r)
+    upper, rotated = triangle((matrix / scale[None])[:, order], r)
     eps = jnp.finfo(r.dtype).eps
     norms = norm(upper, axis=0)
     weak = jnp.abs(jnp.diag(upper)) <= norms.size * eps * norms

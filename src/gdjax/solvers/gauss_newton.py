@@ -56,7 +56,7 @@ def _gauss_newton(
     j, value = jacobian(at), jnp.vdot(r, r)
     norms = norm(j, axis=0)
     scale = jnp.where(norms > 0, norms, 1)
-    u, s, vt = jnp.linalg.svd(j / scale, full_matrices=False)
+    u, s, vt = jnp.linalg.svd(j / scale[None], full_matrices=False)
     kept = s > rcond.astype(x.dtype) * s[0]
     rotated = u.T @ r
     q = -vt.T @ jnp.where(kept, rotated / jnp.where(kept, s, 1), 0)
