@@ -91,7 +91,8 @@ def test_a_far_start_does_not_count_as_converged(method):
     with enable_x64():
         t = jnp.linspace(0, 2, 20)
         residual = lambda p: curve(p, t, jnp.exp(t))  # noqa: E731
-        run = jax.jit(jax.vmap(lambda x: gdjax.least_squares(residual, x, METHODS[method])))
+        run = jax.vmap(lambda x: gdjax.least_squares(residual, x, METHODS[method]))
+        run = jax.jit(run, compiler_options=FAST)
         result = run(jnp.array([[1.0, 8.0], [1.0, 12.0], [1.0, 1.5]]))
         for x, converged in zip(result.params, result.converged, strict=True):
             if converged:
@@ -113,7 +114,7 @@ def test_units_change_nothing():
             with enable_x64() if x64 else np.errstate():
                 unit = jnp.array([1.0, 1e-30, 1e30, 1.0, 1.0, 1e-12])
                 units = jnp.array([[1, 1], [1, 1], [1, 1], [1e-10, 1e10], [1e10, 1e-10], [1e5, 1]])
-                result = jax.jit(jax.vmap(fit))(unit, units)
+                result = jax.jit(jax.vmap(fit), compiler_options=FAST)(unit, units)
                 found = np.asarray(result.params / units)
                 assert result.converged.all(), (method, x64, names(result))
                 rtol = 1e-7 if x64 else 5e-3
@@ -129,13 +130,14 @@ def test_meyers_function_in_float32_and_from_afar():
     )  # fmt: skip
     t = 0.45 + 0.05 * np.arange(1, 17)
 
-    def residual(x):
-        return x[0] * jnp.exp(10 * x[1] / (t + x[2]) - 13) - y
+    def fit(x):
+        residual = lambda x: x[0] * jnp.exp(10 * x[1] / (t + x[2]) - 13) - y  # noqa: E731
+        return gdjax.least_squares(residual, jnp.array(x))
 
-    single = gdjax.least_squares(residual, jnp.array([8.85, 4.0, 2.5]))
+    single = fit([8.85, 4.0, 2.5])
     assert not single.converged or 2 * single.value < 1e-3, (names(single), single.value)
     with enable_x64():
-        result = gdjax.least_squares(residual, jnp.array([40.0, 50.0, 30.0]))
+        result = fit([40.0, 50.0, 30.0])
         np.testing.assert_allclose(2 * result.value, 8.79458e-5, rtol=1e-5)
         assert result.converged and result.steps < 180  # MINPACK: 179 evaluations
 
@@ -172,7 +174,7 @@ def test_roots_in_any_units():
         unit = jnp.array([1.0, 1e-30, 1e30, 1.0])
         units = jnp.array([[1, 1], [1, 1], [1, 1], [1e-10, 1e10]])
         solve = lambda u, v: gdjax.root(fun, v * jnp.array([2.0, 0.5]), args=(u, v))  # noqa: E731
-        result = jax.jit(jax.vmap(solve))(unit, units)
+        result = jax.jit(jax.vmap(solve), compiler_options=FAST)(unit, units)
         assert result.converged.all(), names(result)
         values = jax.vmap(fun)(result.params / units, jnp.ones(4), jnp.ones((4, 2)))
         assert jnp.max(jnp.abs(values)) < 1e-7

@@ -265,7 +265,8 @@ def least_squares(
 
     - `CONVERGED`: r is 0, or no |cosine| of the angle between r and a column of J is above `tol`;
     - `SMALL_REDUCTION`: neither the last update nor, as the linear model predicts it, d reduces
-      |r|^2 by more than `ftol` of it, or by more than its rounding error;
+      |r|^2 by more than `ftol` of it, or by more than its rounding error; or no step reduces it
+      further, and the cosines are below eps^(1/3), 6e-6 in float64;
     - `SMALL_STEP`: |D d| <= `xtol` |D params|, or d changes r by no more than the rounding error of
       the parameters;
 
