@@ -50,10 +50,11 @@ def test_least_squares_equals_scipys(name):
 
 @pytest.mark.parametrize(
     ("name", "scaled", "most"),
-    [("brown_dennis", False, 40), ("freudenstein_roth", True, 40), ("brown_dennis", True, 200)],
+    [("brown_dennis", False, 40), ("freudenstein_roth", True, 40), ("brown_dennis", True, 300)],
 )
 def test_least_squares_in_float32_settles_where_values_are_all_rounding(name, scaled, most):
-    """Scaled, the path to Brown and Dennis's minimum is long and chaotic: MINPACK takes 246.
+    """Scaled, the path to Brown and Dennis's minimum is long, and rounding decides whether it takes
+    150 or 250 steps: MINPACK takes 246 in float64.
 
     Rounding decides here, so the program is compiled as for users, whatever conftest.py says.
     """

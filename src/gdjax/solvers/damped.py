@@ -267,7 +267,8 @@ def steps_by_qr(
         inside = full_length <= 1.1 * radius
         low = (full_length - radius) / radius / newton.rate
         low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
-        guess = jnp.clip(jnp.where(guess > 0, guess, most / full_length), low, high)
+        guess = jnp.clip(guess, low, high)
+        guess = jnp.where(guess > 0, guess, most / full_length)
         damping, s = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
         s = s._replace(q=s.q[place])
         return _as_step(damping, s, scale, inside, full_fall, full_length)

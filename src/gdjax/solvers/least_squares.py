@@ -142,7 +142,9 @@ def _judge_fit(
     """Return whether the point before the update is a solution; the status of that after it."""
     if rooted:  # the step is below rounding error, and |fun| has no minimum here
         rounded = (fit.step_size <= 0) & (fit.cosine > tol)
-        return jnp.zeros((), bool), jnp.where(rounded, Status.CONVERGED, -1)
+        minimum = (fit.cosine <= tol) | (fit.reduction <= 0)
+        status = jnp.where(minimum, Status.LINE_SEARCH_FAILED, -1)
+        return jnp.zeros((), bool), jnp.where(rounded, Status.CONVERGED, status)
     small = jnp.where(fit.step_size <= xtol, Status.SMALL_STEP, -1)
     small = jnp.where(fit.reduction <= ftol, Status.SMALL_REDUCTION, small)
     return fit.cosine <= tol, small
@@ -253,7 +255,7 @@ def least_squares(
     tol: Number | None = None,
     ftol: Number = 0.0,
     xtol: Number = 0.0,
-    max_steps: int | Array = 1000,
+    max_steps: int | Array = 2000,
     implicit_diff: bool | Callable = False,
     throw: bool = False,
 ) -> Result:
@@ -265,7 +267,7 @@ def least_squares(
 
     - `CONVERGED`: r is 0, or no |cosine| of the angle between r and a column of J is above `tol`;
     - `SMALL_REDUCTION`: neither the last update nor, as the linear model predicts it, d reduces
-      |r|^2 by more than `ftol` of it, or by more than its rounding error; or no step reduces it
+      |r|^2 by more than `ftol` of it, or by more than eps^1.5; or no step reduces it
       further, and the cosines are below eps^(1/3), 6e-6 in float64;
     - `SMALL_STEP`: |D d| <= `xtol` |D params|, or d changes r by no more than the rounding error of
       the parameters;

@@ -75,7 +75,7 @@ def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
 
 
 def relative_reduction(full_fall: Array, decrease: Array, gain: Array) -> Array:
-    """Return the largest of both reductions of |r|^2; 0 below its rounding error.
+    """Return the largest of both reductions of |r|^2; 0 below eps^1.5.
 
     Args:
       full_fall: what the linear model predicts for the Gauss-Newton step, relative to |r|^2.
@@ -83,7 +83,7 @@ def relative_reduction(full_fall: Array, decrease: Array, gain: Array) -> Array:
       gain: decrease / prediction of the last step; above 2 the model is not to be trusted.
     """
     most = jnp.where(gain <= 2, jnp.maximum(full_fall, jnp.abs(decrease)), jnp.inf)
-    return jnp.where(most <= jnp.finfo(most.dtype).eps, 0, most)
+    return jnp.where(most <= jnp.finfo(most.dtype).eps ** 1.5, 0, most)
 
 
 def relative_step(
@@ -138,9 +138,10 @@ def _levenberg_marquardt(
         decrease = jnp.vdot(r - r_new, r + r_new) / value
         fall = s.fall / value
         fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
-        gain = jnp.where(fine, gain_ratio(decrease, fall, eps), 0)
+        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * eps), 0)
         radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
-        # the minimum of the parabola through both values and the slope, More (1978), section 4
+        # the minimum of the parabola through both values and the slope, More (1978), section 4;
+        # as MINPACK's dirder and actred, slope and decrease are negative where it is used
         slope = -s.slope / value
         factor = jnp.where(decrease >= 0, 0.5, 0.5 * slope / (slope + 0.5 * decrease))
         factor = jnp.where(fine & (decrease > -99), jnp.maximum(factor, 0.1), 0.1)
@@ -150,8 +151,8 @@ def _levenberg_marquardt(
         unmoved = jnp.all(r_new == r) & (s.length > 8 * eps * norm(scale * x))
         step_size = relative_step(at, raw_params, norms, s.full_fall, s.full_length)
         reduction = relative_reduction(s.full_fall / value, decrease, gain)
-        blind = (jnp.abs(decrease) <= eps) & (fall <= eps)
-        flat = blind & (near | level & (t.radius >= norm(scale * x)))
+        blind = (jnp.abs(decrease) <= 4 * eps) & (fall <= 4 * eps)
+        flat = blind & ~s.inside & (near | level & (t.radius >= norm(scale * x)))
         return Trial(
             jnp.where(bad, shrunk, jnp.where(wide, 2 * s.length, radius)),
             jnp.where(bad, s.damping / factor, jnp.where(wide, 0.5 * s.damping, s.damping)),
