@@ -310,3 +310,8 @@ PROBLEMS = [
     Problem("chebyquad_9", chebyquad, list(cut(9)), (0.0,)),
     Problem("chebyquad_10", chebyquad, list(cut(10)), (6.50395e-3 / 2,)),
 ]  # fmt: skip
+
+
+def reached(value: float, problem: Problem) -> bool:
+    """Return whether half a sum of squares is that of a minimum which the paper states."""
+    return any(abs(value - known) <= 1e-4 * known + 1e-10 for known in problem.values)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import nist_strd
 import numpy as np
 import pytest
-from mgh_least_squares import PROBLEMS
+from mgh_least_squares import PROBLEMS, reached
+from one_program import combined
 from x64 import enable_x64
 
 import gdjax
@@ -34,55 +35,70 @@ def cosine(residual, x):
     return np.max(np.abs(j.T @ r) / np.linalg.norm(j, axis=0) / np.linalg.norm(r))
 
 
-@pytest.mark.parametrize("group", nist_strd.GROUPS, ids=lambda group: group.names[0])
-def test_nists_certified_parameters(group):
-    """To 6 digits at the default tolerance, from both starts, as MINPACK: all but BoxBOD's first.
+def fits(residuals, n, m, starts, max_steps=2000):
+    """Fits by one program: of each function, from each of its starts, (functions, starts, n)."""
+    function = jax.jit(combined(residuals, m, [len(rows[0]) for rows in starts]))
+
+    def fit(x, index):
+        return gdjax.least_squares(function, x, args=(index,), max_steps=max_steps)
+
+    run = jax.jit(fit, compiler_options=FAST)
+    results = []
+    for index, rows in enumerate(starts):
+        padded = [jnp.asarray(np.pad(np.array(x, float), (0, n - len(x)))) for x in rows]
+        results.append([run(x, index) for x in padded])
+    return results
+
+
+def test_nists_certified_parameters():
+    """To 6 digits at the default tolerances, from both starts, as MINPACK: all but BoxBOD's first.
 
     From there the first step leads to where the model is constant, and it says so.
     """
+    sets = list(nist_strd.read().values())
+    assert len(sets) == 27
     with enable_x64():
-        sets = nist_strd.read()
-        starts, args = nist_strd.lanes(group, sets)
-        residual_fn = nist_strd.residual(group.model)
-
-        def fit(x, *args):
-            return gdjax.least_squares(residual_fn, x, args=args)
-
-        lanes = (jnp.asarray(starts), *map(jnp.asarray, args))
-        result = jax.jit(jax.vmap(fit), compiler_options=FAST)(*lanes)
-    for i, (found, converged) in enumerate(zip(result.params, result.converged, strict=True)):
-        data = sets[group.names[i // 2]]
-        if (data.name, i % 2) == ("BoxBOD", 0):
-            assert not converged
-            continue
-        assert converged, names(result)
-        np.testing.assert_allclose(found, data.certified, rtol=1e-6, err_msg=data.name)
-        if data.name != "Lanczos1":  # 1e-25, of which rounding leaves two digits
-            np.testing.assert_allclose(2 * float(result.value[i]), data.sum_of_squares, rtol=1e-9)
+        found = fits([nist_strd.residual(s) for s in sets], 9, 250, [s.starts for s in sets])
+    for data, results in zip(sets, found, strict=True):
+        for i, result in enumerate(results):
+            if (data.name, i) == ("BoxBOD", 0):
+                assert not result.converged
+                continue
+            case, value = (data.name, i, names(result)), 2 * float(result.value)
+            assert result.converged, case
+            params = result.params[: data.certified.size]
+            np.testing.assert_allclose(params, data.certified, rtol=1e-6, err_msg=str(case))
+            if data.name != "Lanczos1":  # 1e-25, of which rounding leaves two digits
+                np.testing.assert_allclose(value, data.sum_of_squares, rtol=1e-9, err_msg=str(case))
 
 
-# from x0, 10 x0, 100 x0, where MINPACK reaches a minimum that the paper states
-REACHED = {
-    "rosenbrock": 3, "freudenstein_roth": 3, "powell_badly_scaled": 1, "brown_badly_scaled": 3,
-    "helical_valley": 3, "bard": 3, "meyer": 3, "powell_singular": 3, "wood": 3,
-    "kowalik_osborne": 3, "brown_dennis": 3, "biggs_exp6": 3, "osborne_1": 3, "watson_12": 3,
-    "penalty_2_10": 3, "trigonometric": 1, "linear_rank_1_zeros": 3, "broyden_banded": 3,
-    "chebyquad_8": 1,
+# What is not reached from 10 x0 and 100 x0, and half the sum of squares where SciPy's "lm" ends: it
+# misses these too, and Gaussian and Biggs's EXP6 from 100 x0.
+MISSED = {
+    ("powell_badly_scaled", 10): 5.0e-9, ("powell_badly_scaled", 100): 0.5,
+    ("beale", 10): 0.226, ("beale", 100): 0.226,
+    ("jennrich_sampson", 10): 129.8, ("jennrich_sampson", 100): 129.8,
+    ("box_3d", 10): 0.0378, ("box_3d", 100): 0.0378, ("gulf", 100): 16.42,
+    ("osborne_2", 10): 0.895, ("osborne_2", 100): 0.895,
+    ("chebyquad_8", 10): 1.0e22, ("chebyquad_8", 100): 1535,
+    ("chebyquad_9", 10): 1.2e25, ("chebyquad_9", 100): 5.7e14,
+    ("chebyquad_10", 10): 1.4e28, ("chebyquad_10", 100): 4.0e48,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REACHED)
-def test_more_garbow_hillstrom(name):
-    (problem,) = (p for p in PROBLEMS if p.name == name)
+def test_more_garbow_hillstrom():
+    """From x0, 10 x0 and 100 x0 it reaches 41, 33 and 32 of 41 stated minima; SciPy 41, 33, 30."""
+    starts = [[k * np.array(p.start, float) for k in (1, 10, 100)] for p in PROBLEMS]
     with enable_x64():
-        x = np.array(problem.start, float)
-        starts = jnp.asarray(np.stack([x, 10 * x, 100 * x]))
-        run = jax.vmap(lambda x: gdjax.least_squares(problem.residual, x, max_steps=1500))
-        result = jax.jit(run, compiler_options=FAST)(starts)
-    errors = np.abs(np.asarray(result.value)[:, None] - problem.values)
-    reached = np.any(errors <= 1e-4 * np.array(problem.values) + 1e-10, axis=1)
-    assert reached[: REACHED[name]].all(), result.value
-    assert result.converged[: REACHED[name]].all(), names(result)
+        found = fits([p.residual for p in PROBLEMS], 12, 99, starts)
+    for problem, results in zip(PROBLEMS, found, strict=True):
+        for k, result in zip((1, 10, 100), results, strict=True):
+            value = float(result.value)
+            case = (problem.name, k, value, names(result))
+            if (problem.name, k) not in MISSED:
+                assert reached(value, problem) and result.converged, case
+            elif result.converged:  # a stationary point, no worse than another method's
+                assert value <= 2 * MISSED[problem.name, k], case
 
 
 @pytest.mark.parametrize("method", METHODS)
