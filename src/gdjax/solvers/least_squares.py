@@ -235,10 +235,17 @@ def _start(
     throw: bool,
 ) -> Result:
     optimizer = with_extra_args_support(levenberg_marquardt() if optimizer is None else optimizer)
-    params, tol, limit = start_of(name, params, args, tol, max_steps)
-    more = tolerances(name, ftol=ftol, xtol=xtol)
-    static = (optimizer.update, name == "root")
-    given = (optimizer.init(params), args, (tol, *more), limit)
+    params, cosine, limit = start_of(name, params, args, tol, max_steps)
+    more, state, rooted = (
+        tolerances(name, ftol=ftol, xtol=xtol),
+        optimizer.init(params),
+        name == "root",
+    )
+    if tol is None and not rooted and reports_fit(state):  # exact enough for less in float32
+        eps = jnp.finfo(compute_dtype(*jax.tree.leaves(params))).eps
+        cosine = jnp.asarray(max(1.5e-8, 50 * float(eps)), cosine.dtype)
+    static = (optimizer.update, rooted)
+    given = (state, args, (cosine, *more), limit)
     if implicit_diff:
         result = call(name, _solve_implicit, fun, (implicit_diff, *static), (params, *given))
     else:
@@ -284,8 +291,8 @@ def least_squares(
       params: the initial parameters, a tree of float or complex arrays.
       optimizer: `levenberg_marquardt()`, `gauss_newton()`, or any optimizer; None is the first.
       args: further arguments of `residual_fn`, see `minimize`.
-      tol: largest |cosine| >= 0 that counts as 0; None is the square root of the dtype's precision:
-        3e-4 in float32, 1.5e-8 in float64.
+      tol: largest |cosine| >= 0 that counts as 0; None is 1.5e-8 in float64 and 6e-6, 50 times the
+        precision, in float32; for methods that do not test it themselves 3e-4 in float32.
       ftol: relative reduction >= 0 of the sum of squares that is small.
       xtol: relative length >= 0 of a step that is small.
       max_steps: most updates, >= 0.
