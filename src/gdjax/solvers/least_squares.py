@@ -236,11 +236,8 @@ def _start(
 ) -> Result:
     optimizer = with_extra_args_support(levenberg_marquardt() if optimizer is None else optimizer)
     params, cosine, limit = start_of(name, params, args, tol, max_steps)
-    more, state, rooted = (
-        tolerances(name, ftol=ftol, xtol=xtol),
-        optimizer.init(params),
-        name == "root",
-    )
+    more = tolerances(name, ftol=ftol, xtol=xtol)
+    state, rooted = optimizer.init(params), name == "root"
     if tol is None and not rooted and reports_fit(state):  # exact enough for less in float32
         eps = jnp.finfo(compute_dtype(*jax.tree.leaves(params))).eps
         cosine = jnp.asarray(max(1.5e-8, 50 * float(eps)), cosine.dtype)
