@@ -67,7 +67,7 @@ class Trial(NamedTuple):
     step_size: Array
 
 
-def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
+def gain_ratio(decrease: Array, predicted: Array, noise: float) -> Array:
     """Return decrease / predicted, or 1/2, which leaves a region as it is, where both are noise."""
     blind = (jnp.abs(decrease) <= noise) & (predicted <= noise)
     ratio = decrease / jnp.where(predicted > 0, predicted, 1)
@@ -138,7 +138,7 @@ def _levenberg_marquardt(
         decrease = jnp.vdot(r - r_new, r + r_new) / value
         fall = s.fall / value
         fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
-        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * eps), 0)
+        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * float(eps)), 0)
         radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
         # the minimum of the parabola through both values and the slope, More (1978), section 4;
         # as MINPACK's dirder and actred, slope and decrease are negative where it is used
