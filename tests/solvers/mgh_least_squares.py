@@ -7,6 +7,7 @@ the paper states.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -136,6 +137,126 @@ def linear_rank_1(x):  # (33), n = 5, m = 10
     return i * jnp.sum(j * x) - 1
 
 
+def gulf(x):  # (11), m = 99
+    t = jnp.arange(1.0, 100.0, dtype=x.dtype) / 100
+    y = 25 + (-50 * jnp.log(t)) ** (2 / 3)
+    return jnp.exp(-(jnp.abs(y - x[1]) ** x[2]) / x[0]) - t
+
+
+OSBORNE_1 = [0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751, 0.718]
+OSBORNE_1 += [0.685, 0.658, 0.628, 0.603, 0.580, 0.558, 0.538, 0.522, 0.506, 0.490, 0.478, 0.467]
+OSBORNE_1 += [0.457, 0.448, 0.438, 0.431, 0.424, 0.420, 0.414, 0.411, 0.406]
+
+
+def osborne_1(x):  # (17)
+    t = 10 * jnp.arange(33.0, dtype=x.dtype)
+    y = jnp.asarray(OSBORNE_1, x.dtype)
+    return y - (x[0] + x[1] * jnp.exp(-t * x[3]) + x[2] * jnp.exp(-t * x[4]))
+
+
+OSBORNE_2 = [1.366, 1.191, 1.112, 1.013, 0.991, 0.885, 0.831, 0.847, 0.786, 0.725, 0.746, 0.679]
+OSBORNE_2 += [0.608, 0.655, 0.616, 0.606, 0.602, 0.626, 0.651, 0.724, 0.649, 0.649, 0.694, 0.644]
+OSBORNE_2 += [0.624, 0.661, 0.612, 0.558, 0.533, 0.495, 0.500, 0.423, 0.395, 0.375, 0.372, 0.391]
+OSBORNE_2 += [0.396, 0.405, 0.428, 0.429, 0.523, 0.562, 0.607, 0.653, 0.672, 0.708, 0.633, 0.668]
+OSBORNE_2 += [0.645, 0.632, 0.591, 0.559, 0.597, 0.625, 0.739, 0.710, 0.729, 0.720, 0.636, 0.581]
+OSBORNE_2 += [0.428, 0.292, 0.162, 0.098, 0.054]
+
+
+def osborne_2(x):  # (19)
+    t = jnp.arange(65.0, dtype=x.dtype) / 10
+    bells = [x[i] * jnp.exp(-((t - x[i + 7]) ** 2) * x[i + 4]) for i in (1, 2, 3)]
+    return jnp.asarray(OSBORNE_2, x.dtype) - (x[0] * jnp.exp(-t * x[4]) + sum(bells))
+
+
+def extended_rosenbrock(x):  # (21)
+    a, b = x[::2], x[1::2]
+    return jnp.concatenate([10 * (b - a**2), 1 - a])
+
+
+def extended_powell(x):  # (22)
+    return jax.vmap(powell_singular)(x.reshape(-1, 4)).ravel()
+
+
+def penalty_1(x):  # (23)
+    return jnp.append(1e-5**0.5 * (x - 1), jnp.sum(x**2) - 0.25)
+
+
+def penalty_2(x):  # (24)
+    n, root = x.size, 1e-5**0.5
+    e = jnp.exp(x / 10)
+    i = jnp.arange(2.0, n + 1, dtype=x.dtype)
+    y = jnp.exp(i / 10) + jnp.exp((i - 1) / 10)
+    last = jnp.sum((n - jnp.arange(n, dtype=x.dtype)) * x**2) - 1
+    parts = [x[:1] - 0.2, root * (e[1:] + e[:-1] - y), root * (e[1:] - jnp.exp(-0.1)), last[None]]
+    return jnp.concatenate(parts)
+
+
+def variably_dimensioned(x):  # (25)
+    total = jnp.sum(jnp.arange(1.0, x.size + 1, dtype=x.dtype) * (x - 1))
+    return jnp.concatenate([x - 1, total[None], total[None] ** 2])
+
+
+def trigonometric(x):  # (26)
+    i = jnp.arange(1.0, x.size + 1, dtype=x.dtype)
+    return x.size - jnp.sum(jnp.cos(x)) + i * (1 - jnp.cos(x)) - jnp.sin(x)
+
+
+def brown_almost_linear(x):  # (27)
+    return jnp.append(x[:-1] + jnp.sum(x) - (x.size + 1), jnp.prod(x) - 1)
+
+
+def discrete_boundary(x):  # (28)
+    h = 1 / (x.size + 1)
+    t = h * jnp.arange(1.0, x.size + 1, dtype=x.dtype)
+    wide = jnp.pad(x, 1)
+    return 2 * x - wide[:-2] - wide[2:] + h**2 * (x + t + 1) ** 3 / 2
+
+
+def discrete_integral(x):  # (29)
+    h = 1 / (x.size + 1)
+    t = h * jnp.arange(1.0, x.size + 1, dtype=x.dtype)
+    cubes = (x + t + 1) ** 3
+    below = jnp.cumsum(t * cubes)
+    above = jnp.sum((1 - t) * cubes) - jnp.cumsum((1 - t) * cubes)
+    return x + h * ((1 - t) * below + t * above) / 2
+
+
+def broyden_tridiagonal(x):  # (30)
+    wide = jnp.pad(x, 1)
+    return (3 - 2 * x) * x - wide[:-2] - 2 * wide[2:] + 1
+
+
+def broyden_banded(x):  # (31)
+    i = np.arange(x.size)
+    near = (i[None] != i[:, None]) & (i[None] >= i[:, None] - 5) & (i[None] <= i[:, None] + 1)
+    return x * (2 + 5 * x**2) + 1 - jnp.asarray(near, x.dtype) @ (x * (1 + x))
+
+
+def linear_full_rank(x):  # (32), m = 10
+    rest = jnp.zeros(10 - x.size, x.dtype)
+    return jnp.concatenate([x, rest]) - 2 / 10 * jnp.sum(x) - 1
+
+
+def linear_rank_1_zeros(x):  # (34), n = 5, m = 10
+    i = jnp.arange(10.0, dtype=x.dtype)
+    inner = jnp.sum(jnp.arange(2.0, x.size, dtype=x.dtype) * x[1:-1])
+    return jnp.where((i == 0) | (i == 9), 0, i * inner) - 1
+
+
+def chebyquad(x):  # (35), m = n
+    t = [jnp.ones_like(x), 2 * x - 1]
+    for _ in range(x.size - 1):
+        t.append(2 * t[1] * t[-1] - t[-2])
+    i = np.arange(1, x.size + 1)
+    exact = np.where(i % 2 == 0, -1.0 / np.where(i % 2 == 0, i**2 - 1, 1), 0)
+    return jnp.stack([jnp.mean(row) for row in t[1:]]) - jnp.asarray(exact, x.dtype)
+
+
+def cut(n):
+    """Return the inner points that cut [0, 1] into n + 1 parts."""
+    return np.arange(1, n + 1) / (n + 1)
+
+
 PROBLEMS = [
     Problem("rosenbrock", rosenbrock, [-1.2, 1.0], (0.0,)),
     Problem("freudenstein_roth", freudenstein_roth, [0.5, -2.0], (0.0, 48.9842 / 2)),
@@ -160,4 +281,37 @@ PROBLEMS = [
     Problem("biggs_exp6", biggs_exp6, [1.0, 2.0, 1.0, 1.0, 1.0, 1.0], (0.0, 5.65565e-3 / 2)),
     Problem("watson", watson, list(np.zeros(6)), (2.28767e-3 / 2,)),
     Problem("linear_rank_1", linear_rank_1, list(np.ones(5)), (10 * 9 / (2 * 21) / 2,)),
+    Problem("gulf", gulf, [5.0, 2.5, 0.15], (0.0,)),
+    Problem("osborne_1", osborne_1, [0.5, 1.5, -1, 0.01, 0.02], (5.46489e-5 / 2,)),
+    Problem(
+        "osborne_2",
+        osborne_2,
+        [1.3, 0.65, 0.65, 0.7, 0.6, 3, 5, 7, 2, 4.5, 5.5],
+        (4.01377e-2 / 2,),
+    ),
+    Problem("watson_9", watson, list(np.zeros(9)), (1.39976e-6 / 2,)),
+    Problem("watson_12", watson, list(np.zeros(12)), (4.72238e-10 / 2,)),
+    Problem("extended_rosenbrock", extended_rosenbrock, [-1.2, 1.0] * 5, (0.0,)),
+    Problem("extended_powell", extended_powell, [3.0, -1.0, 0.0, 1.0] * 3, (0.0,)),
+    Problem("penalty_1_4", penalty_1, [1.0, 2.0, 3.0, 4.0], (2.24997e-5 / 2,)),
+    Problem("penalty_1_10", penalty_1, list(np.arange(1.0, 11.0)), (7.08765e-5 / 2,)),
+    Problem("penalty_2_4", penalty_2, [0.5] * 4, (9.37629e-6 / 2,)),
+    Problem("penalty_2_10", penalty_2, [0.5] * 10, (2.93660e-4 / 2,)),
+    Problem("variably_dimensioned", variably_dimensioned, list(1 - np.arange(1, 11) / 10), (0.0,)),
+    Problem("trigonometric", trigonometric, [0.1] * 10, (0.0, 2.79506e-5 / 2)),
+    Problem("brown_almost_linear", brown_almost_linear, [0.5] * 10, (0.0, 1 / 2)),
+    Problem("discrete_boundary", discrete_boundary, list(cut(10) * (cut(10) - 1)), (0.0,)),
+    Problem("discrete_integral", discrete_integral, list(cut(10) * (cut(10) - 1)), (0.0,)),
+    Problem("broyden_tridiagonal", broyden_tridiagonal, [-1.0] * 10, (0.0,)),
+    Problem("broyden_banded", broyden_banded, [-1.0] * 10, (0.0,)),
+    Problem("linear_full_rank", linear_full_rank, [1.0] * 5, (5 / 2,)),
+    Problem("linear_rank_1_zeros", linear_rank_1_zeros, [1.0] * 5, ((100 + 30 - 6) / 34 / 2,)),
+    Problem("chebyquad_8", chebyquad, list(cut(8)), (3.51687e-3 / 2,)),
+    Problem("chebyquad_9", chebyquad, list(cut(9)), (0.0,)),
+    Problem("chebyquad_10", chebyquad, list(cut(10)), (6.50395e-3 / 2,)),
 ]  # fmt: skip
+
+
+def reached(value: float, problem: Problem) -> bool:
+    """Return whether half a sum of squares is that of a minimum which the paper states."""
+    return any(abs(value - known) <= 1e-4 * known + 1e-10 for known in problem.values)

@@ -40,7 +40,7 @@ def test_least_squares_equals_scipys(name):
             jax.jit(problem.residual), problem.start, jax.jit(jax.jacfwd(problem.residual)),
             method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
         )  # fmt: skip
-        assert status(fit) == "CONVERGED", status(fit)
+        assert fit.converged, status(fit)
         np.testing.assert_allclose(fit.value, peer.cost, rtol=1e-9)
         # what a cost that is exact to 1e-15 says about the parameters is its square root
         np.testing.assert_allclose(fit.params, peer.x, rtol=1e-5)
@@ -50,10 +50,11 @@ def test_least_squares_equals_scipys(name):
 
 @pytest.mark.parametrize(
     ("name", "scaled", "most"),
-    [("brown_dennis", False, 40), ("freudenstein_roth", True, 40), ("brown_dennis", True, 200)],
+    [("brown_dennis", False, 40), ("freudenstein_roth", True, 40), ("brown_dennis", True, 300)],
 )
 def test_least_squares_in_float32_settles_where_values_are_all_rounding(name, scaled, most):
-    """Scaled, the path to Brown and Dennis's minimum is long and chaotic: MINPACK takes 246.
+    """Scaled, the path to Brown and Dennis's minimum is long, and rounding decides whether it takes
+    150 or 250 steps: MINPACK takes 246 in float64.
 
     Rounding decides here, so the program is compiled as for users, whatever conftest.py says.
     """
@@ -64,7 +65,7 @@ def test_least_squares_in_float32_settles_where_values_are_all_rounding(name, sc
         return gdjax.least_squares(problem.residual, start, method, tol=0.0)
 
     fit = jax.jit(run, compiler_options=options_of_users())(jnp.array(problem.start))
-    assert status(fit) == "CONVERGED" and fit.steps < most
+    assert fit.converged and fit.steps < most, (status(fit), fit.steps)
     assert min(abs(float(fit.value) / v - 1) for v in problem.values if v) < 1e-4
 
 

@@ -128,12 +128,33 @@ class ReportsNonfinite(Protocol):
 
 
 @runtime_checkable
-class ReportsSettled(Protocol):
-    """Says whether it is done although the gradient may not be small."""
+class ReportsFit(Protocol):
+    """Says how close its last update was to a minimum of a sum of squares |r|^2, free of units.
+
+    With J the Jacobian of r before the update, and D the norms of its columns.
+    """
 
     @property
-    def settled(self) -> Array:
-        """Whether no step can change the objective by more than its rounding error."""
+    def cosine(self) -> Array:
+        """Largest |cosine| of the angle between r and a column of J, before the update."""
+        ...
+
+    @property
+    def reduction(self) -> Array:
+        """Largest of two reductions of |r|^2, relative to it.
+
+        By the update, and as the linear model predicts it for the Gauss-Newton step; 0 where both
+        are below the rounding error of |r|^2, inf where the model was wrong.
+        """
+        ...
+
+    @property
+    def step_size(self) -> Array:
+        """The length of the Gauss-Newton step d, |D d| / |D x|.
+
+        0 where it changes r by no more than the rounding error of x, or nothing does; inf where it
+        is not known.
+        """
         ...
 
 

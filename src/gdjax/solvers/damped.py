@@ -1,7 +1,13 @@
-"""Damped linear least squares, min |J d + r|^2 + mu |D d|^2: by QR, or by CG on products with J.
+"""Linear least squares in a trust region, min |J d + r| over |D d| <= radius, in any units.
 
+By QR and the secular equation: More (1978), "The Levenberg-Marquardt algorithm: implementation and
+theory", https://doi.org/10.1007/BFb0067700, section 5 (MINPACK's lmpar); or each linear
+system by conjugate gradients on products with J: Hestenes & Stiefel (1952), section 10 (CGLS).
+Paper -> here: Delta -> radius, alpha or lambda -> damping, l_k, u_k -> low, high, q = D d.
 Neither forms J^T J, whose condition number is the square of J's: in float32 that would leave no
 digit of a direction for which J has a condition of 3e3.
+Deviation: the columns are ordered before the QR, not during it; each that depends on those before
+it gets a row of its own, of eps^(1/4) times its norm, in place of the truncated step.
 """
 
 from __future__ import annotations
@@ -16,15 +22,50 @@ from jax import Array
 from gdjax.core.types import Params, PyTree
 from gdjax.solvers.line_search import as_tree, as_vector
 
+PROBES = 8  # random combinations of the rows of J, from which the norms of its columns are told
+
+# --- numbers of any size --------------------------------------------------------------------------
+
+
+def norm(x: Array, axis: int | None = None) -> Array:
+    """Return the Euclidean norm, without overflow or underflow of the squares.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(norm(jnp.array([3e-30, 4e-30])), norm(jnp.array([3e30, 4e30])))
+      5e-30 5e+30
+    """
+    size = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0)
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    length = jnp.sqrt(jnp.sum((x / unit) ** 2, axis=axis))
+    return length * jnp.squeeze(unit, axis=axis)
+
+
+def powers_of_two(x: Array) -> tuple[Array, Array]:
+    """Return a power of two near the size of a vector, and its inverse: a product is exact.
+
+    XLA makes (x / a) / a to x / (a * a), which may overflow; it leaves products as they are.
+    """
+    size = jnp.max(jnp.abs(x), initial=0)
+    usual = (size > jnp.finfo(x.dtype).tiny) & jnp.isfinite(size)
+    most = jnp.finfo(x.dtype).maxexp - 2
+    exponent = jnp.clip(jnp.frexp(jnp.where(usual, size, 1))[1] - 1, -most, most)
+    one = jnp.ones((), x.dtype)
+    return jnp.ldexp(one, exponent), jnp.ldexp(one, -exponent)
+
+
+# --- the linear model -----------------------------------------------------------------------------
+
 
 class Linearized(NamedTuple):
-    """Residuals at one point, and the products of their Jacobian."""
+    """Residuals at one point, and the products of their Jacobian, all divided by one number."""
 
     point: Array  # x, the parameters as a vector of n elements
     residual: Callable[[Array], Array]  # x -> r as a vector of m elements
     value: Array  # r at x
     push: Callable[[Array], Array]  # v -> J v
     pull: Callable[[Array], Array]  # w -> J^T w
+    unit: Array  # the number, a power of two: the largest element of r at x is in [1, 2)
 
 
 def linearized(residual_fn: Callable[[Params], PyTree], params: Params) -> Linearized:
@@ -36,7 +77,15 @@ def linearized(residual_fn: Callable[[Params], PyTree], params: Params) -> Linea
     x = as_vector(params)
     r, push = jax.linearize(residual, x)
     transpose = jax.linear_transpose(push, x)
-    return Linearized(x, residual, r, push, lambda w: transpose(w)[0])
+    unit, inverse = powers_of_two(r)
+    return Linearized(
+        x,
+        lambda x: residual(x) * inverse,
+        r * inverse,
+        lambda v: push(v) * inverse,
+        lambda w: transpose(w * inverse)[0],
+        unit,
+    )
 
 
 def jacobian(at: Linearized) -> Array:
@@ -47,54 +96,231 @@ def jacobian(at: Linearized) -> Array:
     return jax.vmap(at.pull)(jnp.eye(m, dtype=at.value.dtype))
 
 
+def column_norms(at: Linearized) -> Array:
+    """Return the norms of the columns of J from few products: exact for few columns.
+
+    Else each is the root mean square of PROBES normal numbers whose variance is its square: it is
+    ten times too small with a probability of 1e-7, and never much too large.
+    """
+    n, m = at.point.size, at.value.size
+    if min(n, m) <= PROBES:
+        return norm(jacobian(at), axis=0)
+    probes = jax.random.normal(jax.random.key(0), (PROBES, m), at.value.dtype)
+    return norm(jax.vmap(at.pull)(probes), axis=0) / PROBES**0.5
+
+
+def largest_cosine(at: Linearized, norms: Array) -> Array:
+    """Return the largest |cosine| of the angle between r and a column of J that is not zero."""
+    g, size = at.pull(at.value), norm(at.value)
+    length = norms * jnp.where(size > 0, size, 1)
+    return jnp.max(jnp.abs(g) / jnp.where(length > 0, length, jnp.inf), initial=0)
+
+
+def term_sizes(at: Linearized) -> Array:
+    """Return the root of the sum over j of (J_ij x_j)^2, or an estimate from PROBES products."""
+    n = at.point.size
+    eye = jnp.eye(n, dtype=at.point.dtype)
+    few = n <= PROBES
+    probes = eye if few else jax.random.normal(jax.random.key(0), (PROBES, n), eye.dtype)
+    terms = norm(jax.vmap(at.push)(probes * at.point[None]), axis=0)
+    return terms if few else terms / PROBES**0.5
+
+
+def rounding_error(at: Linearized, params: Params, norms: Array) -> Array:
+    """Return how much r may change where the parameters are rounded, from the norms of J's columns.
+
+    The dtypes of `params`, the tree at the point, say how exact they are.
+    """
+    digits = jax.tree.map(lambda x: jnp.full_like(x, jnp.finfo(x.dtype).eps), params)
+    return 4 * norm(norms * as_vector(digits) * at.point)
+
+
+# --- steps in a trust region ----------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """The step for one radius, what the linear model says of it, and of the Gauss-Newton step."""
+
+    d: Array
+    damping: Array  # alpha in (J^T J + alpha D^2) d = -J^T r; 0 inside
+    inside: Array  # whether it is the Gauss-Newton step
+    length: Array  # |D d|
+    fall: Array  # |r|^2 - |r + J d|^2
+    slope: Array  # -r^T J d
+    full_fall: Array  # of the Gauss-Newton step; inf with CG, which may stop before it
+    full_length: Array
+
+
 def triangle(matrix: Array, r: Array) -> tuple[Array, Array]:
     """Return R of matrix = Q R, and Q^T r; Q itself is not formed."""
-    full = jnp.linalg.qr(jnp.concatenate([matrix, r[:, None]], axis=1), mode="r")
     n = matrix.shape[1]
+    rows = jnp.concatenate([matrix, r[:, None]], axis=1)
+    if rows.shape[0] < n:  # fewer equations than unknowns
+        rows = jnp.concatenate([rows, jnp.zeros((n - rows.shape[0], n + 1), rows.dtype)])
+    full = jnp.linalg.qr(rows, mode="r")
     return full[:n, :n], full[:n, n]
 
 
-def qr_solver(matrix: Array, r: Array) -> Callable[[Array, Array], Array]:
-    """Return d as a function of mu and D: J is reduced once, [R; sqrt(mu) D] for every mu."""
-    upper, rotated = triangle(matrix, r)
-
-    def solve(damping: Array, scale: Array) -> Array:
-        rows = jnp.concatenate([upper, jnp.diag(jnp.sqrt(damping) * scale)])
-        right = jnp.concatenate([rotated, jnp.zeros_like(scale)])
-        r_mu, q_r = triangle(rows, right)
-        return -jax.scipy.linalg.solve_triangular(r_mu, q_r)
-
-    return solve
+def _stacked(upper: Array, rotated: Array, diagonal: Array) -> tuple[Array, Array]:
+    """Return R and Q^T r of [R; diag(diagonal)] q = -[rotated; 0]."""
+    rows = jnp.concatenate([upper, jnp.diag(diagonal)])
+    return triangle(rows, jnp.concatenate([rotated, jnp.zeros_like(rotated)]))
 
 
-def cg_solver(at: Linearized, rtol: Array, max_steps: Array) -> Callable[[Array, Array], Array]:
-    """Return d as a function of mu and D, by conjugate gradients on the normal equations (CGLS).
+class Solution(NamedTuple):
+    """The solution of (A + damping I) q = b, in the variables q = D d."""
 
-    Hestenes & Stiefel (1952), section 10: the residual of the equations is J^T of that of the
-    least-squares problem, updated as such, so that J^T J is not formed.
+    q: Array
+    change: Array  # |J d|
+    rate: Array  # <q, (A + damping I)^-1 q> / |q|^2, or a lower bound of it
+
+
+def on_the_edge(
+    solve: Callable[[Array], Solution],
+    radius: Array,
+    guess: Array,
+    low: Array,
+    high: Array,
+    newton: Solution,
+    inside: Array,
+    band: float,
+) -> tuple[Array, Solution]:
+    """Return the damping, and its solution, with |q| = radius, within `band` of it.
+
+    Newton's method for 1 / |q| = 1 / radius, between bounds that it improves (More 1978, 5.5).
+
+    Args:
+      solve: returns the solution for a damping.
+      radius: of the region.
+      guess: of the damping, within the bounds; used unless it is 0.
+      low: lower bound of the damping.
+      high: upper bound of it.
+      newton: the solution for damping 0.
+      inside: whether that is the result.
+      band: largest relative error of |q|.
     """
 
-    def solve(damping: Array, scale: Array) -> Array:
-        weight = damping * scale * scale
-        zero = jnp.zeros_like(at.point)
-        s = -at.pull(at.value)
-        target = rtol**2 * jnp.vdot(s, s)
+    def improve(c):
+        damping, low, high, _, _, tries, _ = c
+        damping = jnp.where(damping > 0, damping, 1e-3 * high)
+        s = solve(damping)
+        length = norm(s.q)
+        excess = (length - radius) / radius
+        low, high = jnp.where(excess > 0, damping, low), jnp.where(excess > 0, high, damping)
+        following = jnp.maximum(low, damping + excess / s.rate)
+        done = (jnp.abs(excess) <= band) | (tries >= 9)
+        return following, low, high, damping, s, tries + 1, done
+
+    start = (guess, low, high, jnp.zeros_like(guess), newton, jnp.zeros((), jnp.int32), inside)
+    end = jax.lax.while_loop(lambda c: ~c[-1], improve, start)
+    return end[3], end[4]
+
+
+def _as_step(
+    damping: Array, s: Solution, scale: Array, inside: Array, full_fall: Array, full_length: Array
+) -> Step:
+    length = norm(s.q)
+    penalty = damping * length**2
+    return Step(
+        s.q / scale, damping, inside, length, s.change**2 + 2 * penalty, s.change**2 + penalty,
+        full_fall, full_length,
+    )  # fmt: skip
+
+
+def steps_by_qr(
+    matrix: Array, r: Array, scale: Array, order: Array
+) -> Callable[[Array, Array], Step]:
+    """Return the step as a function of the radius and of a first guess of the damping.
+
+    J is reduced once; what is solved for a damping is [R; sqrt(damping) I] q = -[Q^T r; 0].
+
+    Args:
+      matrix: J.
+      r: the residuals.
+      scale: D.
+      order: the columns from the first to the last. One that depends on those before is not used.
+    """
+    place = jnp.argsort(order)
+    upper, rotated = triangle((matrix / scale[None])[:, order], r)
+    eps = jnp.finfo(r.dtype).eps
+    norms = norm(upper, axis=0)
+    weak = jnp.abs(jnp.diag(upper)) <= norms.size * eps * norms
+    upper, rotated = jax.lax.cond(
+        jnp.any(weak),
+        lambda: _stacked(upper, rotated, eps**0.25 * jnp.where(norms > 0, norms, 1) * weak),
+        lambda: (upper, rotated),
+    )
+
+    def solution(triangular: Array, right: Array) -> Solution:
+        q = -jax.scipy.linalg.solve_triangular(triangular, right)
+        w = jax.scipy.linalg.solve_triangular(triangular.T, q / norm(q), lower=True)
+        return Solution(q, norm(upper @ q), jnp.vdot(w, w))
+
+    def solve(damping: Array) -> Solution:
+        return solution(*_stacked(upper, rotated, jnp.full_like(rotated, jnp.sqrt(damping))))
+
+    newton = solution(upper, rotated)
+    full_fall, full_length = jnp.vdot(rotated, rotated), norm(newton.q)
+    most = norm(rotated @ upper)  # |D^-1 J^T r|
+
+    def step(radius: Array, guess: Array) -> Step:
+        inside = full_length <= 1.1 * radius
+        low = (full_length - radius) / radius / newton.rate
+        low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
+        guess = jnp.clip(guess, low, high)
+        guess = jnp.where(guess > 0, guess, most / full_length)
+        damping, s = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
+        s = s._replace(q=s.q[place])
+        return _as_step(damping, s, scale, inside, full_fall, full_length)
+
+    return step
+
+
+def steps_by_cg(
+    at: Linearized, scale: Array, rtol: Array, max_steps: Array
+) -> Callable[[Array, Array], Step]:
+    """Return the step as a function of the radius and of a first guess of the damping, by CGLS.
+
+    The residual of the normal equations is J^T of that of the least-squares problem, updated as
+    such. Without damping |q| grows with every step, so that it ends outside of the region. The
+    `rate` is the bound of Kantorovich's inequality from below, <q, q> / <q, (A + damping I) q>.
+    """
+    g = at.pull(at.value) / scale
+    most = norm(g)
+
+    def solve(damping: Array, longest: Array) -> Solution:
+        target = (rtol * most) ** 2
 
         def unfinished(carry):
-            _, _, _, _, gamma, step = carry
-            return (gamma > target) & (step < max_steps)
+            q, _, _, _, gamma, i = carry
+            return (gamma > target) & (i < max_steps) & (jnp.vdot(q, q) <= longest**2)
 
-        def step(carry):
-            d, rest, _, p, gamma, i = carry
-            q = at.push(p)
-            curvature = jnp.vdot(q, q) + jnp.vdot(p, weight * p)
-            alpha = gamma / jnp.where(curvature > 0, curvature, 1)
-            d, rest = d + alpha * p, rest - alpha * q
-            s = at.pull(rest) - weight * d
+        def improve(carry):
+            q, image, rest, p, gamma, i = carry
+            ahead = at.push(p / scale)
+            curvature = jnp.vdot(ahead, ahead) + damping * jnp.vdot(p, p)
+            t = gamma / jnp.where(curvature > 0, curvature, 1)
+            q, image, rest = q + t * p, image + t * ahead, rest - t * ahead
+            s = at.pull(rest) / scale - damping * q
             new = jnp.vdot(s, s)
-            return d, rest, s, s + new / gamma * p, new, i + 1
+            return q, image, rest, s + new / gamma * p, new, i + 1
 
-        start = (zero, -at.value, s, s, jnp.vdot(s, s), jnp.zeros((), jnp.int32))
-        return jax.lax.while_loop(unfinished, step, start)[0]
+        zeros = jnp.zeros_like(at.value)
+        start = (jnp.zeros_like(g), zeros, -at.value, -g, most**2, jnp.zeros((), jnp.int32))
+        q, image, *_ = jax.lax.while_loop(unfinished, improve, start)
+        change, length = norm(image), norm(q)
+        total = change**2 + damping * length**2
+        return Solution(q, change, length**2 / jnp.where(total > 0, total, 1))
 
-    return solve
+    def step(radius: Array, guess: Array) -> Step:
+        newton = solve(jnp.zeros_like(most), 1.1 * radius)
+        inside = norm(newton.q) <= 1.1 * radius
+        high, inf = most / radius, jnp.full_like(most, jnp.inf)
+        guess = jnp.minimum(guess, high)
+        damping, s = on_the_edge(
+            lambda damping: solve(damping, inf), radius, guess, jnp.zeros_like(high), high, newton,
+            inside, 0.3,
+        )  # fmt: skip
+        return _as_step(damping, s, scale, inside, inf, inf)
+
+    return step

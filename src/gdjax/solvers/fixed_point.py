@@ -27,7 +27,7 @@ from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares, like_params
 from gdjax.solvers.line_search import as_tree, as_vector
 from gdjax.solvers.result import Result, checked_result
-from gdjax.solvers.runner import call, converge, start_of
+from gdjax.solvers.runner import call, converge, small_gradient, start_of
 
 
 class Past(NamedTuple):
@@ -113,7 +113,7 @@ def _solve(
         f = jax.tree.map(lambda x: x.astype(compute_dtype(x)), _change(fun, p, args))
         return half_squares(f), f
 
-    return converge(look, update, params, state, tol, limit, {})
+    return converge(look, update, params, state, small_gradient(tol), limit, {})
 
 
 def _solve_implicit(

@@ -1,7 +1,8 @@
 """Gauss-Newton: a step towards the minimum of the linearized least-squares problem.
 
 Nocedal & Wright (2006), "Numerical optimization", section 10.3; the line search is their 3.1.
-A rank-deficient Jacobian gives the shortest of the best steps. Deviations: none.
+A rank-deficient Jacobian gives the shortest of the best steps, with each parameter in units in
+which its column of J has length 1. Deviations: none.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar
-from gdjax.solvers.damped import jacobian, linearized
+from gdjax.solvers.damped import jacobian, largest_cosine, linearized, norm
+from gdjax.solvers.levenberg_marquardt import relative_reduction, relative_step
 from gdjax.solvers.line_search import as_tree
 
 
@@ -25,6 +28,9 @@ class Search(NamedTuple):
 
     evals: Array  # residual evaluations, int32
     failed: Array  # whether no part of the step made the sum of squares smaller
+    cosine: Array  # the measures of `gdjax.core.protocols.ReportsFit`
+    reduction: Array
+    step_size: Array
 
 
 def _gauss_newton(
@@ -47,30 +53,45 @@ def _gauss_newton(
     if not (x.size and r.size):
         return jax.tree.map(jnp.zeros_like, grads), slots
     g = at.pull(r)
-    u, s, vt = jnp.linalg.svd(jacobian(at), full_matrices=False)
+    j, value = jacobian(at), jnp.vdot(r, r)
+    norms = norm(j, axis=0)
+    scale = jnp.where(norms > 0, norms, 1)
+    u, s, vt = jnp.linalg.svd(j / scale[None], full_matrices=False)
     kept = s > rcond.astype(x.dtype) * s[0]
-    d = -vt.T @ jnp.where(kept, (u.T @ r) / jnp.where(kept, s, 1), 0)
-    slope, slack = jnp.vdot(g, d), 10 * jnp.finfo(x.dtype).eps * 0.5 * jnp.vdot(r, r)
+    rotated = u.T @ r
+    q = -vt.T @ jnp.where(kept, rotated / jnp.where(kept, s, 1), 0)
+    d, slope, slack = q / scale, jnp.vdot(g / scale, q), 10 * jnp.finfo(x.dtype).eps * 0.5 * value
 
-    def enough(t: Array) -> Array:
+    def decrease_at(t: Array) -> Array:
         r_new = at.residual(x + t * d)
-        decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)
+        return 0.5 * jnp.vdot(r - r_new, r + r_new)
+
+    def enough(t: Array, decrease: Array) -> Array:
         return jnp.isfinite(decrease) & (decrease >= -slope_rtol * t * slope - slack)
 
     def unfinished(carry):
-        _, tries, accepted = carry
+        _, tries, accepted, _ = carry
         return ~accepted & (tries < max_linesearch_steps)
 
     def shorter(carry):
-        t, tries, _ = carry
+        t, tries, _, _ = carry
         t = jnp.where(tries == 0, 1, t * decrease_factor).astype(x.dtype)
-        return t, tries + 1, enough(t)
+        decrease = decrease_at(t)
+        return t, tries + 1, enough(t, decrease), decrease
 
-    start = (jnp.ones((), x.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    t, evals, accepted = jax.lax.while_loop(unfinished, shorter, start)
+    one, no = jnp.ones((), x.dtype), jnp.zeros((), bool)
+    start = (one, jnp.zeros((), jnp.int32), no, one)
+    t, evals, accepted, decrease = jax.lax.while_loop(unfinished, shorter, start)
     step = jnp.where(accepted & jnp.isfinite(d), t * d, 0)
     moved = jnp.any(x + step != x)
-    return as_tree(step, grads), Search(evals, ~(accepted & moved) & jnp.any(g != 0))
+    fall = jnp.vdot(rotated, rotated)  # of all directions, also of those that are not kept
+    return as_tree(step, grads), Search(
+        evals,
+        ~(accepted & moved) & jnp.any(g != 0),
+        largest_cosine(at, norms),
+        relative_reduction(fall / value, 2 * decrease / value, jnp.zeros((), x.dtype)),
+        relative_step(at, raw_params, norms, fall, norm(q)),
+    )
 
 
 @checked(
@@ -130,4 +151,5 @@ def gauss_newton(
 
 
 def _no_search(params: Params) -> Search:
-    return Search(jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    measures = [zero() + 1 for _ in range(3)]
+    return Search(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *measures)

@@ -14,13 +14,32 @@ from jax import Array
 from gdjax.core.base import UpdateFn
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
-from gdjax.core.numerics import cast_like, compute_dtype
+from gdjax.core.numerics import cast_like, compute_dtype, upcast
+from gdjax.core.protocols import HasOptimality, ReportsFit, states_in
 from gdjax.core.trees import total
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree
+from gdjax.solvers.damped import (
+    column_norms,
+    largest_cosine,
+    linearized,
+    norm,
+    rounding_error,
+    term_sizes,
+)
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
+from gdjax.solvers.line_search import as_vector
 from gdjax.solvers.result import Result, Status, checked_result
-from gdjax.solvers.runner import call, converge, largest, start_of, uphill
+from gdjax.solvers.runner import (
+    Judge,
+    call,
+    converge,
+    largest,
+    small_gradient,
+    start_of,
+    tolerances,
+    uphill,
+)
 
 
 def half_squares(residuals: PyTree) -> Array:
@@ -68,6 +87,70 @@ def _residuals(fun: Callable[..., Any], rooted: bool, args: tuple) -> Callable[[
     return residual_fn
 
 
+# --- tests of a solution, free of units -----------------------------------------------------------
+
+
+def reports_fit(state: OptState) -> bool:
+    """Return whether a method in the state makes the tests of a fit itself."""
+    return any(isinstance(node.slots, ReportsFit) for _, node in states_in(state))
+
+
+def _judge_zero(residual_fn: Callable[[Any], Any]) -> Judge:
+    """Return the test of a point: whether r is 0."""
+
+    def judge(params: Params, value: Array, grad_norm: Array) -> Array:
+        r = as_vector(residual_fn(params))
+        status = jnp.where(jnp.all(r == 0), Status.CONVERGED, -1)
+        return jnp.where(jnp.all(jnp.isfinite(r)), status, Status.NONFINITE)
+
+    return judge
+
+
+def _judge_minimum(residual_fn: Callable[[Any], Any], state: OptState, tol: Array) -> Judge:
+    """Return the test of a point: whether r is all rounding, or at a right angle to J's columns.
+
+    A method for constraints is tested as in `minimize`.
+    """
+    if any(isinstance(node.slots, HasOptimality) for _, node in states_in(state)):
+        return small_gradient(tol)
+
+    def judge(params: Params, value: Array, grad_norm: Array) -> Array:
+        at = linearized(residual_fn, params)
+        norms = column_norms(at)
+        solved = largest_cosine(at, norms) <= tol
+        solved |= norm(at.value) <= rounding_error(at, params, norms)
+        status = jnp.where(solved, Status.CONVERGED, -1)
+        return jnp.where(jnp.all(jnp.isfinite(at.value)), status, Status.NONFINITE)
+
+    return judge
+
+
+def _judge_root(fun: Callable[[Any], Any], tol: Array) -> Judge:
+    """Return the test of a point: whether fun is 0, in proportion to the terms in it."""
+
+    def judge(params: Params, value: Array, grad_norm: Array) -> Array:
+        at = linearized(fun, params)
+        small = jnp.abs(at.value) <= tol * term_sizes(at)
+        status = jnp.where(jnp.all(small), Status.CONVERGED, -1)
+        return jnp.where(jnp.all(jnp.isfinite(at.value)), status, Status.NONFINITE)
+
+    return judge
+
+
+def _judge_fit(
+    rooted: bool, tol: Array, ftol: Array, xtol: Array, fit: ReportsFit
+) -> tuple[Array, Array]:
+    """Return whether the point before the update is a solution; the status of that after it."""
+    if rooted:  # the step is below rounding error, and |fun| has no minimum here
+        rounded = (fit.step_size <= 0) & (fit.cosine > tol)
+        minimum = (fit.cosine <= tol) | (fit.reduction <= 0)
+        status = jnp.where(minimum, Status.LINE_SEARCH_FAILED, -1)
+        return jnp.zeros((), bool), jnp.where(rounded, Status.CONVERGED, status)
+    small = jnp.where(fit.step_size <= xtol, Status.SMALL_STEP, -1)
+    small = jnp.where(fit.reduction <= ftol, Status.SMALL_REDUCTION, small)
+    return fit.cosine <= tol, small
+
+
 def _solve(
     fun: Callable[..., Any],
     update: UpdateFn,
@@ -75,7 +158,7 @@ def _solve(
     params: Params,
     state: OptState,
     args: tuple,
-    tol: Array,
+    tols: tuple[Array, Array, Array],
     limit: Array,
 ) -> Result:
     residual_fn = _residuals(fun, rooted, args)
@@ -84,18 +167,29 @@ def _solve(
         r = residual_fn(p)
         return half_squares(r), jax.tree.map(lambda x: x.astype(compute_dtype(x)), r)
 
+    def value_alone(p):
+        return half_squares(residual_fn(p)), jax.tree.map(jnp.zeros_like, upcast(p))
+
     def value_fn(p):
         return half_squares(residual_fn(p))
 
-    look = value_and_residual if rooted else functools.partial(uphill, value_fn)
+    value_and_grad = functools.partial(uphill, value_fn)
+    if rooted:
+        look, judge = value_and_residual, _judge_root(residual_fn, tols[0])
+    elif reports_fit(state):  # it needs no gradient, and makes its own tests
+        look, judge = value_alone, _judge_zero(residual_fn)
+    else:
+        look, judge = value_and_grad, _judge_minimum(residual_fn, state, tols[0])
+    judge_fit = functools.partial(_judge_fit, rooted, *tols)
     extra = dict(residual_fn=residual_fn, value_fn=value_fn)
-    if not rooted:  # relative to the first gradient, as its units are those of r^2 / params
-        tol = tol * jnp.maximum(largest(look(params)[1]), 1)
-    end = converge(look, update, params, state, tol, limit, extra)
-    if not rooted:
+    end = converge(look, update, params, state, judge, limit, extra, judge_fit=judge_fit)
+    if look is not value_alone:
         return end
-    stuck = (end.status == Status.CONVERGED) & ~(end.grad_norm <= tol)  # a minimum of |F|, not 0
-    return dataclasses.replace(end, status=jnp.where(stuck, Status.LINE_SEARCH_FAILED, end.status))
+    return dataclasses.replace(
+        end,
+        grad_norm=largest(value_and_grad(end.params)[1]),
+        evaluations=end.evaluations + 1,
+    )
 
 
 def _solve_implicit(
@@ -106,7 +200,7 @@ def _solve_implicit(
     params: Params,
     state: OptState,
     args: tuple,
-    tol: Array,
+    tols: tuple[Array, Array, Array],
     limit: Array,
 ) -> Result:
     name = "root" if rooted else "least_squares"
@@ -118,7 +212,7 @@ def _solve_implicit(
         return cast_like(uphill(lambda p: half_squares(residual_fn(p)), p)[1], p)
 
     def run(p):
-        result = _solve(fun, update, rooted, p, state, args, tol, limit)
+        result = _solve(fun, update, rooted, p, state, args, tols, limit)
         return result.params, dataclasses.replace(result, params=None, state=None)
 
     size = sum(x.size for x in jax.tree.leaves(params))
@@ -135,13 +229,21 @@ def _start(
     optimizer: Pair | None,
     args: tuple,
     tol: Number | None,
+    ftol: Number,
+    xtol: Number,
     max_steps: int | Array,
     implicit_diff: bool | Callable,
     throw: bool,
 ) -> Result:
     optimizer = with_extra_args_support(levenberg_marquardt() if optimizer is None else optimizer)
-    params, tol, limit = start_of(name, params, args, tol, max_steps)
-    static, given = (optimizer.update, name == "root"), (optimizer.init(params), args, tol, limit)
+    params, cosine, limit = start_of(name, params, args, tol, max_steps)
+    more = tolerances(name, ftol=ftol, xtol=xtol)
+    state, rooted = optimizer.init(params), name == "root"
+    if tol is None and not rooted and reports_fit(state):  # exact enough for less in float32
+        eps = jnp.finfo(compute_dtype(*jax.tree.leaves(params))).eps
+        cosine = jnp.asarray(max(1.5e-8, 50 * float(eps)), cosine.dtype)
+    static = (optimizer.update, rooted)
+    given = (state, args, (cosine, *more), limit)
     if implicit_diff:
         result = call(name, _solve_implicit, fun, (implicit_diff, *static), (params, *given))
     else:
@@ -157,30 +259,48 @@ def least_squares(
     *,
     args: tuple = (),
     tol: Number | None = None,
-    max_steps: int | Array = 200,
+    ftol: Number = 0.0,
+    xtol: Number = 0.0,
+    max_steps: int | Array = 2000,
     implicit_diff: bool | Callable = False,
     throw: bool = False,
 ) -> Result:
     """Minimize half the sum of squares of residuals, by default with Levenberg-Marquardt.
 
-    min 0.5 |residual_fn(params, *args)|^2
+    min 0.5 |r|^2, r = residual_fn(params, *args)
 
-    It stops when no element of the gradient J^T r is larger than `tol` times the largest at the
-    start (or 1, if that is larger); when the decrease that the linear model predicts is below the
-    rounding error of the sum; after `max_steps` updates; or as `minimize` does.
+    It stops, with J the Jacobian of r, D the norms of its columns, and d the Gauss-Newton step:
+
+    - `CONVERGED`: r is 0, or no |cosine| of the angle between r and a column of J is above `tol`;
+    - `SMALL_REDUCTION`: neither the last update nor, as the linear model predicts it, d reduces
+      |r|^2 by more than `ftol` of it, or by more than eps^1.5; or no step reduces it
+      further, and the cosines are below eps^(1/3), 6e-6 in float64;
+    - `SMALL_STEP`: |D d| <= `xtol` |D params|, or d changes r by no more than the rounding error of
+      the parameters;
+
+    after `max_steps` updates, or as `minimize` does otherwise. These are MINPACK's tests (More,
+    Garbow & Hillstrom 1980), of the Gauss-Newton step in place of the step that was taken: that is
+    small also where the trust region is. None depends on the start, or on units of the residuals or
+    the parameters. The last two are made by `levenberg_marquardt` and `gauss_newton`; other methods
+    are tested for the cosine, which takes 8 products with J^T, and those for constraints as in
+    `minimize`. `result.converged` is true for all three.
 
     Args:
       residual_fn: `residual_fn(params, *args)` returns a tree of residuals, real or complex.
       params: the initial parameters, a tree of float or complex arrays.
       optimizer: `levenberg_marquardt()`, `gauss_newton()`, or any optimizer; None is the first.
       args: further arguments of `residual_fn`, see `minimize`.
-      tol: see above, >= 0; None is the square root of the dtype's precision.
+      tol: largest |cosine| >= 0 that counts as 0; None is 1.5e-8 in float64 and 6e-6, 50 times the
+        precision, in float32; for methods that do not test it themselves 3e-4 in float32.
+      ftol: relative reduction >= 0 of the sum of squares that is small.
+      xtol: relative length >= 0 of a step that is small.
       max_steps: most updates, >= 0.
       implicit_diff: see `minimize`.
       throw: see `minimize`.
 
     Returns:
-      A `Result`; `value` is half the sum of squares, as SciPy's `cost`.
+      A `Result`; `value` is half the sum of squares, as SciPy's `cost`. It may overflow or
+      underflow where the residuals do not, which does no harm.
 
     Raises:
       MinimizeError: see `minimize`.
@@ -195,8 +315,9 @@ def least_squares(
       3.000 2.000 True
     """
     return _start(
-        "least_squares", residual_fn, params, optimizer, args, tol, max_steps, implicit_diff, throw
-    )
+        "least_squares", residual_fn, params, optimizer, args, tol, ftol, xtol, max_steps,
+        implicit_diff, throw,
+    )  # fmt: skip
 
 
 @strict()
@@ -215,16 +336,18 @@ def root(
 
     fun(params, *args) = 0
 
-    It stops when no element of `fun` is larger than `tol`. A point where |fun| has a minimum but is
-    not zero ends with `Status.LINE_SEARCH_FAILED`.
+    It stops when no element of `fun` is larger than `tol` times the terms in it, that is the root
+    of the sum of squares of J_ij params_j, J the Jacobian; or, with `levenberg_marquardt`, where
+    Newton's step is below the rounding error. Units do not matter. A point where |fun| has a
+    minimum but is not zero does not count.
 
     Args:
       fun: `fun(params, *args)` returns a tree of the structure and shapes of the parameters.
       params: the initial parameters, a tree of float arrays.
       optimizer: see `least_squares`.
       args: see `least_squares`.
-      tol: largest element of `fun` >= 0 that counts as zero; None is the square root of the dtype's
-        precision.
+      tol: largest element of `fun` >= 0, relative to its terms, that counts as zero; None is the
+        square root of the dtype's precision.
       max_steps: most updates, >= 0.
       implicit_diff: see `minimize`; here the default is True.
       throw: see `minimize`.
@@ -239,4 +362,6 @@ def root(
       >>> print(f"{anomaly(1.0, 0.5):.4f} {jax.grad(anomaly)(1.0, 0.5):.4f}")
       1.4987 1.0374
     """
-    return _start("root", fun, params, optimizer, args, tol, max_steps, implicit_diff, throw)
+    return _start(
+        "root", fun, params, optimizer, args, tol, 0.0, 0.0, max_steps, implicit_diff, throw
+    )

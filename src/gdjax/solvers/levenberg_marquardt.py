@@ -1,16 +1,19 @@
-"""Levenberg-Marquardt: each step solves a damped linear least-squares problem.
+"""Levenberg-Marquardt: each step minimizes the linear model of the residuals in a trust region.
 
-Marquardt (1963), https://doi.org/10.1137/0111030; damping by the gain: Madsen, Nielsen & Tingleff
-(2004), "Methods for non-linear least squares problems", Algorithm 3.16; scaling: More (1978).
-Paper -> here: mu -> damping, nu -> growth, tau -> init_damping, h -> d, rho -> gain.
-Deviations: an update tries until it makes progress, so that no update is spent on damping alone; a
-step whose gain is all rounding error is taken and changes no damping (cf. Conn, Gould & Toint 2000,
-section 17.4.2), else float32 would refuse good steps near the minimum.
+More (1978), "The Levenberg-Marquardt algorithm: implementation and theory",
+https://doi.org/10.1007/BFb0067700, as in MINPACK's lmder (More, Garbow & Hillstrom 1980, "User
+guide for MINPACK-1", ANL-80-74); the step itself is in `gdjax.solvers.damped`.
+Paper -> here: Delta -> radius, alpha -> damping, rho -> gain, D -> scale, mu -> factor.
+Deviations: an update tries until it makes progress; the decrease is <r - r_new, r + r_new>, which
+has more digits than the difference of two sums; a step whose gain is all rounding error is taken
+and leaves the region as it is (cf. Conn, Gould & Toint 2000, section 17.4.2), else float32 would
+refuse good steps near the minimum; what MINPACK's tests on reduction and step ask of the step, is
+asked of the Gauss-Newton step here, so that a small region is no proof of a minimum; a start at 0
+has a region as large as its residual.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -22,44 +25,86 @@ from gdjax.core.checks import POSITIVE, WHOLE, check_choice, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, Scalar
-from gdjax.solvers.damped import cg_solver, jacobian, linearized, qr_solver
+from gdjax.solvers.damped import (
+    Linearized,
+    column_norms,
+    jacobian,
+    largest_cosine,
+    linearized,
+    norm,
+    rounding_error,
+    steps_by_cg,
+    steps_by_qr,
+)
 from gdjax.solvers.line_search import as_tree, as_vector
 
 SOLVERS = ("qr", "cg")
 
 
-class Damping(NamedTuple):
+class Region(NamedTuple):
     """The slots of Levenberg-Marquardt."""
 
-    damping: Array  # mu
-    growth: Array  # nu, what mu is multiplied with at the next failure
+    radius: Array  # Delta, of the region of the next update, in units of the residuals
+    damping: Array  # the last alpha, a first guess of the next
     scale: Any  # D, the largest norm so far of each column of J, shaped like the parameters
     evals: Array  # residual evaluations of the last update, int32
     failed: Array  # whether the last update found no better point
-    settled: Array  # whether the predicted decrease was below the rounding error
+    cosine: Array  # largest |cosine| of r and a column of J, before the last update
+    reduction: Array  # relative, of |r|^2 by the last update; see `gdjax.core.protocols`
+    step_size: Array  # relative, of the Gauss-Newton step; see `gdjax.core.protocols`
 
 
 class Trial(NamedTuple):
-    """One damping that was tried."""
+    """One radius that was tried."""
 
+    radius: Array
     damping: Array
-    growth: Array
     d: Array
     evals: Array
     accepted: Array
     stuck: Array
-    settled: Array
+    reduction: Array
+    step_size: Array
 
 
-def gain_ratio(decrease: Array, predicted: Array, noise: Array) -> Array:
-    """Return decrease / predicted, or 1/2, which changes no damping, where both are noise."""
+def gain_ratio(decrease: Array, predicted: Array, noise: float) -> Array:
+    """Return decrease / predicted, or 1/2, which leaves a region as it is, where both are noise."""
     blind = (jnp.abs(decrease) <= noise) & (predicted <= noise)
     ratio = decrease / jnp.where(predicted > 0, predicted, 1)
     return jnp.where(blind, 0.5, jnp.where(predicted > 0, ratio, 0))
 
 
+def relative_reduction(full_fall: Array, decrease: Array, gain: Array) -> Array:
+    """Return the largest of both reductions of |r|^2; 0 below eps^1.5.
+
+    Args:
+      full_fall: what the linear model predicts for the Gauss-Newton step, relative to |r|^2.
+      decrease: what the last step did.
+      gain: decrease / prediction of the last step; above 2 the model is not to be trusted.
+    """
+    most = jnp.where(gain <= 2, jnp.maximum(full_fall, jnp.abs(decrease)), jnp.inf)
+    return jnp.where(most <= jnp.finfo(most.dtype).eps ** 1.5, 0, most)
+
+
+def relative_step(
+    at: Linearized, params: Params, norms: Array, fall: Array, length: Array
+) -> Array:
+    """Return the length of the Gauss-Newton step over that of x; 0 below the rounding error of r.
+
+    Args:
+      at: the point x.
+      params: the parameters there, a tree.
+      norms: D of the norm |D x|.
+      fall: the square of how the step changes r; at most |r|^2, where it is not known.
+      length: |D d| of the step d.
+    """
+    size, change = norm(norms * at.point), jnp.minimum(jnp.sqrt(fall), norm(at.value))
+    relative = jnp.where(size > 0, length / jnp.where(size > 0, size, 1), jnp.inf)
+    return jnp.where(change <= rounding_error(at, params, norms), 0, relative)
+
+
 def _levenberg_marquardt(
-    grads, slots, params, count, *, init_damping, max_tries, cg_rtol: Any = None,
+    grads, slots, params, count, *, init_radius, max_tries, cg_rtol: Any = None,
     cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
 ):  # fmt: skip
     if params is None:
@@ -68,97 +113,120 @@ def _levenberg_marquardt(
     x, r = at.point, at.value
     if not (x.size and r.size):
         return jax.tree.map(jnp.zeros_like, grads), slots
-    g = at.pull(r)
-    scale = jnp.ones_like(x)
-    if solver == "qr":
-        j = jacobian(at)
-        norms = jnp.sqrt(jnp.sum(j * j, axis=0))
-        solve, size = qr_solver(j, r), jnp.max(norms) ** 2
-        if scaled:
-            kept, size = jnp.maximum(as_vector(slots.scale).astype(x.dtype), norms), 1.0
-            scale = jnp.where(kept > 0, kept, 1)
+    j = jacobian(at) if solver == "qr" else None
+    norms = column_norms(at) if j is None else norm(j, axis=0)
+    widest = norms if scaled else jnp.full_like(norms, jnp.max(norms))
+    kept = jnp.maximum(as_vector(slots.scale).astype(x.dtype), widest * at.unit)
+    scale = jnp.where(kept > 0, kept / at.unit, 1)
+    if j is None:
+        solve = steps_by_cg(at, scale, cg_rtol.astype(x.dtype), cg_steps)
     else:
-        jg, gg = at.push(g), jnp.vdot(g, g)
-        solve = cg_solver(at, cg_rtol.astype(x.dtype), cg_steps)
-        size = jnp.vdot(jg, jg) / jnp.where(gg > 0, gg, 1)
-    first = count == 1
-    damping = jnp.where(first, init_damping * size, slots.damping).astype(x.dtype)
-    growth = jnp.where(first, 2, slots.growth).astype(x.dtype)
-    value = 0.5 * jnp.vdot(r, r)
+        solve = steps_by_qr(j, r, scale, jnp.argsort(-norms * jnp.abs(x)))
+    first, size, value = count == 1, norm(scale * x), jnp.vdot(r, r)
+    size = jnp.where(size > 0, size, jnp.sqrt(value))
+    radius = jnp.where(first, init_radius * size, slots.radius / at.unit).astype(x.dtype)
+    damping = jnp.where(first, 0, slots.damping).astype(x.dtype)
+    eps = jnp.finfo(x.dtype).eps
+    cosine = largest_cosine(at, norms)
+    near = cosine <= eps ** (1 / 3)
+    level = largest_cosine(at, scale) <= eps**0.5  # J is nearly 0, in units of what it was
 
     def attempt(t: Trial) -> Trial:
-        d = solve(t.damping, scale)
-        r_new = at.residual(x + d)
-        decrease = 0.5 * jnp.vdot(r - r_new, r + r_new)  # more digits than a difference of sums
-        predicted = 0.5 * jnp.vdot(d, t.damping * scale**2 * d - g)
-        noise = jnp.finfo(x.dtype).eps * value
-        gain = gain_ratio(decrease, predicted, noise)
-        accepted = jnp.isfinite(decrease) & jnp.isfinite(predicted) & (gain > 0)
-        less = jnp.maximum(1 / 3, 1 - (2 * gain - 1) ** 3)
-        damping = t.damping * jnp.where(accepted, less, t.growth)
+        s = solve(t.radius, t.damping)
+        new = as_vector(as_tree(x + s.d, raw_params)).astype(x.dtype)
+        r_new = at.residual(new)
+        decrease = jnp.vdot(r - r_new, r + r_new) / value
+        fall = s.fall / value
+        fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
+        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * float(eps)), 0)
+        radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
+        # the minimum of the parabola through both values and the slope, More (1978), section 4;
+        # as MINPACK's dirder and actred, slope and decrease are negative where it is used
+        slope = -s.slope / value
+        factor = jnp.where(decrease >= 0, 0.5, 0.5 * slope / (slope + 0.5 * decrease))
+        factor = jnp.where(fine & (decrease > -99), jnp.maximum(factor, 0.1), 0.1)
+        shrunk = factor * jnp.minimum(radius, 10 * s.length)
+        wide = s.inside | (gain >= 0.75)
+        bad = gain <= 0.25
+        unmoved = jnp.all(r_new == r) & (s.length > 8 * eps * norm(scale * x))
+        step_size = relative_step(at, raw_params, norms, s.full_fall, s.full_length)
+        reduction = relative_reduction(s.full_fall / value, decrease, gain)
+        blind = (jnp.abs(decrease) <= 4 * eps) & (fall <= 4 * eps)
+        flat = blind & ~s.inside & (near | level & (t.radius >= norm(scale * x)))
         return Trial(
-            jnp.maximum(damping, jnp.finfo(x.dtype).tiny),
-            jnp.where(accepted, 2, 2 * t.growth),
-            d,
+            jnp.where(bad, shrunk, jnp.where(wide, 2 * s.length, radius)),
+            jnp.where(bad, s.damping / factor, jnp.where(wide, 0.5 * s.damping, s.damping)),
+            s.d,
             t.evals + 1,
-            accepted,
-            jnp.all(x + d == x),
-            accepted & (predicted <= noise),
+            fine & (gain >= 1e-4),
+            jnp.all(new == x) | unmoved,
+            jnp.where(flat, 0, reduction),
+            jnp.where(unmoved, 0, step_size),
         )
 
     def unfinished(t: Trial) -> Array:
         return ~t.accepted & ~t.stuck & (t.evals < max_tries)
 
-    no = jnp.zeros((), bool)
-    start = Trial(damping, growth, jnp.zeros_like(x), jnp.zeros((), jnp.int32), no, no, no)
+    no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, x.dtype)
+    none = jnp.zeros((), jnp.int32)
+    start = Trial(radius, damping, jnp.zeros_like(x), none, no, no, inf, inf)
     end = jax.lax.while_loop(unfinished, attempt, start)
     good = end.accepted & ~end.stuck
-    d = jnp.where(good, end.d, 0)
-    kept = as_tree(scale, slots.scale) if scaled else None
-    failed = ~good & jnp.any(g != 0)
-    new = Damping(end.damping, end.growth, kept, end.evals, failed, good & end.settled)
-    return as_tree(d, grads), new
+    g = at.pull(r)
+    return as_tree(jnp.where(good, end.d, 0), grads), Region(
+        end.radius * at.unit,
+        end.damping,
+        as_tree(kept, slots.scale),
+        end.evals,
+        ~good & jnp.any(g != 0),
+        cosine,
+        jnp.where(~good & near, 0, end.reduction),
+        end.step_size,
+    )
 
 
-def _no_damping(params: Params, scaled: bool) -> Damping:
-    scale = zeros_like(params) if scaled else None
-    no = [jnp.zeros((), bool) for _ in range(2)]
-    return Damping(zero(), zero(), scale, jnp.zeros((), jnp.int32), *no)
+def _whole_region(params: Params) -> Region:
+    evals, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    measures = [zero() + 1 for _ in range(3)]
+    return Region(zero(), zero(), zeros_like(params), evals, failed, *measures)
 
 
-@checked(init_damping=POSITIVE, max_tries=WHOLE, cg_rtol=POSITIVE, cg_steps=WHOLE)
+@checked(init_radius=POSITIVE, max_tries=WHOLE, cg_rtol=POSITIVE, cg_steps=WHOLE)
 def levenberg_marquardt(
-    init_damping: Scalar = 1e-3,
+    init_radius: Scalar = 100.0,
     max_tries: Scalar = 30,
     *,
     solver: str = "qr",
     scaled: bool = True,
-    cg_rtol: Scalar = 1e-3,
+    cg_rtol: Scalar = 1e-6,
     cg_steps: Scalar = 200,
 ) -> Optimizer:
-    """Minimize 0.5 |r(params)|^2 by damped Gauss-Newton steps.
+    """Minimize 0.5 |r(params)|^2 by minima of its linear model in a trust region.
 
-    d = argmin |J d + r|^2 + mu |D d|^2, with mu raised until the sum of squares falls, and lowered
-    by how well the linear model predicted the decrease.
+    d = argmin |J d + r|^2 over |D d| <= radius, which is (J^T J + damping D^2) d = -J^T r. The
+    region shrinks until the sum of squares falls, and grows where the model predicted that well.
 
     `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals. The
     gradients are computed from it; those passed to `update` only give shapes and dtypes.
-    `gdjax.least_squares` runs it to convergence.
+    `gdjax.least_squares` runs it to convergence. With "qr" the steps are MINPACK's. Neither the
+    units of the residuals nor those of each parameter matter, and sums of squares that overflow or
+    underflow do no harm.
 
     Args:
-      init_damping: the first mu > 0, relative to the largest diagonal element of J^T J: 1e-3, or
-        1 far from the minimum, 1e-6 near it.
-      max_tries: how many values of mu an update tries at most.
+      init_radius: the first radius > 0, in units of |D params| (of |r| at 0): 100, or 0.1 where
+        the first step leads too far; MINPACK's `factor`.
+      max_tries: how many radii an update tries at most.
       solver: "qr" forms J, of m x n elements, and factors it; "cg" needs only products with J.
-      scaled: whether to measure each parameter in units of the norm of its column of J (D, which
-        never shrinks; More 1978), so that the units of the parameters do not matter; else D = 1, as
-        always with "cg", which does not see the columns.
+      scaled: whether D has the norm of each column of J, the largest so far, so that the units of
+        single parameters do not matter; with "cg" it is an estimate from 8 products with J^T. Else
+        the largest of these is taken for all.
       cg_rtol: relative error > 0 at which "cg" stops.
       cg_steps: steps after which "cg" stops at the latest.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: 4 bytes per
-      element if scaled, else a few numbers. Residuals that are not finite count as too large.
+      element and a few numbers. Residuals that are not finite count as too large. Its slots
+      have the measures of `gdjax.core.protocols.ReportsFit`.
 
     Raises:
       ValueError: if a number is out of range; for an unknown solver.
@@ -177,12 +245,10 @@ def levenberg_marquardt(
       [1. 1.]
     """
     check_choice("levenberg_marquardt(solver=...)", solver, SOLVERS)
-    scaled = scaled and solver == "qr"
-    numbers: dict[str, Scalar] = dict(init_damping=init_damping, max_tries=max_tries)
+    numbers: dict[str, Scalar] = dict(init_radius=init_radius, max_tries=max_tries)
     if solver == "cg":
         numbers |= dict(cg_rtol=cg_rtol, cg_steps=cg_steps)
-    slots = functools.partial(_no_damping, scaled=scaled)
     return treewise(
-        _levenberg_marquardt, slots, numbers, name="levenberg_marquardt", solver=solver,
+        _levenberg_marquardt, _whole_region, numbers, name="levenberg_marquardt", solver=solver,
         scaled=scaled,
     )  # fmt: skip

@@ -27,7 +27,15 @@ from gdjax.solvers.lbfgsb import lbfgsb
 from gdjax.solvers.projected import projected
 from gdjax.solvers.proximal_gradient import projected_gradient
 from gdjax.solvers.result import Result, checked_result
-from gdjax.solvers.runner import call, converge, largest, optimality, start_of, uphill
+from gdjax.solvers.runner import (
+    call,
+    converge,
+    largest,
+    optimality,
+    small_gradient,
+    start_of,
+    uphill,
+)
 from gdjax.solvers.watch import Watch, tell
 
 
@@ -71,7 +79,8 @@ def _solve(
     value_and_grad, extra = functools.partial(uphill, value_fn), dict(value_fn=value_fn)
     limit = trace if trace else max_steps
     show = None if callback_id is None else functools.partial(jax.debug.callback, tell, callback_id)
-    end = converge(value_and_grad, update, params, state, tol, limit, extra, bool(trace), show)
+    judge = small_gradient(tol)
+    end = converge(value_and_grad, update, params, state, judge, limit, extra, bool(trace), show)
     final = eval_params(end.state, end.params)
     if final is not end.params:  # other weights than those that were trained
         value, grad = value_and_grad(final)

@@ -42,6 +42,15 @@ class Trial(NamedTuple):
     stuck: Array
 
 
+def length_to_edge(d: Array, p: Array, radius: Array) -> Array:
+    """Return the t >= 0 with |d + t p| = radius, for |d| <= radius."""
+    a, b, c = jnp.vdot(p, p), jnp.vdot(d, p), jnp.vdot(d, d) - radius**2
+    root = jnp.sqrt(jnp.maximum(b * b - a * c, 0))
+    q = -(b + jnp.where(b < 0, -root, root))  # the root without cancellation
+    safe = jnp.where(q == 0, 1, q)
+    return jnp.where(b < 0, q / jnp.where(a > 0, a, 1), jnp.where(q == 0, 0, c / safe))
+
+
 def steihaug(
     hvp: Callable[[Array], Array], g: Array, radius: Array, rtol: Array, max_steps: Array
 ) -> tuple[Array, Array]:
@@ -50,14 +59,6 @@ def steihaug(
     Conjugate gradients up to a residual of rtol |g|. Where they meet negative curvature or the
     edge, they follow the direction up to the edge: the value falls all the way there.
     """
-
-    def to_edge(d, p):
-        a, b, c = jnp.vdot(p, p), jnp.vdot(d, p), jnp.vdot(d, d) - radius**2
-        root = jnp.sqrt(jnp.maximum(b * b - a * c, 0))
-        q = -(b + jnp.where(b < 0, -root, root))  # the root without cancellation
-        safe = jnp.where(q == 0, 1, q)
-        t = jnp.where(b < 0, q / jnp.where(a > 0, a, 1), jnp.where(q == 0, 0, c / safe))
-        return d + t * p
 
     def unfinished(carry):
         _, _, _, _, rr, i, done = carry
@@ -70,10 +71,9 @@ def steihaug(
         alpha = rr / jnp.where(curvature > 0, curvature, 1)
         ahead = d + alpha * p
         done = ~(curvature > 0) | ~(jnp.vdot(ahead, ahead) < radius**2)
-        edge = to_edge(d, p)
-        length = jnp.vdot(edge - d, p) / jnp.maximum(jnp.vdot(p, p), jnp.finfo(g.dtype).tiny)
-        new_d = jnp.where(done, edge, ahead)
-        new_hd = hd + jnp.where(done, length, alpha) * hp
+        t = jnp.where(done, length_to_edge(d, p, radius), alpha)
+        new_d = jnp.where(done, d + t * p, ahead)
+        new_hd = hd + t * hp
         r = r + alpha * hp
         new = jnp.vdot(r, r)
         return new_d, new_hd, r, -r + new / rr * p, new, i + 1, done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -27,6 +28,11 @@ class Status(enum.IntEnum):
     INFEASIBLE = 5
     UNBOUNDED = 6
     NOT_CONVEX = 7
+    SMALL_REDUCTION = 8
+    SMALL_STEP = 9
+
+
+SOLVED = (Status.CONVERGED, Status.SMALL_REDUCTION, Status.SMALL_STEP)
 
 
 MEANING = {
@@ -91,8 +97,8 @@ class Result:
 
     @property
     def converged(self) -> Array:
-        """Whether the status is `Status.CONVERGED`."""
-        return self.status == Status.CONVERGED
+        """Whether the status is CONVERGED, or SMALL_REDUCTION or SMALL_STEP of least squares."""
+        return functools.reduce(operator.or_, [self.status == solved for solved in SOLVED])
 
     def __repr__(self) -> str:
         """Name the status and show the numbers; of the trees, how large they are."""
@@ -147,7 +153,7 @@ def checked_result(result: Result, name: str) -> Result:
             f"{name}(throw=True) cannot raise under jit, vmap or grad: look at result.status there."
         )
     status = np.ravel(np.asarray(result.status))
-    bad = np.flatnonzero(status != Status.CONVERGED)
+    bad = np.flatnonzero(~np.isin(status, SOLVED))
     if bad.size:
         first = Status(int(status[bad[0]]))
         lanes = (

@@ -2,7 +2,7 @@
 
 `converge` is the loop. It runs any optimizer; a solver takes part by the protocols of
 `gdjax.core.protocols`: what its slots have to say about the last update (`ReportsSearch`,
-`ReportsNonfinite`, `ReportsSettled`), value and gradient at the new parameters (`KeepsGradient`),
+`ReportsNonfinite`, `ReportsFit`), value and gradient at the new parameters (`KeepsGradient`),
 constraints (`HasOptimality`, `HasFeasibleSet`).
 
 `call` compiles a run, once for each function of the user, and keeps the program for as long as that
@@ -24,15 +24,15 @@ from jax import Array
 
 from gdjax.core.base import State, UpdateFn
 from gdjax.core.chain import apply_updates
-from gdjax.core.checks import COUNT, NONNEGATIVE, as_float_leaves, check_range
+from gdjax.core.checks import COUNT, NONNEGATIVE, Range, as_float_leaves, check_range
 from gdjax.core.hyper import numbers_at
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import (
     HasFeasibleSet,
     HasOptimality,
+    ReportsFit,
     ReportsNonfinite,
     ReportsSearch,
-    ReportsSettled,
     states_in,
 )
 from gdjax.core.remember import remembered, weak_functions, whole
@@ -64,17 +64,27 @@ def start_of(
     leaves = [jnp.asarray(x) for x in leaves]
     if tol is None:
         tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
-    for what, value, allowed in (("tol", tol, NONNEGATIVE), ("max_steps", max_steps, COUNT)):
-        check_range(f"{name}({what}=...)", value, allowed)
-        if callable(value) or not jax.tree_util.all_leaves([value]):
-            raise TypeError(f"{name}({what}=...) must be one number, got {value!r}.")
-        if np.ndim(value):
-            raise TypeError(
-                f"{name}({what}=...) must be one number, got an array of shape {np.shape(value)}. "
-                "For several runs use jax.vmap."
-            )
-    params = treedef.unflatten(leaves)
-    return params, jnp.asarray(tol, scalar_dtype()), jnp.asarray(max_steps, jnp.int32)
+    (tol,) = tolerances(name, tol=tol)
+    _check_number(name, "max_steps", max_steps, COUNT)
+    return treedef.unflatten(leaves), tol, jnp.asarray(max_steps, jnp.int32)
+
+
+def tolerances(name: str, **given: Any) -> list[Array]:
+    """Return tolerances as arrays, or raise an error unless each is one number >= 0."""
+    for what, value in given.items():
+        _check_number(name, what, value, NONNEGATIVE)
+    return [jnp.asarray(value, scalar_dtype()) for value in given.values()]
+
+
+def _check_number(name: str, what: str, value: Any, allowed: Range) -> None:
+    check_range(f"{name}({what}=...)", value, allowed)
+    if callable(value) or not jax.tree_util.all_leaves([value]):
+        raise TypeError(f"{name}({what}=...) must be one number, got {value!r}.")
+    if np.ndim(value):
+        raise TypeError(
+            f"{name}({what}=...) must be one number, got an array of shape {np.shape(value)}. "
+            "For several runs use jax.vmap."
+        )
 
 
 # --- what a state says ----------------------------------------------------------------------------
@@ -147,6 +157,19 @@ class Carry(NamedTuple):
     trace: Any
 
 
+Judge = Callable[[Params, Array, Array], Array]
+
+
+def small_gradient(tol: Array) -> Judge:
+    """Return the test of `minimize`: value and gradient are finite, and that is at most `tol`."""
+
+    def judge(params: Params, value: Array, norm: Array) -> Array:
+        fine = jnp.isfinite(value) & jnp.isfinite(norm)
+        return jnp.where(fine, jnp.where(norm <= tol, Status.CONVERGED, -1), Status.NONFINITE)
+
+    return judge
+
+
 def uphill(value_fn: Callable[[P], Array], params: P) -> tuple[Array, P]:
     """Return value and gradient of a real function, in at least float32, the gradient uphill.
 
@@ -162,31 +185,33 @@ def converge(
     update: UpdateFn,
     params: Params,
     state: OptState,
-    tol: Array,
+    judge: Judge,
     max_steps: Array | int,
     extra: dict[str, Any],
     trace: bool = False,
     show: Callable[[Array, Array, Array], None] | None = None,
+    judge_fit: Callable[[ReportsFit], tuple[Array, Array]] | None = None,
 ) -> Result:
-    """Update until the gradient is small, in one `while_loop`.
+    """Update until the point is a solution, in one `while_loop`.
 
     Args:
       value_and_grad: `value_and_grad(params)`, the gradient pointing uphill.
       update: the optimizer's. It is given `value`, `grad` and what is in `extra`.
       params: the initial parameters.
       state: the optimizer's state there.
-      tol: largest magnitude in the gradient that is small.
+      judge: `judge(params, value, norm)` returns the status at a point, -1 where it is no solution;
+        `norm` is the largest magnitude of the (generalized) gradient. See `small_gradient`.
       max_steps: most updates.
       extra: extra arguments of `update` that do not change, such as `value_fn`.
       trace: whether to record each step; `max_steps` must then be an int.
       show: called with the arrays steps, value and norm after each update.
+      judge_fit: for methods that report a fit: returns whether the point before the update was a
+        solution, and the status of the point after it.
     """
 
     def look(states, params, value, grad):
         norm = largest(optimality(states, params, grad))
-        fine = jnp.isfinite(value) & jnp.isfinite(norm)
-        status = jnp.where(norm <= tol, Status.CONVERGED, -1)
-        return norm, jnp.where(fine, status, Status.NONFINITE).astype(jnp.int32)
+        return norm, judge(params, value, norm).astype(jnp.int32)
 
     def any_of(flags):
         return functools.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
@@ -207,8 +232,12 @@ def converge(
         value = value.astype(c.value.dtype)
         grad = jax.tree.map(lambda g, old: g.astype(old.dtype), grad, c.grad)
         norm, status = look(states, params, value, grad)
-        settled = any_of(s.settled for s in reports if isinstance(s, ReportsSettled))
-        status = jnp.where((status < 0) & settled, Status.CONVERGED, status).astype(jnp.int32)
+        was_solved = jnp.zeros((), bool)
+        fits = [s for s in reports if isinstance(s, ReportsFit)] if judge_fit else []
+        for fit in fits:
+            was_solved, now = judge_fit(fit)
+            status = jnp.where(status < 0, now, status)
+        status = jnp.where(was_solved, Status.CONVERGED, status).astype(jnp.int32)
         stuck = any_of(s.failed for s in reports if isinstance(s, ReportsSearch))
         failures = jnp.where(stuck, c.failures + 1, 0)
         nonfinite = any_of(s.nonfinite for s in reports if isinstance(s, ReportsNonfinite))
@@ -216,7 +245,7 @@ def converge(
         verdict = jnp.where(nonfinite, Status.NONFINITE, Status.LINE_SEARCH_FAILED)
         failed = (status < 0) & (failures >= 2)  # after the first, a solver may restart
         status = jnp.where(failed, verdict, status).astype(jnp.int32)
-        keep = (status == Status.NONFINITE) & ~failed
+        keep = ((status == Status.NONFINITE) & ~failed) | was_solved
         new, old = (params, value, grad, norm), (c.params, c.value, c.grad, c.grad_norm)
         params, value, grad, norm = pick(keep, old, new)
         if known is None:  # a solver's own state is never nonfinite; to select it takes copies
