@@ -343,3 +343,94 @@ def test_multipliers_print_their_shapes():
     result = gdjax.quadratic_program(jnp.eye(2), jnp.ones(2), G=jnp.eye(2)[:1], h=[0.0])
     shown = "Multipliers(equality=float32[0], inequality=float32[1], lower=float32[0], "
     assert repr(result.state) == shown + "upper=float32[0])"
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+def test_the_unit_of_the_objective_and_of_x_changes_nothing_else():
+    """SciPy's issue 21630: min x'Qx / 2 + c'x over x >= 0 is at (1/2, 0), with multiplier 5/2."""
+    Q, c = np.array([[2.0, 1], [1, 4]]), np.array([-1.0, 2])
+    s = np.repeat([1e-16, 1e-12, 1e-8, 1, 1e9, 1e16], 3)
+    t = np.tile([1e-16, 1, 1e9], 6)  # of x
+
+    @jax.jit
+    @jax.vmap
+    def scaled(s, t):
+        return gdjax.quadratic_program(s * Q, s * t * c, bounds=(0.0, None))
+
+    with enable_x64():
+        result = scaled(s, t)
+        assert result.converged.all()
+        np.testing.assert_allclose(result.params[:, 0] / t, 0.5, rtol=1e-9)
+        np.testing.assert_allclose(result.params[:, 1] / t, 0.0, atol=1e-9)
+        np.testing.assert_allclose(result.state.lower[:, 1] / (s * t), 2.5, rtol=1e-7)
+
+
+def test_large_right_sides_are_no_proof_of_infeasibility():
+    """SciPy's issue 10466."""
+    b = np.array([1e-16, 1.0, 1e9, 1e16])
+
+    @jax.jit
+    @jax.vmap
+    def solution(b):
+        return gdjax.quadratic_program(
+            jnp.zeros((4, 4)), jnp.ones(4), jnp.eye(4)[:1], b[None], bounds=(0.0, None)
+        )
+
+    with enable_x64():
+        result = solution(b)
+        assert result.converged.all()
+        np.testing.assert_allclose(
+            result.params / b[:, None], np.eye(4)[:1].repeat(4, 0), atol=1e-7
+        )
+
+
+def test_bounds_and_rows_that_cannot_hold_or_do_not_matter():
+    wide = (-jnp.inf, jnp.inf)
+    inf, nan = jnp.inf, jnp.nan
+    cases = [  # lower, upper, right side of 0 x = b, of 0 x <= h, status
+        (inf, inf, 0.0, 1.0, "INFEASIBLE"),
+        (-inf, -inf, 0.0, 1.0, "INFEASIBLE"),
+        (1.0, 0.0, 0.0, 1.0, "INFEASIBLE"),
+        (nan, 0.0, 0.0, 1.0, "NONFINITE"),
+        (*wide, 1.0, 1.0, "INFEASIBLE"),
+        (*wide, 0.0, -1.0, "INFEASIBLE"),
+        (*wide, 0.0, 0.0, "CONVERGED"),
+        (3.0, 3.0, 0.0, 1.0, "CONVERGED"),
+    ]
+
+    @jax.jit
+    @jax.vmap
+    def one(lower, upper, b, h):
+        zero, side = jnp.zeros((1, 2)), jnp.array([-1.0, 2.0])
+        bounds = jnp.stack([lower, -5.0]), jnp.stack([upper, 5.0])
+        return gdjax.quadratic_program(
+            jnp.eye(2), side, zero, b[None], zero, h[None], bounds=bounds
+        )
+
+    result = one(*(jnp.array([case[i] for case in cases]) for i in range(4)))
+    assert [gdjax.Status(int(s)).name for s in result.status] == [case[4] for case in cases]
+    np.testing.assert_allclose(result.params[-2:], [[1, -2], [3, -2]], atol=1e-5)
+    np.testing.assert_allclose(result.state.lower[-1], [2, 0], atol=1e-5)
+
+
+def test_a_direction_without_an_end_where_no_point_fits_is_infeasible():
+    G = jnp.array([[0.0, 1.0], [0.0, -1.0]])  # x1 <= h0, x1 >= 0, and x0 is free
+    h = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+    result = jax.vmap(
+        lambda h: gdjax.quadratic_program(jnp.zeros((2, 2)), jnp.array([-1.0, 0.0]), G=G, h=h)
+    )(h)
+    names = [gdjax.Status(int(s)).name for s in result.status]
+    assert names == ["INFEASIBLE", "UNBOUNDED"] and result.params[1, 0] >= 1
+
+
+def test_float32_is_as_accurate_as_osqp():
+    """Problem QPSUT03 of qpax's issue 5, where OSQP's default is off by 9e-5."""
+    Q = [[122.0, 59, 39, 9], [59, 95, 48, 24], [39, 48, 26, 19], [9, 24, 19, 90]]
+    inf = jnp.inf
+    bounds = jnp.array([-inf, -0.4, -inf, -1]), jnp.array([inf, inf, 0.5, 1])
+    result = gdjax.quadratic_program(Q, [66.0, 93, 47, 11], bounds=bounds)
+    assert result.converged
+    exact = [0.18143460, 0.00843882, -2.35443038, 0.35443038]
+    np.testing.assert_allclose(result.params, exact, atol=9e-5)
