@@ -80,7 +80,8 @@ def _least_squares(q: Program) -> Units:
             normal = normal.at[:n, :n].add(SIDE_WEIGHT * jnp.diag(v.there))
             right = right.at[:n].add(SIDE_WEIGHT * v.value)
     ridge = float(jnp.finfo(dtype).eps) ** 0.75 * jnp.eye(n + 1, dtype=dtype)
-    found = jnp.linalg.solve(normal + ridge * n, right)
+    root = jnp.linalg.cholesky(normal + ridge * n)
+    found = jax.scipy.linalg.cho_solve((root, True), right)
     x = found[:n]
     return Units(found[n], x, *(-(mean + dot(share, x)) for mean, share in rows))
 
@@ -111,7 +112,7 @@ def _typical(logs: Logs, end: Callable[..., Array]) -> Array:
     """Return a number between the median of some logarithms and one end of those near to it."""
     count = logs.there.sum().astype(jnp.int32)
     ordered = jnp.sort(jnp.where(logs.there > 0, logs.value, jnp.inf))
-    middle = ordered[count // 2]
+    middle = ordered[count >> 1]
     near = (logs.there > 0) & (jnp.abs(logs.value - middle) <= RANGE)
     far = end(jnp.where(near, logs.value, middle))
     return jnp.where(count > 0, (middle + far) / 2, 0)

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.lax import Precision
+from jax.typing import ArrayLike
 
 from gdjax.solvers.line_search import pick
 from gdjax.solvers.result import Status
 
 FAR = 1e6  # a large slack at the start, in units in which most of a program is about 1
+POLISH = 2  # steps with the rows that bind as equations, after the last
+ROUNDS = 5  # solves with the same matrix, each of which removes most of the error of those before
 PATIENCE = 8  # steps without a better point after which rounding is the likely cause
 
 Triple: TypeAlias = tuple[Array, Array, Array]  # of x, of y and of z
@@ -116,18 +119,19 @@ class Carry(NamedTuple):
     ray: Array  # (n,), a direction of unlimited decrease; 0 until one is found
 
 
-POLISH = 2  # steps with the rows that bind as equations, after the last
-
-
-def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Callable[[Triple], Triple]:
+def newton(
+    q: Program, rows: Rows, s: Array, z: Array, exact: ArrayLike
+) -> Callable[[Triple], Triple]:
     """Return a function that solves [Q A' R'; A 0 0; zR 0 -s] [dx; dy; dz] = right.
 
     dz is eliminated and the rest inverted, with -s - delta z in place of -s, so that singular
     matrices become regular and no entry is so large that Q is lost in its rounding. Each round of
-    refinement then removes most of the error that this makes.
+    refinement then removes most of the error that this makes. Where rows are `exact`, s = 0, the
+    entries are 1 / delta, and delta must be larger, so that delta times the identity is not lost.
     """
     n, p = q.c.size, q.b.size
-    delta = float(jnp.finfo(q.c.dtype).eps) ** 0.75
+    eps = float(jnp.finfo(q.c.dtype).eps)
+    delta = jnp.where(exact, eps**0.4, eps**0.75).astype(q.c.dtype)
     divisor = s + delta * z
     H = q.Q + rows.gram(z / divisor)
     K = jnp.block([[H, q.A.T], [q.A, jnp.zeros((p, p), H.dtype)]])
@@ -149,7 +153,7 @@ def newton(q: Program, rows: Rows, s: Array, z: Array, rounds: int) -> Callable[
         def refine(_, move):
             return jax.tree.map(jnp.add, move, once(left(right, move)))
 
-        return jax.lax.fori_loop(0, rounds + 1, refine, jax.tree.map(jnp.zeros_like, right))
+        return jax.lax.fori_loop(0, ROUNDS, refine, jax.tree.map(jnp.zeros_like, right))
 
     return solve
 
@@ -346,7 +350,7 @@ def interior_point(q: Program, tol: Array, limit: Array) -> Solution:
         s, z = pick(polish, (1 - binds, binds), (at.s, at.z))
         dual = dot(p.Q, at.x) + p.c + dot(at.y, p.A) + rows.transposed(at.z)
         conditions = -dual, p.b - dot(p.A, at.x), jnp.where(binds > 0, slack, at.z)
-        solve = newton(p, rows, s, z, 4)
+        solve = newton(p, rows, s, z, polish)
         # a limit that is only there to be large does not decide where to start
         sides = pick(first, jnp.clip(h, -FAR, FAR), h)
         x, y, z = constant = solve(pick(polish, conditions, (-p.c, p.b, z * sides)))

@@ -69,7 +69,7 @@ def _solve_jvp(primals, tangents):
 
     def solve(_, right):
         dual, equal, above = jnp.split(right, cuts)
-        solve_newton = newton(q, rows, 1 - binds, binds, 4)
+        solve_newton = newton(q, rows, 1 - binds, binds, True)
         dx, dy, dz = solve_newton((dual, equal, binds * above))
         return jnp.concatenate([dx, dy, dz - (1 - binds) * above])
 
