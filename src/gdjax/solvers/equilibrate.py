@@ -109,13 +109,16 @@ def _balanced(q: Program, units: Units) -> Units:
 
 
 def _typical(logs: Logs, end: Callable[..., Array]) -> Array:
-    """Return a number between the median of some logarithms and one end of those near to it."""
+    """Return a number between most of some logarithms and one end of those near to it.
+
+    Seven of eight are below what it starts with: more often than not, the small ones are rounding.
+    """
     count = logs.there.sum().astype(jnp.int32)
     ordered = jnp.sort(jnp.where(logs.there > 0, logs.value, jnp.inf))
-    middle = ordered[count >> 1]
-    near = (logs.there > 0) & (jnp.abs(logs.value - middle) <= RANGE)
-    far = end(jnp.where(near, logs.value, middle))
-    return jnp.where(count > 0, (middle + far) / 2, 0)
+    most = ordered[(7 * count) >> 3]
+    near = (logs.there > 0) & (jnp.abs(logs.value - most) <= RANGE)
+    far = end(jnp.where(near, logs.value, most))
+    return jnp.where(count > 0, (most + far) / 2, 0)
 
 
 def _with_unknowns_about_one(q: Program, units: Units) -> Units:
