@@ -1,5 +1,6 @@
 """`quadratic_program` against all sets of constraints that may bind, tried one by one."""
 
+import functools
 import itertools
 
 import jax
@@ -434,3 +435,149 @@ def test_float32_is_as_accurate_as_osqp():
     assert result.converged
     exact = [0.18143460, 0.00843882, -2.35443038, 0.35443038]
     np.testing.assert_allclose(result.params, exact, atol=9e-5)
+
+
+# --- random programs with known solutions, in all units ------------------------------------------
+
+SIZES = n, p, m = 6, 2, 6
+PLANNED = ["strict", "linear", "singular", "weak", "double"]
+
+
+def planned(seed, kind):
+    """Return a program made from its solution, its multipliers, and the derivative of x by c."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=n), rng.normal(size=p)
+    A, G = rng.normal(size=(p, n)), rng.normal(size=(m, n))
+    root = rng.normal(size=(n, n))
+    root[:, {"linear": 0, "singular": 3}.get(kind, n) :] = 0
+    Q = root @ root.T
+    active = 3 if kind == "linear" else 2  # with A and one bound, as many as n for "linear"
+    if kind == "double":
+        A[1], G[1], y[1] = A[0], G[0], 0
+    z = np.where(np.arange(m) < active, rng.uniform(0.5, 1.5, m), 0)
+    h = G @ x + np.where(np.arange(m) < active, 0, rng.uniform(0.5, 1.5, m))
+    if kind == "weak":  # an inequality that holds with equality, but for nothing
+        z[1] = 0
+    below, above = np.zeros(n), np.zeros(n)
+    below[0] = rng.uniform(0.5, 1.5)
+    lower, upper = x - (below == 0) * rng.uniform(0.5, 1.5, n), x + rng.uniform(0.5, 1.5, n)
+    lower[3], upper[4:] = -np.inf, np.inf
+    c = -(Q @ x + A.T @ y + G.T @ z + above - below)
+    once = np.concatenate([A, G[z > 0], np.eye(n)[:1]])
+    binding = np.delete(once, [1, 3], axis=0) if kind == "double" else once
+    k = len(binding)
+    K = np.block([[Q, binding.T], [binding, np.zeros((k, k))]])
+    slopes = np.linalg.inv(K)[:n, :n] @ -np.eye(n)
+    return (Q, c, A, A @ x, G, h, lower, upper), (x, y, z, below, above), slopes
+
+
+def without_a_point(seed, _):
+    """Return a program whose first two inequalities contradict each other."""
+    Q, c, A, b, G, h, lower, upper = planned(seed, "strict")[0]
+    G[1], h[1] = -G[0], -h[0] - 0.5
+    return ((Q, c, A, b, G, h, lower, upper),)
+
+
+def without_an_end(seed, _):
+    """Return a program that decreases for ever along its fifth variable."""
+    Q, c, A, b, G, h, lower, upper = planned(seed, "strict")[0]
+    Q[4], Q[:, 4], A[:, 4], c[4] = 0, 0, 0, -abs(c[4])
+    G[:, 4] = -abs(G[:, 4]) * (np.arange(m) > 2)
+    h += 5 * abs(G).sum(1)
+    return ((Q, c, A, A @ planned(seed, "strict")[1][0], G, h, lower, upper),)
+
+
+def all_units(size):
+    """Return units of objective, right sides, rows and columns: each alone, and all together."""
+    rng = np.random.default_rng(0)
+    units = []
+    for mask in np.concatenate([np.zeros((1, 4)), np.eye(4), np.eye(4), np.ones((8, 4))]):
+        one, side = size ** (mask[:2] * rng.choice([-1, 1], 2))
+        rows, columns = (
+            size ** (mask[2] * rng.uniform(-1, 1, p + m)),
+            size ** (mask[3] * rng.uniform(-1, 1, n)),
+        )
+        units.append((one, side, rows[:p], rows[p:], columns))
+    return units
+
+
+def in_units(q, units):
+    (Q, c, A, b, G, h, lower, upper), (one, t, a, g, d) = q, units
+    return (
+        one * d[:, None] * Q * d, one * t * d * c, a[:, None] * A * d, t * a * b,
+        g[:, None] * G * d, t * g * h, t / d * lower, t / d * upper,
+    )  # fmt: skip
+
+
+@jax.jit
+@jax.vmap
+def in_all_units(q, by):
+    def solution(c):
+        result = solve((q[0], c, *q[2:]))
+        return result.params, result
+
+    return jax.jvp(solution, (q[1],), (by,), has_aux=True)
+
+
+@functools.cache
+def run_in_units(dtype):
+    """Return for each kind its programs, units, and what was found, by one compiled program."""
+    makers = dict.fromkeys(PLANNED, planned)
+    makers |= {"no point": without_a_point, "no end": without_an_end}
+    some = all_units(1e16 if dtype == np.float64 else 1e8)
+    keys = [(kind, seed, k) for kind in makers for seed in range(3) for k in range(len(some))]
+    made = {(kind, seed): make(seed, kind) for kind, make in makers.items() for seed in range(3)}
+    made = [made[key[:2]] for key in keys]
+    units = [some[key[2]] for key in keys]
+    programs = [in_units(v[0], u) for v, u in zip(made, units, strict=True)]
+    by = [u[0] * u[1] * u[4] * np.arange(1, n + 1) for u in units]
+    with enable_x64():
+        stacked = [jnp.asarray(np.stack(v), dtype) for v in zip(*programs, strict=True)]
+        found = in_all_units(tuple(stacked), jnp.asarray(np.stack(by), dtype))
+        _, slopes, result = jax.tree.map(lambda v: np.asarray(v, np.float64), found)
+    parts = zip(*jax.tree.leaves(result), strict=True)
+    results = [jax.tree.unflatten(jax.tree.structure(result), v) for v in parts]
+    cases = list(zip(made, units, programs, slopes, results, strict=True))
+    return {kind: [v for k, v in zip(keys, cases, strict=True) if k[0] == kind] for kind in makers}
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float64, 1e-8), (np.float32, 1e-3)])
+def test_known_solutions_are_found_in_all_units(dtype, atol, kind):
+    for (_, exact, slopes), (one, t, a, g, d), _, slope, result in run_in_units(dtype)[kind]:
+        assert result.status == gdjax.Status.CONVERGED
+        x, *multipliers = exact
+        units = a, g, 1 / d, 1 / d
+        found = [v * u / (one * t) for v, u in zip(result.state, units, strict=True)]
+        if kind == "double":  # only the sums of multipliers of equal rows are known
+            found, multipliers = (
+                [[y.sum()], [z[:2].sum(), *z[2:]], *rest] for y, z, *rest in (found, multipliers)
+            )
+        np.testing.assert_allclose(result.params * d / t, x, atol=atol)
+        for ours, theirs in zip(found, multipliers, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=5 * atol)
+        if kind != "weak":  # there, a derivative has two sides
+            exact = slopes @ np.arange(1, n + 1)
+            np.testing.assert_allclose(slope * d / t, exact, rtol=20 * atol, atol=20 * atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_certificates_hold_in_all_units(dtype):
+    precise = float(np.finfo(dtype).eps) ** 0.75
+    for _, _, (_, _, A, b, G, h, lower, upper), _, result in run_in_units(dtype)["no point"]:
+        assert result.status == gdjax.Status.INFEASIBLE
+        y, z, below, above = result.state
+        assert min(z.min(), below.min(), above.min()) >= 0
+        sides = [np.where(np.isfinite(v), v, 0) for v in (lower, upper)]
+        assert (below[~np.isfinite(lower)] == 0).all() and (above[~np.isfinite(upper)] == 0).all()
+        terms = abs(A.T) @ abs(y) + abs(G.T) @ z + below + above
+        assert (abs(A.T @ y + G.T @ z + above - below) <= 8 * precise * terms).all()
+        parts = np.concatenate([b * y, h * z, -sides[0] * below, sides[1] * above])
+        assert parts.sum() < -precise * abs(parts).sum()
+    for _, _, (Q, c, A, _, G, *_), _, result in run_in_units(dtype)["no end"]:
+        assert result.status == gdjax.Status.UNBOUNDED
+        to = result.params
+        for matrix in (Q, A):
+            assert (abs(matrix @ to) <= 8 * precise * (abs(matrix) @ abs(to))).all()
+        assert (G @ to <= 8 * precise * (abs(G) @ abs(to))).all()
+        assert c @ to < -precise * (abs(c) @ abs(to))

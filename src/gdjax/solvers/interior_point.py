@@ -207,9 +207,12 @@ class Measure(NamedTuple):
         size, share = jnp.abs(x), 0.1
         floor = jnp.maximum(self.floor, share * biggest(x))
         price_floor = jnp.maximum(self.price_floor, share * biggest(y, rows.there * z))
-        Qx, c, Qx_terms = goal * dot(q.Q, x), goal * q.c, goal * dot(sizes.Q, size)
+        Qx, c = goal * dot(q.Q, x), goal * q.c
+        Qx_terms = goal * dot(sizes.Q, size)
+        # |Qx|, not |Q||x|, with which far along a flat direction any c would count as nothing
+        Qx_size = jnp.abs(Qx) + _precise(x.dtype) * Qx_terms
         dual = jnp.abs(Qx + c + dot(y, q.A) + rows.transposed(z))
-        dual_terms = Qx_terms + jnp.abs(c) + self._price_terms(y, z) + price_floor
+        dual_terms = Qx_size + jnp.abs(c) + self._price_terms(y, z) + price_floor
         equal, above = jnp.abs(dot(q.A, x) - q.b), jnp.abs(rows.times(x) + s - rows.limits)
         equal_terms = dot(sizes.A, size) + sizes.b + floor
         above_terms = self._row_terms(size) + self.size_rows.limits + s + floor
