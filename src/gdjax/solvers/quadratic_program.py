@@ -263,8 +263,8 @@ def quadratic_program(
       A: array [p, n], or None; rows may be linearly dependent.
       b: array [p]; None without A.
       G: array [m, n], or None.
-      h: array [m]; None without G. Where it is inf, the row is no constraint. Use inf, not a large
-        number, for "no limit".
+      h: array [m]; None without G. Where it is inf, the row is no constraint. Use inf for "no
+        limit": 1e20, which some file formats take for it, is a number like others here.
       bounds: (lower, upper), each a number, an array [n], or None; +-inf for no bound.
       tol: largest error >= 0 that counts as none: of each equation, inequality and element of the
         gradient of the Lagrangian, and of the gap between the objective and its dual, each relative
@@ -280,8 +280,9 @@ def quadratic_program(
       terms, and the sum of limits times multipliers is negative; where a single bound or row
       without variables cannot hold (lower > upper, lower = inf, 0 = 1), only its multipliers are
       not 0. With `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
-      without limit, and some point fits. Proof and direction have no unit: the largest element is
-      between 1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the
+      without limit, and some point fits; where Q is flat along it only up to rounding, a solution
+      far away is possible as well. Proof and direction have no unit: the largest element is between
+      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the
       best point is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no
       limit, or the solution is beyond the dtype's range. No status depends on the units of the
       objective, rows, variables or right sides.
