@@ -204,18 +204,19 @@ class Measure(NamedTuple):
     def error(self, goal: Array, at: Point) -> Array:
         """Return the largest error of a solution, 0 <= z, s; the objective counts `goal` times."""
         q, rows, sizes, (x, y, z, s, _, _) = self.q, self.rows, self.sizes, at
-        size, share = jnp.abs(x), 0.1
-        floor = jnp.maximum(self.floor, share * biggest(x))
-        price_floor = jnp.maximum(self.price_floor, share * biggest(y, rows.there * z))
+        size, few = jnp.abs(x), _precise(x.dtype)
+        floor = jnp.maximum(self.floor, 1e-3 * biggest(x))
+        price_floor = jnp.maximum(self.price_floor, 0.1 * biggest(y, rows.there * z))
         Qx, c = goal * dot(q.Q, x), goal * q.c
         Qx_terms = goal * dot(sizes.Q, size)
-        # |Qx|, not |Q||x|, with which far along a flat direction any c would count as nothing
-        Qx_size = jnp.abs(Qx) + _precise(x.dtype) * Qx_terms
+        # |Qx|, not |Q||x|: far away, where that is large, all else would count as nothing; so below
+        Qx_size = jnp.abs(Qx) + few * Qx_terms
         dual = jnp.abs(Qx + c + dot(y, q.A) + rows.transposed(z))
         dual_terms = Qx_size + jnp.abs(c) + self._price_terms(y, z) + price_floor
         equal, above = jnp.abs(dot(q.A, x) - q.b), jnp.abs(rows.times(x) + s - rows.limits)
-        equal_terms = dot(sizes.A, size) + sizes.b + floor
-        above_terms = self._row_terms(size) + self.size_rows.limits + s + floor
+        equal_terms = jnp.abs(dot(q.A, x)) + few * dot(sizes.A, size) + sizes.b + floor
+        above_terms = jnp.abs(rows.times(x)) + few * self._row_terms(size)
+        above_terms += self.size_rows.limits + s + floor
         gap = jnp.abs(dot(x, Qx) + dot(c, x) + dot(q.b, y) + dot(rows.there * rows.limits, z))
         gap_terms = dot(size, Qx_terms) + dot(jnp.abs(c), size) + dot(sizes.b, jnp.abs(y))
         gap_terms += dot(self.size_rows.limits, z) + self.floor * self.price_floor
