@@ -1,5 +1,6 @@
 """`quadratic_program` against all sets of constraints that may bind, tried one by one."""
 
+import functools
 import itertools
 
 import jax
@@ -343,3 +344,257 @@ def test_multipliers_print_their_shapes():
     result = gdjax.quadratic_program(jnp.eye(2), jnp.ones(2), G=jnp.eye(2)[:1], h=[0.0])
     shown = "Multipliers(equality=float32[0], inequality=float32[1], lower=float32[0], "
     assert repr(result.state) == shown + "upper=float32[0])"
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+def test_the_unit_of_the_objective_and_of_x_changes_nothing_else():
+    """SciPy's issue 21630: min x'Qx / 2 + c'x over x >= 0 is at (1/2, 0), with multiplier 5/2."""
+    Q, c = np.array([[2.0, 1], [1, 4]]), np.array([-1.0, 2])
+    s = np.repeat([1e-16, 1e-12, 1e-8, 1, 1e9, 1e16], 3)
+    t = np.tile([1e-16, 1, 1e9], 6)  # of x
+
+    @jax.jit
+    @jax.vmap
+    def scaled(s, t):
+        return gdjax.quadratic_program(s * Q, s * t * c, bounds=(0.0, None))
+
+    with enable_x64():
+        result = scaled(s, t)
+        assert result.converged.all()
+        np.testing.assert_allclose(result.params[:, 0] / t, 0.5, rtol=1e-9)
+        np.testing.assert_allclose(result.params[:, 1] / t, 0.0, atol=1e-9)
+        np.testing.assert_allclose(result.state.lower[:, 1] / (s * t), 2.5, rtol=1e-7)
+
+
+def test_large_right_sides_are_no_proof_of_infeasibility():
+    """SciPy's issue 10466."""
+    b = np.array([1e-16, 1.0, 1e9, 1e16])
+
+    @jax.jit
+    @jax.vmap
+    def solution(b):
+        return gdjax.quadratic_program(
+            jnp.zeros((4, 4)), jnp.ones(4), jnp.eye(4)[:1], b[None], bounds=(0.0, None)
+        )
+
+    with enable_x64():
+        result = solution(b)
+        assert result.converged.all()
+        np.testing.assert_allclose(
+            result.params / b[:, None], np.eye(4)[:1].repeat(4, 0), atol=1e-7
+        )
+
+
+def test_two_inequalities_that_are_one_equation():
+    """SciPy's issue 8662: no point is strictly inside, and x is not unique; the value is 36."""
+    G = jnp.array([[8.0, -8, -4, 6], [-8, 8, 4, -6], [-4, 4, 8, -4], [3, -3, -3, -10]])
+    c, h = jnp.array([-10.0, 10, 6, 3]), jnp.array([9.0, -9, -9, -4])
+    s, t = np.array([1, 1e-16, 1e16, 1, 1, 1e16]), np.array([1, 1, 1, 1e-16, 1e16, 1e-16])
+
+    @jax.jit
+    @jax.vmap
+    def scaled(s, t):
+        return gdjax.quadratic_program(jnp.zeros((4, 4)), s * c, G=G, h=t * h, bounds=(0.0, None))
+
+    with enable_x64():
+        result = scaled(s, t)
+        assert result.converged.all()
+        np.testing.assert_allclose(result.value / (s * t), 36.0, rtol=1e-11)
+
+
+def test_bounds_and_rows_that_cannot_hold_or_do_not_matter():
+    wide = (-jnp.inf, jnp.inf)
+    inf, nan = jnp.inf, jnp.nan
+    cases = [  # lower, upper, right side of 0 x = b, of 0 x <= h, status
+        (inf, inf, 0.0, 1.0, "INFEASIBLE"),
+        (-inf, -inf, 0.0, 1.0, "INFEASIBLE"),
+        (1.0, 0.0, 0.0, 1.0, "INFEASIBLE"),
+        (nan, 0.0, 0.0, 1.0, "NONFINITE"),
+        (*wide, 1.0, 1.0, "INFEASIBLE"),
+        (*wide, 0.0, -1.0, "INFEASIBLE"),
+        (*wide, 0.0, 0.0, "CONVERGED"),
+        (3.0, 3.0, 0.0, 1.0, "CONVERGED"),
+    ]
+
+    @jax.jit
+    @jax.vmap
+    def one(lower, upper, b, h):
+        zero, side = jnp.zeros((1, 2)), jnp.array([-1.0, 2.0])
+        bounds = jnp.stack([lower, -5.0]), jnp.stack([upper, 5.0])
+        return gdjax.quadratic_program(
+            jnp.eye(2), side, zero, b[None], zero, h[None], bounds=bounds
+        )
+
+    result = one(*(jnp.array([case[i] for case in cases]) for i in range(4)))
+    assert [gdjax.Status(int(s)).name for s in result.status] == [case[4] for case in cases]
+    np.testing.assert_allclose(result.params[-2:], [[1, -2], [3, -2]], atol=1e-5)
+    np.testing.assert_allclose(result.state.lower[-1], [2, 0], atol=1e-5)
+
+
+def test_a_direction_without_an_end_where_no_point_fits_is_infeasible():
+    G = jnp.array([[0.0, 1.0], [0.0, -1.0]])  # x1 <= h0, x1 >= 0, and x0 is free
+    h = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+    result = jax.vmap(
+        lambda h: gdjax.quadratic_program(jnp.zeros((2, 2)), jnp.array([-1.0, 0.0]), G=G, h=h)
+    )(h)
+    names = [gdjax.Status(int(s)).name for s in result.status]
+    assert names == ["INFEASIBLE", "UNBOUNDED"] and result.params[1, 0] >= 1
+
+
+def test_float32_is_as_accurate_as_osqp():
+    """Problem QPSUT03 of qpax's issue 5, where OSQP's default is off by 9e-5."""
+    Q = [[122.0, 59, 39, 9], [59, 95, 48, 24], [39, 48, 26, 19], [9, 24, 19, 90]]
+    inf = jnp.inf
+    bounds = jnp.array([-inf, -0.4, -inf, -1]), jnp.array([inf, inf, 0.5, 1])
+    result = gdjax.quadratic_program(Q, [66.0, 93, 47, 11], bounds=bounds)
+    assert result.converged
+    exact = [0.18143460, 0.00843882, -2.35443038, 0.35443038]
+    np.testing.assert_allclose(result.params, exact, atol=9e-5)
+
+
+# --- random programs with known solutions, in all units ------------------------------------------
+
+SIZES = n, p, m = 6, 2, 6
+PLANNED = ["strict", "linear", "singular", "weak", "double"]
+
+
+def planned(seed, kind):
+    """Return a program made from its solution, its multipliers, and the derivative of x by c."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=n), rng.normal(size=p)
+    A, G = rng.normal(size=(p, n)), rng.normal(size=(m, n))
+    root = rng.normal(size=(n, n))
+    root[:, {"linear": 0, "singular": 3}.get(kind, n) :] = 0
+    Q = root @ root.T
+    active = 3 if kind == "linear" else 2  # with A and one bound, as many as n for "linear"
+    if kind == "double":
+        A[1], G[1], y[1] = A[0], G[0], 0
+    z = np.where(np.arange(m) < active, rng.uniform(0.5, 1.5, m), 0)
+    h = G @ x + np.where(np.arange(m) < active, 0, rng.uniform(0.5, 1.5, m))
+    if kind == "weak":  # an inequality that holds with equality, but for nothing
+        z[1] = 0
+    below, above = np.zeros(n), np.zeros(n)
+    below[0] = rng.uniform(0.5, 1.5)
+    lower, upper = x - (below == 0) * rng.uniform(0.5, 1.5, n), x + rng.uniform(0.5, 1.5, n)
+    lower[3], upper[4:] = -np.inf, np.inf
+    c = -(Q @ x + A.T @ y + G.T @ z + above - below)
+    once = np.concatenate([A, G[z > 0], np.eye(n)[:1]])
+    binding = np.delete(once, [1, 3], axis=0) if kind == "double" else once
+    k = len(binding)
+    K = np.block([[Q, binding.T], [binding, np.zeros((k, k))]])
+    slopes = np.linalg.inv(K)[:n, :n] @ -np.eye(n)
+    return (Q, c, A, A @ x, G, h, lower, upper), (x, y, z, below, above), slopes
+
+
+def without_a_point(seed, _):
+    """Return a program whose first two inequalities contradict each other."""
+    Q, c, A, b, G, h, lower, upper = planned(seed, "strict")[0]
+    G[1], h[1] = -G[0], -h[0] - 0.5
+    return ((Q, c, A, b, G, h, lower, upper),)
+
+
+def without_an_end(seed, _):
+    """Return a program that decreases for ever along its fifth variable."""
+    Q, c, A, b, G, h, lower, upper = planned(seed, "strict")[0]
+    Q[4], Q[:, 4], A[:, 4], c[4] = 0, 0, 0, -abs(c[4])
+    G[:, 4] = -abs(G[:, 4]) * (np.arange(m) > 2)
+    h += 5 * abs(G).sum(1)
+    return ((Q, c, A, A @ planned(seed, "strict")[1][0], G, h, lower, upper),)
+
+
+def all_units(size):
+    """Return units of objective, right sides, rows and columns: each alone, and all together."""
+    rng = np.random.default_rng(0)
+    units = []
+    for mask in np.concatenate([np.zeros((1, 4)), np.eye(4), np.eye(4), np.ones((8, 4))]):
+        one, side = size ** (mask[:2] * rng.choice([-1, 1], 2))
+        rows, columns = (
+            size ** (mask[2] * rng.uniform(-1, 1, p + m)),
+            size ** (mask[3] * rng.uniform(-1, 1, n)),
+        )
+        units.append((one, side, rows[:p], rows[p:], columns))
+    return units
+
+
+def in_units(q, units):
+    (Q, c, A, b, G, h, lower, upper), (one, t, a, g, d) = q, units
+    return (
+        one * d[:, None] * Q * d, one * t * d * c, a[:, None] * A * d, t * a * b,
+        g[:, None] * G * d, t * g * h, t / d * lower, t / d * upper,
+    )  # fmt: skip
+
+
+@jax.jit
+@jax.vmap
+def in_all_units(q, by):
+    def solution(c):
+        result = solve((q[0], c, *q[2:]))
+        return result.params, result
+
+    return jax.jvp(solution, (q[1],), (by,), has_aux=True)
+
+
+@functools.cache
+def run_in_units(dtype):
+    """Return for each kind its programs, units, and what was found, by one compiled program."""
+    makers = dict.fromkeys(PLANNED, planned)
+    makers |= {"no point": without_a_point, "no end": without_an_end}
+    some = all_units(1e16 if dtype == np.float64 else 1e8)
+    keys = [(kind, seed, k) for kind in makers for seed in range(3) for k in range(len(some))]
+    made = {(kind, seed): make(seed, kind) for kind, make in makers.items() for seed in range(3)}
+    made = [made[key[:2]] for key in keys]
+    units = [some[key[2]] for key in keys]
+    programs = [in_units(v[0], u) for v, u in zip(made, units, strict=True)]
+    by = [u[0] * u[1] * u[4] * np.arange(1, n + 1) for u in units]
+    with enable_x64():
+        stacked = [jnp.asarray(np.stack(v), dtype) for v in zip(*programs, strict=True)]
+        found = in_all_units(tuple(stacked), jnp.asarray(np.stack(by), dtype))
+        _, slopes, result = jax.tree.map(lambda v: np.asarray(v, np.float64), found)
+    parts = zip(*jax.tree.leaves(result), strict=True)
+    results = [jax.tree.unflatten(jax.tree.structure(result), v) for v in parts]
+    cases = list(zip(made, units, programs, slopes, results, strict=True))
+    return {kind: [v for k, v in zip(keys, cases, strict=True) if k[0] == kind] for kind in makers}
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float64, 1e-8), (np.float32, 5e-4)])
+def test_known_solutions_are_found_in_all_units(dtype, atol, kind):
+    for (_, exact, slopes), (one, t, a, g, d), _, slope, result in run_in_units(dtype)[kind]:
+        assert result.status == gdjax.Status.CONVERGED
+        x, *multipliers = exact
+        units = a, g, 1 / d, 1 / d
+        found = [v * u / (one * t) for v, u in zip(result.state, units, strict=True)]
+        if kind == "double":  # only the sums of multipliers of equal rows are known
+            found, multipliers = (
+                [[y.sum()], [z[:2].sum(), *z[2:]], *rest] for y, z, *rest in (found, multipliers)
+            )
+        np.testing.assert_allclose(result.params * d / t, x, atol=atol)
+        for ours, theirs in zip(found, multipliers, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=5 * atol)
+        if kind != "weak":  # there, a derivative has two sides
+            exact = slopes @ np.arange(1, n + 1)
+            np.testing.assert_allclose(slope * d / t, exact, rtol=20 * atol, atol=20 * atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_certificates_hold_in_all_units(dtype):
+    precise = float(np.finfo(dtype).eps) ** 0.75
+    for _, _, (_, _, A, b, G, h, lower, upper), _, result in run_in_units(dtype)["no point"]:
+        assert result.status == gdjax.Status.INFEASIBLE
+        y, z, below, above = result.state
+        assert min(z.min(), below.min(), above.min()) >= 0
+        sides = [np.where(np.isfinite(v), v, 0) for v in (lower, upper)]
+        assert (below[~np.isfinite(lower)] == 0).all() and (above[~np.isfinite(upper)] == 0).all()
+        terms = abs(A.T) @ abs(y) + abs(G.T) @ z + below + above
+        assert (abs(A.T @ y + G.T @ z + above - below) <= 8 * precise * terms).all()
+        parts = np.concatenate([b * y, h * z, -sides[0] * below, sides[1] * above])
+        assert parts.sum() < -precise * abs(parts).sum()
+    for _, _, (Q, c, A, _, G, *_), _, result in run_in_units(dtype)["no end"]:
+        assert result.status == gdjax.Status.UNBOUNDED
+        to = result.params
+        for matrix in (Q, A):
+            assert (abs(matrix @ to) <= 8 * precise * (abs(matrix) @ abs(to))).all()
+        assert (G @ to <= 8 * precise * (abs(G) @ abs(to))).all()
+        assert c @ to < -precise * (abs(c) @ abs(to))

@@ -17,8 +17,9 @@ from gdjax.core.base import short
 from gdjax.core.checks import strict
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.types import Number
-from gdjax.solvers.interior_point import Program, Rows, biggest, dot, interior_point, newton
-from gdjax.solvers.result import Result, checked_result
+from gdjax.solvers.equilibrate import equilibrated, power
+from gdjax.solvers.interior_point import Program, Rows, dot, interior_point, newton
+from gdjax.solvers.result import Result, Status, checked_result
 from gdjax.solvers.runner import start_of
 
 Bounds: TypeAlias = tuple[ArrayLike | None, ArrayLike | None]
@@ -42,8 +43,9 @@ class Multipliers(NamedTuple):
 def _solve(q: Program, tol: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
     """Return x, y, z, and as one float array error, steps and status."""
     end = interior_point(q, tol, limit)
-    x, y, z = (v / end.best.tau for v in end.best[:3])
-    return x, y, z, jnp.stack([end.error, end.steps, end.status])
+    solved = end.status != Status.UNBOUNDED
+    x = jnp.where(solved, jnp.clip(end.x, q.lower, q.upper), end.x) if q.lower.size else end.x
+    return x, end.y, end.z, jnp.stack([end.error, end.steps, end.status])
 
 
 @_solve.defjvp
@@ -68,7 +70,7 @@ def _solve_jvp(primals, tangents):
 
     def solve(_, right):
         dual, equal, above = jnp.split(right, cuts)
-        solve_newton = newton(q, rows, 1 - binds, binds, 4)
+        solve_newton = newton(q, rows, 1 - binds, binds, True)
         dx, dy, dz = solve_newton((dual, equal, binds * above))
         return jnp.concatenate([dx, dy, dz - (1 - binds) * above])
 
@@ -79,50 +81,97 @@ def _solve_jvp(primals, tangents):
     return (x, y, z, rest), (dx, dy, dz, jnp.zeros_like(rest))
 
 
-def _scaled(q: Program) -> tuple[Program, Array, Multipliers]:
-    """Return the same program in other units, and those units of x and of the multipliers.
+class Reduced(NamedTuple):
+    """A program without what can be decided at once."""
 
-    Ruiz (2001), https://cds.cern.ch/record/585592: rows and columns of [Q A' G'; A 0 0; G 0 0] are
-    divided by the roots of their largest elements, until these are about 1.
-    """
-    sizes = [jnp.abs(m) for m in jax.lax.stop_gradient((q.Q, q.A, q.G))]
+    q: Program
+    fixed: Array  # (n,), whether lower == upper
+    at: Array  # (n,), the value where it is fixed, else 0
+    finite: Array  # whether all numbers are, but for infinite right sides
+    proof: Multipliers  # of rows and bounds that no x satisfies; 0 without any
 
-    def inverse(v):
-        return 1 / jnp.where(v > 0, v, 1)
 
-    def highest(m, axis):
-        return jnp.max(m, axis=axis, initial=0)
+def _reduced(q: Program) -> Reduced:
+    """Eliminate fixed variables and rows without any variable; find what cannot be satisfied."""
+    n, eps = q.c.size, float(jnp.finfo(q.c.dtype).eps)
+    finite = jnp.array([jnp.isfinite(v).all() for v in (q.Q, q.c, q.A, q.G)]).all()
+    finite &= ~jnp.array([jnp.isnan(v).any() for v in (q.b, q.h, q.lower, q.upper)]).any()
+    fixed, at, empty = jnp.zeros(n, bool), jnp.zeros(n, q.c.dtype), jnp.zeros(0, bool)
+    if q.lower.size:
+        empty = (q.lower > q.upper) | (q.lower == jnp.inf) | (q.upper == -jnp.inf)
+        fixed = (q.lower == q.upper) & ~empty
+        at = jnp.where(fixed, q.lower / 2 + q.upper / 2, 0)
+        q = q._replace(
+            lower=jnp.where(fixed | empty, -jnp.inf, q.lower),
+            upper=jnp.where(fixed | empty, jnp.inf, q.upper),
+        )
 
-    def balance(_, units):
-        x, a, g = units
-        Q, A, G = (r[:, None] * m * x[None] for r, m in zip(units, sizes, strict=True))
-        columns = jnp.maximum(highest(Q, 0), jnp.maximum(highest(A, 0), highest(G, 0)))
-        found = columns, highest(A, 1), highest(G, 1)
-        return tuple(u * inverse(jnp.sqrt(v)) for u, v in zip(units, found, strict=True))
+    def rest(matrix, limits, impossible):
+        """Return a block without fixed variables, and what each of its rows' sum may not exceed."""
+        terms = dot(jnp.abs(matrix), jnp.abs(at)) + jnp.where(impossible, 0, jnp.abs(limits))
+        left = jnp.where(impossible, 0, limits) - dot(matrix, at)
+        left = jnp.where(jnp.abs(left) <= 8 * eps * terms, left - jax.lax.stop_gradient(left), left)
+        matrix = jnp.where(fixed, 0, matrix)
+        return matrix, left, (matrix == 0).all(1)
 
-    ones = tuple(jnp.ones(m.shape[0], m.dtype) for m in sizes)
-    x, a, g = jax.lax.fori_loop(0, 10, balance, ones)
-    one = inverse(biggest(x[:, None] * sizes[0] * x[None], x * jax.lax.stop_gradient(q.c)))
-    side = x[: q.lower.size]
-    scaled = Program(
-        one * x[:, None] * q.Q * x[None], one * x * q.c, a[:, None] * q.A * x[None], a * q.b,
-        g[:, None] * q.G * x[None], g * q.h, q.lower / side, q.upper / side,
+    A, b, none = rest(q.A, q.b, jnp.isinf(q.b))
+    y = jnp.where(jnp.isinf(q.b), -jnp.sign(q.b), jnp.where(none, -jnp.sign(b), 0))
+    b = jnp.where(y != 0, 0, b)
+    G, h, none = rest(jnp.where((q.h == jnp.inf)[:, None], 0, q.G), q.h, jnp.isinf(q.h))
+    z = ((q.h == -jnp.inf) | (none & (h < 0))).astype(h.dtype)
+    h = jnp.where(none | jnp.isinf(q.h), jnp.inf, h)
+    square = fixed[:, None] | fixed[None]
+    Q = jnp.where(square, 0, q.Q) + jnp.diag(fixed.astype(q.c.dtype))
+    c = jnp.where(fixed, 0, q.c + dot(q.Q, at))
+    both = empty.astype(h.dtype)
+    return Reduced(
+        Program(Q, c, A, b, G, h, q.lower, q.upper), fixed, at, finite,
+        Multipliers(y, z, both, both),
     )  # fmt: skip
-    return scaled, x, Multipliers(a / one, g / one, 1 / (one * side), 1 / (one * side))
 
 
 @jax.jit
 def _solve_scaled(q: Program, tol: Array, limit: Array) -> Result:
-    scaled, unit, units = _scaled(q)
-    x, y, z, (error, steps, status) = _solve(scaled, tol, limit)
-    rows = Rows.of(scaled)
+    few = _reduced(q)
+    scaled, (one, unit, a, g) = equilibrated(few.q)
+    impossible = jnp.array([(v != 0).any() for v in few.proof]).any()
+    x, y, z, (error, steps, status) = _solve(scaled, tol, jnp.where(impossible, 0, limit))
+    status = jnp.where(impossible, Status.INFEASIBLE, status)
+    status = jnp.where(few.finite, status, Status.NONFINITE).astype(jnp.int32)
+    infeasible, endless = status == Status.INFEASIBLE, status == Status.UNBOUNDED
+    rows, side = Rows.of(scaled), unit[: q.lower.size]
     inequality, upper, lower = rows.split(rows.there * z)
-    costs = jax.tree.map(jnp.multiply, units, Multipliers(y, inequality, lower, upper))
-    x = unit * x
+    exponents = Multipliers(a - one, g - one, -side - one, -side - one)
+    found = Multipliers(y, inequality, lower, upper)
+    # the units may leave the dtype's range; a proof and a direction have none: the largest is 1
+    top = jnp.max(jnp.array([_top(v, e) for v, e in zip(found, exponents)]))
+    found = Multipliers(
+        *(v * power(jnp.where(infeasible, e - top, e), v.dtype) for v, e in zip(found, exponents))
+    )
+    found = jax.tree.map(lambda v, w: jnp.where(impossible, v, w), few.proof, found)
+    x = x * power(jnp.where(endless, unit - _top(x, unit), unit), x.dtype)
+    x = jnp.where(few.fixed, jnp.where(endless, 0, few.at), x)
+    if q.lower.size:  # a fixed variable's bounds have what its column of the conditions lacks
+        slope = jnp.where(infeasible, 0, dot(q.Q, x) + q.c)
+        slope += dot(found.equality, q.A) + dot(found.inequality, jnp.where(
+            (q.h == jnp.inf)[:, None], 0, q.G))  # fmt: skip
+        found = found._replace(
+            lower=jnp.where(few.fixed, jnp.maximum(slope, 0), found.lower),
+            upper=jnp.where(few.fixed, jnp.maximum(-slope, 0), found.upper),
+        )
     value = dot(x, dot(q.Q, x)) / 2 + dot(q.c, x)
-    steps, status = steps.astype(jnp.int32), status.astype(jnp.int32)
-    error = error.astype(scalar_dtype())
-    return Result(x, value, error, steps, steps, status, costs, None, None)
+    lost = (status == Status.CONVERGED) & ~jnp.isfinite(jnp.append(x, value)).all()
+    status = jnp.where(lost, Status.NONFINITE, status).astype(jnp.int32)
+    steps, error = steps.astype(jnp.int32), error.astype(scalar_dtype())
+    return Result(x, value, error, steps, steps, status, found, None, None)
+
+
+def _top(v: Array, exponent: Array) -> Array:
+    """Return the exponent of the largest of some numbers times powers of 2."""
+    v = jax.lax.stop_gradient(jnp.abs(v))
+    logs = jnp.where(v > 0, jnp.log2(jnp.where(v > 0, v, 1)) + exponent, -jnp.inf)
+    top = jnp.floor(jnp.max(logs, initial=-jnp.inf))
+    return jnp.where(jnp.isfinite(top), top, 0)
 
 
 def _program(Q: ArrayLike, c: ArrayLike, *rest: ArrayLike | None, bounds: Bounds | None) -> Program:
@@ -216,22 +265,30 @@ def quadratic_program(
       A: array [p, n], or None; rows may be linearly dependent.
       b: array [p]; None without A.
       G: array [m, n], or None.
-      h: array [m]; None without G. Where it is inf, the row is no constraint.
+      h: array [m]; None without G. Where it is inf, the row is no constraint. Use inf for "no
+        limit": 1e20, which some file formats take for it, is a number like others here.
       bounds: (lower, upper), each a number, an array [n], or None; +-inf for no bound.
-      tol: largest error >= 0 that counts as none: of equations, of inequalities, of the gradient of
-        the Lagrangian and of the gap between the objective and its dual, each relative to 1 + the
-        largest of its terms, in units in which rows and columns have elements of about 1. None is
-        the square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64.
+      tol: largest error >= 0 that counts as none: of each equation, inequality and element of the
+        gradient of the Lagrangian, and of the gap between the objective and its dual, each relative
+        to the magnitudes of the terms whose sum it is, so that units do not matter. None is the
+        square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64. Most solutions
+        are far more accurate, as the last two steps solve for the constraints that bind.
       max_steps: most steps, >= 0.
       throw: see `minimize`.
 
     Returns:
       A `Result`: `state` has the `Multipliers`, `grad_norm` is the error. With `Status.INFEASIBLE`
-      these prove that no x fits (A'y + G'z + upper - lower ones = 0 and a negative sum of limits
-      times multipliers); with `Status.UNBOUNDED`, `params` is a direction along which the
-      objective decreases without limit. With
-      `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point is returned.
-      Memory: about 3 (n + p)^2 + 2 m n numbers.
+      these prove that no x fits: A'y + G'z + upper - lower is 0 but for rounding, relative to its
+      terms, and the sum of limits times multipliers is negative; where a single bound or row
+      without variables cannot hold (lower > upper, lower = inf, 0 = 1), only its multipliers are
+      not 0. With `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
+      without limit, and some point fits; where Q is flat along it only up to rounding, a solution
+      far away is possible as well. Proof and direction have no unit: the largest element is between
+      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the
+      best point is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no
+      limit, or the solution is beyond the dtype's range. No status depends on the units of the
+      objective, rows, variables or right sides.
+      Memory: about 6 (n + p)^2 + 4 m n numbers.
 
     Raises:
       MinimizeError: see `throw`.
