@@ -153,7 +153,7 @@ def test_what_is_no_array_in_args_is_structure():
 
     with pytest.raises(TypeError, match=r"root: the function .*Plain.* make its class a pytree"):
         gdjax.root(Plain(1.0), 0.0)
-    with pytest.raises(TypeError, match=r"fixed_point needs a function, got 3"):
+    with pytest.raises(TypeError, match=r"fixed_point\(fun=...\) must be a function, got 3"):
         gdjax.fixed_point(3, 0.0)  # pyright: ignore[reportArgumentType]
 
 
