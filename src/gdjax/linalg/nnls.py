@@ -66,7 +66,7 @@ def nnls(
 
     Returns:
       The solution [n] or [n, k], in the common dtype of A and b (computed in float32 at least). NaN
-      for a right side where 10 n + 100 decompositions did not find it, or where A or b is not finite.
+      for a right side that 10 n + 100 decompositions did not solve, or if A or b is not finite.
       Memory: about 4 (m + n) n numbers for each right side.
 
     Raises:
@@ -235,8 +235,9 @@ def _active_set(a: Array, b: Array, x: Array) -> tuple[Array, Array, Array]:
     upper = _decomposed(a, guess)[1]
     guess &= jnp.abs(jnp.diagonal(upper)) > eps**0.25 * norms
     none, no = jnp.zeros(n, bool), jnp.zeros((), bool)
+    infinite = jnp.full_like(size, jnp.inf)
     start = Carry(
-        jnp.zeros_like(x), guess, none, none, none, *[jnp.full_like(size, jnp.inf)] * 2,
+        jnp.zeros_like(x), guess, none, none, none, infinite, infinite,
         jnp.zeros((), jnp.int32), ~no, no, no,
     )  # fmt: skip
     limit = jnp.where(finite, 10 * n + 100, 0)
