@@ -148,15 +148,25 @@ def test_box_sections_equal_bisection():
             inner = np.clip(rng.normal(0, 1, n), lower, upper)
             b = a @ inner + (100.0 if trial % 10 == 9 else 0.0)  # at times, no point has it
             ours = project(x, lower, upper, a, b)
-            want = nearest_in_section(x, lower, upper, a, b)
-            np.testing.assert_allclose(ours, want, atol=1e-9 if trial % 10 < 9 else 1e-4)
-            assert np.all((ours >= lower) & (ours <= upper))
+            used = a != 0
+            ends = np.stack([lower, upper])[:, used] * a[used]
+            least, most = ends.min(0).sum(), ends.max(0).sum()
+            if least <= b <= most:
+                want = nearest_in_section(x, lower, upper, a, b)
+                np.testing.assert_allclose(ours, want, atol=1e-9)
+                assert np.all((ours >= lower) & (ours <= upper))
+            else:
+                assert trial % 10 == 9 and np.isnan(ours).all()
         x = jnp.asarray(rng.normal(0, 2, 5))
         same = P.projection_box_section(x, 0.0, None, jnp.ones(5), 2.0)
         np.testing.assert_allclose(same, P.projection_simplex(x, 2.0), atol=1e-14)
         same = P.projection_box_section(x, None, None, x + 1, 2.0)
         np.testing.assert_allclose(same, P.projection_hyperplane(x, x + 1, 2.0), atol=1e-14)
-        np.testing.assert_array_equal(P.projection_box_section(x, 0, 1, 0 * x, 3.0), x.clip(0, 1))
+        np.testing.assert_array_equal(P.projection_box_section(x, 0, 1, 0 * x, 0.0), x.clip(0, 1))
+        for lower, upper, a, b in ((0, 1, 0 * x, 3.0), (1, 0, x, 0.0), (0, 1, x, jnp.nan)):
+            assert np.isnan(P.projection_box_section(x, lower, upper, a, b)).all()
+        nearly = jnp.full(3, 1 / 3)  # rounding makes no set empty
+        assert np.isfinite(P.projection_box_section(x[:3], 0, nearly, jnp.ones(3), 1.0)).all()
 
 
 def test_derivatives_of_a_box_section():
@@ -181,7 +191,7 @@ def test_derivatives_of_a_box_section():
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda z: P.projection_box_section(z, 0, 1, z, 1.0), [0, 0, 0]),
+        (lambda z: P.projection_box_section(z, 0, 1, z, 0.0), [0, 0, 0]),
         (lambda z: P.projection_simplex(z, 0.0), [0, 0, 0]),
         (lambda z: P.projection_l1_sphere(z), [1 / 3, 1 / 3, 1 / 3]),
         (lambda z: P.projection_l1_ball(z, 0.0), [0, 0, 0]),

@@ -105,24 +105,96 @@ def test_nnls_equals_scipy(shape):
     a, b = rng.normal(size=shape), rng.normal(size=(shape[0], 5))
     expected = np.stack([scipy.optimize.nnls(a, column)[0] for column in b.T], axis=1)
     with enable_x64():
-        x = gdjax.nnls(jnp.asarray(a), jnp.asarray(b), 3000)
-        one = gdjax.nnls(jnp.asarray(a), jnp.asarray(b[:, 1]), 3000, L=np.linalg.norm(a, 2) ** 2)
+        x = gdjax.nnls(jnp.asarray(a), jnp.asarray(b))
+        one = gdjax.nnls(jnp.asarray(a), jnp.asarray(b[:, 1]), L=np.linalg.norm(a, 2) ** 2)
     assert shape == (6, 1) or np.any(expected == 0) and np.any(expected > 0)
     np.testing.assert_allclose(x, expected, atol=1e-8)
     np.testing.assert_allclose(one, expected[:, 1], atol=1e-8)
 
 
-def test_nnls_is_ahead_of_optax_and_never_negative():
-    import optax
+def nnls_problems(kind, shape=(9, 12), count=20):
+    """Return matrices and right sides, in float64."""
+    rng = np.random.default_rng(0)
+    m, n = shape
+    a, b = rng.normal(size=(count, m, n)), rng.normal(size=(count, m))
+    if kind == "rank 2":
+        a = rng.normal(size=(count, m, 2)) @ rng.normal(size=(count, 2, n))
+    if kind == "rank 2, columns that agree":
+        a = rng.random((count, m, 2)) @ rng.random((count, 2, n))
+    if kind == "equal columns":
+        a = a[:, :, rng.integers(0, n // 2, n)]
+    if kind == "zero columns":
+        a[:, :, ::2] = 0
+    if kind == "units":
+        a, b = a * 10.0 ** rng.integers(-15, 15, (count, 1, n)), b * 1e15
+    if kind == "x = 0":
+        a, b = np.abs(a), -np.abs(b)
+    if kind == "residual 0":
+        b = np.einsum("kmn,kn->km", a, np.maximum(rng.normal(size=(count, n)), 0))
+    if kind == "b = 0":
+        b = 0 * b
+    if kind == "condition 1e3":
+        u, _, vt = np.linalg.svd(a, full_matrices=False)
+        a = (u * np.logspace(0, -3, min(m, n))) @ vt
+    return a, b
 
-    rng = np.random.default_rng(1)
-    a, b = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((9, 6), (9, 3)))
-    for steps in (1, 2, 5, 50):
-        ours, theirs = gdjax.nnls(a, b, steps), optax.nnls(a, b, steps)
-        assert np.all(ours >= 0)
-        ours, theirs = (jnp.sum((a @ x - b) ** 2) for x in (ours, theirs))
-        assert ours <= theirs * (1 + 1e-5)
-    np.testing.assert_allclose(gdjax.nnls(a, b, 1), optax.nnls(a, b, 1), rtol=1e-5, atol=1e-6)
+
+NNLS_KINDS = (
+    "random", "rank 2", "rank 2, columns that agree", "equal columns", "zero columns", "units",
+    "x = 0", "residual 0", "b = 0", "condition 1e3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("iters", [0, 10])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nnls_leaves_no_larger_residual_than_scipy(dtype, iters):
+    """Of matrices before they are rounded to the dtype, whose rank rounding would raise."""
+    with enable_x64():
+        solve = jax.jit(jax.vmap(lambda a, b: gdjax.nnls(a, b, iters)))
+        for kind in NNLS_KINDS:
+            a, b = nnls_problems(kind)
+            x = np.asarray(solve(a.astype(dtype), b.astype(dtype)), np.float64)
+            assert x.min() >= 0, kind
+            for one, right, found in zip(a, b, x):
+                units = np.where(np.any(one, axis=0), np.abs(one).max(axis=0), 1)
+                least = scipy.optimize.nnls(one / units, right)[1]
+                excess = np.linalg.norm(one @ found - right) - least
+                most = np.finfo(dtype).eps * (1e4 if kind == "condition 1e3" else 20)
+                assert excess <= most * np.linalg.norm(right) + 1e-300, (kind, excess)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-15, 1.0, 1e15, 1e30])
+def test_nnls_has_no_units(unit):
+    a, b = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 6.0])
+    np.testing.assert_allclose(gdjax.nnls(a * unit, b * unit, 10), [0, 1.7], rtol=1e-6)
+    columns = jnp.array([[unit, 1.0]])
+    np.testing.assert_allclose(gdjax.nnls(a * columns, b, 10), [0, 1.7], rtol=1e-6)
+    right = jnp.stack([b * unit, b], axis=1)
+    np.testing.assert_allclose(gdjax.nnls(a, right, 10), [[0, 0], [1.7 * unit, 1.7]], rtol=1e-6)
+
+
+def test_nnls_is_nan_where_a_number_is_not_finite():
+    a = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    right = jnp.array([[5.0, jnp.nan, jnp.inf], [6.0, 1.0, 1.0]])
+    x = gdjax.nnls(a, right, 10)
+    np.testing.assert_allclose(x[:, 0], [0, 1.7], rtol=1e-6)
+    assert np.all(np.isnan(x[:, 1:]))
+    assert np.all(np.isnan(gdjax.nnls(a.at[0, 0].set(jnp.inf), right[:, 0])))
+
+
+def test_derivatives_of_nnls():
+    """Those of the least squares over the positive elements."""
+    rng = np.random.default_rng(3)
+    with enable_x64():
+        a, b = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.normal(size=6))
+        weights = jnp.arange(1.0, 5.0)
+        value = lambda a, b: gdjax.nnls(a, b) @ weights  # noqa: E731
+        free = np.asarray(gdjax.nnls(a, b)) > 0
+        assert 0 < free.sum() < 4
+        exact = lambda a, b: jnp.linalg.lstsq(a[:, free], b)[0] @ weights[free]  # noqa: E731
+        ours, theirs = (jax.jit(jax.grad(f, argnums=(0, 1)))(a, b) for f in (value, exact))
+        for x, y in zip(ours, theirs):
+            np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
 
 
 def test_nnls_keeps_dtypes_and_takes_zeros():

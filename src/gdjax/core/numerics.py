@@ -138,6 +138,21 @@ def root_mean_sq(x: Array) -> Array:
     return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
 
 
+def power_of_two(size: Array) -> Array:
+    """Return the largest power of 2 that is at most `size`, 1 of 0, infinity and NaN; no gradient.
+
+    To divide by it and to multiply by it later rounds nothing.
+
+    Example:
+      >>> print(power_of_two(jnp.array([3.0, 0.2, 0.0])))
+      [2.    0.125 1.   ]
+    """
+    size = jax.lax.stop_gradient(size)
+    usable = (size > 0) & jnp.isfinite(size)
+    exponent = jnp.frexp(jnp.where(usable, size, 1))[1] - 1
+    return jnp.ldexp(jnp.ones_like(size), exponent)
+
+
 def mean_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Return the mean over the axes that `shape` keeps as 1 and x has longer; 0 of no elements."""
     axes = tuple(i for i, (n, kept) in enumerate(zip(x.shape, shape, strict=True)) if n != kept)

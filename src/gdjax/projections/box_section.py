@@ -16,7 +16,7 @@ from gdjax.core.hyper import whole_leaf_values
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import Number, PyTree
 from gdjax.linalg.bracketing import best, bracketed_root
-from gdjax.projections.reading import Bound, number
+from gdjax.projections.reading import Bound, broadcasts, number
 
 
 @strict()
@@ -27,8 +27,8 @@ def projection_box_section(
 
     Good for: the dual of a support vector machine with an intercept; portfolios with limits.
 
-    Where no y in the box has <a, y> = b, the result is one with <a, y> nearest to b. It is
-    differentiable with respect to all arguments.
+    Where there is no such y, also where a lower bound is above an upper one, the result is NaN. It
+    is differentiable with respect to all arguments.
 
     Args:
       tree: tree of float arrays.
@@ -58,6 +58,12 @@ def projection_box_section(
     for name, bound, none in (("lower", lower, -jnp.inf), ("upper", upper, jnp.inf)):
         values = whole_leaf_values(f"{call}({name}=...)", bound, tree)
         values = [none if v is None else jnp.asarray(v) for v in values]
+        for v, leaf in zip(values, leaves, strict=True):
+            if not broadcasts(jnp.shape(v), leaf.shape):
+                raise ValueError(
+                    f"{call}({name}=...) of shape {jnp.shape(v)} does not fit an array of "
+                    f"{leaf.shape}."
+                )
         whole = [jnp.broadcast_to(v, leaf.shape) for v, leaf in zip(values, leaves)]
         ends.append(ravel_pytree(whole)[0].astype(x.dtype))
     low, high = ends
@@ -75,7 +81,23 @@ def _section(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Array:
     held = jnp.sum(jnp.where(inside, 0, a * y))
     square = jnp.sum(jnp.where(inside, a * a, 0))
     tau = (jnp.sum(jnp.where(inside, a * x, 0)) + held - b) / jnp.where(square > 0, square, 1)
-    return jnp.where(inside, jnp.clip(x - tau * a, lower, upper), y)
+    y = jnp.where(inside, jnp.clip(x - tau * a, lower, upper), y)
+    # what rounding took from <a, y>: the terms may be smaller than those of <a, x>
+    rest = (jnp.vdot(a, y) - b) / jnp.where(square > 0, square, 1)
+    y = jnp.where(inside, jnp.clip(y - rest * a, lower, upper), y)
+    return jnp.where(_is_empty(lower, upper, a, b), jnp.nan, y)
+
+
+def _is_empty(lower: Array, upper: Array, a: Array, b: Array) -> Array:
+    """Return whether no y in the box has <a, y> = b, but for rounding."""
+    pairs = (lower, upper), (upper, lower)
+    ends = [jnp.where(a == 0, 0, a * jnp.where(a > 0, *pair)) for pair in pairs]
+    least, most = (jnp.sum(end) for end in ends)
+    eps = jnp.finfo(a.dtype).eps
+    slack = 4 * eps * (sum(jnp.sum(jnp.abs(jnp.where(jnp.isfinite(e), e, 0))) for e in ends))
+    slack += 4 * eps * jnp.abs(b)
+    fits = jnp.all(lower <= upper) & (b >= least - slack) & (b <= most + slack)
+    return ~fits  # also where something is NaN
 
 
 def _multiplier(x: Array, lower: Array, upper: Array, a: Array, b: Array) -> Array:
