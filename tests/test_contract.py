@@ -146,7 +146,7 @@ def test_one_function_and_one_program_for_all_numbers(case):
     programs = set()
     for factor in (1.0, 0.9, 0.8, 0.7):
         opt = case.make(**{k: v * factor for k, v in case.numbers.items()})
-        assert opt.update is case.make(**case.numbers).update
+        assert opt.update == case.make(**case.numbers).update
         programs.add(step.lower(params, opt.init(params), params).as_text())
     assert len(traces) == 1
     assert len(programs) == 1

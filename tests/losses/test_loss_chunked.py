@@ -142,7 +142,7 @@ def test_labels_out_of_range_are_nan():
         ({"labels": jnp.zeros(3, int)}, ValueError, r"labels=...\) must have shape \[2\]"),
         ({"bias": jnp.ones(4)}, ValueError, r"bias=...\) must have shape \[5\]"),
         ({"chunk_size": 0}, ValueError, r"chunk_size=...\) must be an integer >= 1, got 0"),
-        ({"chunk_size": 2.5}, ValueError, r"chunk_size=...\) must be an integer >= 1, got 2.5"),
+        ({"chunk_size": 2.5}, ValueError, r"chunk_size=...\) must be an integer, got 2.5"),
         ({"where": jnp.ones(2)}, TypeError, r"where=...\) must be boolean"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_donated_state_does_not_take_the_users_key_with_it():
 
 
 def test_an_array_is_no_key():
-    with pytest.raises(TypeError, match="expected an int or a jax.random.key"):
+    with pytest.raises(TypeError, match=r"key=...\) must be an integer or a key"):
         gdjax.noisy_sgd(0.1, key=jnp.arange(3)).init(jnp.ones(2))
 
 

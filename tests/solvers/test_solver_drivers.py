@@ -193,7 +193,7 @@ def test_constraint_and_bounds_of_trees():
     np.testing.assert_allclose(result.params["b"], 2.5, atol=1e-6)
     lanes = jax.vmap(lambda u: gdjax.minimize(fun, start, bounds=(0.0, u)).params["b"])
     np.testing.assert_allclose(lanes(jnp.array([1.0, 5.0])), [1.0, 3.0], atol=1e-4)
-    with pytest.raises(ValueError, match="must be a pair"):
+    with pytest.raises(TypeError, match=r"bounds=...\) must be a tuple"):
         gdjax.minimize(fun, start, bounds=[0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="a projection onto both"):
         gdjax.minimize(fun, start, bounds=(0.0, 1.0), constraint=simplex)

@@ -235,7 +235,7 @@ def test_the_same_function_gives_the_same_update():
     def half(updates, params):
         return jax.tree.map(lambda u: u / 2, updates)
 
-    assert gdjax.stateless(half).update is gdjax.stateless(half).update
+    assert gdjax.stateless(half).update == gdjax.stateless(half).update
     parts = [gdjax.monitor({"half": gdjax.tree.norm}), gdjax.snapshot("x", half)]
     again = [gdjax.monitor({"half": gdjax.tree.norm}), gdjax.snapshot("x", half)]
     assert [a.update for a in parts] == [b.update for b in again]

@@ -210,7 +210,7 @@ def _scaled_norm(x: Array) -> tuple[Array, Array, Array]:
     info = jnp.finfo(x.real.dtype)
     big = 2.0 ** (info.maxexp // 2 + 10)
     plain, down, up = (jnp.sum(abs_sq(x * unit)) for unit in (1, 1 / big, big))
-    low = plain < info.tiny / info.eps
+    low = (plain < info.tiny / info.eps) & (up > 0)  # derivatives at 0 would be as large as units
     unit = jnp.where(plain == jnp.inf, 1 / big, jnp.where(low, big, 1)).astype(info.dtype)
     total = jnp.where(plain == jnp.inf, down, jnp.where(low, up, plain))
     return x * unit, safe_sqrt(total), unit

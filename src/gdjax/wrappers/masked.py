@@ -88,7 +88,7 @@ def selective_transform(optimizer: Pair, *, freeze_mask: Mask) -> Optimizer:
       >>> opt = gdjax.selective_transform(gdjax.adam(0.1), freeze_mask={"w": True, "b": False})
       >>> state = opt.init(params)
       >>> print(opt.update(params, state)[0]["w"], sum(x.size for x in jax.tree.leaves(state)))
-      [0. 0.] 8
+      [0. 0.] 10
     """
     names_of = _names("selective_transform(freeze_mask=...)", freeze_mask, "freeze", "train")
     return grouped("selective_transform", {"train": optimizer, "freeze": FROZEN}, names_of)
