@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, WHOLE, check_choice, checked
@@ -67,7 +68,7 @@ class Trial(NamedTuple):
     step_size: Array
 
 
-def gain_ratio(decrease: Array, predicted: Array, noise: float) -> Array:
+def gain_ratio(decrease: Array, predicted: Array, noise: ArrayLike) -> Array:
     """Return decrease / predicted, or 1/2, which leaves a region as it is, where both are noise."""
     blind = (jnp.abs(decrease) <= noise) & (predicted <= noise)
     ratio = decrease / jnp.where(predicted > 0, predicted, 1)

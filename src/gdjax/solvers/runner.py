@@ -233,10 +233,10 @@ def converge(
         grad = jax.tree.map(lambda g, old: g.astype(old.dtype), grad, c.grad)
         norm, status = look(states, params, value, grad)
         was_solved = jnp.zeros((), bool)
-        fits = [s for s in reports if isinstance(s, ReportsFit)] if judge_fit else []
-        for fit in fits:
-            was_solved, now = judge_fit(fit)
-            status = jnp.where(status < 0, now, status)
+        if judge_fit is not None:
+            for fit in (s for s in reports if isinstance(s, ReportsFit)):
+                was_solved, now = judge_fit(fit)
+                status = jnp.where(status < 0, now, status)
         status = jnp.where(was_solved, Status.CONVERGED, status).astype(jnp.int32)
         stuck = any_of(s.failed for s in reports if isinstance(s, ReportsSearch))
         failures = jnp.where(stuck, c.failures + 1, 0)

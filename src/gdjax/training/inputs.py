@@ -274,8 +274,8 @@ def _checked_metric(
             "evaluated without one."
         )
     loss: Callable[..., Any] = program.loss_fn
-    metric_fn = metric_fn or (_without_aux(loss) if program.has_aux else loss)
-    out = jax.eval_shape(metric_fn, params, held_out)
+    measure = metric_fn or (_without_aux(loss) if program.has_aux else loss)
+    out = jax.eval_shape(measure, params, held_out)
     metrics = out if isinstance(out, dict) else {"held_out": out}
     for name, value in metrics.items():
         if name in RESERVED:
@@ -288,7 +288,7 @@ def _checked_metric(
                 f"{caller}: metric_fn must return a number or a dict of them, got {value} at "
                 f"{name!r}."
             )
-    return metric_fn
+    return measure
 
 
 @remembered_with_owners
