@@ -131,7 +131,7 @@ def newton(
     """
     n, p = q.c.size, q.b.size
     eps = float(jnp.finfo(q.c.dtype).eps)
-    delta = jnp.where(exact, eps**0.4, eps**0.75).astype(q.c.dtype)
+    delta = jnp.where(exact, eps**0.45, eps**0.75).astype(q.c.dtype)
     divisor = s + delta * z
     H = q.Q + rows.gram(z / divisor)
     K = jnp.block([[H, q.A.T], [q.A, jnp.zeros((p, p), H.dtype)]])
