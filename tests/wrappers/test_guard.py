@@ -207,3 +207,16 @@ def test_lanes_skip_by_themselves():
     updates, state = jax.vmap(run)(jnp.array([1.0, 0.0]))
     np.testing.assert_array_equal(gdjax.skipped_steps(state), [0, 1])
     assert np.isfinite(updates).all() and updates[0].all() and not updates[1].any()
+
+
+def test_a_guard_keeps_shardings_of_an_explicit_mesh():
+    """The step that is left out gives zeros of the type of the gradients."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+        params = jax.device_put(jnp.ones((16, 4)), sharding)
+        opt = gdjax.apply_if_finite(gdjax.adam(0.1), 3)
+        step = jax.jit(lambda state: opt.update(params, state, params))  # gradients are constants
+        updates, _ = step(opt.init(params))
+        assert updates.sharding.is_equivalent_to(sharding, 2)
+        np.testing.assert_allclose(updates, -0.1, rtol=1e-6)
