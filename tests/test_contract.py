@@ -99,6 +99,7 @@ LEAVE_NAN_OUT = (
     "apply_if_finite",
     "conditionally_mask",
     "guard",
+    "plain",  # has zero_nans
     "sam",
     "sam_in_turns",
     "skip_spikes",
