@@ -21,7 +21,7 @@ from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.inputs import Plan, Program, make_plan
 from gdjax.training.plotting import draw_loss
-from gdjax.training.progress import Bar
+from gdjax.training.progress import Bar, learning_rates
 
 
 class Report(NamedTuple):
@@ -134,7 +134,8 @@ def fit(
       state: the optimizer's state to start from; None is `optimizer.init(params)`.
       callbacks: functions of a `Report`, called between chunks; a true result ends the run.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
-      progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
+      progress: whether to show a bar, with the time left, the loss, the metrics and the learning
+        rate (needs tqdm: `pip install "gdjax[progress]"`); where stderr is no screen, a few lines.
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
@@ -178,7 +179,7 @@ def fit(
         metric_fn=metric_fn, report_every=report_every, reports=bool(progress or callbacks),
     )  # fmt: skip
     if progress or callbacks:
-        with Bar(plan.total, progress) as bar:
+        with Bar(plan.total, progress, plan.caller) as bar:
             execute(plan, run, lambda run: _report(run, bar, callbacks))
     else:
         execute(plan, run)
@@ -194,7 +195,8 @@ def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...
     metrics = (
         {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
     )
-    bar.show(run.done, loss=loss, **metrics)
+    if bar.shown:
+        bar.show(run.done, loss=loss, **learning_rates(run.carry.state) | metrics)
     if not callbacks:
         return False
     params, state = jax.tree.map(jnp.copy, (run.carry.params, run.carry.state))
