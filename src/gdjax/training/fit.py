@@ -19,6 +19,7 @@ from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.inputs import Plan, Program, make_plan
 from gdjax.training.plotting import draw_loss
 from gdjax.training.progress import Bar, learning_rates
@@ -173,11 +174,12 @@ def fit(
     program = Program(
         loss_fn, optimizer.update, has_aux, needs_key, batch_size, functions=functions_in(state)
     )
-    run, callbacks = Run(first_carry("fit", params, state)), tuple(callbacks)
+    callbacks = tuple(callbacks)
     plan = make_plan(
         "fit", program, params, data, steps=steps, epochs=epochs, key=key, held_out=held_out,
         metric_fn=metric_fn, report_every=report_every, reports=bool(progress or callbacks),
     )  # fmt: skip
+    run = Run(first_carry("fit", params, with_epochs("fit", state, steps_per_epoch(plan))))
     if progress or callbacks:
         with Bar(plan.total, progress, plan.caller) as bar:
             execute(plan, run, lambda run: _report(run, bar, callbacks))

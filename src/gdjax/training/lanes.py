@@ -29,6 +29,7 @@ from gdjax.core.remember import functions_in, remembered, weak_functions, whole
 from gdjax.core.types import LossFn, Params, PyTree, TreeDef
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
+from gdjax.training.epochs import COLUMN, steps_per_epoch, with_epochs
 from gdjax.training.inputs import (
     Plan,
     Program,
@@ -173,6 +174,8 @@ def make_kinds(
         plan = plan._replace(program=program._replace(update=update))
         table = {k: v for k, v in columns(rows).items() if k not in static}
         table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
+        if (steps := steps_per_epoch(plan)) is not None:
+            table[COLUMN] = np.full(len(rows), steps, np.float32)
         functions = tuple(filter(callable, static.values()))
         lower = functools.cache(
             functools.partial(lower_start, caller, start, table, given, devices, functions)
@@ -386,6 +389,8 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
         if init is not None:
             seed = numbers.get("init_seed", numbers.get("seed", 0))
             params = init(jax.random.key(seed))
+        numbers = dict(numbers)
+        per_epoch = numbers.pop(COLUMN, None)
         lost = {k: numbers[rounding_key(k)] for k in numbers if rounding_key(k) in numbers}
         numbers = {k: v for k, v in numbers.items() if k not in map(rounding_key, lost)}
         numbers = {k: v for k, v in numbers.items() if k in arguments or k not in SEEDS}
@@ -393,7 +398,7 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
             state = optimizer(**numbers, **dict(whole(static))).init(params)
-        state = with_rounding(state, numbers, lost)
+        state = with_epochs("sweep", with_rounding(state, numbers, lost), per_epoch)
         return Carry(params, state, jnp.asarray(-1, jnp.int32))
 
     def start(table, params, lanes):
