@@ -78,6 +78,7 @@ def stretched(part: Schedule, factor: Array) -> Schedule:
     """
     if part.lengths is None:
         return Stretched(part, factor)
+    lengths = set(part.lengths)
 
     def longer(node: PyTree, is_length: bool) -> PyTree:
         if isinstance(node, Schedule):
@@ -86,7 +87,7 @@ def stretched(part: Schedule, factor: Array) -> Schedule:
 
     fields: dict[str, PyTree] = {
         name: jax.tree.map(
-            lambda node, name=name: longer(node, name in part.lengths),
+            lambda node, name=name: longer(node, name in lengths),
             value,
             is_leaf=lambda node: isinstance(node, Schedule),
         )
@@ -119,8 +120,8 @@ def in_epochs(
     Returns:
       A `Schedule`, for a hyperparameter or as a part of `join_schedules`. The schedule's own
       numbers are found under "schedule", as "learning_rate.schedule.peak_value", or by a shorter
-      name, "peak_value", where that is unique. A run that goes on with another batch size goes on
-      at the same epoch.
+      name, "peak_value", where that is unique. A run that is continued with another batch size
+      continues at the same epoch.
 
     Raises:
       TypeError: if the schedule cannot be called, or is in epochs already.
@@ -164,7 +165,7 @@ def with_steps_per_epoch(state: S, steps_per_epoch: Number) -> S:
     """Return a state in which the schedules in epochs know how many steps an epoch has.
 
     `fit` and `sweep` do this; call it in a loop of your own, before the first step. In a state that
-    has taken steps with another number, each schedule goes on at the epoch that it has reached.
+    has taken steps with another number, each schedule continues at the epoch that it has reached.
 
     Args:
       state: the state of any optimizer, chain or wrapper.

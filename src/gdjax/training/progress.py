@@ -55,12 +55,13 @@ class Bar:
           title: the name of the run.
           unit: what a step is called.
         """
-        self.shown = show and sys.stderr is not None
+        screen = sys.stderr  # None without a console
+        self.shown = show and screen is not None
         self.total, self.title, self.unit = total, title, unit
         self.lock = threading.RLock()  # groups of lanes report from threads of their own
         self._bar: Any = None
         self._lines: _Lines | None = None
-        if self.shown and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        if show and screen is not None and (screen.isatty() or "ipykernel" in sys.modules):
             tqdm = require("tqdm.auto", "progress", "progress=True").tqdm
             self._bar = tqdm(
                 total=total, unit=unit, desc=title or None, dynamic_ncols=True, miniters=1
@@ -79,7 +80,7 @@ class Bar:
                 self._lines.close()
 
     def begin(self, done: int) -> None:
-        """Say where a run that goes on begins: these steps took none of its time."""
+        """Say where a continued run begins: these steps took none of its time."""
         with self.lock:
             if self._bar is not None:
                 self._bar.initial = self._bar.n = self._bar.last_print_n = done
@@ -189,7 +190,7 @@ class LaneDisplay:
         self.best: list[tuple[float, dict[str, Any]]] = [(np.inf, {})] * len(sizes)
 
     def begin(self, group: int, done: int) -> None:
-        """Say where a group begins that goes on from a file."""
+        """Say where a group begins that is read from a file."""
         with self.bar.lock:
             if done != self.done[group]:
                 self.done[group] = done
