@@ -117,6 +117,7 @@ WRAPPED = {
     "adafactor": gdjax.adafactor(0.1, min_dim_size_to_factor=2),
     "prodigy": gdjax.prodigy(),
     "soap": gdjax.soap(0.1),
+    "solver": gdjax.lbfgs(),
     "optax": optax.chain(optax.clip(1.0), optax.adamw(0.1)),
     "optax groups": optax.multi_transform(
         {"x": optax.sgd(1.0, 0.9), "y": optax.set_to_zero()}, {"embed": "y", "w": "x", "b": "x"}
@@ -129,10 +130,12 @@ WRAPPED = {
 def test_bytes_are_those_of_a_state_for_every_kind_of_optimizer(name):
     rows = rows_of(WRAPPED[name])
     made = gdjax.summary(PARAMS, WRAPPED[name])
-    if name != "flatten":
+    if name not in ("flatten", "solver"):  # whose slots are vectors of all parameters together
         assert rows["w"].state_bytes > 0 and made.shared_bytes < 200
     if name == "optax groups":
         assert rows["embed"].state_bytes == 0 and list(rows["w"].slots) == ["trace"]
+    if name == "solver":
+        assert rows["w"].optimizers[0] == "lbfgs"
     if name == "average":
         assert rows["w"].optimizers == ("average", "lookahead", "sgd")
 

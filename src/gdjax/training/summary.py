@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import State, is_state, short
+from gdjax.core.base import Optimizer, State, is_state, short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.hyper import Schedule, leaf_values, path_name, value_at
@@ -264,9 +264,9 @@ def summary(params: Params, optimizer: Pair | None = None) -> Summary:
     state_bytes = device_bytes = None
     shared = 0
     if optimizer is not None:
-        init = with_extra_args_support(optimizer).init
+        pair = with_extra_args_support(optimizer)
         with weak_functions():
-            state, known = _shapes_of_state(init, treedef.unflatten(arrays))
+            state, known = _shapes_of_state(pair, treedef.unflatten(arrays))
             reader = _Reader(treedef, rows, known)
             reader.visit(state, kept, "", in_slots=False)
         shared = reader.shared
@@ -344,9 +344,9 @@ class _Row:
 Known: TypeAlias = "dict[int, tuple[str, dict[str, PyTree]]]"  # id of a state -> name, numbers
 
 
-def _shapes_of_state(init: Callable[[Params], OptState], tree: Params) -> tuple[OptState, Known]:
+def _shapes_of_state(pair: Optimizer, tree: Params) -> tuple[OptState, Known]:
     """Return the shapes of a state, and what is known of the states in it."""
-    names: list[str] = []
+    init, names = pair.init, []
 
     def shapes(params):
         with noting_names() as name_of:
@@ -356,6 +356,8 @@ def _shapes_of_state(init: Callable[[Params], OptState], tree: Params) -> tuple[
 
     state = jax.eval_shape(shapes, tree)
     nodes = [node for _, node in states_in(state)]
+    if is_state(state):  # of a solver, which makes its state itself
+        names[0] = names[0] or getattr(pair.update, "__name__", "")
     numbers, treedef = jax.tree.flatten([node.hyperparams for node in nodes])
 
     @jax.jit
@@ -364,7 +366,9 @@ def _shapes_of_state(init: Callable[[Params], OptState], tree: Params) -> tuple[
         return jax.tree.leaves([node.hyperparams for _, node in states_in(init(params))])
 
     known = treedef.unflatten(values()) if numbers else [node.hyperparams for node in nodes]
-    return state, {id(n): pair for n, *pair in zip(nodes, names, known, strict=True)}
+    return state, {
+        id(node): (name, own) for node, name, own in zip(nodes, names, known, strict=True)
+    }
 
 
 class _Reader:
