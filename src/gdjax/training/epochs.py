@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import jax
+import numpy as np
 from jax import Array
 
-from gdjax.core.types import Number, OptState
+from gdjax.core.types import Number, OptState, PyTree
 from gdjax.schedules.epochs import needs_steps_per_epoch, with_steps_per_epoch
-from gdjax.training.inputs import Plan
+from gdjax.training.inputs import is_stream
 
 COLUMN = "steps in an epoch"  # of the table of a sweep's lanes; no argument has such a name
 
 
-def steps_per_epoch(plan: Plan) -> int | None:
-    """Return the steps in an epoch of a run's data; None for a stream that does not say it."""
-    if plan.examples:
-        return plan.examples // (plan.program.batch_size or plan.examples)
-    try:
-        return len(plan.data)
-    except TypeError:
-        return None
+def steps_per_epoch(data: PyTree, batch_size: int | None) -> int | None:
+    """Return the steps in an epoch of a run's data; None for a stream that does not say it.
+
+    Bad data and batch sizes are errors of `make_plan`, not of this function.
+    """
+    if is_stream(data):
+        try:
+            return len(data)
+        except TypeError:
+            return None
+    leaves = jax.tree.leaves(data)
+    examples = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 1
+    return max(1, examples // max(1, batch_size or examples))
 
 
 def with_epochs(caller: str, state: OptState, steps: Number | Array | None) -> OptState:
