@@ -154,6 +154,14 @@ def test_fit_shows_rates_and_metrics_in_a_log(log):
     assert "loss=0.3827, .*.learning_rate=0.25, .*b.learning_rate=0.125, size=0.1873" in last
 
 
+def test_a_continued_run_begins_where_it_was(log):
+    options = dict(batch_size=4, progress=True, report_every=5)
+    first = gdjax.fit(loss_fn, jnp.zeros(()), gdjax.sgd(0.1), X, steps=10, **options)
+    gdjax.fit(loss_fn, jnp.zeros(()), gdjax.sgd(0.1), X, start=first, steps=10, **options)
+    begins = [line.split(" (")[0] for line in log.lines()]
+    assert begins == [f"fit: {n} steps" for n in ("5/10", "10/10", "15/20", "20/20")]
+
+
 def test_a_stream_of_unknown_length():
     with on_screen() as screen:
         gdjax.fit(loss_fn, jnp.zeros(()), gdjax.sgd(0.1), iter([X] * 3), progress=True)

@@ -57,6 +57,8 @@ def test_two_runs_are_one_and_another_batch_size_goes_on_at_the_same_epoch():
     )
     rate = gdjax.hyperparams(second.state)["learning_rate"]
     assert_same(rate, STEPS(20))
+    more = gdjax.fit(loss_fn, first.params, optimizer, X, start=first, batch_size=8, epochs=2)
+    assert_same(more.params, fit(gdjax.sgd(STEPS), **OPTIONS).params)
     half = fit(optimizer, start=first.params, state=first.state, batch_size=4, epochs=1)
     assert float(gdjax.hyperparams(half.state)["learning_rate"]) == pytest.approx(float(STEPS(15)))
 
