@@ -106,6 +106,19 @@ def test_races_seeds_and_a_directory(tmp_path):
         gdjax.sweep(loss_fn, START, gdjax.sgd(EPOCHS), space, X, **dict(options, batch_size=4))
 
 
+def test_a_file_is_read_with_the_state_of_init(tmp_path):
+    optimizer = gdjax.sgd(EPOCHS, momentum=0.5)
+    first = fit(optimizer, batch_size=8, epochs=2)
+    first.save(tmp_path / "run")
+    kept = gdjax.FitResult.load(tmp_path / "run", START, optimizer.init(START))
+    more, same = (
+        gdjax.fit(loss_fn, START, optimizer, X, start=start, batch_size=8, epochs=2)
+        for start in (first, kept)
+    )
+    assert_same(more.params, same.params)
+    assert_same(jax.tree.leaves(more.state), jax.tree.leaves(same.state))
+
+
 def test_streams_that_have_a_length_and_that_have_none():
     class Loader:
         def __len__(self):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, TypeVar
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,7 +14,7 @@ from gdjax.core.base import State, is_state
 from gdjax.core.checks import POSITIVE, checked, strict
 from gdjax.core.hyper import FunctionSchedule, Schedule, as_array, schedule
 from gdjax.core.types import Number, OptState, PyTree, ScheduleFn
-from gdjax.schedules.curves import Leaf, laps, numbers, real, since
+from gdjax.schedules.curves import Leaf, as_integer, laps, numbers, real, since
 from gdjax.schedules.join import Join, as_schedule
 
 S = TypeVar("S")
@@ -26,22 +26,24 @@ class InEpochs(Schedule):
 
     Attributes:
       schedule: the schedule.
-      steps_per_epoch: the number of steps in an epoch; None is not known yet.
-      first_step: the step at which the first epoch begins, or would have begun if all epochs had
-        had as many steps as they have now; None is 0.
+      steps_per_epoch: the number of steps in an epoch; NaN until it is known.
+      first_step: the step, a whole number, at which the first epoch begins, or would have begun if
+        all epochs had had as many steps as they have now.
       staircase: see `in_epochs`.
-      given: whether the user gave the number of steps, so that data do not change it.
+      known: whether the number of steps is known: static, so that it is an error if it is not.
+      given: whether the user gave it, so that data do not change it.
     """
 
     schedule: Any
-    steps_per_epoch: Leaf | None
-    first_step: Leaf | None
+    steps_per_epoch: Leaf
+    first_step: Leaf
     staircase: bool = dataclasses.field(metadata={"static": True})
+    known: bool = dataclasses.field(metadata={"static": True})
     given: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, count: Number) -> Array:
         """Return the value at `count`, in steps."""
-        if self.steps_per_epoch is None:
+        if not self.known:
             raise ValueError(
                 "in_epochs: the number of steps in an epoch is not known. fit and sweep take it "
                 "from their data; in a loop of your own give it, in_epochs(schedule, "
@@ -49,7 +51,8 @@ class InEpochs(Schedule):
                 "with_steps_per_epoch(optimizer.init(params), ...)."
             )
         per = real(self.steps_per_epoch)
-        now = count if self.first_step is None else since(count, self.first_step)
+        n, first = as_integer(count), jax.lax.stop_gradient(real(self.first_step))
+        now = real(count) - first if n is None else n - first.astype(n.dtype)
         if self.staircase:
             epoch, _ = laps(now, per)
             if isinstance(self.schedule, FunctionSchedule):  # it may index a table
@@ -146,8 +149,9 @@ def in_epochs(
             "in_epochs(schedule=...) must be in steps, got one that is, or has a part that is, in "
             "epochs already. Put in_epochs around the whole, or around the parts."
         )
-    (steps,) = numbers(steps_per_epoch)
-    return InEpochs(inside, steps, None, staircase, steps is not None)
+    given = steps_per_epoch is not None
+    steps, first = numbers(steps_per_epoch if given else math.nan, 0.0)
+    return InEpochs(inside, steps, first, staircase, known=given, given=given)
 
 
 def _all_in_epochs(tree: PyTree) -> list[InEpochs]:
@@ -165,14 +169,17 @@ def with_steps_per_epoch(state: S, steps_per_epoch: Number) -> S:
     """Return a state in which the schedules in epochs know how many steps an epoch has.
 
     `fit` and `sweep` do this; call it in a loop of your own, before the first step. In a state that
-    has taken steps with another number, each schedule continues at the epoch that it has reached.
+    has taken steps with another number, each schedule continues where it is in its epochs, to the
+    nearest step.
 
     Args:
       state: the state of any optimizer, chain or wrapper.
       steps_per_epoch: the number of steps in an epoch, > 0, usually examples // batch size.
 
     Returns:
-      The new state. Schedules that were given a number by `in_epochs` keep it.
+      The new state, with the same leaves; schedules that were given a number by `in_epochs` keep
+      it. A state that is read from a file into the structure of `optimizer.init(params)` needs it
+      again, with the same number, as `fit` gives it.
 
     Raises:
       ValueError: if the number is not positive.
@@ -212,15 +219,9 @@ def _edited(node: Any, count: Array, steps: Array) -> Any:
 
 
 def _with_steps(node: InEpochs, count: Array, steps: Array) -> InEpochs:
-    old, first = node.steps_per_epoch, node.first_step
+    old, first = real(node.steps_per_epoch), real(node.first_step)
     steps = jnp.array(jnp.broadcast_to(steps, jnp.shape(count)), copy=True)  # of several runs
-    if old is not None and not _are_equal(old, steps):
-        epochs = since(count, 0.0 if first is None else first) / real(old)
-        first = real(count) - epochs * steps
-    return dataclasses.replace(node, steps_per_epoch=steps, first_step=first)
-
-
-def _are_equal(old: Array, new: Array) -> bool:
-    """Return whether two numbers are known to be the same."""
-    known = not any(isinstance(x, jax.core.Tracer) for x in (old, new))
-    return known and bool(jnp.all(old == new))
+    changes = (old > 0) & (old != steps)
+    epochs = since(count, first) / jnp.where(changes, old, 1.0)
+    first = jnp.where(changes, jnp.round(real(count) - epochs * steps), first)
+    return dataclasses.replace(node, steps_per_epoch=steps, first_step=first, known=True)
