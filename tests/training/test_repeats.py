@@ -37,6 +37,7 @@ def made(configs, values, *, score=None, diverged=(), started=None, kept=None, e
         params={"w": np.arange(lanes, dtype=np.float32)[kept]},
         state={"m": np.arange(lanes)[kept] * 10}, history=history, diverged_at=at,
         final_loss=final_losses(loss, at, steps), seconds=1.0, steps=steps, kept=kept,
+        model_state=None, stopped_at=np.full(lanes, -1),
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from gdjax.core.base import short
 from gdjax.core.checks import check_choice, check_integer
-from gdjax.core.types import OptState, Params
+from gdjax.core.evaluation import eval_params
+from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.files import (
     as_arrays,
     from_arrays,
@@ -63,6 +64,7 @@ class Best(NamedTuple):
       value: the mean of the repeats; infinite if one of them diverged, as then in every point.
       params: the trained parameters of that lane.
       state: the optimizer's state of that lane.
+      model_state: the model's state of that lane, or None.
       error: the standard error of the mean; NaN for a single repeat.
       lanes: (repeats,), the lanes of the point.
       diverged: how many of them diverged.
@@ -73,9 +75,15 @@ class Best(NamedTuple):
     value: float
     params: Params
     state: OptState
+    model_state: PyTree
     error: float
     lanes: np.ndarray
     diverged: int
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters that held-out metrics are of, see `gdjax.eval_params`."""
+        return eval_params(self.state, self.params)
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
@@ -85,6 +93,14 @@ class Best(NamedTuple):
             value += f" ± {self.error:.2g}, lanes={self.lanes.tolist()}"
             value += f", diverged={self.diverged}" if self.diverged else ""
         return f"Best(lane={self.lane}, config={self.config}, value={value}, {sizes})"
+
+
+class Lane(NamedTuple):
+    """Where one lane of a sweep ended."""
+
+    params: Params
+    state: OptState
+    model_state: PyTree
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,10 +113,12 @@ class SweepResult:
       state: the optimizers' states, likewise; for a space with several combinations of static
         values a tuple of such trees, one for each, in the order in which they appear in `configs`,
         None if it has no lane in `kept`.
+      model_state: the states of the models, as `params`; None if the loss function has none.
       history: "loss" is (lanes, steps), NaN where a lane took no step; "aux" likewise; held-out
         metrics are (lanes, reports) with their steps in "step".
       diverged_at: (lanes,), the step (0 is the first) that would have made the lane's parameters
         nonfinite and was not taken, or -1.
+      stopped_at: (lanes,), the steps that a lane had taken when a callback stopped it, or -1.
       final_loss: (lanes,), the mean loss over the last tenth of the lane's steps; infinite if it
         diverged, NaN if it never started.
       seconds: wall time, compilation included.
@@ -113,7 +131,9 @@ class SweepResult:
     params: Params
     state: OptState
     history: dict[str, Any]
+    model_state: PyTree
     diverged_at: np.ndarray
+    stopped_at: np.ndarray
     final_loss: np.ndarray
     seconds: float
     steps: np.ndarray
@@ -268,19 +288,20 @@ class SweepResult:
     def _started(self) -> np.ndarray:
         return (self.steps > 0) | (self.diverged_at >= 0)
 
-    def lane(self, lane: int) -> tuple[Params, OptState]:
-        """Return (params, state) of one lane that was kept."""
+    def lane(self, lane: int) -> Lane:
+        """Return (params, state, model_state) of one lane that was kept."""
         if lane not in self.kept:
             kept = self.kept.tolist()
             raise ValueError(f"SweepResult: lane {lane} was not kept; there is {kept}.")
         (row,) = np.flatnonzero(self.kept == lane)
-        params, state = jax.tree.map(lambda x: x[row], self.params), self.state
+        params, model_state = jax.tree.map(lambda x: x[row], (self.params, self.model_state))
+        state = self.state
         kinds = static_parts([self.config(i) for i in range(len(self.final_loss))])
         if len(kinds) > 1:
             kind = next(i for i, (_, lanes) in enumerate(kinds) if lane in lanes)
             row = sum(other in kinds[kind][1] for other in self.kept[:row])
             state = state[kind]
-        return params, jax.tree.map(lambda x: x[row], state)
+        return Lane(params, jax.tree.map(lambda x: x[row], state), model_state)
 
     def diverged(self) -> list[tuple[Config, int]]:
         """Return (config, step) for each lane that diverged."""
@@ -532,7 +553,13 @@ class SweepResult:
         write_record(Path(path), about, as_arrays(data))
 
     @classmethod
-    def load(cls, path: PathLike, params: Params = None, state: OptState = None) -> SweepResult:
+    def load(
+        cls,
+        path: PathLike,
+        params: Params = None,
+        state: OptState = None,
+        model_state: PyTree = None,
+    ) -> SweepResult:
         """Read what `save` wrote.
 
         Args:
@@ -541,6 +568,7 @@ class SweepResult:
             None gives nested dicts.
           state: a tree with the structure of one lane's state, such as `optimizer.init(params)` (a
             tuple of them for several combinations of static values); None gives nested dicts.
+          model_state: likewise.
 
         Returns:
           The result; a static value that JSON lacks (a function) is its name, a string.
@@ -548,7 +576,7 @@ class SweepResult:
         Raises:
           ValueError: if the file is damaged, or the trees have another structure than it.
         """
-        likes = {"params": params, "state": state}
+        likes = {"params": params, "state": state, "model_state": model_state}
         about, arrays = read_record(Path(path))
         configs = {k: column(v) for k, v in about["configs"].items()}
         fields = {}
@@ -560,6 +588,7 @@ class SweepResult:
                 fields[field.name] = part[""] if "" in part else nested(part)
         fields.setdefault("params", {})
         fields.setdefault("state", {})
+        fields.setdefault("model_state", None)
         return cls(configs=configs, seconds=about["seconds"], **fields)
 
 
