@@ -188,8 +188,8 @@ def main():
     plot_curves(curves, output / "digits_loss.png")
 
     print(
-        "\n32 learning rates of Adam, 3 seeds each, one compiled program. The bar shows the run with\n"
-        "the least training loss; the greatest held-out accuracy decides, the mean over seeds."
+        "\n32 learning rates of Adam, 3 seeds each, one compiled program. The bar shows the run\n"
+        "with the least training loss; the greatest held-out accuracy decides, the mean over seeds."
     )
     result = compare_rates(train, held_out, quick)
     tell(result)

@@ -70,8 +70,9 @@ class Drawing(NamedTuple):
         if np.isfinite(self.error[self.best]):
             value += f" ± {self.error[self.best]:.1g}"
         least = "least" if self.mode == "min" else "greatest"
-        lines = textwrap.wrap(self.named(self.best), 44)
-        return "\n".join([f"{least} final {self.by}, {value}:", *lines])
+        tied = self.named(self.best).replace(" = ", "\xa0=\xa0")  # lines break elsewhere
+        lines = "\n".join(textwrap.wrap(tied, 44)).replace("\xa0", " ")
+        return f"{least} final {self.by}, {value}:\n{lines}"
 
 
 def new_axes(ax: Any = None) -> Any:
@@ -101,7 +102,7 @@ def spacing_of(values: np.ndarray) -> str:
 def limits(values: np.ndarray, mode: str) -> tuple[float, float]:
     """Return the least and greatest value to show; extremely bad ones are cut off.
 
-    On a logarithmic scale these are 1000 times worse than the median, on a linear one worse by 20
+    On a logarithmic scale these are 1000 times worse than the median, on a linear one worse by 100
     times the distance from the median to the better quartile.
     """
     values = values[np.isfinite(values)]
@@ -110,7 +111,7 @@ def limits(values: np.ndarray, mode: str) -> tuple[float, float]:
     if scale_of(values) == "log":
         worst = middle / 1e3, middle * 1e3
     else:
-        worst = middle - 20 * (high - middle), middle + 20 * (middle - low)
+        worst = middle - 100 * (high - middle), middle + 100 * (middle - low)
     if mode == "min":
         return least, most if worst[1] == middle else min(most, worst[1])
     return least if worst[0] == middle else max(least, worst[0]), most

@@ -335,7 +335,7 @@ def _top(scores: np.ndarray, points: Sequence[np.ndarray], eta: int) -> list[np.
 def _able(points: Sequence[np.ndarray], pool: Pool) -> list[int]:
     """Return the lanes of the points that can still be the best: those without a diverged repeat.
 
-    If there is none, those of all with a repeat that runs, so the race goes on.
+    If there is none, those of all points with a repeat that did not diverge.
     """
     failed = [(pool.diverged_at[lanes] >= 0).mean() for lanes in points]
     least = min(failed)
