@@ -6,8 +6,11 @@ is not taken, and the lane stays where it was while the others continue.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +26,7 @@ from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.inputs import Plan, Program, as_key, check_loss
 from gdjax.training.jax_details import is_unchanged
+from gdjax.training.streams import Batch, stacked
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
@@ -84,17 +88,18 @@ def execute(
     if run.done and all_diverged(run):
         return
     compiled, stop = compiled or {}, plan.total if stop is None else stop
-    chunks = _from_arrays(plan, run, stop, compiled) if plan.examples else _from_stream(plan, run)
-    for carry, done, log in chunks:
-        run.carry, run.done = carry, done
-        run.logs.append(log)
-        if plan.held_out is not None:
-            metric = compiled.get("metric") or metric_program(plan)
-            value = metric(carry.params, plan.held_out)
-            metrics = value if isinstance(value, dict) else {"held_out": value}
-            run.reports.append({"step": done, **metrics})
-        if on_chunk is not None and on_chunk(run) or all_diverged(run):
-            break
+    make = _from_arrays if plan.examples else _from_stream
+    with contextlib.closing(make(plan, run, stop, compiled)) as chunks:
+        for carry, done, log in chunks:
+            run.carry, run.done = carry, done
+            run.logs.append(log)
+            if plan.held_out is not None:
+                metric = compiled.get("metric") or metric_program(plan)
+                value = metric(carry.params, plan.held_out)
+                metrics = value if isinstance(value, dict) else {"held_out": value}
+                run.reports.append({"step": done, **metrics})
+            if on_chunk is not None and on_chunk(run) or all_diverged(run):
+                break
 
 
 def all_diverged(run: Run) -> bool:
@@ -122,35 +127,76 @@ def _from_arrays(
         yield carry, done, log
 
 
-def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
-    """Yield after as many batches as a chunk has steps; the iterable may end early."""
-    program, carry, logs = stream_program(plan.program), run.carry, []
-    axis = 1 if plan.program.lanes else 0
+def _from_stream(
+    plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
+) -> Iterator[Chunk]:
+    """Yield after as many batches as a chunk has steps, at the end, and before an error."""
+    stream, carry, done, failure = plan.data, run.carry, run.done, None
+    if stream.epochs is not None:
+        stop = None  # the passes decide, not what the loader says about their length
+    running: collections.deque[Any] = collections.deque()  # losses, at most of two calls
+    with stream.reading(done, stop) as reading:
+        while done != stop and failure is None:
+            wanted = plan.length if stop is None else min(plan.length, stop - done)
+            reading.allow(wanted)
+            logs, count = [], 0
+            while count < wanted:
+                try:
+                    if len(running) == 2:
+                        jax.block_until_ready(running.popleft())
+                    taken = reading.take(wanted - count)
+                except BaseException as error:  # such as Ctrl-C; the steps before it are kept
+                    failure = error
+                    break
+                if not taken:
+                    break
+                if done + count == run.done:
+                    _check_first(plan, carry, taken[0].tree)
+                carry, log = _take_steps(plan, carry, taken, done + count)
+                running.append(log[0])
+                logs.append((log, len(taken)))
+                count += len(taken)
+                place = taken[-1].place
+            if count:
+                done += count
+                stream.go_to(place)
+                yield carry, done, _joined(plan.program, logs)
+            if count < wanted:
+                break
+    if failure is not None:
+        raise failure
+    if stream.ended:
+        aim = f"steps={stop}" if stream.epochs is None else f"epochs={stream.epochs}"
+        warnings.warn(
+            f"{plan.caller}: {stream.ended}, before {aim}. What it returns has done {done} steps.",
+            stacklevel=2,
+        )
 
-    def stacked(logs):
-        return jax.tree.map(lambda *x: jnp.stack(x, axis), *logs)
 
-    done = 0
-    for batch in plan.data:
-        batch = jax.tree.map(jnp.asarray, batch)
-        if not done:
-            lane = carry.params
-            if plan.program.lanes:
-                lane = jax.tree.map(lambda x: x[0], lane)
-            check_loss(plan.caller, plan.program, lane, batch)
-        with weak_functions():
-            carry, log = program(carry, batch, plan.key, np.int32(done))
-        logs.append(log)
-        done += 1
-        if done % plan.length == 0 or done == plan.total:
-            yield carry, done, stacked(logs)
-            logs = []
-        if done == plan.total:
-            return
-    if logs:
-        yield carry, done, stacked(logs)
-    if not done:
-        raise ValueError(f"{plan.caller}(data=...): the iterable gave no batch.")
+def _check_first(plan: Plan, carry: Carry, batch: PyTree) -> None:
+    lane = carry.params
+    if plan.program.lanes:
+        lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), lane)
+    check_loss(plan.caller, plan.program, lane, batch)
+
+
+def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tuple[Carry, Any]:
+    """Run one call of a program on batches of equal shapes; the logs have steps along an axis."""
+    one = taken[0].together == 1
+    program = stream_program(plan.program, one)
+    batches = taken[0].tree if one else stacked(taken)
+    with weak_functions():
+        return program(carry, batches, plan.key, np.int32(done), np.int32(len(taken)))
+
+
+def _joined(program: Program, logs: list[tuple[PyTree, int]]) -> PyTree:
+    """Return the logs of a chunk, on the host: each call's first steps, one after the other."""
+    axis = 1 if program.lanes else 0
+    parts = [
+        jax.tree.map(lambda x, n=count: x[(slice(None),) * axis + (slice(n),)], to_host(log))
+        for log, count in logs
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)
 
 
 def recorded(plan: Plan, run: Run) -> tuple[np.ndarray, PyTree, dict[str, np.ndarray]]:
@@ -245,17 +291,38 @@ def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
 
 
 @remembered
-def stream_program(program: Program) -> Any:
-    """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
+def stream_program(program: Program, one: bool) -> Any:
+    """Return the jitted `some(carry, batches, key, start, count)`, steps on batches from outside.
+
+    If `one`, it is a single step on a batch, else `count` steps on the first of stacked batches.
+    The numbers do not depend on how many a call takes: the same loop takes them all.
+    """
     step = make_step(program)
 
-    def one(carry, batch, key, i):
+    def some(carry, batches, key, start, count):
         def train(carry, key):
-            return step(carry, batch, as_key(key), i)
+            key = as_key(key)
+
+            def now(carry, i):
+                return step(carry, jax.tree.map(lambda x: x[i], batches), key, start + i)
+
+            if one:
+                carry, log = step(carry, batches, key, start)
+                return carry, jax.tree.map(lambda x: jnp.expand_dims(x, 0), log)
+            size = len(jax.tree.leaves(batches)[0])
+            logs = jax.tree.map(
+                lambda x: jnp.zeros((size, *x.shape), x.dtype), jax.eval_shape(now, carry, 0)[1]
+            )
+
+            def body(i, carry_and_logs):
+                carry, log = now(carry_and_logs[0], i)
+                return carry, jax.tree.map(lambda x, y: x.at[i].set(y), carry_and_logs[1], log)
+
+            return jax.lax.fori_loop(0, count, body, (carry, logs))
 
         return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
 
-    return jax.jit(one, donate_argnums=0)
+    return jax.jit(some, donate_argnums=0)
 
 
 def metric_program(plan: Plan) -> Any:
