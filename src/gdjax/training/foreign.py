@@ -41,7 +41,7 @@ def as_arrays(what: str, tree: PyTree) -> tuple[list[Any], Any]:
 
 
 def _as_array(what: str, tree: PyTree, i: int, x: Any) -> Any:
-    if isinstance(x, jax.Array):
+    if type(x) is np.ndarray and x.dtype.kind in "biufc" or isinstance(x, jax.Array):
         return x
     problem, array = "", x
     if not is_array(x) and hasattr(x, "dtype") and hasattr(x, "__array__"):

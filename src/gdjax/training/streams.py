@@ -6,13 +6,15 @@ program that takes a step moves its batches to the device, while the step before
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import dataclasses
+import json
 import pickle
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +94,7 @@ class Place(NamedTuple):
 
     epoch: int = 0  # passes that are complete
     read: int = 0  # batches of the pass after these
-    state: Any = None  # what the loader itself says about where it stands
+    state: str | None = None  # what the loader itself says about where it stands, see `_packed`
 
 
 class Batch(NamedTuple):
@@ -100,7 +102,7 @@ class Batch(NamedTuple):
 
     leaves: list[Any]
     treedef: TreeDef
-    place: bytes  # after it
+    place: Place  # after it
     together: int  # batches of this kind for one call of a program
 
     @property
@@ -119,19 +121,23 @@ class Stream:
 
     Attributes:
       caller: the function that errors name.
+      what: its argument, for errors.
       source: what the user gave.
       prefetch: see `batches`.
       epochs: the passes after which it ends; None: no limit.
       one_shot: whether it is an iterator, which can be read only once.
       per_epoch: batches in a pass, None if the source does not say.
       ended: why it ended before its time, or an empty string.
+      place: after the last batch whose step has been reported.
     """
 
-    def __init__(self, caller: str, data: Any, steps: int | None, epochs: int | None):
+    def __init__(
+        self, caller: str, data: Any, steps: int | None, epochs: int | None, name: str = "data"
+    ):
         """Check what can be checked without reading a batch."""
         given = data if isinstance(data, Batches) else Batches(data)
-        self.caller, self.source, self.prefetch = caller, given.source, given.prefetch
-        self.epochs, self.ended, self._place = epochs, "", pickle.dumps(Place())
+        self.caller, self.what, self.ended = caller, f"{caller}({name}=...)", ""
+        self.source, self.prefetch = given.source, given.prefetch
         self.one_shot = isinstance(self.source, Iterator)
         self.per_epoch = None if self.one_shot else _length(self.source)
         self._like: Kinds | None = None
@@ -140,42 +146,52 @@ class Stream:
         if epochs is not None:
             check_integer(f"{caller}(epochs=...)", epochs)
         if self.per_epoch == 0:
-            raise ValueError(f"{caller}(data=...) has no batch, its length is 0.")
+            raise ValueError(f"{self.what} has no batch, its length is 0.")
+        kind = _kind(self.source)
         if self.one_shot and epochs is not None:
             raise ValueError(
-                f"{caller}(epochs=...): {_kind(self.source)} is an iterator, which can be read "
-                "only once, so it has no epochs. Give steps, or neither to read it to its end; or give "
-                "what can be read again: a loader, a list of batches, an object whose __iter__ "
-                "begins anew."
+                f"{caller}(epochs=...): {kind} is an iterator, which can be read only once, so it "
+                "has no epochs. Give steps, or neither to read it to its end; or give what can be "
+                "read again: a loader, a list of batches, an object whose __iter__ begins anew."
             )
         if not self.one_shot and (steps is None) == (epochs is None):
             raise ValueError(
                 f"{caller} needs exactly one of steps=... and epochs=..., got {steps} and "
-                f"{epochs}: {_kind(self.source)} can be read again and again."
+                f"{epochs}: {kind} can be read again and again."
             )
         if isinstance(data, list):
-            _check_list(caller, data)
+            _check_list(self.what, data)
+        self.epochs = epochs
+        self.place = Place()
+        self._last = epochs or 0, 0
 
     @property
     def total(self) -> int | None:
         """The steps of all epochs, if the source says how many batches it has."""
         return self.epochs and self.per_epoch and self.epochs * self.per_epoch
 
-    def position(self) -> bytes:
-        """Return where the stream stands: after the last batch whose step has been reported.
+    @property
+    def position(self) -> str:
+        """Where the stream stands, as JSON: after the last batch whose step has been reported.
 
-        Batches that were read ahead do not count. It is a pickle of `Place`.
+        Batches that were read ahead do not count.
         """
-        return self._place
+        return json.dumps(self.place)
 
-    def go_to(self, position: bytes) -> None:
-        """Go to a position that a stream of this source, or of a copy of it, gave.
+    def go_to(self, position: str, further: bool = False) -> None:
+        """Go to a position that a stream of this source, or of a copy of it, had.
 
         A source with `state_dict` and `load_state_dict`, or whose iterator has `get_state` and
         `set_state`, is told to. Any other one that can be read again is read anew and its first
         batches are left out, at the cost of loading these; an iterator is left as it is.
+
+        Args:
+          position: see `position`.
+          further: whether `epochs` are counted from there, not from the beginning.
         """
-        self._place = position
+        self.place = Place(*json.loads(position))
+        if further:
+            self._last = self.place.epoch + (self.epochs or 0), self.place.read
 
     @contextlib.contextmanager
     def reading(self, done: int, stop: int | None) -> Iterator[Reading]:
@@ -186,8 +202,8 @@ class Stream:
           stop: the step at which to end; None: no limit.
         """
         self.ended = ""
-        if self.one_shot and pickle.loads(self._place) == Place():
-            self._place = pickle.dumps(Place(state=_state_of(self.source, self.source)))
+        if self.one_shot and self.place == Place():
+            self.place = Place(state=_packed(_getter(self.source, self.source)()))
         items = self._batches(done, stop, narrow=scalar_dtype() == np.float32)
         if self.prefetch == 0:
             yield Reading(self, items)
@@ -201,9 +217,9 @@ class Stream:
 
     def _batches(self, done: int, stop: int | None, narrow: bool) -> Iterator[Batch]:
         """Give one batch after the other; `narrow` is whether JAX has only 32 bits."""
-        start, (epoch, read, state) = done, pickle.loads(self._place)
-        iterator = self._iterator(read, state)
-        while done != stop and epoch != self.epochs:
+        start, (epoch, read, _), iterator = done, self.place, self.iterator()
+        where = _getter(self.source, iterator)
+        while done != stop and (self.epochs is None or (epoch, read) < self._last):
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -211,14 +227,15 @@ class Stream:
                     self.ended = self._early_end(done, done - start, stop)
                     return
                 epoch, read, iterator = epoch + 1, 0, iter(self.source)
+                where = _getter(self.source, iterator)
                 continue
             done, read = done + 1, read + 1
-            place = Place(epoch, read, _state_of(self.source, iterator))
-            yield self._checked(batch, done - 1, pickle.dumps(place), narrow)
+            place = Place(epoch, read, _packed(where()))
+            yield self._checked(batch, done - 1, place, narrow)
 
     def _early_end(self, done: int, given: int, stop: int | None) -> str:
         if not done:
-            raise ValueError(f"{self.caller}(data=...): the iterable gave no batch.")
+            raise ValueError(f"{self.what}: the iterable gave no batch.")
         if self.one_shot:
             return f"the iterator ended after {given} batches" if stop is not None else ""
         return (
@@ -226,28 +243,29 @@ class Stream:
             "behind it"
         )
 
-    def _iterator(self, read: int, state: Any) -> Iterator[PyTree]:
-        """Return the source's iterator at a place in a pass."""
+    def iterator(self) -> Iterator[PyTree]:
+        """Return the iterator of the source, at the position."""
+        _, read, state = self.place
         if state is not None and _has(self.source, "state_dict", "load_state_dict"):
-            self.source.load_state_dict(state)  # pyright: ignore[reportAttributeAccessIssue]
+            self.source.load_state_dict(_unpacked(state))  # pyright: ignore[reportAttributeAccessIssue]
             return iter(self.source)
         iterator: Any = iter(self.source)
         if state is not None:
             names = [x for x in ("set_state", "load_state_dict") if _has(iterator, x)]
             if not names:
                 raise TypeError(
-                    f"{self.caller}(data=...): the position to start from is that of a loader "
+                    f"{self.what}: the position to start from is that of a loader "
                     f"that can be told to go there, but {_kind(self.source)} has no "
                     "load_state_dict, and its iterator no set_state."
                 )
-            getattr(iterator, names[0])(state)
+            getattr(iterator, names[0])(_unpacked(state))
         elif not self.one_shot:
             for _ in range(read):
                 next(iterator, None)
         return iterator
 
-    def _checked(self, batch: PyTree, number: int, place: bytes, narrow: bool) -> Batch:
-        what = f"{self.caller}(data=...): batch {number}"
+    def _checked(self, batch: PyTree, number: int, place: Place, narrow: bool) -> Batch:
+        what = f"{self.what}: batch {number}"
         if isinstance(batch, Mapping) and jax.tree_util.all_leaves([batch]):
             batch = dict(batch)  # such as a BatchEncoding of Hugging Face
         leaves, treedef = as_arrays(what, batch)
@@ -255,7 +273,7 @@ class Stream:
         self._like = self._like or kinds
         _check_alike(what, self._like, kinds)
         for i, x in enumerate(leaves):
-            if isinstance(x, jax.Array):
+            if not isinstance(x, np.ndarray):  # it is on a device already
                 continue
             if narrow:
                 check_fits(what, batch, i, x)
@@ -264,7 +282,7 @@ class Stream:
 
     def _together(self, leaves: list[Any]) -> int:
         """Return how many batches of this kind one call of a program takes."""
-        if self.prefetch == 0 or any(isinstance(x, jax.Array) for x in leaves):
+        if self.prefetch == 0 or not all(isinstance(x, np.ndarray) for x in leaves):
             return 1
         most = min(TOGETHER, self.prefetch or TOGETHER)
         return max(1, min(most, TOGETHER_BYTES // max(1, sum(x.nbytes for x in leaves))))
@@ -288,7 +306,7 @@ class Reading:
             self._shapes.add(shapes)
             if len(self._shapes) == MANY_SHAPES:
                 warnings.warn(
-                    f"{self.stream.caller}(data=...): the batches have had {MANY_SHAPES} different "
+                    f"{self.stream.what}: the batches have had {MANY_SHAPES} different "
                     "shapes so far, and the program is compiled for each. Pad them to a few sizes.",
                     stacklevel=2,
                 )
@@ -311,8 +329,8 @@ class ReadingAhead(Reading):
         self._ahead: collections.deque[Batch | BaseException | None] = collections.deque()
         self._change = threading.Condition()
         self._closed = False
-        self._place = stream.position()  # of the last batch that was read
-        self._limited = stream.one_shot and not _has_state(stream.source)
+        self._read = stream.place  # after the last batch that was read
+        self._limited = stream.one_shot and stream.place.state is None
         self._allowed = 0
         self._most = stream.prefetch or AHEAD
 
@@ -329,8 +347,8 @@ class ReadingAhead(Reading):
             self._change.notify_all()
         self.thread.join()
         stream = self.stream
-        if stream.one_shot and not self._limited and self._place != stream.position():
-            stream._iterator(0, pickle.loads(stream.position()).state)
+        if stream.one_shot and not self._limited and self._read != stream.place:
+            stream.iterator()
 
     def _next(self, most: int) -> list[Batch]:
         with self._change:
@@ -372,7 +390,7 @@ class ReadingAhead(Reading):
     def _put(self, item: Batch | BaseException | None) -> None:
         with self._change:
             if isinstance(item, Batch):
-                self._place = item.place
+                self._read = item.place
                 self._most = self.stream.prefetch or max(AHEAD, item.together)
             self._ahead.append(item)
             self._change.notify_all()
@@ -426,44 +444,59 @@ def _check_alike(what: str, first: Kinds, other: Kinds) -> None:
             )
 
 
-def _check_list(caller: str, data: list[PyTree]) -> None:
+def _check_list(what: str, data: list[PyTree]) -> None:
     """Raise unless a list is batches, all alike, and nothing else."""
     for number, batch in enumerate(data):
         if jax.tree_util.all_leaves([batch]) and not isinstance(batch, Mapping):
             raise TypeError(
-                f"{caller}(data=...) is a list of arrays, which may mean two things, got "
+                f"{what} is a list of arrays, which may mean two things, got "
                 f"{type(batch).__name__} at {number}. For arrays with the examples along axis 0 "
                 "give a tuple, (x, y); for a list in which each array is a batch, "
                 "gdjax.batches(data)."
             )
     first = None
     for number, batch in enumerate(data):
-        what = f"{caller}(data=...): batch {number}"
+        one = f"{what}: batch {number}"
         batch = dict(batch) if isinstance(batch, Mapping) else batch
-        kinds = _kinds(what, batch, *as_arrays(what, batch))
+        kinds = _kinds(one, batch, *as_arrays(one, batch))
         first = first or kinds
-        _check_alike(what, first, kinds)
+        _check_alike(one, first, kinds)
 
 
 # --- what loaders have ----------------------------------------------------------------------------
 
 
-def _state_of(source: Any, iterator: Any) -> Any:
-    """Return what a loader says about where it stands, or None."""
+def _getter(source: Any, iterator: Any) -> Callable[[], Any]:
+    """Return the function that says where a loader stands; its result is None if none does."""
     for place, get, set_ in (
         (source, "state_dict", "load_state_dict"),  # torchdata
         (iterator, "get_state", "set_state"),  # Grain
         (iterator, "state_dict", "load_state_dict"),
     ):
         if _has(place, get, set_):
-            return getattr(place, get)()
-    return None
+            return getattr(place, get)
+    return lambda: None
 
 
-def _has_state(iterator: Any) -> bool:
-    return _has(iterator, "state_dict", "load_state_dict") or _has(
-        iterator, "get_state", "set_state"
-    )
+def _packed(state: Any) -> str | None:
+    """Return a loader's state as text: JSON if that keeps it, as for Grain, else a pickle."""
+    if state is None:
+        return None
+    if isinstance(state, bytes):
+        return "bytes:" + base64.b64encode(state).decode()
+    with contextlib.suppress(TypeError, ValueError):
+        text = json.dumps(state)
+        if json.loads(text) == state:
+            return "json:" + text
+    return "pickle:" + base64.b64encode(pickle.dumps(state)).decode()
+
+
+def _unpacked(text: str) -> Any:
+    form, _, rest = text.partition(":")
+    if form == "json":
+        return json.loads(rest)
+    state = base64.b64decode(rest)
+    return state if form == "bytes" else pickle.loads(state)
 
 
 def _has(x: object, *names: str) -> bool:
