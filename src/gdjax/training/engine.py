@@ -205,7 +205,12 @@ def _from_stream(
             if count:
                 done += count
                 stream.place = place
-                yield carry, done, _joined(plan.program, logs)
+                try:
+                    yield carry, done, _joined(plan.program, logs)
+                except GeneratorExit:  # the run ends here; Ctrl-C has wanted just that
+                    if failure is None or isinstance(failure, KeyboardInterrupt):
+                        raise
+                    raise failure from None
             if count < wanted:
                 break
     if failure is not None:

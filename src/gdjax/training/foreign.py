@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import jax
 import numpy as np
 
 from gdjax.core.checks import leaf_name
+from gdjax.core.hyper import path_name
 from gdjax.core.kinds import is_array, shown
 from gdjax.core.types import PyTree
 
@@ -18,9 +19,9 @@ LIMITS = {"i": np.iinfo(np.int32), "u": np.iinfo(np.uint32)}  # what JAX holds w
 
 def is_iterable(x: object) -> bool:
     """Return whether a leaf may be an iterable of batches: no array, text, table or set."""
-    if hasattr(x, "dtype") or isinstance(x, (str, bytes, range, Set, Mapping)):
+    if isinstance(x, (str, bytes, range, Set, Mapping)) or _is_table(x) or _has_rows(x):
         return False
-    return isinstance(x, Iterable) and not (_is_table(x) or _has_rows(x))
+    return isinstance(x, Iterable) and not hasattr(x, "dtype")
 
 
 def as_arrays(what: str, tree: PyTree) -> tuple[list[Any], Any]:
@@ -36,7 +37,7 @@ def as_arrays(what: str, tree: PyTree) -> tuple[list[Any], Any]:
     Raises:
       TypeError: for any other leaf, with what to do.
     """
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_iterator)
     return [_as_array(what, tree, i, x) for i, x in enumerate(leaves)], treedef
 
 
@@ -44,16 +45,17 @@ def _as_array(what: str, tree: PyTree, i: int, x: Any) -> Any:
     if type(x) is np.ndarray and x.dtype.kind in "biufc" or isinstance(x, jax.Array):
         return x
     problem, array = "", x
-    if not is_array(x) and hasattr(x, "dtype") and hasattr(x, "__array__"):
+    if not is_array(x) and hasattr(x, "dtype") and not _is_table(x):
         try:
             array = np.asarray(x)
         except Exception as error:  # of the other library, such as a tensor that needs a gradient
             problem = f": {error}"
     if is_array(array):
         return np.asarray(array)
-    name = "" if x is tree else f" at {leaf_name(tree, i)!r}"
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_iterator)[0]
+    name = "" if x is tree else f" at {path_name(paths[i][0])!r}"
     raise TypeError(
-        f"{what} must have arrays of numbers at its leaves, got {_described(x)}{name}{problem}. "
+        f"{what} must have arrays of numbers at its leaves, got {described(x)}{name}{problem}. "
         f"{advice(x)}".rstrip()
     )
 
@@ -77,12 +79,12 @@ def check_fits(what: str, tree: PyTree, i: int, x: np.ndarray) -> None:
         )
 
 
-def _described(x: Any) -> str:
+def described(x: Any) -> str:
+    """Return what a value is, in a few words."""
     module = type(x).__module__.partition(".")[0]
     kind = type(x).__qualname__ if module == "builtins" else f"{module}.{type(x).__qualname__}"
-    dtype = getattr(x, "dtype", None)
-    if dtype is not None:
-        return f"{kind} of dtype {dtype}"
+    if hasattr(x, "dtype") and not _is_table(x):
+        return f"{kind} of dtype {x.dtype}"
     return shown(x) if isinstance(x, (str, bytes, int, float)) or callable(x) else kind
 
 
@@ -118,6 +120,10 @@ def advice(x: Any) -> str:
             "torch.utils.data.DataLoader(x, batch_size=...)."
         )
     return ""
+
+
+def _is_iterator(x: Any) -> bool:
+    return isinstance(x, Iterator)  # which JAX takes for a leaf, but warns
 
 
 def _is_table(x: Any) -> bool:

@@ -24,7 +24,7 @@ from gdjax.core.checks import check_integer, leaf_name, strict
 from gdjax.core.kinds import shown
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import PyTree, TreeDef
-from gdjax.training.foreign import advice, as_arrays, check_fits, is_iterable
+from gdjax.training.foreign import advice, as_arrays, check_fits, described, is_iterable
 
 AHEAD = 2  # batches that are read ahead, if they are large
 TOGETHER = 32  # most batches for one call of a program
@@ -76,7 +76,7 @@ def batches(source: Iterable[PyTree], *, prefetch: int | None = None) -> Batches
         check_integer("batches(prefetch=...)", prefetch, 0)
     if not (isinstance(source, (list, tuple)) or is_iterable(source)):
         raise TypeError(
-            f"batches(source=...) must be an iterable of batches, got {shown(source)}. "
+            f"batches(source=...) must be an iterable of batches, got {described(source)}. "
             f"{advice(source)}".rstrip()
         )
     return Batches(source, prefetch)
@@ -86,7 +86,8 @@ def is_stream(data: PyTree) -> bool:
     """Return whether `data` is an iterable of batches, not a tree of arrays."""
     if isinstance(data, (Batches, Stream)) or type(data) is list:
         return True
-    return jax.tree_util.all_leaves([data]) and is_iterable(data)
+    is_leaf = isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
+    return is_leaf and is_iterable(data)
 
 
 class Place(NamedTuple):
