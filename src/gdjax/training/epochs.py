@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
-import numpy as np
 from jax import Array
 
 from gdjax.core.types import Number, OptState, PyTree
 from gdjax.schedules.epochs import needs_steps_per_epoch, with_steps_per_epoch
-from gdjax.training.inputs import is_stream
+from gdjax.training.streams import Batches, is_stream
 
 COLUMN = "steps in an epoch"  # of the table of a sweep's lanes; no argument has such a name
 
@@ -20,11 +22,12 @@ def steps_per_epoch(data: PyTree, batch_size: int | None) -> int | None:
     """
     if is_stream(data):
         try:
-            return len(data)
+            source: Any = data.source if isinstance(data, Batches) else data
+            return len(source)
         except TypeError:
             return None
-    leaves = jax.tree.leaves(data)
-    examples = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 1
+    leaves = jax.tree.leaves(data, is_leaf=lambda x: isinstance(x, Iterator))
+    examples = int((getattr(leaves[0], "shape", ()) or (1,))[0]) if leaves else 1
     return max(1, examples // max(1, batch_size or examples))
 
 
