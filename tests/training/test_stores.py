@@ -108,7 +108,6 @@ CHANGES = {
     "batch_size": dict(batch_size=4),
     "key": dict(key=4),
     "key, of another kind": dict(key=jax.random.key(3, impl="rbg")),
-    "steps": dict(steps=15),
     "report_every": dict(report_every=4),
     "held_out": dict(held_out=DATA[:3]),
     "has_aux": dict(loss=lambda p, b: (LOSS(p, b), b), has_aux=True),
@@ -157,7 +156,7 @@ def test_flags_functions_and_metrics_count(tmp_path, quick):
 
 
 def test_another_version_of_jax_is_told(tmp_path, quick):
-    whole, file = run(tmp_path), tmp_path / "sweep.json"
+    whole, file = run(tmp_path), tmp_path / "run.json"
     before = json.loads(file.read_text())
     before["versions"]["jaxlib"] = "0.1.0"
     del before["checksum"]
@@ -264,6 +263,95 @@ def test_leftovers_cost_one_chunk_at_most(tmp_path, quick, monkeypatch):
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*lanes 2-3 go back to step 9"):
         same_results(run(tmp_path), whole)
     assert steps == [([2, 3], 12)]
+
+
+# --- races ---
+
+LANES = {"learning_rate": [0.1, 0.2, 1e30, 0.4, 0.5, 0.05, 0.02]}
+RACES = {
+    "successive_halving": (
+        gdjax.successive_halving, dict(steps=12, eta=2, min_steps=3), dict(eta=3)
+    ),
+    "successive_halving, two programs": (
+        gdjax.successive_halving,
+        dict(
+            steps=12, eta=2, min_steps=3, by="w", mode="max", lanes_per_program=3, has_aux=True,
+            space={"learning_rate": [0.1, 0.2, 0.3], "nesterov": [False, True], "momentum": [0.9]},
+            loss=lambda p, b: (LOSS(p, b), {"batch": b}), held_out=DATA,
+            metric_fn=lambda p, d: {"w": p["w"], "sum": p["w"] * d.sum()},
+        ),
+        dict(mode="min"),
+    ),
+    "hyperband": (
+        gdjax.hyperband,
+        dict(
+            steps=9, min_steps=1, method="random", lanes_per_program=4,
+            space={"learning_rate": gdjax.log_uniform(0.01, 1.0)},
+        ),
+        dict(by="held_out", held_out=DATA),
+    ),
+    "median_stop": (gdjax.median_stop, dict(steps=12, every=3, seeds=2), dict(grace=6)),
+    "population_based_training": (
+        gdjax.population_based_training, dict(steps=20, every=4, share=0.4), dict(share=0.2)
+    ),
+    "population_based_training, of momentum": (
+        gdjax.population_based_training,
+        dict(
+            steps=12, every=4, by="held_out", held_out=DATA, lanes_per_program=3,
+            space=[{"learning_rate": 0.1, "momentum": m} for m in (0.0, 0.5, 0.9, 0.95, 0.99)],
+            perturb={"momentum": (0.9, 1.01)},
+        ),
+        dict(perturb={"momentum": (0.9, 1.0)}),
+    ),
+}  # fmt: skip
+
+
+def race(name, directory=None, loss=LOSS, space=LANES, **more):
+    function, options, _ = RACES[name]
+    options = dict(lanes_per_program=2, batch_size=2, key=3, loss=loss, space=space) | options
+    options |= more
+    loss, space = options.pop("loss"), options.pop("space")
+    return function(loss, START, gdjax.sgd, space, DATA, directory=directory, **options)
+
+
+def half_raced(name, folder, monkeypatch, write):
+    """Kill a race at a write; return whether it got there."""
+    with monkeypatch.context() as patch:
+        die_at(patch, write)
+        try:
+            race(name, folder)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_a_killed_race_goes_on(tmp_path, monkeypatch, quick, name):
+    whole, saved, save = race(name), [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda *a: (saved.append((tuple(a[1].lanes), a[2].done)), save(*a))
+    )
+    same_results(race(name, tmp_path / "whole"), whole)
+    chunks = len(saved)
+    assert chunks == len(set(saved)) > 5
+    for write in [*range(1, 4 * chunks, 9), 4 * chunks - 1]:
+        folder = tmp_path / str(write)
+        saved.clear()
+        if not half_raced(name, folder, monkeypatch, write):
+            break
+        before = set(saved[:-2])  # the last chunk was not written, and maybe one after it
+        saved.clear()
+        same_results(race(name, folder), whole)
+        again = before & set(saved)
+        assert not again or len(again) < 4 and "population" in name, (write, again)
+        saved.clear()
+        same_results(race(name, folder), whole)
+        assert not saved
+    function, options, change = RACES[name]
+    with pytest.raises(ValueError, match=f"holds a run with other .*{next(iter(change))}"):
+        race(name, tmp_path / "whole", **change)
+    with pytest.raises(ValueError, match="holds a run with other function"):
+        run(tmp_path / "whole")
 
 
 # --- other devices, other groups ---

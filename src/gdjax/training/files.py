@@ -13,8 +13,10 @@ import os
 import re
 import secrets
 import socket
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -250,6 +252,48 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Writer:
+    """One thread that writes while training goes on.
+
+    After an error nothing more is written, and the next `put` or `close` raises it.
+    """
+
+    def __init__(self, sources: int):
+        """Allow as many writes at a time as sources run at a time, one for each source."""
+        self._thread = ThreadPoolExecutor(1)
+        self._room = threading.Semaphore(sources)
+        self._last: dict[Hashable, Future] = {}
+        self._error: BaseException | None = None
+        self._failed = False
+
+    def put(self, source: Hashable, write: Callable[[], object]) -> None:
+        """Write soon, in the order of the calls; first wait for the source's last write."""
+        if source in self._last:
+            self._last[source].result()
+        self._room.acquire()
+        self._raise()
+        self._last[source] = self._thread.submit(self._run, write)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._thread.shutdown()
+        self._raise()
+
+    def _run(self, write: Callable[[], object]) -> None:
+        try:
+            if not self._failed:
+                write()
+        except BaseException as error:  # also an exit, which would be lost in this thread
+            self._error, self._failed = error, True
+        finally:
+            self._room.release()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 # --- one process at a time ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -40,6 +41,8 @@ class RaceOptions(TypedDict, total=False):
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
+    directory: str | os.PathLike[str] | None
+    resume: bool
 
 
 def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
@@ -97,7 +100,7 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, held_out, metric_fn, progress,
-        vectorize, lanes_per_program.
+        vectorize, lanes_per_program, directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and
@@ -124,7 +127,7 @@ def successive_halving(
     check_judge("successive_halving", by, mode, options)
     return _race(
         "successive_halving", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
 
 
@@ -199,7 +202,7 @@ def hyperband(
     check_judge("hyperband", by, mode, options)
     result = _race(
         "hyperband", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
     result.configs["bracket"] = brackets
     return result
@@ -270,7 +273,7 @@ def median_stop(
 
     return _race(
         "median_stop", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        report_every=every, key=key, **options,
+        rules={"every": every, "grace": grace}, report_every=every, key=key, **options,
     )  # fmt: skip
 
 
@@ -285,13 +288,15 @@ def _race(
     rungs: Sequence[int],
     survivors: Callable[[int, Pool], list[int]],
     *,
+    rules: Mapping[str, Any],
     report_every: int | None = None,
     **options: Any,
 ) -> SweepResult:
     check_rereadable(caller, data)
     with Pool(
         caller, loss_fn, params, optimizer, configs, data,
-        steps=steps, report_every=report_every or (*rungs, steps)[0], **options,
+        steps=steps, report_every=report_every or (*rungs, steps)[0],
+        rules={"steps": steps, **rules}, **options,
     ) as pool:  # fmt: skip
         for i, rung in enumerate([*rungs, steps]):
             if rung > pool.done and pool.advance(rung):
