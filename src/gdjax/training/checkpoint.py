@@ -42,7 +42,7 @@ from gdjax.training.files import (
     replace_file,
     write_record,
 )
-from gdjax.training.inputs import Plan, one_batch, traced_loss
+from gdjax.training.inputs import Plan, is_stream, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
 from gdjax.training.trials import Config, columns, words
 
@@ -283,7 +283,7 @@ class Checkpoints:
         chunk = {
             "log": run.logs[-1],
             "report": jax.tree.map(jnp.asarray, report),
-            "diverged_at": run.carry.diverged_at,
+            "ends": {"diverged_at": run.carry.diverged_at, "stopped_at": run.carry.stopped_at},
             "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
         }
         carry, chunk = to_host((run.carry, chunk))
@@ -367,7 +367,7 @@ class Checkpoints:
             run.logs.append(from_arrays(part_of(arrays, "log"), like, str(self.path)))
             if report := nested(part_of(arrays, "report")):
                 run.reports.append({"step": start, **report})
-            run.carry = run.carry._replace(diverged_at=arrays["diverged_at"])
+            run.carry = run.carry._replace(**nested(part_of(arrays, "ends")))
         return run
 
     def noted(self, start: int) -> dict[str, np.ndarray] | None:
@@ -480,6 +480,7 @@ def identity_of(
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         impl, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
     batch = _shapes(one_batch(plan.data, plan.program.batch_size))
+    traced = traced_loss(plan.program, lane.params, lane.model_state, batch)
     identity = {
         "function": plan.caller,
         "report_every": report_every,
@@ -489,15 +490,22 @@ def identity_of(
         "vectorize": plan.program.lanes,
         "key": [impl, to_host(key).tolist()],
         "data": digest_of(plan.data),
-        "held_out": None if plan.held_out is None else digest_of(plan.held_out),
+        "held_out": None,
         "metric_fn": None,
-        "loss_fn": _digest_of_program(traced_loss(plan.program, lane.params, batch)),
+        "loss_fn": _digest_of_program(traced),
         "platform": jax.default_backend(),
         "versions": {k: importlib.metadata.version(k) for k in ("gdjax", "jax", "jaxlib")},
     }
     if plan.held_out is not None:
-        single = plan._replace(program=plan.program._replace(lanes=""))
-        metric = metric_program(single).trace(lane.params, _shapes(plan.held_out))
+        single, shapes = plan._replace(program=plan.program._replace(lanes="")), plan.held_out
+        if is_stream(plan.held_out):
+            shapes = jax.tree.map(jnp.asarray, next(iter(plan.held_out)))
+        shapes = _shapes(shapes)
+        identity["held_out"] = (
+            f"an iterable of {shapes}" if is_stream(plan.held_out) else digest_of(plan.held_out)
+        )
+        with weak_functions():
+            metric = metric_program(single).trace(lane.params, lane.state, lane.model_state, shapes)
         identity["metric_fn"] = _digest_of_program(metric)
     return identity | dict(given)
 
@@ -509,10 +517,12 @@ def identity_of_lanes(
     rules: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what decides the numbers of a sweep, or of a race by some rules: name -> value."""
-    plan, given = kinds[0].plan, kinds[0].given
+    plan, (params, model_state) = kinds[0].plan, kinds[0].given
+    is_made = plan.program.has_model_state and model_state is None
     more = {
         "space": {k: words(v).tolist() for k, v in columns(configs).items()},
-        "params": "a function" if given is None else digest_of(given),
+        "params": "a function" if params is None else digest_of(params),
+        "model_state": "a function" if is_made else digest_of(model_state),
         "optimizer": [_digest_of_program(kind.traced_start()) for kind in kinds],
         "program": [digest_of_steps(kind.plan, kind.lane_shapes()) for kind in kinds],
         **rules,

@@ -36,7 +36,9 @@ class RaceOptions(TypedDict, total=False):
     batch_size: int | None
     has_aux: bool
     needs_key: bool
+    model_state: PyTree | Callable[..., PyTree]
     held_out: PyTree
+    held_out_batch_size: int | None
     metric_fn: Callable[..., Any] | None
     progress: bool
     vectorize: bool | None
@@ -99,8 +101,8 @@ def successive_halving(
       mode: "min" or "max".
       key: as in `fit`.
       seeds: as in `sweep`.
-      **options: of `sweep`: batch_size, has_aux, needs_key, held_out, metric_fn, progress,
-        vectorize, lanes_per_program, directory, resume.
+      **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
+        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program, directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and

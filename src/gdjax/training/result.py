@@ -17,7 +17,8 @@ import numpy as np
 
 from gdjax.core.base import short
 from gdjax.core.checks import check_choice
-from gdjax.core.types import OptState, Params
+from gdjax.core.evaluation import eval_params
+from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.files import (
     as_arrays,
     from_arrays,
@@ -42,11 +43,25 @@ class Best(NamedTuple):
     value: float
     params: Params
     state: OptState
+    model_state: PyTree = None
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters that held-out metrics are of, see `gdjax.eval_params`."""
+        return eval_params(self.state, self.params)
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
         sizes = f"params={short(self.params)}, state={short(self.state)}"
         return f"Best(lane={self.lane}, config={self.config}, value={self.value:.6g}, {sizes})"
+
+
+class Lane(NamedTuple):
+    """Where one lane of a sweep ended."""
+
+    params: Params
+    state: OptState
+    model_state: PyTree
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -59,10 +74,12 @@ class SweepResult:
       state: the optimizers' states, likewise; for a space with several combinations of static
         values a tuple of such trees, one for each, in the order in which they appear in `configs`,
         None if it has no lane in `kept`.
+      model_state: the states of the models, as `params`; None if the loss function has none.
       history: "loss" is (lanes, steps), NaN where a lane took no step; "aux" likewise; held-out
         metrics are (lanes, reports) with their steps in "step".
       diverged_at: (lanes,), the step (0 is the first) that would have made the lane's parameters
         nonfinite and was not taken, or -1.
+      stopped_at: (lanes,), the steps that a lane had taken when a callback stopped it, or -1.
       final_loss: (lanes,), the mean loss over the last tenth of the lane's steps; infinite if it
         diverged, NaN if it never started.
       seconds: wall time, compilation included.
@@ -75,7 +92,9 @@ class SweepResult:
     params: Params
     state: OptState
     history: dict[str, Any]
+    model_state: PyTree
     diverged_at: np.ndarray
+    stopped_at: np.ndarray
     final_loss: np.ndarray
     seconds: float
     steps: np.ndarray
@@ -128,8 +147,7 @@ class SweepResult:
             raise ValueError(
                 "SweepResult.best: every lane of the sweep diverged; try smaller learning rates."
             )
-        params, state = self.lane(lane)
-        return Best(lane, self.config(lane), float(self.values(by)[lane]), params, state)
+        return Best(lane, self.config(lane), float(self.values(by)[lane]), *self.lane(lane))
 
     def _order(self, by: str, mode: str) -> np.ndarray:
         """Return all lanes, best first; last those that diverged or have no value."""
@@ -138,19 +156,20 @@ class SweepResult:
         bad = (self.diverged_at >= 0) | ~np.isfinite(values)
         return np.lexsort((np.where(bad, np.inf, values), self.diverged_at >= 0))
 
-    def lane(self, lane: int) -> tuple[Params, OptState]:
-        """Return (params, state) of one lane that was kept."""
+    def lane(self, lane: int) -> Lane:
+        """Return (params, state, model_state) of one lane that was kept."""
         if lane not in self.kept:
             kept = self.kept.tolist()
             raise ValueError(f"SweepResult: lane {lane} was not kept; there is {kept}.")
         (row,) = np.flatnonzero(self.kept == lane)
-        params, state = jax.tree.map(lambda x: x[row], self.params), self.state
+        params, model_state = jax.tree.map(lambda x: x[row], (self.params, self.model_state))
+        state = self.state
         kinds = static_parts([self.config(i) for i in range(len(self.final_loss))])
         if len(kinds) > 1:
             kind = next(i for i, (_, lanes) in enumerate(kinds) if lane in lanes)
             row = sum(other in kinds[kind][1] for other in self.kept[:row])
             state = state[kind]
-        return params, jax.tree.map(lambda x: x[row], state)
+        return Lane(params, jax.tree.map(lambda x: x[row], state), model_state)
 
     def diverged(self) -> list[tuple[Config, int]]:
         """Return (config, step) for each lane that diverged."""
@@ -286,7 +305,13 @@ class SweepResult:
         write_record(Path(path), about, as_arrays(data))
 
     @classmethod
-    def load(cls, path: PathLike, params: Params = None, state: OptState = None) -> SweepResult:
+    def load(
+        cls,
+        path: PathLike,
+        params: Params = None,
+        state: OptState = None,
+        model_state: PyTree = None,
+    ) -> SweepResult:
         """Read what `save` wrote.
 
         Args:
@@ -295,6 +320,7 @@ class SweepResult:
             None gives nested dicts.
           state: a tree with the structure of one lane's state, such as `optimizer.init(params)` (a
             tuple of them for several combinations of static values); None gives nested dicts.
+          model_state: likewise.
 
         Returns:
           The result; a static value that JSON lacks (a function) is its name, a string.
@@ -302,7 +328,7 @@ class SweepResult:
         Raises:
           ValueError: if the file is damaged, or the trees have another structure than it.
         """
-        likes = {"params": params, "state": state}
+        likes = {"params": params, "state": state, "model_state": model_state}
         about, arrays = read_record(Path(path))
         configs = {k: column(v) for k, v in about["configs"].items()}
         fields = {}
@@ -314,6 +340,7 @@ class SweepResult:
                 fields[field.name] = part[""] if "" in part else nested(part)
         fields.setdefault("params", {})
         fields.setdefault("state", {})
+        fields.setdefault("model_state", None)
         return cls(configs=configs, seconds=about["seconds"], **fields)
 
 
