@@ -354,6 +354,96 @@ def test_a_killed_race_goes_on(tmp_path, monkeypatch, quick, name):
         run(tmp_path / "whole")
 
 
+# --- one run ---
+
+
+def with_everything(params, model_state, batch, key):
+    noise = 0.1 * jax.random.normal(key)
+    loss = jnp.mean((params["w"] * batch - 1 + noise) ** 2) + jnp.sum(params["v"] ** 2)
+    return loss, ({"mean": 0.9 * model_state["mean"] + batch.mean()}, {"seen": batch, "n": noise})
+
+
+FITS = {
+    "plain": dict(optimizer=gdjax.sgd(gdjax.linear_schedule(0.5, 0.1, 12))),
+    "everything": dict(
+        optimizer=gdjax.tail_average(gdjax.chain(gdjax.scale_by_adam(), gdjax.noisy_sgd(0.05))),
+        loss=with_everything, has_aux=True, needs_key=True, held_out=DATA, key=jax.random.key(5),
+        params={"w": np.float32(0.5), "v": jnp.ones(3, jnp.bfloat16)},
+        model_state={"mean": jnp.zeros(())}, on_nonfinite="stop",
+        metric_fn=lambda p, m, d: {"a/b": p["w"] + m["mean"], "mean": jnp.mean(d) + p["w"]},
+    ),
+    "diverges": dict(optimizer=gdjax.sgd(1e25), on_nonfinite="stop"),
+}  # fmt: skip
+
+
+def one_run(directory=None, **more):
+    options = dict(
+        loss=LOSS, params=START, optimizer=gdjax.adam(0.1), data=DATA, steps=11, report_every=3,
+        batch_size=2, key=3,
+    ) | more  # fmt: skip
+    given = [options.pop(k) for k in ("loss", "params", "optimizer", "data")]
+    return gdjax.fit(*given, directory=directory, **options)
+
+
+def same_fits(a, b):
+    def bits(x):
+        is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    left, right = (jax.tree.map(bits, vars(r) | dict(seconds=0)) for r in (a, b))
+    same(left, right)
+    assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The steps at which something was saved."""
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *a: (saved.append(a[2].done), save(*a))[1])
+    return saved
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_killed_fit_goes_on(tmp_path, monkeypatch, quick, saves, name):
+    options = FITS[name]
+    whole = one_run(**options)
+    same_fits(one_run(tmp_path / "whole", **options), whole)
+    chunks = list(saves)
+    assert chunks == [3, 6, 9, 11] if name != "diverges" else chunks == [3]
+    for write in range(1 + 2 * len(chunks)):  # run.json, and a chunk and a carry each time
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed) as killed:
+                one_run(folder, **options)
+        assert killed.value.result.steps <= whole.steps
+        saves.clear()
+        same_fits(one_run(folder, **options), whole)
+        assert saves == chunks[max(0, write - 1) // 2 :], write
+        saves.clear()
+        same_fits(one_run(folder, **options), whole)
+        assert not saves and len(list(folder.glob("carry-*"))) <= 2
+
+
+def test_a_fit_can_be_made_longer(tmp_path, quick, saves):
+    for options in (dict(), dict(report_every=None)):
+        for first, second in ((11, 25), (12, 13), (1, 25)):
+            folder = tmp_path / f"{first}-{second}-{len(options)}"
+            more = dict(held_out=DATA) | options
+            one_run(folder, steps=first, **more)
+            length = max(saves[0], 1) if options else 3
+            saves.clear()
+            longer = one_run(folder, steps=second, **more)
+            assert saves[0] == min(first // length * length + length, second)
+            same_fits(longer, one_run(steps=second, **more | dict(report_every=length)))
+            saves.clear()
+            with pytest.raises(ValueError, match=f"has taken {second} steps already, more than"):
+                one_run(folder, steps=second - 1, **more)
+    sweep = dict(steps=7, held_out=DATA)
+    run(tmp_path / "sweep", **sweep)
+    same_results(run(tmp_path / "sweep", held_out=DATA), run(held_out=DATA))
+
+
 # --- other devices, other groups ---
 
 

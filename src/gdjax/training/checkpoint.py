@@ -37,9 +37,11 @@ from gdjax.training.files import (
     from_arrays,
     leaf_path,
     nested,
+    packed,
     part_of,
     read_record,
     replace_file,
+    unpacked,
     write_record,
 )
 from gdjax.training.inputs import Plan, is_stream, one_batch, traced_loss
@@ -59,8 +61,9 @@ class Checkpoints:
 
     Attributes:
       done: (lanes,), the step from which each lane continues.
-      length: steps in a chunk: of the call that began the run.
+      length: steps in a chunk; if no call says `report_every`, that of the first one.
       notes: name -> (lanes,), kept with the next chunks of each lane.
+      beside: what was kept beside the carry of a single run that was loaded.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Checkpoints:
         identity: Mapping[str, Any],
         lanes: int,
         plan: Plan,
+        begin: int = 0,
         workers: int = 1,
         together: bool = False,
     ):
@@ -83,6 +87,7 @@ class Checkpoints:
           identity: of `identity_of`.
           lanes: their number.
           plan: the run.
+          begin: the step at which the run began.
           workers: groups that run at a time.
           together: whether all lanes must continue from the same step, as one may copy another.
         """
@@ -91,7 +96,8 @@ class Checkpoints:
         self.anew += "deletes the files of the run that is there."
         self.identity, self.together = identity, together
         self.digest = digest_of_text(_known(identity))
-        self.lanes, self.end = lanes, plan.total
+        self.lanes, self.begin, self.end, self.length = lanes, begin, plan.total, plan.length
+        self.beside: Any = None
         self.lock: FolderLock | None = None
         self.writer = Writer(workers)
         self.notes: dict[str, np.ndarray] = {}
@@ -101,7 +107,7 @@ class Checkpoints:
             self.close()
             raise
         self.attempt = 1 + max((head["attempt"] for head in self.heads.values()), default=0)
-        self.length = next((head["length"] for head in self.heads.values()), plan.length)
+        self.length = self._length(self.heads)
         self.chunks, self.carries, self.done = self._found(self.heads)
 
     def close(self) -> None:
@@ -167,14 +173,19 @@ class Checkpoints:
 
         So it has the same chunks and reports as one that was as long from the start.
         """
-        right: Heads = {}
+        right, length = {}, self._length(heads)
         for name, head in heads.items():
             last = head["done"] == head["end"] != self.end
-            if last and head["done"] % head["length"]:
+            if last and (head["done"] - self.begin) % length:
                 (self.path / name).unlink()
             else:
                 right[name] = head
         return right
+
+    def _length(self, heads: Heads) -> int:
+        if self.identity["report_every"] is not None:
+            return self.length
+        return next((head["length"] for head in heads.values()), self.length)
 
     def _check_identity(self, foreign: Iterable[str], ours: Sequence[Path]) -> None:
         """Raise if the directory is that of another run; write down which one it is."""
@@ -261,8 +272,8 @@ class Checkpoints:
                     carries[lane, head["done"]] = name, row
         starts: list[set[int]] = []
         for lane in range(self.lanes):
-            step = 0
-            starts.append({0})
+            step = self.begin
+            starts.append({step})
             while (lane, step) in chunks:
                 step = chunks[lane, step][2]
                 if (lane, step) in carries:
@@ -273,11 +284,16 @@ class Checkpoints:
 
     # --- while the run goes on ---
 
-    def save(self, group: Group, run: Run) -> None:
+    def save(self, group: Group, run: Run, beside: Any = None) -> None:
         """Keep a group's last chunk; it is written by a thread, after the chunk before it.
 
         What is written is copied to the host here, since the next chunk takes the carry. Of several
         hosts, only the first one writes.
+
+        Args:
+          group: the lanes.
+          run: where they stand, and their last chunk.
+          beside: of a single run: what JSON can hold, arrays and bytes, to keep with the carry.
         """
         report = {k: v for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
         chunk = {
@@ -286,12 +302,14 @@ class Checkpoints:
             "ends": {"diverged_at": run.carry.diverged_at, "stopped_at": run.carry.stopped_at},
             "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
         }
-        carry, chunk = to_host((run.carry, chunk))
+        carry = {"carry": run.carry, "beside": (arrays := {})}
+        text = packed(beside, arrays)
+        chunk, carry = to_host((chunk, carry))
         if jax.process_index() > 0:
             return
         records = []
         steps = run.logs[-1][0].shape[-1]
-        for what, tree in (("chunk", chunk), ("carry", carry)):
+        for what, tree, more in (("chunk", chunk, {}), ("carry", carry, {"beside": text})):
             about = {
                 "run": self.digest,
                 "what": what,
@@ -301,6 +319,7 @@ class Checkpoints:
                 "attempt": self.attempt,
                 "length": self.length,
                 "end": self.end,
+                **more,
             }
             arrays = as_arrays(jax.tree.map(functools.partial(_as_rows, group), tree))
             arrays = {k: x if x.flags.owndata else x.copy() for k, x in arrays.items()}
@@ -339,13 +358,14 @@ class Checkpoints:
           start: the step from which on the run has what was recorded.
         """
         done = int(self.done[group.lanes[0]])
-        if not done:
+        if done == self.begin:
             return None
         where = {lane: self.carries[lane, done] for lane in group.lanes}
-        carry = from_arrays(self._read(where, group), group.shapes, str(self.path))
-        carry = jax.tree.map(
-            lambda x, like: _placed(_as_run(group, x), like.sharding), carry, group.shapes
-        )
+        arrays = {k: _as_run(group, x) for k, x in self._read(where, group).items()}
+        carry = from_arrays(part_of(arrays, "carry"), group.shapes, str(self.path))
+        carry = jax.tree.map(lambda x, like: _placed(x, like.sharding), carry, group.shapes)
+        text = self.heads[self.carries[group.lanes[0], done][0]]["beside"]
+        self.beside = unpacked(text, nested(part_of(arrays, "beside")))
         run = self.recorded(group, start, done)
         run.carry = carry
         return run
@@ -471,7 +491,7 @@ def identity_of(
 
     Args:
       plan: the run.
-      lane: the shapes of a single lane's carry.
+      lane: a single lane's carry, or its shapes.
       report_every: the argument.
       given: what there is more: at least "params", "optimizer" and "program".
     """
@@ -479,7 +499,7 @@ def identity_of(
     impl = "seed"
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         impl, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
-    batch = _shapes(one_batch(plan.data, plan.program.batch_size))
+    batch, lane = _shapes((one_batch(plan.data, plan.program.batch_size), lane))
     traced = traced_loss(plan.program, lane.params, lane.model_state, batch)
     identity = {
         "function": plan.caller,
@@ -535,11 +555,18 @@ def _known(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in identity.items() if k != "versions"}
 
 
+# How the text of a program says where its arrays are.
+SHARDINGS = (
+    r"\n *sdy\.mesh [^\n]*", r"<@[^ >]*, \[[^\]]*\][^>]*>", r"sdy\.sharding = #sdy\.sharding",
+    r'mhlo\.sharding = "[^"]*"', r"mhlo\.num_\w+ = \d+ : i32",
+)  # fmt: skip
+
 # What is traced, and so looks different if only an argument has another shape -> such arguments.
 FOLLOWS = {
-    "metric_fn": {"loss_fn", "held_out", "params"},
-    "loss_fn": {"data", "params", "batch_size", "has_aux", "needs_key"},
+    "metric_fn": {"loss_fn", "held_out", "params", "model_state"},
+    "loss_fn": {"data", "params", "model_state", "batch_size", "has_aux", "needs_key"},
     "optimizer": {"params", "space"},
+    "state": {"params", "optimizer"},
 }
 
 
@@ -562,13 +589,20 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def digest_of_steps(plan: Plan, lane: Carry) -> str:
     """Return a digest of the program of a step, for one lane on one device."""
     program = plan.program._replace(lanes="", own_keys=False, shards=1)
-    inputs = (lane, _shapes(plan.data), plan.key, np.int32(0))
+    inputs = (_shapes(lane), _shapes(plan.data), plan.key, np.int32(0))
     with weak_functions():
         return _digest_of_program(chunk_program(program).trace(*inputs, 1))
 
 
 def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    """Return shapes and dtypes; and shardings where they are part of the type."""
+
+    def one(x):
+        mesh = getattr(getattr(x, "sharding", None), "mesh", None)
+        explicit = mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if explicit else None)
+
+    return jax.tree.map(one, tree)
 
 
 def _digest_of_program(traced: Any) -> str:
@@ -576,6 +610,8 @@ def _digest_of_program(traced: Any) -> str:
     text = traced.lower().as_text()
     # Older versions of JAX write the address of a Python callback.
     text = re.sub(r'(callback.*?backend_config = ")\d+', r"\1", text)
+    for where in SHARDINGS:  # what is computed is the same on another mesh
+        text = re.sub(where, "", text)
     return digest_of([np.frombuffer(text.encode(), np.uint8), traced.jaxpr.consts])
 
 

@@ -135,9 +135,51 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, what: str = "") 
                 "must be the same."
             )
         if is_key:
-            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+            impls: list[Any] = []  # `key_impl` takes arrays, but not their shapes
+            jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), leaf)  # noqa: B023
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=impls[0])
         leaves.append(array)
     return treedef.unflatten(leaves)
+
+
+def packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Return what JSON can hold of dicts, lists, numbers, texts, bytes and arrays.
+
+    Arrays are put into `arrays`, which gets a name for each.
+    """
+
+    def put(kind: str, array: Any, *more: str) -> dict[str, list[str]]:
+        name = f"array {len(arrays)}"
+        arrays[name] = np.array(array)
+        return {kind: [name, *more]}
+
+    if isinstance(value, bytes):
+        return put("~bytes", np.frombuffer(value, np.uint8))
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return put("~key", jax.random.key_data(value), str(jax.random.key_impl(value)))
+        return put("~array", value)
+    if isinstance(value, Mapping):
+        return {_key_text(DictKey(k)): packed(v, arrays) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [packed(v, arrays) for v in value]
+    return value
+
+
+def unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return what `packed` was given; tuples as lists."""
+    match value:
+        case {"~bytes": [name]}:
+            return arrays[name].tobytes()
+        case {"~array": [name]}:
+            return arrays[name]
+        case {"~key": [name, impl]}:
+            return jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
+        case dict():
+            return {_key_of(k): unpacked(v, arrays) for k, v in value.items()}
+        case list():
+            return [unpacked(v, arrays) for v in value]
+    return value
 
 
 def part_of(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

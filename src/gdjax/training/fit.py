@@ -22,9 +22,11 @@ from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
-from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.checkpoint import Checkpoints, digest_of, digest_of_steps, identity_of
+from gdjax.training.engine import Carry, Run, execute, first_carry, recorded
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import Plan, Program, make_plan
+from gdjax.training.lanes import Group
 from gdjax.training.plotting import draw_loss
 from gdjax.training.progress import Bar, Interrupt
 
@@ -176,6 +178,8 @@ def fit(
     report_every: int | None = None,
     progress: bool = False,
     on_nonfinite: str = "raise",
+    directory: str | os.PathLike[str] | None = None,
+    resume: bool = True,
 ) -> FitResult:
     """Minimize a loss over data with any optimizer, as one compiled program.
 
@@ -225,6 +229,11 @@ def fit(
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
+      directory: where finished chunks are kept; see `sweep`. The same call goes on from them after
+        it was killed and gives the same bits; with more `steps` or `epochs` it goes on after its
+        end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
+        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Needs arrays.
+      resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
       A `FitResult`. Ctrl-C ends the run after the chunk in progress, and what is done is returned.
@@ -234,7 +243,9 @@ def fit(
         exception that ends a run which has begun, such as one of a callback or of an iterable.
       TypeError: for a loss that is no real scalar, data that is no tree of arrays, or traced values
         (see `unroll`).
-      ValueError: for data of unequal lengths or with NaN, or a batch larger than the data.
+      ValueError: for data of unequal lengths or with NaN, a batch larger than the data, or a
+        directory with another run in it.
+      RuntimeError: if another process is using the directory.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -260,7 +271,7 @@ def fit(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
-    state = optimizer.init(params) if state is None else state
+    given_state, state = state, optimizer.init(params) if state is None else state
     program = Program(
         loss_fn, optimizer.update, has_aux, needs_key, model_state is not None, batch_size,
         functions=functions_in(state),
@@ -271,14 +282,36 @@ def fit(
         "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
         epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        reports=bool(progress or callbacks),
+        reports=bool(progress or callbacks or directory is not None),
     )  # fmt: skip
+    group = Group([0], 0, plan, _places(run.carry), lambda: run.carry)
 
     def result(interrupted: bool = False) -> FitResult:
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
 
-    with Bar(plan.total, progress) as bar, Interrupt() as interrupt, _carrying(result):
-        execute(plan, run, lambda run: _report(run, bar, callbacks) or interrupt.asked)
+    with contextlib.ExitStack() as stack:
+        bar, interrupt = stack.enter_context(Bar(plan.total, progress)), Interrupt()
+        stack.enter_context(interrupt)
+        stack.enter_context(_carrying(result))
+        store, ended = None, False
+        if directory is not None:
+            identity = _identity(group, run, start, given_state is not None, report_every)
+            store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
+            stack.enter_context(contextlib.closing(store))
+            plan = group.plan = plan._replace(length=store.length)
+            if store.done[0] > run.done:
+                run.carry = group.shapes  # makes room
+                run = store.load(group, run.done) or run
+                ended = _load_callbacks(callbacks, store.beside)
+
+        def on_chunk(run: Run) -> bool:
+            ends = _report(run, bar, callbacks)
+            if store is not None:
+                store.save(group, run, {"ended": ends, "callbacks": _states_of(callbacks)})
+            return ends or interrupt.asked
+
+        if not ended:
+            execute(plan, run, on_chunk)
     reached = result(interrupt.asked)
     if reached.interrupted:
         warnings.warn(
@@ -291,6 +324,45 @@ def fit(
     if bad and on_nonfinite != "stop":
         _tell_nonfinite(reached, on_nonfinite)
     return reached
+
+
+def _places(carry: Carry) -> Carry:
+    """Return the shapes of a run's arrays, with their shardings where somebody chose them."""
+
+    def one(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+
+    return jax.tree.map(one, carry)
+
+
+def _identity(
+    group: Group, run: Run, start: FitResult | None, has_state: bool, report_every: int | None
+) -> dict[str, Any]:
+    """Return what decides the numbers of a run that is to begin."""
+    params, state, model_state, *_ = run.carry
+    begun = None if start is None else [run.done, digest_of((params, state, model_state))]
+    parts = {
+        "params": params,
+        "model_state": model_state,
+        "state" if has_state else "optimizer": state,
+    }
+    digests = {k: digest_of(v) if start is None else None for k, v in parts.items()}
+    program = digest_of_steps(group.plan, run.carry)
+    more = {"start": begun, "program": program, **digests}
+    return identity_of(group.plan, run.carry, report_every, more)
+
+
+def _states_of(callbacks: tuple[Callable, ...]) -> list[Any]:
+    """Return what callbacks want to have back after the run was killed."""
+    return [c.state_dict() if hasattr(c, "state_dict") else None for c in callbacks]
+
+
+def _load_callbacks(callbacks: tuple[Callable, ...], beside: dict[str, Any]) -> bool:
+    """Give callbacks their states back; return whether one of them had ended the run."""
+    for callback, state in zip(callbacks, beside["callbacks"], strict=False):
+        if state is not None and hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(state)
+    return beside["ended"]
 
 
 def _check_start(

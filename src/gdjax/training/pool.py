@@ -89,8 +89,8 @@ class Pool:
                 identity,
                 len(configs),
                 plan,
-                self.devices.workers,
-                together,
+                workers=self.devices.workers,
+                together=together,
             )
             self.reached = self.checkpoints.done
             for kind in kinds:
