@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ from gdjax.training.files import (
     unpacked,
     write_record,
 )
+from gdjax.training.hosts import SpreadFolders, is_spread, sums_of
 from gdjax.training.inputs import Plan, is_stream, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
 from gdjax.training.trials import Config, columns, words
@@ -98,6 +100,7 @@ class Checkpoints:
         self.digest = digest_of_text(_known(identity))
         self.lanes, self.begin, self.end, self.length = lanes, begin, plan.total, plan.length
         self.beside: Any = None
+        self.folders: SpreadFolders | None = None
         self.lock: FolderLock | None = None
         self.writer = Writer(workers)
         self.notes: dict[str, np.ndarray] = {}
@@ -114,6 +117,8 @@ class Checkpoints:
         """Wait until all is written, and let another process have the directory."""
         try:
             self.writer.close()
+            if self.folders is not None:
+                self.folders.close()
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -126,6 +131,7 @@ class Checkpoints:
         self.lock = FolderLock(self.what, self.path)
         for path in self.path.glob(f".*{PART}"):  # of a process that was killed
             path.unlink()
+        folders = [path for path in self.path.glob("carry-*") if path.is_dir()]
         ours = sorted(path for pattern in FILES for path in self.path.glob(pattern))
         if not resume:
             for path in (self.path / "run.json", *ours):
@@ -139,6 +145,9 @@ class Checkpoints:
                 damaged[path] = str(error).rstrip(".")
                 continue
             heads[path.name] = about
+            if "folder" in about and not (self.path / about["folder"]).is_dir():
+                damaged[path] = f"{self.path / about['folder']}, of {path.name}, is lost"
+                del heads[path.name]
         self._check_identity({k for k, v in heads.items() if v.get("run") != self.digest}, ours)
         done = max((head["done"] for head in heads.values()), default=0)
         if self.end is not None and done > self.end:
@@ -150,6 +159,10 @@ class Checkpoints:
             path.unlink()
         heads = self._to_go_on_from(self._renamed(heads))
         self._tell_damage(heads, list(damaged.values()))
+        known = {head.get("folder") for head in heads.values()}
+        for folder in folders:
+            if folder.name not in known:
+                shutil.rmtree(folder)
         return heads
 
     def _renamed(self, heads: Heads) -> Heads:
@@ -288,7 +301,8 @@ class Checkpoints:
         """Keep a group's last chunk; it is written by a thread, after the chunk before it.
 
         What is written is copied to the host here, since the next chunk takes the carry. Of several
-        hosts, only the first one writes.
+        hosts, only the first one writes; but of a single run whose arrays are spread over hosts,
+        each host writes its parts of the carry.
 
         Args:
           group: the lanes.
@@ -303,13 +317,17 @@ class Checkpoints:
             "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
         }
         carry = {"carry": run.carry, "beside": (arrays := {})}
-        text = packed(beside, arrays)
+        more: dict[str, Any] = {"beside": packed(beside, arrays)}
+        folders = None
+        if not group.plan.program.lanes and is_spread(run.carry):
+            more |= self._save_spread(run)
+            carry, folders = {"beside": arrays}, self.folders
         chunk, carry = to_host((chunk, carry))
         if jax.process_index() > 0:
             return
         records = []
         steps = run.logs[-1][0].shape[-1]
-        for what, tree, more in (("chunk", chunk, {}), ("carry", carry, {"beside": text})):
+        for what, tree, also in (("chunk", chunk, {}), ("carry", carry, more)):
             about = {
                 "run": self.digest,
                 "what": what,
@@ -319,15 +337,31 @@ class Checkpoints:
                 "attempt": self.attempt,
                 "length": self.length,
                 "end": self.end,
-                **more,
+                **also,
             }
             arrays = as_arrays(jax.tree.map(functools.partial(_as_rows, group), tree))
             arrays = {k: x if x.flags.owndata else x.copy() for k, x in arrays.items()}
             records.append((about, arrays))
-        self.writer.put(group.lanes[0], functools.partial(self._write, records))
+        self.writer.put(group.lanes[0], functools.partial(self._write, records, folders))
 
-    def _write(self, records: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> None:
+    def _save_spread(self, run: Run) -> dict[str, Any]:
+        """Begin to write a carry that is spread over hosts; return what its file says of it."""
+        if self.folders is None:
+            self.folders = SpreadFolders(self.what)
+        self.writer.wait(0)  # it waits for the last folder
+        folder, names = f"carry-{run.done:08d}-{self.attempt}", _names(run.carry)
+        sums = sums_of(run.carry)
+        self.folders.save(self.path / folder, run.carry)
+        return {"folder": folder, "names": names, "sums": sums}
+
+    def _write(
+        self,
+        records: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]],
+        folders: SpreadFolders | None,
+    ) -> None:
         for about, arrays in records:
+            if folders is not None and "folder" in about:
+                folders.wait()
             write_record(self.path / _name(about), about, arrays)
             self.heads[_name(about)] = about
         self._delete_old_carries(records[0][0]["lanes"])
@@ -347,6 +381,8 @@ class Checkpoints:
             if all(sum(lane in of for of in newer) >= KEPT for lane in head["lanes"]):
                 (self.path / name).unlink(missing_ok=True)
                 del self.heads[name]
+                if "folder" in head:
+                    shutil.rmtree(self.path / head["folder"])
 
     def load(self, group: Group, start: int = 0) -> Run | None:
         """Return where a group was when an earlier call was killed, or None if it had not begun.
@@ -362,13 +398,32 @@ class Checkpoints:
             return None
         where = {lane: self.carries[lane, done] for lane in group.lanes}
         arrays = {k: _as_run(group, x) for k, x in self._read(where, group).items()}
-        carry = from_arrays(part_of(arrays, "carry"), group.shapes, str(self.path))
+        head = self.heads[self.carries[group.lanes[0], done][0]]
+        if "folder" in head:
+            carry = self._load_spread(head, group.shapes)
+        else:
+            carry = from_arrays(part_of(arrays, "carry"), group.shapes, str(self.path))
         carry = jax.tree.map(lambda x, like: _placed(x, like.sharding), carry, group.shapes)
-        text = self.heads[self.carries[group.lanes[0], done][0]]["beside"]
-        self.beside = unpacked(text, nested(part_of(arrays, "beside")))
+        self.beside = unpacked(head["beside"], nested(part_of(arrays, "beside")))
         run = self.recorded(group, start, done)
         run.carry = carry
         return run
+
+    def _load_spread(self, head: dict[str, Any], like: Carry) -> PyTree:
+        """Return the carry in a folder: arrays, or NumPy's where `like` has no sharding."""
+        folder = self.path / head["folder"]
+        if self.folders is None:
+            self.folders = SpreadFolders(self.what)
+        if head["names"] != _names(like):
+            raise ValueError(f"{folder} holds a carry of another structure. {self.anew}")
+        lost = f"delete {head['folder']} and {_name(head)} to continue from the carry before it"
+        try:
+            carry = self.folders.load(folder, like)
+        except Exception as error:  # Orbax raises a dozen kinds
+            raise ValueError(f"{folder} cannot be read; {lost}. {error}") from error
+        if sums_of(carry) != head["sums"]:
+            raise ValueError(f"{folder} is damaged: its sums are not those of its arrays; {lost}.")
+        return from_arrays(dict(zip(head["names"], jax.tree.leaves(carry), strict=True)), like)
 
     def recorded(self, group: Group, start: int, stop: int) -> Run:
         """Return what a group recorded between two ends of chunks, without parameters and state."""
@@ -423,6 +478,10 @@ def _name(head: Mapping[str, Any]) -> str:
     return f"{head['what']}-{head['done']:08d}-{head['lanes'][0]:06d}-{lanes}.npz"
 
 
+def _names(tree: PyTree) -> list[str]:
+    return [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def _lane_of_rows(group: Group) -> np.ndarray:
     """Return the lane of each row of a group, with padding."""
     size = group.shapes.diverged_at.shape[0] if group.plan.program.lanes else 1
@@ -440,6 +499,8 @@ def _as_run(group: Group, x: Any) -> Any:
 
 
 def _placed(x: Any, sharding: Any) -> Any:
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -618,6 +679,12 @@ def _digest_of_program(traced: Any) -> str:
 def digest_of_text(value: Mapping[str, Any]) -> str:
     """Return a digest of what JSON can hold."""
     return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()
+
+
+def digest_by_sums(tree: PyTree) -> str:
+    """Return a digest of a tree of arrays that is the same however they are spread over hosts."""
+    kinds = [[list(x.shape), str(x.dtype)] for x in jax.tree.leaves(tree)]
+    return digest_of_text({"names": _names(tree), "kinds": kinds, "sums": sums_of(tree)})
 
 
 def digest_of(tree: PyTree) -> str:

@@ -312,11 +312,15 @@ class Writer:
 
     def put(self, source: Hashable, write: Callable[[], object]) -> None:
         """Write soon, in the order of the calls; first wait for the source's last write."""
-        if source in self._last:
-            self._last[source].result()
+        self.wait(source)
         self._room.acquire()
         self._raise()
         self._last[source] = self._thread.submit(self._run, write)
+
+    def wait(self, source: Hashable) -> None:
+        """Wait until what a source gave is written."""
+        if source in self._last:
+            self._last[source].result()
 
     def close(self) -> None:
         """Wait until everything is written."""

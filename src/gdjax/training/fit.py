@@ -22,7 +22,7 @@ from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
-from gdjax.training.checkpoint import Checkpoints, digest_of, digest_of_steps, identity_of
+from gdjax.training.checkpoint import Checkpoints, digest_by_sums, digest_of_steps, identity_of
 from gdjax.training.engine import Carry, Run, execute, first_carry, recorded
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import Plan, Program, make_plan
@@ -340,13 +340,13 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what decides the numbers of a run that is to begin."""
     params, state, model_state, *_ = run.carry
-    begun = None if start is None else [run.done, digest_of((params, state, model_state))]
+    begun = None if start is None else [run.done, digest_by_sums((params, state, model_state))]
     parts = {
         "params": params,
         "model_state": model_state,
         "state" if has_state else "optimizer": state,
     }
-    digests = {k: digest_of(v) if start is None else None for k, v in parts.items()}
+    digests = {k: digest_by_sums(v) if start is None else None for k, v in parts.items()}
     program = digest_of_steps(group.plan, run.carry)
     more = {"start": begun, "program": program, **digests}
     return identity_of(group.plan, run.carry, report_every, more)
