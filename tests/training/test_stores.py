@@ -209,39 +209,54 @@ def damage(folder, foreign, dice):
     return f"{kind} {one.name} {two.name}"
 
 
-def test_no_fault_gives_a_wrong_result(tmp_path, monkeypatch, quick):
-    """After each of 250 kills and faults: the right bits, or an error that names a file."""
-    dice, whole, told = random.Random(0), run(), []
+FAULTS = {  # what is run, how results are compared, kills, faults
+    "sweep": (lambda *a, **o: run(*a, **o), 25, 225),
+    "fit": (lambda *a, **o: one_run(*a, **FITS["everything"] | o), 9, 80),
+    "race": (lambda *a, **o: race("successive_halving", *a, **o), 12, 40),
+    "population": (lambda *a, **o: race("population_based_training", *a, **o), 12, 40),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_no_fault_gives_a_wrong_result(tmp_path, monkeypatch, quick, what):
+    """After each of many kills and faults: the right bits, or an error that names a file."""
+    go, kills, faults = FAULTS[what]
+    dice, whole, told = random.Random(0), go(), []
+    alike = same_fits if what == "fit" else same_results
     run(tmp_path / "foreign", loss=loss_towards(9.0))
     foreign = sorted(p for p in (tmp_path / "foreign").iterdir() if p.name != "lock")
-    states = {}
-    for write in range(1, 25):
-        folder = tmp_path / f"state{write}"
-        half_done(folder, monkeypatch, write)
-        states[write] = folder
-    run(tmp_path / "state25")
-    states[25] = tmp_path / "state25"
-    for case in range(250):
+    states = []
+    for write in range(1, kills):
+        states.append(tmp_path / f"state{write}")
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                go(states[-1])
+    states.append(tmp_path / "whole")
+    go(states[-1])
+    for case in range(kills + faults):
         folder = tmp_path / f"case{case}"
-        shutil.copytree(states[dice.choice(list(states))], folder)
-        what = damage(folder, foreign, dice) if case >= 25 else "killed"
+        shutil.copytree(
+            dice.choice(states) if case >= kills else states[case % len(states)], folder
+        )
+        done = damage(folder, foreign, dice) if case >= kills else "killed"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                result = run(folder)
+                result = go(folder)
             except ValueError as error:
                 told.append("error")
-                assert str(folder) in str(error) and "resume=False" in str(error), what
-                assert "foreign" in what, (what, error)
-                result = run(folder, resume=False)
+                assert str(folder) in str(error) and "resume=False" in str(error), done
+                assert "foreign" in done, (done, error)
+                result = go(folder, resume=False)
         if caught:
             told.append("warning")
-            assert all(str(folder) in str(w.message) for w in caught), what
-        assert case >= 25 or not caught, what
-        same_results(result, whole)
+            assert all(str(folder) in str(w.message) for w in caught), done
+        assert case >= kills or not caught, (done, caught[0].message)
+        alike(result, whole)
         assert not list(folder.glob(f".*{files.PART}"))
         shutil.rmtree(folder)
-    assert told.count("error") > 10 and told.count("warning") > 80
+    assert told.count("error") > faults // 25 and told.count("warning") > faults // 3
 
 
 def test_a_lost_chunk_does_not_shift_the_history(tmp_path, quick):
@@ -442,6 +457,192 @@ def test_a_fit_can_be_made_longer(tmp_path, quick, saves):
     sweep = dict(steps=7, held_out=DATA)
     run(tmp_path / "sweep", **sweep)
     same_results(run(tmp_path / "sweep", held_out=DATA), run(held_out=DATA))
+
+
+CHANGED_FITS = {
+    "loss_fn": dict(loss=loss_towards(9.0)),
+    "params": dict(params={"w": np.float32(0.25)}),
+    "optimizer": dict(optimizer=gdjax.adam(0.2)),
+    "optimizer, its flags": dict(optimizer=gdjax.adam(0.1, nesterov=True)),
+    "state": dict(state=gdjax.adam(0.1).init(START)),
+    "data": dict(data=DATA + 1),
+    "batch_size": dict(batch_size=4),
+    "key": dict(key=4),
+    "report_every": dict(report_every=4),
+    "held_out": dict(held_out=DATA[:3]),
+    "has_aux": dict(loss=lambda p, b: (LOSS(p, b), b), has_aux=True),
+    "needs_key": dict(loss=lambda p, b, key: LOSS(p, b), needs_key=True),
+    "model_state": dict(
+        loss=lambda p, m, b: (LOSS(p, b), m), model_state=jnp.zeros(2), held_out=DATA,
+        metric_fn=lambda p, m, d: p["w"],
+    ),
+}  # fmt: skip
+
+
+def test_another_fit_is_refused(tmp_path, quick):
+    whole = one_run(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+    for what, change in CHANGED_FITS.items() | {("start", dict(start=one_run(steps=1)))}:
+        with pytest.raises(ValueError, match=r"resume=False") as error:
+            one_run(tmp_path, **change)
+            pytest.fail(what)
+        assert what.split(",")[0] in str(error.value) and str(tmp_path) in str(error.value), what
+        now = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+        assert now == before, what
+    same_fits(one_run(tmp_path, loss=loss_towards(1.0)), whole)  # the same, but defined again
+    with pytest.raises(ValueError, match="other function .fit, now sweep"):
+        run(tmp_path)
+    same_fits(one_run(tmp_path, key=4, resume=False), one_run(key=4))
+
+
+class Counting:
+    """A callback with a state of every kind, that ends the run when it has seen enough."""
+
+    def __init__(self, end=99):
+        self.seen, self.end = [], end
+        self.state = {}
+
+    def __call__(self, report):
+        self.seen.append(report.step)
+        self.state = {
+            "seen": self.seen, "text": ["é", None, True, 0.1, -float("inf")], "bytes": b"\0x",
+            "w": report.params["w"], 3: {"~array": (jnp.ones(2, jnp.bfloat16), np.float64(0.1))},
+            "key": jax.random.key(report.step), "a/b": {}, "empty": np.zeros((0, 2)),
+        }  # fmt: skip
+        return len(self.seen) >= self.end
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state, self.seen = state, state["seen"]
+
+
+def test_callbacks_go_on(tmp_path, monkeypatch, quick, saves):
+    def plain(report):
+        pass
+
+    whole = Counting()
+    result = one_run(callbacks=[plain, whole])
+    for write in range(9):
+        folder, first, second = tmp_path / str(write), Counting(), Counting()
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                one_run(folder, callbacks=[plain, first])
+        same_fits(one_run(folder, callbacks=[plain, second]), result)
+        assert second.seen == [3, 6, 9, 11]
+        last = Counting()
+        same_fits(one_run(folder, callbacks=[plain, last]), result)
+        assert last.state["text"] == whole.state["text"] and last.state["bytes"] == b"\0x"
+        assert last.state["w"] == whole.state["w"] and last.state["a/b"] == {}
+        ones, tenth = last.state[3]["~array"]
+        assert ones.dtype == jnp.bfloat16 and tenth == np.float64(0.1) and tenth.dtype == np.float64
+        assert last.state["key"] == jax.random.key(11) and last.state["empty"].shape == (0, 2)
+    ended = one_run(tmp_path / "ended", callbacks=[Counting(2)])
+    saves.clear()
+    same_fits(one_run(tmp_path / "ended", callbacks=[Counting(2)]), ended)
+    assert ended.steps == 6 and not saves
+
+    def fail(report):
+        if report.step == 9:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        one_run(tmp_path / "failed", callbacks=[fail])
+    assert raised.value.result.steps == 9
+    saves.clear()
+    same_fits(one_run(tmp_path / "failed"), result)
+    assert saves == [9, 11]
+
+
+def test_a_fit_that_continues_a_result_goes_on(tmp_path, monkeypatch, quick, saves):
+    start, whole = one_run(steps=4), one_run()
+    for write in range(7):
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                one_run(folder, steps=7, start=start)
+        saves.clear()
+        result = one_run(folder, steps=7, start=start)
+        same(vars(result) | dict(seconds=0), vars(whole) | dict(seconds=0))
+        assert saves == [7, 10, 11][max(0, write - 1) // 2 :]
+    longer = one_run(folder, steps=9, start=start)
+    same(longer.history, one_run(steps=13).history)
+    saves.clear()
+    assert one_run(folder, steps=9, start=start).steps == 13 and not saves
+
+
+# --- the thread that writes ---
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch, quick):
+    trained, replace = threading.Event(), os.replace
+
+    def slow(*names):
+        if "chunk-00000003" in names[1].name:
+            assert trained.wait(60)
+        replace(*names)
+
+    monkeypatch.setattr(files.os, "replace", slow)
+    one_run(tmp_path, callbacks=[lambda report: report.step == 6 and trained.set()])
+    assert trained.is_set() and list(tmp_path.glob("carry-00000011-*"))
+
+
+@pytest.mark.parametrize("failing", ["chunk-00000006", "carry-00000011"])
+def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch, quick, failing):
+    replace, written = os.replace, []
+
+    def full(*names):
+        written.append(names[1].name)
+        if failing in names[1].name:
+            raise OSError("no space left on device")
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(OSError, match="no space left") as raised:
+            one_run(tmp_path)
+        assert raised.value.result.steps >= int(failing[-2:]) and failing in written[-1]
+        with pytest.raises(OSError, match="no space left"):
+            run(tmp_path / "sweep", lanes_per_program=None, steps=11)
+    same_fits(one_run(tmp_path), one_run())
+
+
+# --- other meshes ---
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_fit_goes_on_on_another_mesh(tmp_path, kind):
+    def loss(params, batch):
+        return jnp.mean((jnp.tanh(batch @ params["a"]) - 1) ** 2)
+
+    def go(devices, directory, steps):
+        params = {"a": jnp.linspace(-1, 1, 32).reshape(4, 8)}
+        types = (getattr(jax.sharding.AxisType, kind),)
+        mesh = jax.make_mesh((devices,), ("m",), devices=jax.devices()[:devices], axis_types=types)
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "m"))
+        params = jax.device_put(params, place)
+        data = np.linspace(0, 1, 32, dtype=np.float32).reshape(8, 4)
+        with (
+            jax.sharding.use_mesh(mesh) if hasattr(jax.sharding, "use_mesh") else jax.set_mesh(mesh)
+        ):
+            result = gdjax.fit(
+                loss, params, gdjax.adam(0.1), data, steps=steps, report_every=3,
+                directory=directory, batch_size=4,
+            )  # fmt: skip
+        assert result.params["a"].sharding.is_equivalent_to(place, 2)
+        return result
+
+    first = go(8, tmp_path, 6)
+    again = go(4, tmp_path, 6)
+    same_fits(first, again)  # moved, and not one bit is another
+    longer, whole = go(2, tmp_path, 12), go(2, None, 12)
+    np.testing.assert_array_equal(longer.history["loss"][:6], first.history["loss"])
+    np.testing.assert_allclose(longer.history["loss"], whole.history["loss"], rtol=1e-5)
+    kept = go(2, tmp_path, 12)
+    same_fits(kept, longer)
 
 
 # --- other devices, other groups ---

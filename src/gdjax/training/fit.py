@@ -24,11 +24,12 @@ from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.checkpoint import Checkpoints, digest_by_sums, digest_of_steps, identity_of
 from gdjax.training.engine import Carry, Run, execute, first_carry, recorded
+from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
-from gdjax.training.inputs import Plan, Program, make_plan
+from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
 from gdjax.training.lanes import Group
-from gdjax.training.plotting import draw_loss
-from gdjax.training.progress import Bar, Interrupt
+from gdjax.training.plotting import draw_fit
+from gdjax.training.progress import Bar, Interrupt, learning_rates
 
 
 class Report(NamedTuple):
@@ -106,8 +107,16 @@ class FitResult:
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the loss against the step; return the matplotlib axes."""
-        return draw_loss(self.history["loss"], ax)
+        """Draw the loss against the step, and held-out metrics in panels below it.
+
+        Args:
+          ax: matplotlib axes, for the loss alone; None makes a figure with all.
+
+        Returns:
+          The axes of the loss.
+        """
+        metrics = [name for name in self.history if name not in RESERVED]
+        return draw_fit(self.history, metrics, ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
@@ -225,7 +234,8 @@ def fit(
         is `optimizer.init(params)`.
       callbacks: functions of a `Report`, called between chunks; a true result ends the run.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
-      progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
+      progress: whether to show a bar, with the time left, the loss, the metrics and the learning
+        rate (needs tqdm: `pip install "gdjax[progress]"`); where stderr is no screen, a few lines.
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
@@ -271,7 +281,9 @@ def fit(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
-    given_state, state = state, optimizer.init(params) if state is None else state
+    starts_at = "optimizer" if state is None else "state"
+    state = optimizer.init(params) if state is None else state
+    state = with_epochs("fit", state, steps_per_epoch(data, batch_size))
     program = Program(
         loss_fn, optimizer.update, has_aux, needs_key, model_state is not None, batch_size,
         functions=functions_in(state),
@@ -290,14 +302,15 @@ def fit(
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
 
     with contextlib.ExitStack() as stack:
-        bar, interrupt = stack.enter_context(Bar(plan.total, progress)), Interrupt()
-        stack.enter_context(interrupt)
-        stack.enter_context(_carrying(result))
+        bar = stack.enter_context(Bar(plan.total, progress, "fit"))
+        interrupt = stack.enter_context(Interrupt())
         store, ended = None, False
         if directory is not None:
-            identity = _identity(group, run, start, given_state is not None, report_every)
+            identity = _identity(group, run, start, starts_at, report_every)
             store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
-            stack.enter_context(contextlib.closing(store))
+        stack.enter_context(_carrying(result))
+        if store is not None:
+            stack.callback(store.close)
             plan = group.plan = plan._replace(length=store.length)
             if store.done[0] > run.done:
                 run.carry = group.shapes  # makes room
@@ -310,6 +323,7 @@ def fit(
                 store.save(group, run, {"ended": ends, "callbacks": _states_of(callbacks)})
             return ends or interrupt.asked
 
+        bar.begin(run.done)
         if not ended:
             execute(plan, run, on_chunk)
     reached = result(interrupt.asked)
@@ -336,7 +350,7 @@ def _places(carry: Carry) -> Carry:
 
 
 def _identity(
-    group: Group, run: Run, start: FitResult | None, has_state: bool, report_every: int | None
+    group: Group, run: Run, start: FitResult | None, starts_at: str, report_every: int | None
 ) -> dict[str, Any]:
     """Return what decides the numbers of a run that is to begin."""
     params, state, model_state, *_ = run.carry
@@ -344,7 +358,7 @@ def _identity(
     parts = {
         "params": params,
         "model_state": model_state,
-        "state" if has_state else "optimizer": state,
+        starts_at: state,
     }
     digests = {k: digest_by_sums(v) if start is None else None for k, v in parts.items()}
     program = digest_of_steps(group.plan, run.carry)
@@ -399,13 +413,14 @@ def _carrying(result: Callable[[], FitResult]) -> Iterator[None]:
 
 def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...]) -> bool:
     """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
-    if bar.bar is None and not callbacks:
+    if not bar.shown and not callbacks:
         return False
     loss = float(run.logs[-1][0].mean())
     metrics = (
         {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
     )
-    bar.show(run.done, loss=loss, **metrics)
+    if bar.shown:
+        bar.show(run.done, loss=loss, **learning_rates(run.carry.state) | metrics)
     if not callbacks:
         return False
     carry = run.carry
