@@ -211,9 +211,9 @@ def damage(folder, foreign, dice):
 
 FAULTS = {  # what is run, how results are compared, kills, faults
     "sweep": (lambda *a, **o: run(*a, **o), 25, 225),
-    "fit": (lambda *a, **o: one_run(*a, **FITS["everything"] | o), 9, 80),
-    "race": (lambda *a, **o: race("successive_halving", *a, **o), 12, 40),
-    "population": (lambda *a, **o: race("population_based_training", *a, **o), 12, 40),
+    "fit": (lambda *a, **o: one_run(*a, **FITS["everything"] | o), 9, 50),
+    "race": (lambda *a, **o: race("successive_halving", *a, **o), 12, 24),
+    "population": (lambda *a, **o: race("population_based_training", *a, **o), 12, 24),
 }
 
 
@@ -431,7 +431,7 @@ def test_a_killed_fit_goes_on(tmp_path, monkeypatch, quick, saves, name):
             die_at(patch, write)
             with pytest.raises(Killed) as killed:
                 one_run(folder, **options)
-        assert killed.value.result.steps <= whole.steps
+        assert not write or killed.value.result.steps <= whole.steps
         saves.clear()
         same_fits(one_run(folder, **options), whole)
         assert saves == chunks[max(0, write - 1) // 2 :], write
@@ -482,7 +482,7 @@ CHANGED_FITS = {
 def test_another_fit_is_refused(tmp_path, quick):
     whole = one_run(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
-    for what, change in CHANGED_FITS.items() | {("start", dict(start=one_run(steps=1)))}:
+    for what, change in [*CHANGED_FITS.items(), ("start", dict(start=one_run(steps=1)))]:
         with pytest.raises(ValueError, match=r"resume=False") as error:
             one_run(tmp_path, **change)
             pytest.fail(what)

@@ -556,6 +556,8 @@ def identity_of(
       report_every: the argument.
       given: what there is more: at least "params", "optimizer" and "program".
     """
+    if is_stream(plan.data):
+        raise ValueError(f"{plan.caller}(directory=...) needs arrays: no run can resume a stream.")
     key: Any = plan.key
     impl = "seed"
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -77,10 +77,6 @@ class Pool:
         plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
         self.checkpoints: Checkpoints | None = None
         if directory is not None:
-            if not plan.examples:
-                raise ValueError(
-                    f"{caller}(directory=...) needs arrays: no run can resume a stream."
-                )
             identity = identity_of_lanes(configs, kinds, options.get("report_every"), rules or {})
             self.checkpoints = Checkpoints(
                 caller,
