@@ -49,7 +49,7 @@ def _as_array(what: str, tree: PyTree, i: int, x: Any) -> Any:
         try:
             array = np.asarray(x)
         except Exception as error:  # of the other library, such as a tensor that needs a gradient
-            problem = f": {error}"
+            problem = f": {error}".rstrip(".")
     if is_array(array):
         return np.asarray(array)
     paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_iterator)[0]
