@@ -90,6 +90,15 @@ def is_stream(data: PyTree) -> bool:
     return is_leaf and is_iterable(data)
 
 
+def batches_per_epoch(data: Any) -> int | None:
+    """Return how many batches a pass over an iterable has; None if it does not say."""
+    source = data.source if isinstance(data, Batches) else data
+    try:
+        return None if isinstance(source, Iterator) else len(source)
+    except Exception:  # of a loader that does not know, such as one of an IterableDataset
+        return None
+
+
 class Place(NamedTuple):
     """Where a stream stands, after a batch."""
 
@@ -140,7 +149,7 @@ class Stream:
         self.caller, self.what, self.ended = caller, f"{caller}({name}=...)", ""
         self.source, self.prefetch = given.source, given.prefetch
         self.one_shot = isinstance(self.source, Iterator)
-        self.per_epoch = None if self.one_shot else _length(self.source)
+        self.per_epoch = batches_per_epoch(self.source)
         self._like: Kinds | None = None
         if steps is not None:
             check_integer(f"{caller}(steps=...)", steps)
@@ -502,13 +511,6 @@ def _unpacked(text: str) -> Any:
 
 def _has(x: object, *names: str) -> bool:
     return all(callable(getattr(x, name, None)) for name in names)
-
-
-def _length(source: Any) -> int | None:
-    try:
-        return len(source)
-    except Exception:  # of a loader that does not know, such as one of an IterableDataset
-        return None
 
 
 def _kind(source: object) -> str:
