@@ -574,6 +574,88 @@ def test_a_fit_that_continues_a_result_goes_on(tmp_path, monkeypatch, quick, sav
     assert one_run(folder, steps=9, start=start).steps == 13 and not saves
 
 
+class Shuffled:
+    """A loader that shuffles each pass by a generator of its own, and says where it stands."""
+
+    def __init__(self):
+        self.passes, self.read, self.resumed = 0, 0, None
+
+    def __iter__(self):
+        self.passes, self.read = self.passes + 1, 0
+        if self.resumed is not None:
+            (self.passes, self.read), self.resumed = self.resumed, None
+        order = np.random.default_rng(self.passes).permutation(8).reshape(4, 2)
+        for rows in order[self.read :]:
+            self.read += 1
+            yield {"x": DATA[rows], "ids": (rows,)}
+
+    def __len__(self):
+        return 4
+
+    def state_dict(self):
+        return {"at": [self.passes, self.read]}
+
+    def load_state_dict(self, state):
+        self.resumed = state["at"]
+
+
+class Reader:
+    """An iterator that can be told where to go, as Grain's can."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        return {"x": DATA[[self.at % 8, self.at % 5]], "ids": (np.array([self.at, 0]),)}
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+LOADERS = {
+    "list": lambda: [{"x": DATA[i : i + 2], "ids": (np.array([i, i + 1]),)} for i in range(5)],
+    "state_dict": Shuffled,
+    "get_state": Reader,
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_fit_on_a_loader_goes_on(tmp_path, monkeypatch, quick, saves, kind):
+    def go(directory, more=0.0, **options):
+        def loss(params, batch):
+            return LOSS(params, batch["x"]) + more, {"seen": batch["ids"]}
+
+        options |= dict(batch_size=None, has_aux=True, data=LOADERS[kind]())
+        return one_run(directory, loss=loss, **options)
+
+    whole = go(tmp_path / "whole")
+    assert len(np.unique(whole.history["aux"]["seen"][0][:4])) > 4
+    for write in (2, 3, 5, 6, 8):
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                go(folder)
+        saves.clear()
+        same_fits(go(folder), whole)
+        assert saves == [3, 6, 9, 11][(write - 1) // 2 :]
+        saves.clear()
+        same_fits(go(folder), whole)
+        assert not saves
+    same(go(folder, steps=13).history, go(tmp_path / "long", steps=13).history)
+    with pytest.raises(ValueError, match="holds a run with other loss_fn"):
+        go(folder, more=1.0)
+    with pytest.raises(ValueError, match="iterator without get_state"):
+        one_run(tmp_path / "new", data=iter([DATA, DATA]), batch_size=None)
+
+
 # --- the thread that writes ---
 
 

@@ -28,7 +28,14 @@ from jax.experimental import multihost_utils
 
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import PyTree
-from gdjax.training.engine import Carry, Run, chunk_program, metric_program, to_host
+from gdjax.training.engine import (
+    Carry,
+    Run,
+    chunk_program,
+    metric_program,
+    stream_program,
+    to_host,
+)
 from gdjax.training.files import (
     PART,
     DamagedFile,
@@ -46,8 +53,9 @@ from gdjax.training.files import (
     write_record,
 )
 from gdjax.training.hosts import SpreadFolders, is_spread, sums_of
-from gdjax.training.inputs import Plan, is_stream, one_batch, traced_loss
+from gdjax.training.inputs import Plan, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
+from gdjax.training.streams import first_batch, is_stream
 from gdjax.training.trials import Config, columns, words
 
 KEPT = 2  # carries of each lane
@@ -429,10 +437,8 @@ class Checkpoints:
         """Return what a group recorded between two ends of chunks, without parameters and state."""
         plan = group.plan
         with weak_functions():
-            _, like = jax.eval_shape(
-                lambda c: chunk_program(plan.program)(c, plan.data, plan.key, np.int32(0), 1),
-                group.shapes,
-            )
+            step, inputs = _step(plan)
+            _, like = jax.eval_shape(lambda carry: step(carry, *inputs), group.shapes)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), like)
         run = Run(jax.tree.map(lambda _: None, group.shapes), stop)
         while start < stop:
@@ -551,13 +557,11 @@ def identity_of(
     The number of steps is not among it: a run can go on to more of them.
 
     Args:
-      plan: the run.
+      plan: the run; of an iterable, `data` are the shapes of a batch.
       lane: a single lane's carry, or its shapes.
       report_every: the argument.
       given: what there is more: at least "params", "optimizer" and "program".
     """
-    if is_stream(plan.data):
-        raise ValueError(f"{plan.caller}(directory=...) needs arrays: no run can resume a stream.")
     key: Any = plan.key
     impl = "seed"
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -572,7 +576,7 @@ def identity_of(
         "needs_key": plan.program.needs_key,
         "vectorize": plan.program.lanes,
         "key": [impl, to_host(key).tolist()],
-        "data": digest_of(plan.data),
+        "data": digest_of(plan.data) if plan.examples else f"an iterable of {batch}",
         "held_out": None,
         "metric_fn": None,
         "loss_fn": _digest_of_program(traced),
@@ -582,7 +586,7 @@ def identity_of(
     if plan.held_out is not None:
         single, shapes = plan._replace(program=plan.program._replace(lanes="")), plan.held_out
         if is_stream(plan.held_out):
-            shapes = jax.tree.map(jnp.asarray, next(iter(plan.held_out)))
+            shapes = first_batch(plan.held_out)
         shapes = _shapes(shapes)
         identity["held_out"] = (
             f"an iterable of {shapes}" if is_stream(plan.held_out) else digest_of(plan.held_out)
@@ -652,9 +656,16 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def digest_of_steps(plan: Plan, lane: Carry) -> str:
     """Return a digest of the program of a step, for one lane on one device."""
     program = plan.program._replace(lanes="", own_keys=False, shards=1)
-    inputs = (_shapes(lane), _shapes(plan.data), plan.key, np.int32(0))
+    step, inputs = _step(plan._replace(program=program, data=_shapes(plan.data)))
     with weak_functions():
-        return _digest_of_program(chunk_program(program).trace(*inputs, 1))
+        return _digest_of_program(step.trace(_shapes(lane), *inputs))
+
+
+def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
+    """Return the jitted program of a step, and its arguments after the carry."""
+    if plan.examples:
+        return chunk_program(plan.program), (plan.data, plan.key, np.int32(0), 1)
+    return stream_program(plan.program, True), (plan.data, plan.key, np.int32(0), np.int32(1))
 
 
 def _shapes(tree: PyTree) -> PyTree:

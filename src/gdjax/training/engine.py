@@ -7,8 +7,11 @@ to stop. The state of the model is that after the last step with a finite loss.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,10 +33,10 @@ from gdjax.training.inputs import (
     as_key,
     by_name,
     check_loss,
-    is_stream,
     loss_inputs,
 )
 from gdjax.training.jax_details import is_unchanged
+from gdjax.training.streams import Batch, is_stream, stacked
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
@@ -99,15 +102,16 @@ def execute(
     if run.done and all_ended(run):
         return
     compiled, stop = compiled or {}, plan.total if stop is None else stop
-    chunks = _from_arrays(plan, run, stop, compiled) if plan.examples else _from_stream(plan, run)
-    for carry, done, log in chunks:
-        run.carry, run.done = carry, done
-        run.logs.append(log)
-        if plan.held_out is not None:
-            program = compiled.get("metric") or metric_program(plan)
-            run.reports.append({"step": done, **evaluate(plan, carry, program)})
-        if on_chunk is not None and on_chunk(run) or all_ended(run):
-            break
+    make = _from_arrays if plan.examples else _from_stream
+    with contextlib.closing(make(plan, run, stop, compiled)) as chunks:
+        for carry, done, log in chunks:
+            run.carry, run.done = carry, done
+            run.logs.append(log)
+            if plan.held_out is not None:
+                program = compiled.get("metric") or metric_program(plan)
+                run.reports.append({"step": done, **evaluate(plan, carry, program)})
+            if on_chunk is not None and on_chunk(run) or all_ended(run):
+                break
 
 
 def all_ended(run: Run) -> bool:
@@ -129,14 +133,13 @@ def evaluate(plan: Plan, carry: Carry, program: Any) -> dict[str, Array]:
         with weak_functions():
             return by_name(program(*trained, plan.held_out))
     total, examples = {}, 0
-    for batch in plan.held_out:
-        size = len(jax.tree.leaves(batch)[0])
-        with weak_functions():
-            values = by_name(program(*trained, batch))
-        total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
-        examples += size
-    if not examples:
-        raise ValueError(f"{plan.caller}(held_out=...) gave no batch when it was read once more.")
+    with plan.held_out.reading(0, None) as reading:
+        while taken := reading.take(1):
+            with weak_functions():
+                values = by_name(program(*trained, taken[0].tree))
+            size = len(taken[0].leaves[0])
+            total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
+            examples += size
     return {k: v / examples for k, v in total.items()}
 
 
@@ -170,35 +173,80 @@ def _from_arrays(
         yield carry, done, log
 
 
-def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
-    """Yield after as many batches as a chunk has steps; the iterable may end early."""
-    program, carry, logs = stream_program(plan.program), run.carry, []
-    axis = 1 if plan.program.lanes else 0
+def _from_stream(
+    plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
+) -> Iterator[Chunk]:
+    """Yield after as many batches as a chunk has steps, at the end, and before an error."""
+    stream, carry, done, failure = plan.data, run.carry, run.done, None
+    stop = stop if stream.epochs is None else None  # the loader may not know how long a pass is
+    running: collections.deque[Any] = collections.deque()  # losses, at most of two calls
+    with stream.reading(done, stop) as reading:
+        while done != stop and failure is None:
+            wanted = plan.length if stop is None else min(plan.length, stop - done)
+            reading.allow(wanted)
+            logs, count = [], 0
+            while count < wanted:
+                try:
+                    if len(running) == 2:
+                        jax.block_until_ready(running.popleft())
+                    taken = reading.take(wanted - count)
+                except BaseException as error:  # such as Ctrl-C; the steps before it are kept
+                    failure = error
+                    break
+                if not taken:
+                    break
+                if done + count == run.done:
+                    _check_first(plan, carry, taken[0].tree)
+                carry, log = _take_steps(plan, carry, taken, done + count)
+                running.append(log[0])
+                logs.append((log, len(taken)))
+                count += len(taken)
+                place = taken[-1].place
+            if count:
+                done += count
+                stream.place = place
+                try:
+                    yield carry, done, _joined(plan.program, logs)
+                except GeneratorExit:  # the run ends here; Ctrl-C has wanted just that
+                    if failure is None or isinstance(failure, KeyboardInterrupt):
+                        raise
+                    raise failure from None
+            if count < wanted:
+                break
+    if failure is not None:
+        raise failure
+    if stream.ended:
+        aim = f"steps={stop}" if stream.epochs is None else f"epochs={stream.epochs}"
+        warnings.warn(
+            f"{plan.caller}: {stream.ended}, before {aim}. What it returns has done {done} steps.",
+            stacklevel=2,
+        )
 
-    def stacked(logs):
-        return jax.tree.map(lambda *x: jnp.stack(x, axis), *logs)
 
-    done = 0
-    for batch in plan.data:
-        batch = jax.tree.map(jnp.asarray, batch)
-        if not done:
-            params, model_state = carry.params, carry.model_state
-            if plan.program.lanes:
-                params, model_state = jax.tree.map(lambda x: x[0], (params, model_state))
-            check_loss(plan.caller, plan.program, params, model_state, batch)
-        with weak_functions():
-            carry, log = program(carry, batch, plan.key, np.int32(done))
-        logs.append(log)
-        done += 1
-        if done % plan.length == 0 or done == plan.total:
-            yield carry, done, stacked(logs)
-            logs = []
-        if done == plan.total:
-            return
-    if logs:
-        yield carry, done, stacked(logs)
-    if not done:
-        raise ValueError(f"{plan.caller}(data=...): the iterable gave no batch.")
+def _check_first(plan: Plan, carry: Carry, batch: PyTree) -> None:
+    lane = carry.params, carry.model_state
+    if plan.program.lanes:
+        lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), lane)
+    check_loss(plan.caller, plan.program, *lane, batch)
+
+
+def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tuple[Carry, Any]:
+    """Run one call of a program on batches of equal shapes; the logs have steps along an axis."""
+    one = taken[0].together == 1
+    program = stream_program(plan.program, one)
+    batches = taken[0].tree if one else stacked(taken)
+    with weak_functions():
+        return program(carry, batches, plan.key, np.int32(done), np.int32(len(taken)))
+
+
+def _joined(program: Program, logs: list[tuple[PyTree, int]]) -> PyTree:
+    """Return the logs of a chunk, on the host: each call's first steps, one after the other."""
+    axis = 1 if program.lanes else 0
+    parts = [
+        jax.tree.map(lambda x, n=count: x[(slice(None),) * axis + (slice(n),)], to_host(log))
+        for log, count in logs
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)
 
 
 def recorded(plan: Plan, run: Run) -> tuple[np.ndarray, PyTree, dict[str, np.ndarray]]:
@@ -294,18 +342,41 @@ def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
 
 
 @remembered
-def stream_program(program: Program) -> Any:
-    """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
+def stream_program(program: Program, one: bool) -> Any:
+    """Return the jitted `some(carry, batches, key, start, count)`, steps on batches from outside.
+
+    If `one`, it is a single step on a batch, else `count` steps on the first of stacked batches.
+    The numbers do not depend on how many a call takes: the same loop takes them all.
+    """
     move = make_move(program)
 
-    def one(carry, batch, key, i):
+    def some(carry, batches, key, start, count):
         def train(carry, key):
-            new, log = move(carry[:3], batch, jax.random.fold_in(as_key(key), i))
-            return guarded(carry, new, log, i)
+            key = as_key(key)
+
+            def step(carry, batch, i):
+                new, log = move(carry[:3], batch, jax.random.fold_in(key, i))
+                return guarded(carry, new, log, i)
+
+            def step_of_many(carry, j):
+                return step(carry, jax.tree.map(lambda x: x[j], batches), start + j)
+
+            if one:
+                carry, log = step(carry, batches, start)
+                return carry, jax.tree.map(lambda x: jnp.expand_dims(x, 0), log)
+            size = len(jax.tree.leaves(batches)[0])
+            shapes = jax.eval_shape(step_of_many, carry, 0)[1]
+            logs = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+
+            def body(j, carry_and_logs):
+                carry, log = step_of_many(carry_and_logs[0], j)
+                return carry, jax.tree.map(lambda x, y: x.at[j].set(y), carry_and_logs[1], log)
+
+            return jax.lax.fori_loop(0, count, body, (carry, logs))
 
         return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
 
-    return jax.jit(one, donate_argnums=0)
+    return jax.jit(some, donate_argnums=0)
 
 
 def metric_program(plan: Plan) -> Any:

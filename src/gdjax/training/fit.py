@@ -30,6 +30,7 @@ from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
 from gdjax.training.lanes import Group
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
+from gdjax.training.streams import Stream, first_batch
 
 
 class Report(NamedTuple):
@@ -77,6 +78,7 @@ class FitResult:
       model_state: the state of the model, None without one.
       key: the key or the seed of the shuffles and of the loss.
       interrupted: whether Ctrl-C ended the run.
+      position: where an iterable of batches stands, as JSON, see `fit(data=...)`; None for arrays.
     """
 
     params: Params
@@ -89,6 +91,7 @@ class FitResult:
     model_state: PyTree
     key: Any
     interrupted: bool
+    position: str | None = None
 
     @property
     def eval_params(self) -> Params:
@@ -161,7 +164,7 @@ class FitResult:
         return cls(**trees, history=nested(part_of(arrays, "history")), key=key, **about)
 
 
-NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted")  # of a FitResult
+NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted", "position")
 
 
 @strict()
@@ -202,13 +205,16 @@ def fit(
       params: a tree of float or complex arrays; they are copied, not donated. With `start` they
         only give the structure.
       optimizer: an `(init, update)` pair, of gdjax or another library.
-      data: a tree of arrays with the examples along axis 0, or an iterable of batches (for streams
-        that do not fit into memory).
+      data: a tree of arrays with the examples along axis 0; or an iterable of batches, trees of
+        arrays, for what does not fit into memory: a loader (of PyTorch, Grain, ...), a list of
+        tuples or dicts, an iterator. It is read in a thread while steps run, see `batches`. Batches
+        must agree in structure and dtypes; for each new shape the step is compiled once more.
       batch_size: examples in a step, drawn without replacement: each epoch is a new shuffle, and
         what is left over after its last full batch is not seen in it. None takes all data in every
         step; 1 is stochastic gradient descent. Not for an iterable, which has its own.
-      steps: number of updates; with an iterable None runs it to its end.
-      epochs: passes over the data, instead of `steps`.
+      steps: number of updates. An iterable is read as often as that needs; an iterator, which can
+        be read only once, to its end if this is None. A warning says if it ends before.
+      epochs: passes over the data, instead of `steps`; not for an iterator.
       key: a PRNG key, or an integer seed, for the shuffles and the loss. None is that of `start`,
         or seed 0.
       has_aux: whether the loss function returns `(loss, aux)`.
@@ -229,7 +235,9 @@ def fit(
         (without aux), which must then need no key and no `model_state`.
       start: a `FitResult` to continue from, with its parameters, states, step count, place in the
         shuffles, keys and history. `steps` and `epochs` are then further ones: eight runs of 8
-        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`.
+        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`. A loader
+        with `state_dict` (torchdata) or `get_state` (Grain) continues where it was; the first
+        batches of another one are read and left out; an iterator is read on.
       state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
         is `optimizer.init(params)`.
       callbacks: functions of a `Report`, called between chunks; a true result ends the run.
@@ -242,7 +250,9 @@ def fit(
       directory: where finished chunks are kept; see `sweep`. The same call goes on from them after
         it was killed and gives the same bits; with more `steps` or `epochs` it goes on after its
         end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
-        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Needs arrays.
+        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Of an iterable of
+        batches one batch is read first, to see its shapes; an iterator must have `get_state` and
+        `set_state`.
       resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
@@ -296,7 +306,8 @@ def fit(
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
         reports=bool(progress or callbacks or directory is not None),
     )  # fmt: skip
-    group = Group([0], 0, plan, _places(run.carry), lambda: run.carry)
+    if start is not None and start.position is not None and isinstance(plan.data, Stream):
+        plan.data.go_to(start.position, further=True)
 
     def result(interrupted: bool = False) -> FitResult:
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
@@ -304,23 +315,30 @@ def fit(
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(Bar(plan.total, progress, "fit"))
         interrupt = stack.enter_context(Interrupt())
-        store, ended = None, False
+        store = group = None
+        ended = False
         if directory is not None:
+            batch = first_batch(plan.data) if isinstance(plan.data, Stream) else plan.data
+            group = Group([0], 0, plan._replace(data=batch), _places(run.carry), lambda: run.carry)
             identity = _identity(group, run, start, starts_at, report_every)
             store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
         stack.enter_context(_carrying(result))
         if store is not None:
             stack.callback(store.close)
-            plan = group.plan = plan._replace(length=store.length)
+            plan = plan._replace(length=store.length)
             if store.done[0] > run.done:
                 run.carry = group.shapes  # makes room
                 run = store.load(group, run.done) or run
                 ended = _load_callbacks(callbacks, store.beside)
+                if isinstance(plan.data, Stream):
+                    plan.data.go_to(store.beside["position"])
 
         def on_chunk(run: Run) -> bool:
             ends = _report(run, bar, callbacks)
             if store is not None:
-                store.save(group, run, {"ended": ends, "callbacks": _states_of(callbacks)})
+                place = plan.data.position if isinstance(plan.data, Stream) else None
+                beside = {"ended": ends, "callbacks": _states_of(callbacks), "position": place}
+                store.save(group, run, beside)
             return ends or interrupt.asked
 
         bar.begin(run.done)
@@ -458,6 +476,7 @@ def _result(
         model_state=run.carry.model_state,
         key=plan.key,
         interrupted=interrupted,
+        position=plan.data.position if isinstance(plan.data, Stream) else None,
     )
 
 

@@ -34,12 +34,12 @@ from gdjax.training.inputs import (
     Plan,
     Program,
     as_key,
-    is_stream,
     make_plan,
     one_batch,
     traced_loss,
 )
 from gdjax.training.jax_details import has_convolution
+from gdjax.training.streams import is_stream
 from gdjax.training.trials import SEEDS, Config, columns, is_number, static_parts
 
 LARGE = 4096  # parameters: a lane with at least this many uses a whole CPU core
@@ -163,7 +163,7 @@ def make_kinds(
     parts = static_parts(configs)
     if is_stream(data) and (len(parts) > 1 or lanes_per_program not in (None, len(configs))):
         raise ValueError(
-            f"{caller}(data=...): an iterable can be read only once, so all {len(configs)} lanes "
+            f"{caller}(data=...): an iterable is read once for all lanes, so all {len(configs)} "
             f"must be in one program; got lanes_per_program={lanes_per_program} and {len(parts)} "
             "combinations of static values. Give arrays, or run one sweep for each combination."
         )

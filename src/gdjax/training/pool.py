@@ -77,6 +77,8 @@ class Pool:
         plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
         self.checkpoints: Checkpoints | None = None
         if directory is not None:
+            if not plan.examples:
+                raise ValueError(f"{caller}(directory=...) needs arrays, not an iterable.")
             identity = identity_of_lanes(configs, kinds, options.get("report_every"), rules or {})
             self.checkpoints = Checkpoints(
                 caller,

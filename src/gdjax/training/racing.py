@@ -21,10 +21,10 @@ import numpy as np
 
 from gdjax.core.checks import bound_arguments, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
-from gdjax.training.inputs import is_stream
 from gdjax.training.pool import Pool
 from gdjax.training.repeats import checked_mode, lanes_of_points, rank
 from gdjax.training.result import SweepResult
+from gdjax.training.streams import is_stream
 from gdjax.training.sweep import sweep
 from gdjax.training.trials import Config, Space, as_configs, columns, sampled
 
@@ -374,4 +374,7 @@ def check_judge(caller: str, by: str, mode: str | None, options: Mapping[str, An
 def check_rereadable(caller: str, data: PyTree) -> None:
     """Raise for a stream: it can be read only once, and a race reads data again after a rung."""
     if is_stream(data):
-        raise ValueError(f"{caller}(data=...) must be arrays; a race reads them more than once.")
+        raise ValueError(
+            f"{caller}(data=...) must be arrays, as a race reads them more than once; got an "
+            "iterable of batches. (A list is batches, a tuple is arrays.)"
+        )
