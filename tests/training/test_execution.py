@@ -255,7 +255,7 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     steps.clear()
     same(resumable(tmp_path).history, whole.history)
     assert steps == []
-    with pytest.raises(ValueError, match="holds a sweep with other steps, key"):
+    with pytest.raises(ValueError, match="holds a run with other key"):
         run(directory=tmp_path, steps=70, report_every=10, lanes_per_program=8, key=2)
 
 

@@ -22,13 +22,15 @@ from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
-from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.checkpoint import Checkpoints, digest_by_sums, digest_of_steps, identity_of
+from gdjax.training.engine import Carry, Run, execute, first_carry, recorded
 from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
+from gdjax.training.lanes import Group
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
-from gdjax.training.streams import Stream
+from gdjax.training.streams import Stream, first_batch
 
 
 class Report(NamedTuple):
@@ -188,6 +190,8 @@ def fit(
     report_every: int | None = None,
     progress: bool = False,
     on_nonfinite: str = "raise",
+    directory: str | os.PathLike[str] | None = None,
+    resume: bool = True,
 ) -> FitResult:
     """Minimize a loss over data with any optimizer, as one compiled program.
 
@@ -243,6 +247,13 @@ def fit(
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
+      directory: where finished chunks are kept; see `sweep`. The same call goes on from them after
+        it was killed and gives the same bits; with more `steps` or `epochs` it goes on after its
+        end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
+        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Of an iterable of
+        batches one batch is read first, to see its shapes; an iterator must have `get_state` and
+        `set_state`.
+      resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
       A `FitResult`. Ctrl-C ends the run after the chunk in progress, and what is done is returned.
@@ -252,7 +263,9 @@ def fit(
         exception that ends a run which has begun, such as one of a callback or of an iterable.
       TypeError: for a loss that is no real scalar, data that is no tree of arrays, or traced values
         (see `unroll`).
-      ValueError: for data of unequal lengths or with NaN, or a batch larger than the data.
+      ValueError: for data of unequal lengths or with NaN, a batch larger than the data, or a
+        directory with another run in it.
+      RuntimeError: if another process is using the directory.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -278,6 +291,7 @@ def fit(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
+    starts_at = "optimizer" if state is None else "state"
     state = optimizer.init(params) if state is None else state
     state = with_epochs("fit", state, steps_per_epoch(data, batch_size))
     program = Program(
@@ -290,7 +304,7 @@ def fit(
         "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
         epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        reports=bool(progress or callbacks),
+        reports=bool(progress or callbacks or directory is not None),
     )  # fmt: skip
     if start is not None and start.position is not None and isinstance(plan.data, Stream):
         plan.data.go_to(start.position, further=True)
@@ -298,9 +312,38 @@ def fit(
     def result(interrupted: bool = False) -> FitResult:
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
 
-    with Bar(plan.total, progress, "fit") as bar, Interrupt() as interrupt, _carrying(result):
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(Bar(plan.total, progress, "fit"))
+        interrupt = stack.enter_context(Interrupt())
+        store = group = None
+        ended = False
+        if directory is not None:
+            batch = first_batch(plan.data) if isinstance(plan.data, Stream) else plan.data
+            group = Group([0], 0, plan._replace(data=batch), _places(run.carry), lambda: run.carry)
+            identity = _identity(group, run, start, starts_at, report_every)
+            store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
+        stack.enter_context(_carrying(result))
+        if store is not None and group is not None:
+            stack.callback(store.close)
+            plan = plan._replace(length=store.length)
+            if store.done[0] > run.done:
+                run.carry = group.shapes  # makes room
+                run = store.load(group, run.done) or run
+                ended = _load_callbacks(callbacks, store.beside)
+                if isinstance(plan.data, Stream):
+                    plan.data.go_to(store.beside["position"])
+
+        def on_chunk(run: Run) -> bool:
+            ends = _report(run, bar, callbacks)
+            if store is not None and group is not None:
+                place = plan.data.position if isinstance(plan.data, Stream) else None
+                beside = {"ended": ends, "callbacks": _states_of(callbacks), "position": place}
+                store.save(group, run, beside)
+            return ends or interrupt.asked
+
         bar.begin(run.done)
-        execute(plan, run, lambda run: _report(run, bar, callbacks) or interrupt.asked)
+        if not ended:
+            execute(plan, run, on_chunk)
     reached = result(interrupt.asked)
     if reached.interrupted:
         warnings.warn(
@@ -313,6 +356,45 @@ def fit(
     if bad and on_nonfinite != "stop":
         _tell_nonfinite(reached, on_nonfinite)
     return reached
+
+
+def _places(carry: Carry) -> Carry:
+    """Return the shapes of a run's arrays, with their shardings where somebody chose them."""
+
+    def one(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+
+    return jax.tree.map(one, carry)
+
+
+def _identity(
+    group: Group, run: Run, start: FitResult | None, starts_at: str, report_every: int | None
+) -> dict[str, Any]:
+    """Return what decides the numbers of a run that is to begin."""
+    params, state, model_state, *_ = run.carry
+    begun = None if start is None else [run.done, digest_by_sums((params, state, model_state))]
+    parts = {
+        "params": params,
+        "model_state": model_state,
+        starts_at: state,
+    }
+    digests = {k: digest_by_sums(v) if start is None else None for k, v in parts.items()}
+    program = digest_of_steps(group.plan, run.carry)
+    more = {"start": begun, "program": program, **digests}
+    return identity_of(group.plan, run.carry, report_every, more)
+
+
+def _states_of(callbacks: tuple[Callable, ...]) -> list[Any]:
+    """Return what callbacks want to have back after the run was killed."""
+    return [c.state_dict() if hasattr(c, "state_dict") else None for c in callbacks]
+
+
+def _load_callbacks(callbacks: tuple[Callable, ...], beside: dict[str, Any]) -> bool:
+    """Give callbacks their states back; return whether one of them had ended the run."""
+    for callback, state in zip(callbacks, beside["callbacks"], strict=False):
+        if state is not None and hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(state)
+    return beside["ended"]
 
 
 def _check_start(

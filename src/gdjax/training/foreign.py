@@ -37,7 +37,7 @@ def as_arrays(what: str, tree: PyTree) -> tuple[list[Any], Any]:
     Raises:
       TypeError: for any other leaf, with what to do.
     """
-    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_iterator)
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=is_iterator)
     return [_as_array(what, tree, i, x) for i, x in enumerate(leaves)], treedef
 
 
@@ -49,10 +49,10 @@ def _as_array(what: str, tree: PyTree, i: int, x: Any) -> Any:
         try:
             array = np.asarray(x)
         except Exception as error:  # of the other library, such as a tensor that needs a gradient
-            problem = f": {error}"
+            problem = f": {error}".rstrip(".")
     if is_array(array):
         return np.asarray(array)
-    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_iterator)[0]
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_iterator)[0]
     name = "" if x is tree else f" at {path_name(paths[i][0])!r}"
     raise TypeError(
         f"{what} must have arrays of numbers at its leaves, got {described(x)}{name}{problem}. "
@@ -122,8 +122,9 @@ def advice(x: Any) -> str:
     return ""
 
 
-def _is_iterator(x: Any) -> bool:
-    return isinstance(x, Iterator)  # which JAX takes for a leaf, but warns
+def is_iterator(x: Any) -> bool:
+    """Return whether this is an iterator, which JAX takes for a leaf of a tree with a warning."""
+    return isinstance(x, Iterator)
 
 
 def _is_table(x: Any) -> bool:

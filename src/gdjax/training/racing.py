@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -44,6 +45,8 @@ class RaceOptions(TypedDict, total=False):
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
+    directory: str | os.PathLike[str] | None
+    resume: bool
 
 
 def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
@@ -105,7 +108,7 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
-        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program.
+        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program, directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors' lanes, `steps` says how far each lane got, and
@@ -133,7 +136,7 @@ def successive_halving(
 
     return _race(
         "successive_halving", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
 
 
@@ -212,7 +215,7 @@ def hyperband(
 
     result = _race(
         "hyperband", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
     result.configs["bracket"] = brackets
     return result
@@ -290,7 +293,7 @@ def median_stop(
 
     return _race(
         "median_stop", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        report_every=every, key=key, **options,
+        rules={"every": every, "grace": grace}, report_every=every, key=key, **options,
     )  # fmt: skip
 
 
@@ -305,13 +308,15 @@ def _race(
     rungs: Sequence[int],
     survivors: Callable[[int, Pool], list[np.ndarray]],
     *,
+    rules: Mapping[str, Any],
     report_every: int | None = None,
     **options: Any,
 ) -> SweepResult:
     check_rereadable(caller, data)
     with Pool(
         caller, loss_fn, params, optimizer, configs, data,
-        steps=steps, report_every=report_every or (*rungs, steps)[0], **options,
+        steps=steps, report_every=report_every or (*rungs, steps)[0],
+        rules={"steps": steps, **rules}, **options,
     ) as pool:  # fmt: skip
         for i, rung in enumerate([*rungs, steps]):
             if rung > pool.done and pool.advance(rung):

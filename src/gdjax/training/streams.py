@@ -90,6 +90,15 @@ def is_stream(data: PyTree) -> bool:
     return is_leaf and is_iterable(data)
 
 
+def batches_per_epoch(data: Any) -> int | None:
+    """Return how many batches a pass over an iterable has; None if it does not say."""
+    source: Any = data.source if isinstance(data, Batches) else data
+    try:
+        return None if isinstance(source, Iterator) else len(source)
+    except Exception:  # of a loader that does not know, such as one of an IterableDataset
+        return None
+
+
 class Place(NamedTuple):
     """Where a stream stands, after a batch."""
 
@@ -140,7 +149,7 @@ class Stream:
         self.caller, self.what, self.ended = caller, f"{caller}({name}=...)", ""
         self.source, self.prefetch = given.source, given.prefetch
         self.one_shot = isinstance(self.source, Iterator)
-        self.per_epoch = None if self.one_shot else _length(self.source)
+        self.per_epoch = batches_per_epoch(self.source)
         self._like: Kinds | None = None
         if steps is not None:
             check_integer(f"{caller}(steps=...)", steps)
@@ -287,6 +296,20 @@ class Stream:
             return 1
         most = min(TOGETHER, self.prefetch or TOGETHER)
         return max(1, min(most, TOGETHER_BYTES // max(1, sum(x.nbytes for x in leaves))))
+
+
+def first_batch(stream: Stream) -> PyTree:
+    """Return the shapes of a stream's first batch; the stream stays where it is."""
+    with stream.reading(0, 1) as reading:
+        if stream.one_shot and stream.place.state is None:
+            raise ValueError(
+                f"{stream.caller}(directory=...): {_kind(stream.source)} is an iterator without "
+                "get_state and set_state, so no run can go on with it. Give a loader or a list of "
+                "batches, which can be read again."
+            )
+        reading.allow(1)
+        (batch,) = reading.take(1)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch.tree)
 
 
 class Reading:
@@ -502,13 +525,6 @@ def _unpacked(text: str) -> Any:
 
 def _has(x: object, *names: str) -> bool:
     return all(callable(getattr(x, name, None)) for name in names)
-
-
-def _length(source: Any) -> int | None:
-    try:
-        return len(source)
-    except Exception:  # of a loader that does not know, such as one of an IterableDataset
-        return None
 
 
 def _kind(source: object) -> str:
