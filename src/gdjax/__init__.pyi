@@ -323,6 +323,8 @@ from gdjax.training.trials import grid as grid
 from gdjax.training.trials import log_uniform as log_uniform
 from gdjax.training.trials import sample as sample
 from gdjax.training.trials import uniform as uniform
+from gdjax.training.summary import ParamSummary as ParamSummary
+from gdjax.training.summary import Summary as Summary
 from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
 
