@@ -177,10 +177,11 @@ class Pool:
         out[self.lanes] = np.where(bad, np.inf, values)[self.lanes]
         return out
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, lanes: Sequence[int], sizes: Sequence[int] | None = None) -> None:
         """Merge some lanes on the device, in one program for each kind; drop the rest.
 
-        Lanes that diverged are dropped too, but one lane always stays.
+        Lanes that diverged are dropped too, but one lane always stays. A group gets the least of
+        `sizes` that is enough; None is as many rows as there are lanes.
         """
         wanted = {lane for lane in lanes if self.diverged_at[lane] < 0} or {self.lanes[0]}
         groups = []
@@ -191,11 +192,18 @@ class Pool:
                 continue
             kept, rows = list(row_of), np.array(list(row_of.values()))
             size = self.devices.share(len(kept))
+            if sizes is not None:
+                size = min((n for n in sizes if n >= size), default=max(sizes))
+            parts = [(carry_of(group), group.own_keys) for group in old]
+            if on_host := self.devices.workers > 1:  # without a program to compile
+                parts = _joined(to_host(parts))
             for at in range(0, len(kept), size):
-                parts = [(carry_of(group), group.own_keys) for group in old]
                 part = padded_rows(at, size, len(kept))
                 with weak_functions():
-                    carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                    if on_host:
+                        carry, keys = jax.device_put(_rows(parts, rows[part]))
+                    else:
+                        carry, keys = _take(self.devices.sharding)(parts, rows[part])
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(

@@ -26,11 +26,11 @@ def require(module: str, extra: str, what: str) -> Any:
 class Bar:
     """A progress bar of steps, by tqdm (an optional extra); nothing if it is not shown."""
 
-    def __init__(self, total: int | None, show: bool):
+    def __init__(self, total: int | None, show: bool, unit: str = "step"):
         self.bar: Any = None
         if show:
             self.bar = require("tqdm.auto", "progress", "progress=True").tqdm(
-                total=total, unit="step", dynamic_ncols=True
+                total=total, unit=unit, dynamic_ncols=True
             )
 
     def __enter__(self) -> Bar:
