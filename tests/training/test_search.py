@@ -167,6 +167,7 @@ def test_all_rounds_share_one_program(compiles):
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_trials_are_pruned_on_the_device(compiles, vectorize):
     options = dict(trials=18, lanes=9, steps=27, vectorize=vectorize, batch_size=None)
+    options["space"] = {"learning_rate": gdjax.log_uniform(1e-3, 2.0)}
     result = search(pruner="halving", **options)
     compiles()
     search(pruner="halving", **options, key=5)
@@ -181,7 +182,8 @@ def test_trials_are_pruned_on_the_device(compiles, vectorize):
         alive = set(round_)
         for step in (1, 3, 9):
             known = {n: v for n, v in reached[step].items() if n <= round_[-1]}
-            best = sorted(known, key=known.__getitem__)[: max(1, len(known) // 3)]
+            last = sorted(known.values())[max(1, len(known) // 3) - 1]
+            best = [n for n in known if known[n] <= last]
             stopped = alive - set(best)
             assert all(result.trials[n].steps == step for n in stopped)
             assert all(result.trials[n].state == "pruned" for n in stopped)
@@ -190,19 +192,19 @@ def test_trials_are_pruned_on_the_device(compiles, vectorize):
             assert result.trials[n].state == "complete" and result.trials[n].steps == 27
             np.testing.assert_allclose(result.trials[n].value, full[n].value, rtol=1e-4, atol=1e-7)
     assert result.best.value == min(t.value for t in result.trials if t.state == "complete")
-    assert sum(t.steps for t in result.trials) < 18 * 27 / 4
+    assert sum(t.steps for t in result.trials) < 18 * 27 / 3
 
 
 def test_a_pruner_of_optuna_is_asked_at_each_rung():
-    pruner = optuna.pruners.ThresholdPruner(upper=1.5)
+    pruner = optuna.pruners.ThresholdPruner(upper=2.0)
     result = search(trials=8, pruner=pruner, rungs=[2, 4], seeds=2, task=(loss_fn, init, gdjax.sgd))
     for trial, frozen in zip(result.trials, result.study.trials, strict=True):
         reports = frozen.intermediate_values
         last = max(reports, default=None)
         if trial.state == "pruned":
-            assert reports[last] > 1.5 and trial.steps == last and trial.value == reports[last]
+            assert reports[last] > 2 and trial.steps == last and trial.value == reports[last]
         elif trial.state == "complete":
-            assert list(reports) == [2, 4] and max(reports.values()) <= 1.5
+            assert list(reports) == [2, 4] and max(reports.values()) <= 2
     assert {"pruned", "complete"} <= {trial.state for trial in result.trials}
 
 
@@ -236,17 +238,20 @@ def test_a_space_becomes_distributions():
 
 
 def test_samplers():
+    space = {"momentum": gdjax.uniform(0.0, 0.9), **RATE}
+    run = functools.partial(search, space, trials=16)
+
     def rates(result):
         return [trial.config["learning_rate"] for trial in result.trials]
 
     names = ["tpe", "random", "qmc", "cmaes"]
-    first = {name: rates(search(sampler=name, trials=12)) for name in names}
-    again = {name: rates(search(sampler=name, trials=12)) for name in names}
-    other = {name: rates(search(sampler=name, trials=12, key=4)) for name in names}
+    first = {name: rates(run(sampler=name)) for name in names}
+    again = {name: rates(run(sampler=name)) for name in names}
+    other = {name: rates(run(sampler=name, key=4)) for name in names}
     assert first == again and all(first[name] != other[name] for name in names)
     assert len({tuple(rates) for rates in first.values()}) == 4
     of_optuna = optuna.samplers.RandomSampler(seed=2)
-    assert rates(search(sampler=of_optuna)) != first["random"][:8]
+    assert rates(run(sampler=of_optuna)) != first["random"]
     grid = {"learning_rate": [0.1, 0.2, 0.3], "momentum": [0.0, 0.5]}
     result = search(grid, sampler="grid", trials=100)  # it ends
     assert len({tuple(t.config.values()) for t in result.trials}) == len(result.trials) == 6
@@ -324,7 +329,9 @@ def test_tables_and_plots():
     axes = result.plot()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["best so far", "complete", "diverged", "pruned"]
-    assert "2 complete, 2 pruned, 1 diverged" in repr(result) and "params=3" in repr(result)
+    assert "2 complete, 2 pruned, 1 diverged" in repr(result) and "params=float32[3]" in repr(
+        result
+    )
 
 
 def test_progress_counts_trials(capsys):
@@ -363,7 +370,7 @@ def test_a_stored_search_goes_on(tmp_path, name):
     again = search(trials=14, storage=storage)  # nothing is left to do but to train the best
     assert again.trials == whole.trials
     np.testing.assert_array_equal(again.best.params, whole.best.params)
-    assert again.best[:4] == whole.best[:4]
+    assert again.best[:3] == whole.best[:3]
 
 
 def test_a_stored_search_is_that_search(tmp_path):
@@ -376,7 +383,7 @@ def test_a_stored_search_is_that_search(tmp_path):
 
     for what, changed in {
         "loss_fn": dict(task=(other_loss, *TASK[1:])),
-        "optimizer": dict(task=(*TASK[:2], functools.partial(gdjax.sgd, nesterov=True))),
+        "optimizer": dict(task=(*TASK[:2], functools.partial(gdjax.sgd, momentum=0.9))),
         "params": dict(task=(loss_fn, jnp.ones(3), gdjax.sgd)),
         "space": dict(space={"learning_rate": gdjax.log_uniform(1e-3, 1.0)}),
         "data": dict(data=DATA + 1),

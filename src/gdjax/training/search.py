@@ -2,7 +2,7 @@
 
 Optuna's samplers say what to try (ask) and learn what came out (tell); trials run in rounds, each a
 `Pool` of lanes. The rule "halving" is that of asynchronous successive halving, Li et al. (2020),
-https://arxiv.org/abs/1810.05934, section 3: a trial goes on if it is in the best 1 / eta of all
+https://arxiv.org/abs/1810.05934, section 3: a trial continues if it is in the best 1 / eta of all
 that have reached the rung. Deviation: the trials of a round reach it together.
 """
 
@@ -114,7 +114,7 @@ def search(
       eta: an integer >= 2, for "halving" and for `rungs`.
       rungs: the steps at which trials are compared, in ascending order and less than `steps`; None
         is about steps / eta³, steps / eta² and steps / eta.
-      storage: where the study is kept, so that the same call goes on after it was killed, and
+      storage: where the study is kept, so that the same call resumes after it was killed, and
         several processes and machines can share the study: the path of a file (an SQLite database,
         or a journal if it ends in .journal or .log, which also works on network file systems), a
         URL such as "postgresql://...", or a storage of Optuna. None is memory.

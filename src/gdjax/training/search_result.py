@@ -125,17 +125,22 @@ class SearchResult:
         configs = {k: words(column([t.config[k] for t in self.trials])) for k in names}
         rows = []
         for i, trial in enumerate(self.trials):
-            given = {k: v[i].item() if hasattr(v[i], "item") else v[i] for k, v in configs.items()}
-            result = {
-                self.by: trial.value,
-                "error": trial.error,
-                "steps": trial.steps,
-                "state": trial.state,
-                "diverged at": trial.diverged_at,
-            }
-            named = {f"{k} (result)" if k in given else k: v for k, v in result.items()}
-            rows.append({"trial": trial.number, **given, **named})
+            config = {k: v[i].item() if hasattr(v[i], "item") else v[i] for k, v in configs.items()}
+            results = (trial.value, trial.error, trial.steps, trial.state, trial.diverged_at)
+            rows.append(
+                {
+                    "trial": trial.number,
+                    **config,
+                    **dict(zip(self._results(), results, strict=True)),
+                }
+            )
         return rows
+
+    def _results(self) -> list[str]:
+        """Return the names of results in tables, none of which is a hyperparameter."""
+        names = self.trials[0].config if self.trials else {}
+        results = (self.by, "error", "steps", "state", "diverged at")
+        return [f"{k} (result)" if k in names else k for k in results]
 
     def table(self, format: str = "text") -> Any:
         """Return a table of configs and results, best first; then pruned ones, then diverged ones.
@@ -151,19 +156,17 @@ class SearchResult:
             later = -t.steps if t.state == "pruned" else 0
             return t.state == "diverged", t.state == "pruned", later, sign * t.value
 
-        order, rows = sorted(range(len(self.trials)), key=place), self.rows()
-        rows = [rows[i] for i in order]
+        rows = self.rows()
+        rows = [rows[i] for i in sorted(range(len(rows)), key=place)]
         if format == "pandas":
             pandas = require("pandas", "sweeps", 'table("pandas")')
             return pandas.DataFrame(rows).set_index("trial") if rows else pandas.DataFrame()
         tabulate = require("tabulate", "progress", "table()").tabulate
-        hidden = set()
-        if not any(math.isfinite(trial.error) for trial in self.trials):
-            hidden.add("error")
-        if all(trial.diverged_at is None for trial in self.trials):
-            hidden.add("diverged at")
-        return tabulate([{k: v for k, v in r.items() if k not in hidden} for r in rows], "keys",
-                        floatfmt=".4g")  # fmt: skip
+        _, error, _, _, at = self._results()
+        hidden = [] if any(math.isfinite(trial.error) for trial in self.trials) else [error]
+        hidden += [at] if all(trial.diverged_at is None for trial in self.trials) else []
+        shown = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
+        return tabulate(shown, "keys", floatfmt=".4g")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the value of each trial and the best one so far; return the matplotlib axes.
