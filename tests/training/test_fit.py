@@ -264,6 +264,23 @@ def test_progress_bar_and_plot(capsys):
     matplotlib.use("Agg")
     ax = result.plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), result.history["loss"])
+    assert len(ax.lines) == 1  # too short to smooth
+    longer = gdjax.fit(
+        loss_fn, START, gdjax.sgd(0.1), DATA, steps=120, held_out=DATA, report_every=40,
+        metric_fn=lambda p, d: {"score": -loss_fn(p, d), "half": loss_fn(p, d) / 2},
+    )  # fmt: skip
+    ax = longer.plot()
+    raw, smooth = ax.lines
+    np.testing.assert_allclose(
+        smooth.get_ydata()[1:], (raw.get_ydata()[1:] + raw.get_ydata()[:-1]) / 2
+    )
+    assert [panel.get_ylabel() for panel in ax.figure.axes] == ["loss", "half", "score"]
+    for panel in ax.figure.axes[1:]:
+        (line,) = panel.lines
+        assert line.get_xdata().tolist() == [40, 80, 120]
+        np.testing.assert_allclose(line.get_ydata(), longer.history[panel.get_ylabel()])
+    assert longer.plot(ax.figure.axes[1]) is ax.figure.axes[1] and len(ax.figure.axes) == 3
+    ax.figure.canvas.draw()
 
 
 def test_a_result_prints_as_a_few_lines():

@@ -64,7 +64,7 @@ def test_structure_is_a_program_each_behind_one_call():
     result = gdjax.sweep(loss_fn, START, factory, space, (X, Y), steps=5, lanes_per_program=1)
     for lane in range(8):
         single = gdjax.fit(loss_fn, START, factory(**result.config(lane)), (X, Y), steps=5)
-        params, state = result.lane(lane)
+        params, state, _ = result.lane(lane)
         np.testing.assert_allclose(params["w"], single.params["w"], rtol=1e-5)
         assert jax.tree.structure(state) == jax.tree.structure(single.state)
         chosen = gdjax.hyperparams(state)["learning_rate"]

@@ -363,7 +363,7 @@ def identity_of(configs: Sequence[Config], kinds: Sequence[Kind]) -> dict[str, A
     impl = "seed"
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         impl, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
-    given, held_out = kinds[0].given, plan.held_out
+    (params, model_state), held_out = kinds[0].given, plan.held_out
     batch = _shapes(one_batch(plan.data, plan.program.batch_size))
     identity = {
         "space": {k: words(v).tolist() for k, v in columns(configs).items()},
@@ -377,8 +377,15 @@ def identity_of(configs: Sequence[Config], kinds: Sequence[Kind]) -> dict[str, A
         "data": _digest(plan.data),
         "held_out": None if held_out is None else _digest(held_out),
         "metric_fn": None,
-        "params": "a function" if given is None else _digest(given),
-        "loss_fn": _digest_of_program(traced_loss(plan.program, shapes.params, batch)),
+        "params": "a function" if params is None else _digest(params),
+        "model_state": (
+            "a function"
+            if plan.program.has_model_state and model_state is None
+            else _digest(model_state)
+        ),
+        "loss_fn": _digest_of_program(
+            traced_loss(plan.program, shapes.params, shapes.model_state, batch)
+        ),
         "optimizer": [_digest_of_program(kind.traced_start()) for kind in kinds],
         "program": [_digest_of_program(_traced_chunk(kind)) for kind in kinds],
         "platform": jax.default_backend(),
@@ -386,7 +393,9 @@ def identity_of(configs: Sequence[Config], kinds: Sequence[Kind]) -> dict[str, A
     }
     if held_out is not None:
         single = plan._replace(program=plan.program._replace(lanes=""))
-        metric = metric_program(single).trace(shapes.params, _shapes(held_out))
+        metric = metric_program(single).trace(
+            shapes.params, shapes.state, shapes.model_state, _shapes(held_out)
+        )
         identity["metric_fn"] = _digest_of_program(metric)
     return identity
 

@@ -1,7 +1,8 @@
 """The one training loop: a scan over steps, in chunks, for one run or for many lanes of runs.
 
 Whatever goes wrong with a lane stays in that lane: a step that would make its parameters nonfinite
-is not taken, and the lane stays where it was while the others continue.
+is not taken, and the lane stays where it was while the others continue; so does a lane that is told
+to stop. The state of the model is that after the last step with a finite loss.
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from gdjax.core.chain import apply_updates
+from gdjax.core.evaluation import eval_params
 from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import OptState, Params, PyTree
-from gdjax.training.inputs import Plan, Program, as_key, check_loss
+from gdjax.training.inputs import (
+    Measure,
+    Plan,
+    Program,
+    as_key,
+    by_name,
+    check_loss,
+    is_stream,
+    loss_inputs,
+)
 from gdjax.training.jax_details import is_unchanged
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
@@ -32,7 +43,9 @@ class Carry(NamedTuple):
 
     params: Params
     state: OptState
+    model_state: PyTree  # None if the loss function has none
     diverged_at: Array  # the step that was not taken, int32; -1 while all is well
+    stopped_at: Array  # the steps that were taken when the lane was told to stop, int32, or -1
 
 
 @dataclasses.dataclass
@@ -45,16 +58,18 @@ class Run:
     reports: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # "step" and metrics
 
 
-def first_carry(caller: str, params: Params, state: OptState) -> Carry:
+def first_carry(caller: str, params: Params, state: OptState, model_state: PyTree = None) -> Carry:
     """Return the carry of a single run, in copies: a chunk may overwrite what it is given."""
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, state))):
+    trees = params, state, model_state
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees)):
         raise TypeError(
             f"{caller} cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. "
             "Use unroll inside of such functions."
         )
-    leaves, treedef = jax.tree.flatten((params, state))
-    params, state = treedef.unflatten(_copied(leaves))
-    return Carry(params, state, jnp.asarray(-1, jnp.int32))
+    leaves, treedef = jax.tree.flatten(trees)
+    *copies, diverged_at, stopped_at = _copied([*leaves, np.int32(-1), np.int32(-1)])
+    params, state, model_state = treedef.unflatten(copies)
+    return Carry(params, state, model_state, diverged_at, stopped_at)
 
 
 @jax.jit
@@ -81,7 +96,7 @@ def execute(
       stop: the step to stop at; None is the end of the plan.
       compiled: of `compile_plan`, for a run in another thread.
     """
-    if run.done and all_diverged(run):
+    if run.done and all_ended(run):
         return
     compiled, stop = compiled or {}, plan.total if stop is None else stop
     chunks = _from_arrays(plan, run, stop, compiled) if plan.examples else _from_stream(plan, run)
@@ -89,17 +104,50 @@ def execute(
         run.carry, run.done = carry, done
         run.logs.append(log)
         if plan.held_out is not None:
-            metric = compiled.get("metric") or metric_program(plan)
-            value = metric(carry.params, plan.held_out)
-            metrics = value if isinstance(value, dict) else {"held_out": value}
-            run.reports.append({"step": done, **metrics})
-        if on_chunk is not None and on_chunk(run) or all_diverged(run):
+            program = compiled.get("metric") or metric_program(plan)
+            run.reports.append({"step": done, **evaluate(plan, carry, program)})
+        if on_chunk is not None and on_chunk(run) or all_ended(run):
             break
 
 
-def all_diverged(run: Run) -> bool:
-    """Return whether no lane of a run is alive."""
-    return bool((to_host(run.carry.diverged_at) >= 0).all())
+def all_ended(run: Run) -> bool:
+    """Return whether no lane of a run takes steps any more."""
+    diverged_at, stopped_at = to_host((run.carry.diverged_at, run.carry.stopped_at))
+    return bool(((diverged_at >= 0) | (stopped_at >= 0)).all())
+
+
+def evaluate(plan: Plan, carry: Carry, program: Any) -> dict[str, Array]:
+    """Return the metrics by name, each a number or (lanes,), on the weights that would be used.
+
+    Args:
+      plan: what to evaluate on.
+      carry: the lanes, or the single run.
+      program: of `metric_program`, compiled or not.
+    """
+    trained = carry.params, carry.state, carry.model_state
+    if not is_stream(plan.held_out):
+        with weak_functions():
+            return by_name(program(*trained, plan.held_out))
+    total, examples = {}, 0
+    for batch in plan.held_out:
+        size = len(jax.tree.leaves(batch)[0])
+        with weak_functions():
+            values = by_name(program(*trained, batch))
+        total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
+        examples += size
+    if not examples:
+        raise ValueError(f"{plan.caller}(held_out=...) gave no batch when it was read once more.")
+    return {k: v / examples for k, v in total.items()}
+
+
+def stop_lanes(carry: Carry, stop: np.ndarray, done: int) -> Carry:
+    """Return a carry in which some lanes (lanes,) take no more steps after `done`."""
+    return carry._replace(stopped_at=_stopped(carry.diverged_at, carry.stopped_at, stop, done))
+
+
+@jax.jit
+def _stopped(diverged_at, stopped_at, stop, done):
+    return jnp.where(stop & (diverged_at < 0) & (stopped_at < 0), done, stopped_at)
 
 
 Chunk = tuple[Carry, int, tuple[Array, PyTree]]  # the carry, steps done, (losses, aux)
@@ -134,10 +182,10 @@ def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
     for batch in plan.data:
         batch = jax.tree.map(jnp.asarray, batch)
         if not done:
-            lane = carry.params
+            params, model_state = carry.params, carry.model_state
             if plan.program.lanes:
-                lane = jax.tree.map(lambda x: x[0], lane)
-            check_loss(plan.caller, plan.program, lane, batch)
+                params, model_state = jax.tree.map(lambda x: x[0], (params, model_state))
+            check_loss(plan.caller, plan.program, params, model_state, batch)
         with weak_functions():
             carry, log = program(carry, batch, plan.key, np.int32(done))
         logs.append(log)
@@ -200,8 +248,8 @@ def compile_plan(plan: Plan, carry: Carry, start: int, stop: int | None) -> dict
         return {}
     lengths = {min(plan.length, stop - start), (stop - start) % plan.length} - {0}
     compiled: dict[Any, Any] = {n: lower_chunk(plan, carry, n).compile() for n in lengths}
-    if plan.held_out is not None:
-        compiled["metric"] = metric_program(plan).lower(carry.params, plan.held_out).compile()
+    if plan.held_out is not None and not is_stream(plan.held_out):
+        compiled["metric"] = lower_metric(plan, carry).compile()
     return compiled
 
 
@@ -259,17 +307,42 @@ def stream_program(program: Program) -> Any:
 
 
 def metric_program(plan: Plan) -> Any:
-    """Return the compiled metric: `metric(params, data)`, over lanes if there are."""
-    assert plan.metric_fn is not None, "a plan with held-out data has a metric"
-    return _metric_program(plan.metric_fn, bool(plan.program.lanes))
+    """Return the jitted `metric(params, state, model_state, data)`, over lanes if there are."""
+    assert plan.measure is not None, "a plan with held-out data has a metric"
+    return _metric_program(plan.measure, bool(plan.program.lanes), plan.program.functions)
+
+
+def lower_metric(plan: Plan, carry: Carry) -> Any:
+    """Return the program of the metric, lowered."""
+    with weak_functions():
+        return metric_program(plan).lower(
+            carry.params, carry.state, carry.model_state, plan.held_out
+        )
 
 
 @remembered
-def _metric_program(metric_fn: Callable, lanes: bool) -> Any:
-    def metric(params, data):
-        return metric_fn(params, data)
+def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
+    def metric(params, state, model_state, data):
+        given = (eval_params(state, params),)
+        given += (model_state,) if measure.takes_model_state else ()
+        more = {"state": state} if measure.takes_state else {}
 
-    return jax.jit(jax.vmap(metric, in_axes=(0, None)) if lanes else metric)
+        def on(batch):
+            return by_name(measure.function(*given, batch, **more))
+
+        examples = len(jax.tree.leaves(data)[0])
+        size = min(measure.batch_size or examples, examples)
+        if size == examples:
+            return on(data)
+        whole = examples // size * size
+        parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
+        sums = jax.tree.map(lambda x: size * jnp.sum(x), jax.lax.map(on, parts))
+        if whole < examples:
+            rest = on(jax.tree.map(lambda x: x[whole:], data))
+            sums = jax.tree.map(lambda x, y: x + (examples - whole) * y, sums, rest)
+        return jax.tree.map(lambda x: x / examples, sums)
+
+    return jax.jit(jax.vmap(metric, in_axes=(0, 0, 0, None)) if lanes else metric)
 
 
 def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
@@ -291,30 +364,42 @@ def make_step(program: Program) -> Callable:
     """Return `step(carry, batch, key, i)`, one step of one lane."""
 
     def step(carry, batch, key, i):
-        params, state, diverged_at = carry
+        params, state, model_state, diverged_at, stopped_at = carry
         key = jax.random.fold_in(key, i)
         more = (key,) if program.needs_key else ()
 
-        def loss_and_aux(p):
-            out = program.loss_fn(p, batch, *more)
-            return out if program.has_aux else (out, ())
+        def loss_and_rest(p):
+            """Return loss, (model_state, aux)."""
+            out = program.loss_fn(*loss_inputs(program, p, model_state), batch, *more)
+            match program.has_model_state, program.has_aux:
+                case True, True:
+                    return out
+                case True, False:
+                    return out[0], (out[1], ())
+                case False, True:
+                    return out[0], (None, out[1])
+            return out, (None, ())
 
-        (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params)
+        (loss, rest), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+        new_model_state, aux = rest
         updates, new_state = program.update(
             grads,
             state,
             params,
             value=loss,
             grad=grads,
-            value_fn=lambda p: loss_and_aux(p)[0],
+            value_fn=lambda p: loss_and_rest(p)[0],
             key=key,
         )
         new_params = apply_updates(params, updates)
-        alive = diverged_at < 0
+        alive = (diverged_at < 0) & (stopped_at < 0)
         ok = alive & all_finite(new_params)
         params, state = either(ok, (new_params, new_state), (params, state))
+        if program.has_model_state:
+            model_state = either(ok & jnp.isfinite(loss), new_model_state, model_state)
         diverged_at = jnp.where(ok | ~alive, diverged_at, i)
-        return Carry(params, state, diverged_at), (jnp.where(alive, loss, jnp.nan), aux)
+        carry = Carry(params, state, model_state, diverged_at, stopped_at)
+        return carry, (jnp.where(alive, loss, jnp.nan), aux)
 
     return step
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +18,15 @@ import numpy as np
 from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice, strict
+from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
-from gdjax.training.inputs import Plan, Program, make_plan
-from gdjax.training.plotting import draw_loss
-from gdjax.training.progress import Bar
+from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
+from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
+from gdjax.training.plotting import draw_fit
+from gdjax.training.progress import Bar, Interrupt
 
 
 class Report(NamedTuple):
@@ -32,6 +37,12 @@ class Report(NamedTuple):
     params: Params
     state: OptState
     metrics: dict[str, float]  # held-out metrics, empty without held-out data
+    model_state: PyTree = None
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters that the metrics are of, see `gdjax.eval_params`."""
+        return eval_params(self.state, self.params)
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
@@ -47,19 +58,22 @@ class NonfiniteError(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
-    """What `fit` returns.
+    """What `fit` returns; `fit(start=result)` continues from it.
 
     Attributes:
       params: the trained parameters.
-      state: the optimizer's state; pass it to `fit(state=...)` to continue.
+      state: the optimizer's state.
       history: name -> array. "loss" has one entry for each step; "aux" is the tree that the loss
         function also returned, stacked; "step" and each held-out metric have one for each report.
-      steps: the number of steps taken.
-      seconds: wall time, compilation included.
+      steps: the number of steps taken, with those of the result that it continued.
+      seconds: wall time, compilation included; likewise.
       diverged_at: the step (0 is the first) that would have made the parameters nonfinite and was
         not taken, or None.
       first_nonfinite: the first step with a nonfinite loss or update, or None; at most
         `diverged_at`.
+      model_state: the state of the model, None without one.
+      key: the key or the seed of the shuffles and of the loss.
+      interrupted: whether Ctrl-C ended the run.
     """
 
     params: Params
@@ -69,21 +83,82 @@ class FitResult:
     seconds: float
     diverged_at: int | None
     first_nonfinite: int | None
+    model_state: PyTree
+    key: Any
+    interrupted: bool
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to evaluate with: averaged, schedule-free or lookahead weights."""
+        return eval_params(self.state, self.params)
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
         losses = self.history["loss"]
+        loss = f"loss {losses[0]:.6g} -> {losses[-1]:.6g}" if len(losses) else "no loss"
         return (
-            f"FitResult({self.steps} steps in {self.seconds:.3g} s, loss {losses[0]:.6g} -> "
-            f"{losses[-1]:.6g},\n"
+            f"FitResult({self.steps} steps in {self.seconds:.3g} s, {loss},\n"
             f"  diverged_at={self.diverged_at}, first_nonfinite={self.first_nonfinite},\n"
             f"  params={short(self.params)}, state={short(self.state)},\n"
             f"  history: {', '.join(self.history)})"
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the loss against the step; return the matplotlib axes."""
-        return draw_loss(self.history["loss"], ax)
+        """Draw the loss against the step, and held-out metrics in panels below it.
+
+        Args:
+          ax: matplotlib axes, for the loss alone; None makes a figure with all.
+
+        Returns:
+          The axes of the loss.
+        """
+        metrics = [name for name in self.history if name not in RESERVED]
+        return draw_fit(self.history, metrics, ax)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one .npz file: arrays by name, no Python objects."""
+        about = {k: getattr(self, k) for k in NUMBERS}
+        typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
+        about["key"] = str(jax.random.key_impl(self.key)) if typed else "seed"
+        trees = {k: getattr(self, k) for k in ("params", "state", "model_state", "history", "key")}
+        write_record(Path(path), about, as_arrays(jax.tree.map(jnp.asarray, trees)))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        params: Params = None,
+        state: OptState = None,
+        model_state: PyTree = None,
+    ) -> FitResult:
+        """Read what `save` wrote.
+
+        Args:
+          path: the file.
+          params: a tree with the structure of the parameters, such as `fit` was given; None gives
+            nested dicts.
+          state: a tree with the structure of the state, such as `optimizer.init(params)`; None
+            gives nested dicts. `fit(start=...)` needs it.
+          model_state: likewise.
+
+        Raises:
+          ValueError: if the file is damaged, or the trees have another structure than it.
+        """
+        about, arrays = read_record(Path(path))
+        trees = {}
+        for name, like in (("params", params), ("state", state), ("model_state", model_state)):
+            part = part_of(arrays, name)
+            if like is not None:
+                trees[name] = from_arrays(part, like, f"FitResult.load({name}=...)")
+            else:
+                trees[name] = part[""] if "" in part else nested(part) if part else None
+        key: Any = part_of(arrays, "key")[""]
+        if (impl := about.pop("key")) != "seed":
+            key = jax.random.wrap_key_data(jnp.asarray(key), impl=impl)
+        return cls(**trees, history=nested(part_of(arrays, "history")), key=key, **about)
+
+
+NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted")  # of a FitResult
 
 
 @strict()
@@ -99,8 +174,11 @@ def fit(
     key: Key | None = None,
     has_aux: bool = False,
     needs_key: bool = False,
+    model_state: PyTree = None,
     held_out: PyTree = None,
+    held_out_batch_size: int | None = None,
     metric_fn: Callable[..., Any] | None = None,
+    start: FitResult | None = None,
     state: OptState = None,
     callbacks: Iterable[Callable[[Report], object]] = (),
     report_every: int | None = None,
@@ -116,7 +194,8 @@ def fit(
     Args:
       loss_fn: `loss_fn(params, batch)` returns the loss, a real scalar; with `has_aux`, a pair
         `(loss, aux)`. The optimizer is given `value`, `grad`, `value_fn` and `key` as extras.
-      params: a tree of float or complex arrays; they are copied, not donated.
+      params: a tree of float or complex arrays; they are copied, not donated. With `start` they
+        only give the structure.
       optimizer: an `(init, update)` pair, of gdjax or another library.
       data: a tree of arrays with the examples along axis 0, or an iterable of batches (for streams
         that do not fit into memory).
@@ -125,13 +204,29 @@ def fit(
         step; 1 is stochastic gradient descent. Not for an iterable, which has its own.
       steps: number of updates; with an iterable None runs it to its end.
       epochs: passes over the data, instead of `steps`.
-      key: a PRNG key, or an integer seed, for the shuffles and the loss. None is seed 0.
+      key: a PRNG key, or an integer seed, for the shuffles and the loss. None is that of `start`,
+        or seed 0.
       has_aux: whether the loss function returns `(loss, aux)`.
       needs_key: whether to call `loss_fn(params, batch, key)`, with a new key for each step.
-      held_out: data for `metric_fn`, evaluated at each report.
-      metric_fn: `metric_fn(params, held_out)` returns a scalar or a dict of scalars; None is
-        `loss_fn` (without aux).
-      state: the optimizer's state to start from; None is `optimizer.init(params)`.
+      model_state: a tree of arrays that the model carries from step to step, such as the batch
+        statistics of batch normalization. The loss is then `loss_fn(params, model_state, batch)`
+        and returns `(loss, model_state)`, or `(loss, (model_state, aux))` with `has_aux`. A step
+        whose loss is not finite leaves it as it was.
+      held_out: data for `metric_fn`, evaluated at each report: a tree of arrays, or an iterable of
+        batches that can be read again and again (a list, a loader).
+      held_out_batch_size: examples at a time, for held-out arrays whose evaluation does not fit
+        into memory. Metrics of batches are averaged, weighted by their numbers of examples, so they
+        must be means over examples. None evaluates arrays at once.
+      metric_fn: `metric_fn(params, held_out)`, or `metric_fn(params, model_state, held_out)`,
+        returns a scalar or a dict of scalars. The parameters are `eval_params(state, params)`:
+        averaged, schedule-free or lookahead weights if the optimizer has such. If it has a further
+        parameter `state`, it is given the optimizer's state under that name. None is `loss_fn`
+        (without aux), which must then need no key and no `model_state`.
+      start: a `FitResult` to continue from, with its parameters, states, step count, place in the
+        shuffles, keys and history. `steps` and `epochs` are then further ones: eight runs of 8
+        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`.
+      state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
+        is `optimizer.init(params)`.
       callbacks: functions of a `Report`, called between chunks; a true result ends the run.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
       progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
@@ -140,10 +235,11 @@ def fit(
         only returns it.
 
     Returns:
-      A `FitResult`.
+      A `FitResult`. Ctrl-C ends the run after the chunk in progress, and what is done is returned.
 
     Raises:
-      NonfiniteError: see `on_nonfinite`; its `result` is the `FitResult` so far.
+      NonfiniteError: see `on_nonfinite`; its `result` is the `FitResult` so far. So has any other
+        exception that ends a run which has begun, such as one of a callback or of an iterable.
       TypeError: for a loss that is no real scalar, data that is no tree of arrays, or traced values
         (see `unroll`).
       ValueError: for data of unequal lengths or with NaN, or a batch larger than the data.
@@ -163,6 +259,10 @@ def fit(
     started = time.perf_counter()
     check_choice("fit(on_nonfinite=...)", on_nonfinite, ("raise", "warn", "stop"))
     optimizer = with_extra_args_support(optimizer)
+    if start is not None:
+        _check_start(start, params, state, model_state, has_aux)
+        params, state, model_state = start.params, start.state, start.model_state
+        key = start.key if key is None else key
     if not all(map(is_state_leaf, jax.tree.leaves(state))):
         raise TypeError(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
@@ -170,26 +270,73 @@ def fit(
         )
     state = optimizer.init(params) if state is None else state
     program = Program(
-        loss_fn, optimizer.update, has_aux, needs_key, batch_size, functions=functions_in(state)
-    )
-    run, callbacks = Run(first_carry("fit", params, state)), tuple(callbacks)
-    plan = make_plan(
-        "fit", program, params, data, steps=steps, epochs=epochs, key=key, held_out=held_out,
-        metric_fn=metric_fn, report_every=report_every, reports=bool(progress or callbacks),
+        loss_fn, optimizer.update, has_aux, needs_key, model_state is not None, batch_size,
+        functions=functions_in(state),
     )  # fmt: skip
-    if progress or callbacks:
-        with Bar(plan.total, progress) as bar:
-            execute(plan, run, lambda run: _report(run, bar, callbacks))
-    else:
-        execute(plan, run)
-    result = _result(plan, run, time.perf_counter() - started)
-    if result.first_nonfinite is not None and on_nonfinite != "stop":
-        _tell_nonfinite(result, on_nonfinite)
-    return result
+    run = Run(first_carry("fit", params, state, model_state), start.steps if start else 0)
+    callbacks = tuple(callbacks)
+    plan = make_plan(
+        "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
+        epochs=epochs, done=run.done, key=key, held_out=held_out,
+        held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
+        reports=bool(progress or callbacks),
+    )  # fmt: skip
+
+    def result(interrupted: bool = False) -> FitResult:
+        return _result(plan, run, start, time.perf_counter() - started, interrupted)
+
+    with Bar(plan.total, progress) as bar, Interrupt() as interrupt, _carrying(result):
+        execute(plan, run, lambda run: _report(run, bar, callbacks) or interrupt.asked)
+    reached = result(interrupt.asked)
+    if reached.interrupted:
+        warnings.warn(
+            f"fit: Ctrl-C ended the run after step {reached.steps} of {plan.total}. "
+            "fit(start=result) continues from there.",
+            stacklevel=2,
+        )
+    new_losses = reached.history["loss"][start.steps if start else 0 :]
+    bad = reached.diverged_at is not None or not np.isfinite(new_losses).all()
+    if bad and on_nonfinite != "stop":
+        _tell_nonfinite(reached, on_nonfinite)
+    return reached
+
+
+def _check_start(
+    start: FitResult, params: Params, state: OptState, model_state: PyTree, has_aux: bool
+) -> None:
+    """Raise unless a run can continue from a result."""
+    for name, value in (("state", state), ("model_state", model_state)):
+        if value is not None:
+            raise ValueError(f"fit(start=..., {name}=...): the start has a {name} already.")
+    given, known = jax.tree.structure(params), jax.tree.structure(start.params)
+    if given != known:
+        raise ValueError(
+            f"fit(start=...) has parameters of another structure than params: {known}, and {given}."
+        )
+    if len(start.history["loss"]) and has_aux != ("aux" in start.history):
+        raise ValueError(
+            f"fit(start=..., has_aux={has_aux}): the history of the start has "
+            f"{'no ' if has_aux else ''}aux."
+        )
+
+
+@contextlib.contextmanager
+def _carrying(result: Callable[[], FitResult]) -> Iterator[None]:
+    """Give an exception that ends a run the result so far."""
+    try:
+        yield
+    except BaseException as error:
+        # What a step was given is gone if the step failed, or Ctrl-C came twice.
+        with contextlib.suppress(Exception):
+            error.result = result()  # pyright: ignore[reportAttributeAccessIssue]
+            error.add_note("fit: what was reached before is this exception's `result`.")
+        raise
 
 
 def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...]) -> bool:
     """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
+    if bar.bar is None and not callbacks:
+        return False
     loss = float(run.logs[-1][0].mean())
     metrics = (
         {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
@@ -197,19 +344,29 @@ def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...
     bar.show(run.done, loss=loss, **metrics)
     if not callbacks:
         return False
-    params, state = jax.tree.map(jnp.copy, (run.carry.params, run.carry.state))
-    seen = Report(run.done, loss, params, state, metrics)
+    carry = run.carry
+    trees = jax.tree.map(jnp.copy, (carry.params, carry.state, carry.model_state))
+    params, state, model_state = trees
+    seen = Report(run.done, loss, params, state, metrics, model_state)
     return any([callback(seen) for callback in callbacks])
 
 
-def _result(plan: Plan, run: Run, seconds: float) -> FitResult:
-    losses, aux, reports = recorded(plan, run)
+def _result(
+    plan: Plan, run: Run, start: FitResult | None, seconds: float, interrupted: bool
+) -> FitResult:
     at = int(run.carry.diverged_at)
     diverged_at = at if at >= 0 else None
-    seen = run.done if diverged_at is None else diverged_at + 1
-    history = {"loss": losses[:seen], **reports}
-    if plan.program.has_aux:
-        history["aux"] = jax.tree.map(lambda x: x[:seen], aux)
+    before = start.steps if start else 0
+    seen = (run.done if diverged_at is None else diverged_at + 1) - before
+    history: dict[str, Any] = {"loss": np.zeros(0, np.float32)}
+    if run.logs:
+        losses, aux, reports = recorded(plan, run)
+        history = {"loss": losses[:seen], **reports}
+        if plan.program.has_aux:
+            history["aux"] = jax.tree.map(lambda x: x[:seen], aux)
+    if start is not None:
+        history = _joined(start, history) if run.logs else start.history
+        seconds += start.seconds
     bad = np.flatnonzero(~np.isfinite(history["loss"]))
     return FitResult(
         params=run.carry.params,
@@ -219,7 +376,32 @@ def _result(plan: Plan, run: Run, seconds: float) -> FitResult:
         seconds=seconds,
         diverged_at=diverged_at,
         first_nonfinite=int(bad[0]) if bad.size else diverged_at,
+        model_state=run.carry.model_state,
+        key=plan.key,
+        interrupted=interrupted,
     )
+
+
+def _joined(start: FitResult, new: dict[str, Any]) -> dict[str, Any]:
+    """Return the history of a run that continued; NaN where a metric was not recorded."""
+
+    def join(*parts):
+        return np.concatenate(parts)
+
+    old, out = start.history, {}
+    for name in ("loss", "aux"):
+        if name in new:
+            taken = jax.tree.map(lambda x: x[: start.steps], old.get(name, new[name]))
+            out[name] = jax.tree.map(join, taken, new[name]) if name in old else new[name]
+    reports = [len(history.get("step", ())) for history in (old, new)]
+    for name in [k for k in {**old, **new} if k not in ("loss", "aux")]:
+        parts = [
+            history.get(name, np.full(count, np.nan, np.float32))
+            for history, count in zip((old, new), reports, strict=True)
+            if count
+        ]
+        out[name] = np.concatenate(parts)
+    return out
 
 
 def _tell_nonfinite(result: FitResult, on_nonfinite: str) -> None:

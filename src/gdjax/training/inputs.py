@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jax import Array
 from gdjax.core.checks import check_integer, leaf_name
 from gdjax.core.kinds import is_array
 from gdjax.core.remember import remembered, remembered_with_owners
-from gdjax.core.types import Key, LossFn, Params, PyTree
+from gdjax.core.types import Key, LossFn, OptState, Params, PyTree
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
 STREAM_CHUNK = 100  # steps between two looks at a stream's losses
@@ -28,6 +29,7 @@ class Program(NamedTuple):
       update: the optimizer's.
       has_aux: see `fit`.
       needs_key: see `fit`.
+      has_model_state: whether the loss function takes and returns a state of the model.
       batch_size: see `fit`.
       lanes: "" for a single run; "vmap" for lanes that step together; "map" for lanes that run one
         after the other, which keeps a CPU core in its cache.
@@ -40,11 +42,28 @@ class Program(NamedTuple):
     update: Callable[..., Any]
     has_aux: bool = False
     needs_key: bool = False
+    has_model_state: bool = False
     batch_size: int | None = None
     lanes: str = ""
     own_keys: bool = False
     shards: int = 1
     functions: tuple[Callable[..., Any], ...] = ()
+
+
+class Measure(NamedTuple):
+    """The static part of an evaluation on held-out data.
+
+    Attributes:
+      function: see `fit(metric_fn=...)`.
+      takes_model_state: whether its second argument is the state of the model.
+      takes_state: whether it has a parameter `state`, for the optimizer's state.
+      batch_size: see `fit(held_out_batch_size=...)`.
+    """
+
+    function: Callable[..., Any]
+    takes_model_state: bool
+    takes_state: bool
+    batch_size: int | None
 
 
 class Plan(NamedTuple):
@@ -57,8 +76,8 @@ class Plan(NamedTuple):
     key: Key  # a key, or an integer for a program to make one of
     total: int | None  # steps; None: to the end of the stream
     length: int  # steps in a chunk
-    held_out: PyTree
-    metric_fn: Callable[..., Any] | None
+    held_out: PyTree  # arrays, or a re-iterable of batches
+    measure: Measure | None
 
 
 def make_plan(
@@ -67,10 +86,14 @@ def make_plan(
     params: Params,
     data: PyTree,
     *,
+    model_state: PyTree = None,
+    state: Callable[[], OptState] = lambda: None,
     steps: int | None,
     epochs: int | None = None,
+    done: int = 0,
     key: Key | None = None,
     held_out: PyTree = None,
+    held_out_batch_size: int | None = None,
     metric_fn: Callable[..., Any] | None = None,
     report_every: int | None = None,
     reports: bool = False,
@@ -82,10 +105,14 @@ def make_plan(
       program: the static part.
       params: the parameters of one lane, or their `jax.ShapeDtypeStruct`.
       data: see `fit`.
+      model_state: that of one lane, or its `jax.ShapeDtypeStruct`.
+      state: gives the optimizer's state of one lane, or its `jax.ShapeDtypeStruct`.
       steps: see `fit`.
       epochs: see `fit`.
+      done: steps that were done before.
       key: see `fit`.
       held_out: see `fit`.
+      held_out_batch_size: see `fit`.
       metric_fn: see `fit`.
       report_every: see `fit`.
       reports: whether anything is reported apart from held-out metrics.
@@ -108,12 +135,18 @@ def make_plan(
         total = count_steps(caller, steps, epochs, examples // (batch_size or examples))
         length = chunk_length(total, report_every, reports or held_out is not None)
         length = min(length, max(1, DRAWN // (batch_size or 1)))
-        check_loss(caller, program, params, one_batch(data, batch_size))
+        check_loss(caller, program, params, model_state, one_batch(data, batch_size))
+    measure = None
     if held_out is not None:
-        held_out, _ = check_arrays(f"{caller}(held_out=...)", held_out)
-        metric_fn = _checked_metric(caller, metric_fn, program, params, held_out)
+        held_out, batch = _checked_held_out(caller, held_out, held_out_batch_size)
+        measure = _checked_measure(caller, metric_fn, program, held_out_batch_size)
+        _check_metrics(caller, measure, params, state, model_state, batch)
+    elif metric_fn is not None or held_out_batch_size is not None:
+        name = "metric_fn" if metric_fn is not None else "held_out_batch_size"
+        raise ValueError(f"{caller}({name}=...) needs held_out=..., the data to evaluate on.")
+    total = None if total is None else done + total
     seed = key_or_seed(key)
-    return Plan(caller, program, data, examples, seed, total, length, held_out, metric_fn)
+    return Plan(caller, program, data, examples, seed, total, length, held_out, measure)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -231,17 +264,29 @@ def as_generator(key: Key | None) -> np.random.Generator:
 # --- functions ------------------------------------------------------------------------------------
 
 
-def check_loss(caller: str, program: Program, params: Params, batch: PyTree) -> None:
-    """Raise unless the loss function gives one real number (and maybe aux)."""
-    out = traced_loss(program, params, batch).out_info
-    if program.has_aux:
-        if not (isinstance(out, tuple) and len(out) == 2):
+def check_loss(
+    caller: str, program: Program, params: Params, model_state: PyTree, batch: PyTree
+) -> None:
+    """Raise unless the loss function gives one real number (and maybe a state, and aux)."""
+    given = out = traced_loss(program, params, model_state, batch).out_info
+    both = program.has_model_state and program.has_aux
+    if program.has_model_state or program.has_aux:
+        whole = _is_pair(given) and (not both or _is_pair(given[1]))
+        if not whole:
+            flags = "model_state=..." if program.has_model_state else "has_aux=True"
+            flags += " and has_aux=True" if both else ""
+            more = "(model_state, aux)" if both else "aux" if program.has_aux else "model_state"
             raise TypeError(
-                f"{caller}: with has_aux=True loss_fn must return (loss, aux), got {out}."
+                f"{caller}: with {flags} loss_fn must return (loss, {more}), got {out}."
             )
-        out = out[0]
+        out, more = given
+        if program.has_model_state:
+            _check_model_state(caller, model_state, more[0] if both else more)
     if isinstance(out, tuple):
-        raise TypeError(f"{caller}: loss_fn returned a tuple; is it (loss, aux)? Use has_aux=True.")
+        raise TypeError(
+            f"{caller}: loss_fn returned a tuple; is it (loss, aux)? Use has_aux=True. Or "
+            "(loss, model_state)? Give model_state=... ."
+        )
     if out.shape or not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(
             f"{caller}: loss_fn must return one real number, got {out.dtype}{list(out.shape)}. "
@@ -249,10 +294,37 @@ def check_loss(caller: str, program: Program, params: Params, batch: PyTree) -> 
         )
 
 
-def traced_loss(program: Program, params: Params, batch: PyTree) -> Any:
+def _is_pair(x: object) -> bool:
+    return isinstance(x, tuple) and len(x) == 2
+
+
+def _check_model_state(caller: str, before: PyTree, after: PyTree) -> None:
+    """Raise unless a step gives a state of the model like the one that it was given."""
+    old, new = (jax.tree.structure(x) for x in (before, after))
+    if old != new:
+        raise TypeError(
+            f"{caller}: loss_fn must return a model_state with the structure of the one that it is "
+            f"given, {old}, got {new}. Merge what has changed into the whole state."
+        )
+    for i, (x, y) in enumerate(zip(*map(jax.tree.leaves, (before, after)), strict=True)):
+        if (x.shape, x.dtype) != (y.shape, y.dtype):
+            raise TypeError(
+                f"{caller}: loss_fn must return a model_state with the shapes and dtypes of the "
+                f"one that it is given, {x.dtype}{list(x.shape)} at {leaf_name(before, i)!r}, got "
+                f"{y.dtype}{list(y.shape)}."
+            )
+
+
+def traced_loss(program: Program, params: Params, model_state: PyTree, batch: PyTree) -> Any:
     """Return the trace of the loss function, a `jax.stages.Traced`; JAX remembers it."""
     more = (jax.eval_shape(as_key, 0),) if program.needs_key else ()
-    return _jitted(program.loss_fn).trace(params, batch, *more)
+    inputs = loss_inputs(program, params, model_state)
+    return _jitted(program.loss_fn).trace(*inputs, batch, *more)
+
+
+def loss_inputs(program: Program, params: Params, model_state: PyTree) -> tuple[PyTree, ...]:
+    """Return the arguments of the loss function before the batch."""
+    return (params, model_state) if program.has_model_state else (params,)
 
 
 @remembered
@@ -260,24 +332,72 @@ def _jitted(loss_fn: LossFn) -> Any:
     return jax.jit(lambda *args: loss_fn(*args))  # a function that dies with the program
 
 
-def _checked_metric(
-    caller: str,
-    metric_fn: Callable[..., Any] | None,
-    program: Program,
-    params: Params,
-    held_out: PyTree,
-) -> Callable[..., Any]:
-    """Return the metric, by default the loss without aux; raise unless it gives free names."""
-    if metric_fn is None and program.needs_key:
+def _checked_held_out(caller: str, held_out: PyTree, size: int | None) -> tuple[PyTree, PyTree]:
+    """Return the data to evaluate on, and a batch of them or its shapes."""
+    what = f"{caller}(held_out=...)"
+    if not is_stream(held_out):
+        held_out, examples = check_arrays(what, held_out)
+        if size is not None:
+            check_integer(f"{caller}(held_out_batch_size=...)", size)
+        return held_out, one_batch(held_out, size and min(size, examples))
+    if size is not None:
         raise ValueError(
-            f"{caller}(metric_fn=...) must be given: loss_fn needs a key, and held-out data are "
-            "evaluated without one."
+            f"{caller}(held_out_batch_size=...) goes with arrays; the batches of an iterable have "
+            f"their own size, got {size}."
+        )
+    if iter(held_out) is held_out:
+        raise TypeError(
+            f"{what} must be arrays or an iterable that can be read again and again, such as a "
+            f"list of batches or a loader, got {type(held_out).__name__}, which can be read once."
+        )
+    for batch in held_out:
+        return held_out, jax.tree.map(jnp.asarray, batch)
+    raise ValueError(f"{what} gave no batch.")
+
+
+def _checked_measure(
+    caller: str, metric_fn: Callable[..., Any] | None, program: Program, size: int | None
+) -> Measure:
+    """Return how held-out data are evaluated; the default is the loss without aux."""
+    if metric_fn is not None:
+        takes_state = _takes_state(metric_fn, 2 + program.has_model_state)
+        return Measure(metric_fn, program.has_model_state, takes_state, size)
+    if program.needs_key or program.has_model_state:
+        cause = "a key" if program.needs_key else "a model_state, and computes as in training"
+        raise ValueError(
+            f"{caller}(metric_fn=...) must be given: loss_fn needs {cause}, and held-out data are "
+            "evaluated without."
         )
     loss: Callable[..., Any] = program.loss_fn
-    measure = metric_fn or (_without_aux(loss) if program.has_aux else loss)
-    out = jax.eval_shape(measure, params, held_out)
-    metrics = out if isinstance(out, dict) else {"held_out": out}
-    for name, value in metrics.items():
+    return Measure(_without_aux(loss) if program.has_aux else loss, False, False, size)
+
+
+def _takes_state(metric_fn: Callable[..., Any], positional: int) -> bool:
+    """Return whether a function has a parameter `state` beside those that are given by position."""
+    try:
+        parameters = [*inspect.signature(metric_fn).parameters.values()]
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.name == "state"
+        and (p.kind is p.KEYWORD_ONLY or p.kind is p.POSITIONAL_OR_KEYWORD and i >= positional)
+        for i, p in enumerate(parameters)
+    )
+
+
+def _check_metrics(
+    caller: str,
+    measure: Measure,
+    params: Params,
+    state: Callable[[], OptState],
+    model_state: PyTree,
+    batch: PyTree,
+) -> None:
+    """Raise unless a metric gives numbers with names that are free."""
+    given = (params, model_state) if measure.takes_model_state else (params,)
+    more = {"state": state()} if measure.takes_state else {}
+    out = jax.eval_shape(measure.function, *given, batch, **more)
+    for name, value in by_name(out).items():
         if name in RESERVED:
             raise ValueError(
                 f"{caller}(metric_fn=...): the history has an entry {name!r} already; give the "
@@ -288,7 +408,11 @@ def _checked_metric(
                 f"{caller}: metric_fn must return a number or a dict of them, got {value} at "
                 f"{name!r}."
             )
-    return measure
+
+
+def by_name(metrics: Any) -> dict[str, Any]:
+    """Return what a metric gave by name; a single number is "held_out"."""
+    return metrics if isinstance(metrics, dict) else {"held_out": metrics}
 
 
 @remembered_with_owners

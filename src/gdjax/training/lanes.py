@@ -71,7 +71,7 @@ class Kind:
     shapes: Carry  # of a group
     size: int  # rows of a group
     table: dict[str, np.ndarray]  # name -> (lanes,), the numbers that start them
-    given: Params  # where they start, or None
+    given: tuple[Params, PyTree]  # parameters and model state that they start at, or None
     start: Callable[..., Carry]  # not compiled
     begin: Callable[..., list[Any]]  # compiled for a group; gives the leaves
     functions: tuple[Callable, ...]  # static values that the state may hold
@@ -124,6 +124,7 @@ def make_kinds(
     vectorize: bool | None = None,
     has_aux: bool = False,
     needs_key: bool = False,
+    model_state: PyTree | Callable[..., PyTree] = None,
     batch_size: int | None = None,
     **options: Any,
 ) -> tuple[list[Kind], Devices]:
@@ -134,15 +135,12 @@ def make_kinds(
     if lanes_per_program is not None:
         check_integer(f"{caller}(lanes_per_program=...)", lanes_per_program)
     devices = all_devices()
-    init = params if callable(params) and jax.tree_util.all_leaves([params]) else None
-    if init is None and not is_array_tree(params):
-        raise TypeError(
-            f"{caller}(params=...) must be a tree of arrays, or a function of a key that makes "
-            f"one, got {shown(params)}."
-        )
-    params = params if init else jax.tree.map(jnp.asarray, params)
-    example = params if init is None else jax.eval_shape(init, as_key(0))
-    if init is None and "init_seed" in configs[0]:
+    inits, given, example = zip(
+        _beginning(f"{caller}(params=...)", params),
+        _beginning(f"{caller}(model_state=...)", model_state),
+        strict=True,
+    )
+    if inits == (None, None) and "init_seed" in configs[0]:
         raise ValueError(
             f"{caller}(space=...): 'init_seed' has no effect, as all lanes start at the given "
             "params. Give a function of a key instead, such as model.init."
@@ -155,24 +153,27 @@ def make_kinds(
             "combinations of static values. Give arrays, or run one sweep for each combination."
         )
     program = Program(
-        loss_fn, _no_update, has_aux, needs_key, batch_size, shards=devices.count,
-        own_keys="seed" in configs[0] or "batch_seed" in configs[0],
+        loss_fn, _no_update, has_aux, needs_key, model_state is not None, batch_size,
+        shards=devices.count, own_keys="seed" in configs[0] or "batch_seed" in configs[0],
     )  # fmt: skip
-    given = None if init else params
     kinds, plan = [], None
     for index, (static, lanes) in enumerate(parts):
         rows = [configs[i] for i in lanes]
-        start, update = make_start(caller, optimizer, static, rows, init)
+        start, update = make_start(caller, optimizer, static, rows, inits)
+        table = {k: v for k, v in columns(rows).items() if k not in static}
+        table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
         if plan is None:
-            plan = make_plan(caller, program._replace(update=update), example, data, **options)
-            plan = plan._replace(held_out=devices.replicate(plan.held_out))
+            plan = make_plan(
+                caller, program._replace(update=update), example[0], data, model_state=example[1],
+                state=functools.partial(_state_of_a_lane, start, table, given), **options,
+            )  # fmt: skip
+            if not is_stream(plan.held_out):
+                plan = plan._replace(held_out=devices.replicate(plan.held_out))
             if plan.examples:
                 plan = plan._replace(data=devices.replicate(plan.data))
             together = _together(plan, example) if vectorize is None else vectorize
             program = program._replace(lanes="vmap" if together else "map")
         plan = plan._replace(program=program._replace(update=update))
-        table = {k: v for k, v in columns(rows).items() if k not in static}
-        table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
         functions = tuple(filter(callable, static.values()))
         lower = functools.cache(
             functools.partial(lower_start, caller, start, table, given, devices, functions)
@@ -188,6 +189,28 @@ def make_kinds(
             )
         )  # fmt: skip
     return kinds, devices
+
+
+def _beginning(what: str, tree: Any) -> tuple[Callable | None, PyTree, PyTree]:
+    """Return where lanes start: a function of a key or None, a tree or None, an example."""
+    if callable(tree) and jax.tree_util.all_leaves([tree]):
+        return tree, None, jax.eval_shape(tree, as_key(0))
+    if not is_array_tree(tree):
+        raise TypeError(
+            f"{what} must be a tree of arrays, or a function of a key that makes one, got "
+            f"{shown(tree)}."
+        )
+    tree = jax.tree.map(jnp.asarray, tree)
+    return None, tree, tree
+
+
+def _state_of_a_lane(
+    start: Callable, table: dict[str, np.ndarray], given: tuple[Params, PyTree]
+) -> PyTree:
+    """Return the shapes of the optimizer's state of one lane."""
+    rows = {k: v[:1] for k, v in table.items()}
+    carry = jax.eval_shape(lambda *args: start(*args, 1), rows, given)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carry.state)
 
 
 def padded_rows(start: int, size: int, lanes: int) -> np.ndarray:
@@ -220,7 +243,7 @@ def _keys_of_lanes(sharding: NamedSharding | None) -> Any:
 # --- how many lanes step together -----------------------------------------------------------------
 
 
-def _together(plan: Plan, params: Params) -> bool:
+def _together(plan: Plan, trees: tuple[Params, PyTree]) -> bool:
     """Return whether lanes step together (`vmap`), or run in turn.
 
     On a CPU, a large lane alone uses a whole core and stays in the cache; and convolutions with
@@ -228,12 +251,12 @@ def _together(plan: Plan, params: Params) -> bool:
     """
     if jax.default_backend() != "cpu":
         return True
-    if sum(x.size for x in jax.tree.leaves(params)) >= LARGE:
+    if sum(x.size for x in jax.tree.leaves(trees[0])) >= LARGE:
         return False
     if not plan.examples:
         return True
     batch = one_batch(plan.data, plan.program.batch_size)
-    return not has_convolution(traced_loss(plan.program, params, batch).jaxpr)
+    return not has_convolution(traced_loss(plan.program, *trees, batch).jaxpr)
 
 
 def _group_size(
@@ -286,16 +309,20 @@ def _known_memory(program: Program) -> dict[Hashable, int]:
 
 
 def make_start(
-    caller: str, optimizer: Any, static: Config, rows: list[Config], init: Callable | None
+    caller: str,
+    optimizer: Any,
+    static: Config,
+    rows: list[Config],
+    inits: tuple[Callable | None, Callable | None] = (None, None),
 ) -> tuple[Callable, Callable]:
-    """Return `start(table, params, lanes)` for lanes with the same static values, and their update.
+    """Return `start(table, given, lanes)` for lanes with the same static values, and their update.
 
     Args:
       caller: the function that errors name.
       optimizer: a factory or a pair, see `sweep`.
       static: the static values in the lanes' configs.
       rows: the lanes' configs.
-      init: makes the parameters of a key, if lanes do not start at given ones.
+      inits: make the parameters and the model state of a key, if lanes do not start at given ones.
     """
     static = dict(static)
     optimizer = static.pop("optimizer", optimizer)
@@ -308,7 +335,7 @@ def make_start(
                 "that is built already takes only numbers. Give a factory instead, such as "
                 "gdjax.adam."
             )
-        return _start_function(pair, (), init), pair.update
+        return _start_function(pair, (), inits), pair.update
     names = [k for k in rows[0] if k != "optimizer"]
     arguments, takes_all = _arguments(optimizer)
     name = getattr(optimizer, "__name__", "the optimizer")
@@ -329,7 +356,7 @@ def make_start(
     with naming(f"{caller}(space=...)"):
         built = [with_extra_args_support(optimizer(**config)) for config in named]
     _check_numbers_are_in_the_state(caller, name, built, named)
-    return _start_function(optimizer, tuple(static.items()), init), built[0].update
+    return _start_function(optimizer, tuple(static.items()), inits), built[0].update
 
 
 def is_pair(optimizer: Any) -> bool:
@@ -379,13 +406,14 @@ def _check_numbers_are_in_the_state(
 
 
 @remembered
-def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Callable:
+def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
 
-    def lane(numbers, params):
-        if init is not None:
-            seed = numbers.get("init_seed", numbers.get("seed", 0))
-            params = init(jax.random.key(seed))
+    def lane(numbers, given):
+        key = jax.random.key(numbers.get("init_seed", numbers.get("seed", 0)))
+        params, model_state = (
+            x if init is None else init(key) for x, init in zip(given, whole(inits), strict=True)
+        )
         lost = {k: numbers[rounding_key(k)] for k in numbers if rounding_key(k) in numbers}
         numbers = {k: v for k, v in numbers.items() if k not in map(rounding_key, lost)}
         numbers = {k: v for k, v in numbers.items() if k in arguments or k not in SEEDS}
@@ -394,10 +422,11 @@ def _start_function(optimizer: Any, static: tuple, init: Callable | None) -> Cal
         else:
             state = optimizer(**numbers, **dict(whole(static))).init(params)
         state = with_rounding(state, numbers, lost)
-        return Carry(params, state, jnp.asarray(-1, jnp.int32))
+        never = jnp.asarray(-1, jnp.int32)
+        return Carry(params, state, model_state, never, never)
 
-    def start(table, params, lanes):
-        return jax.vmap(lane, in_axes=(0, None), axis_size=lanes)(table, params)
+    def start(table, given, lanes):
+        return jax.vmap(lane, in_axes=(0, None), axis_size=lanes)(table, given)
 
     return start
 
@@ -406,15 +435,15 @@ def lower_start(
     caller: str,
     start: Callable,
     table: dict[str, np.ndarray],
-    params: Params,
+    given: tuple[Params, PyTree],
     devices: Devices,
     functions: tuple[Callable, ...],
     lanes: int,
 ) -> tuple[Any, Carry]:
     """Return the lowered program that makes a carry on its devices, and the carry's shapes.
 
-    Its arguments are rows of the table, one for each lane, and the parameters. Once compiled, it
-    can run in any thread.
+    Its arguments are rows of the table, one for each lane, and what all lanes start at. Once
+    compiled, it can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
     jitted, structures = _jitted(start, devices.sharding)
@@ -422,8 +451,8 @@ def lower_start(
         naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
         weak_functions(only=functions),
     ):
-        lowered = jitted.lower(rows, params, lanes)
-    shapes = structures[_form(rows, params, lanes)].unflatten(
+        lowered = jitted.lower(rows, given, lanes)
+    shapes = structures[_form(rows, given, lanes)].unflatten(
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding)
         for x in jax.tree.leaves(lowered.out_info)
     )
@@ -438,9 +467,9 @@ def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, dict[
     """
     structures: dict[Hashable, TreeDef] = {}
 
-    def leaves(table, params, lanes):
-        flat, treedef = jax.tree.flatten(start(table, params, lanes))
-        structures[_form(table, params, lanes)] = treedef
+    def leaves(table, given, lanes):
+        flat, treedef = jax.tree.flatten(start(table, given, lanes))
+        structures[_form(table, given, lanes)] = treedef
         return flat
 
     return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structures

@@ -140,7 +140,7 @@ def lr_find(
     check_range("lr_find(decay=...)", decay, UNIT)
     if not is_pair(optimizer):
         factory = cast(Callable[..., Pair], optimizer)
-        _, update = make_start("lr_find", optimizer, {}, [{name: low}], None)
+        _, update = make_start("lr_find", optimizer, {}, [{name: low}])
         optimizer = Optimizer(factory(**{name: low})[0], update)
     init, update = with_extra_args_support(cast(Pair, optimizer))
     try:
@@ -149,7 +149,9 @@ def lr_find(
         raise ValueError(f"lr_find(name={name!r}) must be one hyperparameter. {error}") from error
     run = Run(first_carry("lr_find", params, state))
     functions = functions_in(state)
-    program = Program(loss_fn, update, has_aux, needs_key, batch_size, functions=functions)
+    program = Program(
+        loss_fn, update, has_aux, needs_key, batch_size=batch_size, functions=functions
+    )
     plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
     execute(plan, run)
     diverged_at = int(run.carry.diverged_at)

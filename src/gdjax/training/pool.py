@@ -33,6 +33,7 @@ class Pool:
       history: as in `SweepResult`, up to that step.
       steps: (lanes,), the steps that each lane took part in.
       diverged_at: (lanes,), -1 while all is well.
+      stopped_at: (lanes,), the steps of a lane that was told to stop, or -1.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Pool:
         self.groups = [group for kind in kinds for group in kind.groups(reached)]
         self.done = 0
         self.history: dict[str, Any] = {}
-        self.steps, self.diverged_at = np.zeros(len(configs), int), np.full(len(configs), -1)
+        self.steps = np.zeros(len(configs), int)
+        self.diverged_at, self.stopped_at = np.full(len(configs), -1), np.full(len(configs), -1)
         self.bar, self.interrupt = Bar(plan.total, progress), Interrupt()
 
     def __enter__(self) -> Pool:
@@ -149,9 +151,11 @@ class Pool:
                 write = functools.partial(_write, len(self.configs), group.lanes, at)
                 known = (self.history[name],) if name in self.history else ()
                 self.history[name] = jax.tree.map(write, rows, *known)
-        at = to_host(run.carry.diverged_at)[: len(group.lanes)]
-        self.diverged_at[group.lanes] = at
-        self.steps[group.lanes] = np.where(at >= 0, at, run.done)
+        ends = to_host((run.carry.diverged_at, run.carry.stopped_at))
+        diverged_at, stopped_at = (x[: len(group.lanes)] for x in ends)
+        self.diverged_at[group.lanes], self.stopped_at[group.lanes] = diverged_at, stopped_at
+        steps = np.where(stopped_at >= 0, stopped_at, run.done)
+        self.steps[group.lanes] = np.where(diverged_at >= 0, diverged_at, steps)
         self.done = max(self.done, run.done)
 
     def final_losses(self) -> np.ndarray:
@@ -178,13 +182,11 @@ class Pool:
         return out
 
     def keep(self, lanes: Sequence[int], sizes: Sequence[int] | None = None) -> None:
-        """Merge some lanes on the device, in one program for each kind; drop the rest.
+        """Merge some lanes, at least one, on the device, a program for each kind; drop the rest.
 
-        Lanes that diverged are dropped too, but one lane always stays. A group gets the least of
-        `sizes` that is enough; None is as many rows as there are lanes.
+        A group gets the least of `sizes` that is enough; None is as many rows as there are lanes.
         """
-        wanted = {lane for lane in lanes if self.diverged_at[lane] < 0} or {self.lanes[0]}
-        groups = []
+        wanted, groups = set(lanes), []
         for kind in range(self.kinds):
             old = [group for group in self.groups if group.kind == kind]
             row_of = {lane: row for lane, row in rows_of(old).items() if lane in wanted}
@@ -226,13 +228,15 @@ class Pool:
                 [c.state for g, c in zip(groups, carries, strict=True) if g.kind == kind]
             ]
         ]
-        params = _joined([carry.params for carry in carries])
+        rows = np.argsort(order)
         return SweepResult(
             configs=columns(self.configs) if configs is None else configs,
-            params=_rows(params, np.argsort(order)),
+            params=_rows(_joined([carry.params for carry in carries]), rows),
+            model_state=_rows(_joined([carry.model_state for carry in carries]), rows),
             state=states[0] if self.kinds == 1 else tuple(states),
             history=self.history | history,
             diverged_at=self.diverged_at,
+            stopped_at=self.stopped_at,
             final_loss=self.final_losses(),
             seconds=time.perf_counter() - self.started,
             steps=self.steps,

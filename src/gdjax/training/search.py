@@ -29,7 +29,7 @@ from gdjax.training.lanes import Kind, make_kinds, make_start
 from gdjax.training.pool import Pool, carry_of
 from gdjax.training.progress import Bar
 from gdjax.training.racing import RaceOptions, check_judge, with_race_options
-from gdjax.training.repeats import checked_mode, mean_and_error
+from gdjax.training.repeats import mean_and_error
 from gdjax.training.search_result import BestTrial, SearchResult, as_trials, best_of
 from gdjax.training.study import (
     Asking,
@@ -120,8 +120,8 @@ def search(
         URL such as "postgresql://...", or a storage of Optuna. None is memory.
       study_name: of the study in the storage; None is "search".
       resume: whether to go on from a stored study. False deletes it and starts anew.
-      **options: of `sweep`: batch_size, has_aux, needs_key, held_out, metric_fn, progress,
-        vectorize, lanes_per_program.
+      **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
+        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program.
 
     Returns:
       A `SearchResult`, with Optuna's study. Ctrl-C ends the search and returns what is finished.
@@ -156,8 +156,7 @@ def search(
         )
     if is_stream(data):
         raise ValueError("search(data=...) must be arrays; a search reads them in every round.")
-    mode = checked_mode("search", by, mode)
-    check_judge("search", by, mode, options)
+    mode = check_judge("search", by, mode, options)
     dimensions = as_dimensions("search", space)
     check_sampler("search", sampler, dimensions)
     if sampler == "grid":
@@ -190,7 +189,7 @@ def search(
         raise KeyboardInterrupt
     best, found = best_of(table, mode), rounds.best
     if best is not None and (found is None or found.number != best.number):
-        found = BestTrial(*best[:4], params=None, state=None)
+        found = BestTrial(*best[:4], params=None, state=None, model_state=None)
         found = found if interrupted else rounds.again(found)
     return SearchResult(
         study=study.study, trials=table, by=by, mode=mode, found=found,
@@ -247,19 +246,23 @@ class _Rounds:
             "steps": self.total, "report_every": length, "key": key
         }  # fmt: skip
         loss_fn, params, optimizer = task
-        corners, init = dimensions.corners(), params if callable(params) else None
+        corners = dimensions.corners()
         for pair in corners:
             rows = as_configs("search", pair, seeds)
             for static, at in static_parts(rows):
-                make_start("search", optimizer, static, [rows[i] for i in at], init)
+                make_start("search", optimizer, static, [rows[i] for i in at])
         self.rows = [corners[0][i % 2] for i in range(-(-lanes // len(corners)))]
         self.rows = as_configs("search", self.rows, seeds)
         self.kinds, devices = self._kinds(task, data)
         self.is_static, self.optimizer = len(corners) + len(self.kinds) > 2, optimizer
         kind = self.kinds[0]
-        if by != "loss":
-            out = jax.eval_shape(metric_program(kind.plan), kind.shapes.params, kind.plan.held_out)
-            names = list(out) if isinstance(out, dict) else ["held_out"]
+        if by != "loss" and not is_stream(kind.plan.held_out):
+            carry = kind.shapes
+            with weak_functions():
+                names = jax.eval_shape(
+                    metric_program(kind.plan), carry.params, carry.state, carry.model_state,
+                    kind.plan.held_out,
+                )  # fmt: skip
             check_choice("search(by=...)", by, ["loss", *names])
         self.size = kind.size
         self.sizes = [self.size]
@@ -267,9 +270,12 @@ class _Rounds:
             smaller = [-(-self.size // eta**k) for k in range(len(self.rungs) + 1)]
             self.sizes = sorted(set(map(devices.padded, smaller)))
         # From now on everything is on the device.
-        params = params if kind.given is None else kind.given
-        self.task, self.data = (loss_fn, params, optimizer), kind.plan.data
+        start, model_state = kind.given
+        self.task = loss_fn, params if start is None else start, optimizer
+        self.data = kind.plan.data
         self.options |= {"held_out": kind.plan.held_out, "lanes_per_program": self.size}
+        if model_state is not None:
+            self.options["model_state"] = model_state
 
     def _kinds(self, task: Any, data: PyTree) -> tuple[list[Kind], Devices]:
         """Return lanes with extreme values, as many as a round has of a combination.
@@ -341,7 +347,7 @@ class _Rounds:
                 if self.best is None or sign * mean < sign * self.best.value:
                     trained = _lane(pool, lanes_of[i][np.argmin(scores[lanes_of[i]])])
                     self.best = BestTrial(
-                        asked[i].number, configs[i], float(mean), float(error), *trained[:2]
+                        asked[i].number, configs[i], float(mean), float(error), *trained[:3]
                     )
                 tell(i, values[i])
         if pool.interrupt.asked:
@@ -354,7 +360,9 @@ class _Rounds:
             pool.advance()
             scores = pool.scores(self.by, self.mode)
             trained = _lane(pool, lanes[np.argmin(scores[lanes])])
-        return trial._replace(params=trained.params, state=trained.state)
+        return trial._replace(
+            params=trained.params, state=trained.state, model_state=trained.model_state
+        )
 
     def _pool(self, configs: Sequence[Config]) -> tuple[list[np.ndarray], Pool]:
         """Return the lanes of each config, and a pool of them.

@@ -11,7 +11,7 @@ import numpy as np
 
 from gdjax.core.base import short
 from gdjax.core.checks import check_choice
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.plotting import new_axes, scale_of
 from gdjax.training.progress import require
 from gdjax.training.trials import Config, column, words
@@ -47,7 +47,7 @@ class SearchTrial(NamedTuple):
 
 
 class BestTrial(NamedTuple):
-    """The best trial of a search, with the parameters and the state of its best repeat.
+    """The best trial of a search, with the parameters and the states of its best repeat.
 
     These are None after Ctrl-C if another process, or an earlier call, ran the trial.
     """
@@ -58,6 +58,7 @@ class BestTrial(NamedTuple):
     error: float
     params: Params
     state: OptState
+    model_state: PyTree
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""

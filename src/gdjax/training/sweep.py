@@ -27,7 +27,9 @@ def sweep(
     key: Key | None = None,
     has_aux: bool = False,
     needs_key: bool = False,
+    model_state: PyTree | Callable[..., PyTree] = None,
     held_out: PyTree = None,
+    held_out_batch_size: int | None = None,
     metric_fn: Callable[..., Any] | None = None,
     report_every: int | None = None,
     progress: bool = False,
@@ -67,7 +69,10 @@ def sweep(
       key: as in `fit`.
       has_aux: as in `fit`.
       needs_key: as in `fit`.
+      model_state: as in `fit`, where every lane starts; or a function of a key, as `params`, which
+        is given the same key.
       held_out: as in `fit`.
+      held_out_batch_size: as in `fit`.
       metric_fn: as in `fit`, for one lane.
       report_every: as in `fit`.
       progress: whether to show a bar, with the lanes alive, the best loss and steps per second.
@@ -110,7 +115,8 @@ def sweep(
     with Pool(
         "sweep", loss_fn, params, optimizer, as_configs("sweep", space, seeds), data,
         batch_size=batch_size, steps=steps, epochs=epochs, key=key, has_aux=has_aux,
-        needs_key=needs_key, held_out=held_out, metric_fn=metric_fn, report_every=report_every,
+        needs_key=needs_key, model_state=model_state, held_out=held_out,
+        held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
         progress=progress, lanes_per_program=lanes_per_program, vectorize=vectorize,
         directory=directory, resume=resume,
     ) as pool:  # fmt: skip
