@@ -123,6 +123,21 @@ def test_a_metric_decides_where_more_is_better():
         search(**{**judged, "by": "accuracy"})
 
 
+def test_the_state_of_a_model_is_kept():
+    def counted(x, count, batch):
+        return loss_fn(x, batch), (count + 1, jnp.sum(x))
+
+    def with_count(x, count, batch):
+        return {"score": loss_fn(x, batch) + count}
+
+    result = search(
+        task=(lambda *args: (counted(*args)[0], (counted(*args)[1][0], ())), *TASK[1:]),
+        has_aux=True, model_state=jnp.zeros(()), held_out=HELD, metric_fn=with_count, by="score",
+        mode="min", trials=4,
+    )  # fmt: skip
+    assert result.best.model_state == 6 and result.best.value > 6
+
+
 def test_trials_that_diverge_are_told_with_their_step():
     space = {"learning_rate": [0.1, 1e30, 0.2, 1e25]}
     result = search(space, trials=4, sampler="grid")
