@@ -173,8 +173,11 @@ def test_curves_have_the_mean_of_what_still_runs():
     score = result.curve([0, 1, 2], "score")
     assert score.step.tolist() == [5, 10] and np.isnan(score.mean).all()  # frozen before step 5
     assert result.curve([0, 2], "score").mean.tolist() == [0.0, 3.5]
+    assert np.isnan(result.curve([]).mean).all()
     with pytest.raises(ValueError, match="smooth=.*>= 1, got 0"):
         result.curve([0], smooth=0)
+    with pytest.raises(ValueError, match=r"lanes=...\) must be in \[0, 2\], got \[3\]"):
+        result.curve([3])
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 20, 50])

@@ -243,9 +243,13 @@ class SweepResult:
           smooth: entries >= 1 of a lane's running mean; the mean over lanes is of those.
         """
         check_integer("SweepResult.curve(smooth=...)", smooth)
-        lanes = np.asarray(lanes)
-        lanes = lanes[self._started()[lanes]]
         self._check_recorded(by)
+        count, lanes = len(self.steps), np.asarray(lanes, int)
+        if not ((lanes >= 0) & (lanes < count)).all():
+            raise ValueError(
+                f"SweepResult.curve(lanes=...) must be in [0, {count - 1}], got {lanes.tolist()}."
+            )
+        lanes = lanes[self._started()[lanes]]
         rows = np.asarray(self.history[by], float)[lanes]
         step = np.arange(1, rows.shape[1] + 1)
         if by != "loss":  # a frozen lane is measured at later reports, too

@@ -174,7 +174,7 @@ def search(
     )  # fmt: skip
     interrupted = False
     try:
-        with Bar(trials, bool(options.get("progress")), unit="trial") as bar:
+        with Bar(trials, bool(options.get("progress")), "search", "trial") as bar:
             while asked := study.ask(lanes, trials):
                 rounds.run(study, asked)
                 table = as_trials(dimensions, study.finished(), mode)
@@ -283,14 +283,16 @@ class _Rounds:
         Lanes that run in turn and may be pruned are in small groups, so that those that are left
         need no smaller program.
         """
+        loss_fn, params, optimizer = task
         if self.rungs and self.options.get("lanes_per_program") is None:
             small = -(-all_devices().share(len(self.rows)) // self.eta ** (len(self.rungs) - 1))
+            options = self.options | {"lanes_per_program": small}
             kinds, devices = make_kinds(
-                "search", *task, self.rows, data, **self.options | {"lanes_per_program": small}
+                "search", loss_fn, params, optimizer, self.rows, data, **options
             )
             if kinds[0].plan.program.lanes == "map":
                 return kinds, devices
-        return make_kinds("search", *task, self.rows, data, **self.options)
+        return make_kinds("search", loss_fn, params, optimizer, self.rows, data, **self.options)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the values of trials, by the arguments' names."""
@@ -347,8 +349,9 @@ class _Rounds:
                 if self.best is None or sign * mean < sign * self.best.value:
                     trained = _lane(pool, lanes_of[i][np.argmin(scores[lanes_of[i]])])
                     self.best = BestTrial(
-                        asked[i].number, configs[i], float(mean), float(error), *trained[:3]
-                    )
+                        asked[i].number, configs[i], float(mean), float(error),
+                        trained.params, trained.state, trained.model_state,
+                    )  # fmt: skip
                 tell(i, values[i])
         if pool.interrupt.asked:
             raise KeyboardInterrupt
@@ -395,14 +398,14 @@ class _Rounds:
 
 def _optunas_pruner(pruner: str | BasePruner | None) -> BasePruner | None:
     """Return the pruner if it is one of Optuna."""
+    if isinstance(pruner, str):
+        check_choice("search(pruner=...)", pruner, ("halving",))
+        return None
     if pruner is None or isinstance(pruner, optuna_for("search").pruners.BasePruner):
         return pruner
-    if not isinstance(pruner, str):
-        raise TypeError(
-            f"search(pruner=...) must be 'halving' or a pruner of Optuna, got {shown(pruner)}."
-        )
-    check_choice("search(pruner=...)", pruner, ("halving",))
-    return None
+    raise TypeError(
+        f"search(pruner=...) must be 'halving' or a pruner of Optuna, got {shown(pruner)}."
+    )
 
 
 def _rungs(total: int, eta: int, rungs: Sequence[int] | None) -> list[int]:

@@ -188,7 +188,7 @@ def _distribution(
             f"1-d array of values, a distribution of Optuna, or a function of the config, got "
             f"{shown(value)}. A fixed value is a list of one."
         )
-    values = [v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values]
+    values = [np.asarray(v).item() if _is_scalar(v) else v for v in values]
     if all(v is None or type(v) in PLAIN for v in values):
         return module.CategoricalDistribution(values)
     labels = [str(label) for label in words(column(values))]
@@ -196,6 +196,10 @@ def _distribution(
     if len(options[name]) < len(values):
         raise ValueError(f"{caller}(space=...): {name!r} has an option twice: {labels}.")
     return module.CategoricalDistribution(labels)
+
+
+def _is_scalar(value: Any) -> bool:
+    return hasattr(value, "dtype") and np.ndim(value) == 0
 
 
 def _ends(distribution: Any) -> tuple[Any, Any]:
