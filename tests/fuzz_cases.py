@@ -258,6 +258,7 @@ OWN = {
     "hyperband": RACE | dict(space={"learning_rate": gdjax.log_uniform(1e-3, 1.0)}),
     "median_stop": RACE,
     "population_based_training": RACE,
+    "search": RACE | dict(space={"learning_rate": [0.1, 0.2]}, trials=4, steps=4),
     "find_root": dict(fun=residuals, bracket=(0.0, 2.0)),
     "fixed_point": dict(fun=halved),
     "least_squares": dict(residual_fn=residuals, params=VECTOR),

@@ -181,7 +181,7 @@ EMPTY |= {("matrix_inverse_pth_root", "matrix"), ("safe_norm", "axis")}
 
 # Whole runs, of which the test sees all up to where the program is compiled; and plain Python.
 RUNS = ["fit", "sweep", "successive_halving", "hyperband", "median_stop", "lr_find"]
-RUNS += ["population_based_training"]
+RUNS += ["population_based_training", "search"]
 PYTHON = ["grid", "sample", "uniform", "log_uniform", "choice"]
 
 

@@ -318,6 +318,10 @@ from gdjax.training.racing import hyperband as hyperband
 from gdjax.training.racing import median_stop as median_stop
 from gdjax.training.racing import successive_halving as successive_halving
 from gdjax.training.result import SweepResult as SweepResult
+from gdjax.training.search import search as search
+from gdjax.training.search_result import BestTrial as BestTrial
+from gdjax.training.search_result import SearchResult as SearchResult
+from gdjax.training.search_result import SearchTrial as SearchTrial
 from gdjax.training.trials import choice as choice
 from gdjax.training.trials import grid as grid
 from gdjax.training.trials import log_uniform as log_uniform

@@ -221,7 +221,7 @@ class Checkpoints:
                 before, why = None, f"is damaged ({error})"
         if before is not None:
             now = json.loads(json.dumps(dict(self.identity)))
-            if changed := _changed(before, now):
+            if changed := changed_arguments(before, now):
                 raise ValueError(
                     f"{self.what} holds a run with other {', '.join(changed)} ({file}). {self.anew}"
                 )
@@ -637,7 +637,7 @@ FOLLOWS = {
 }
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the arguments that differ, without what may follow from others."""
     texts = {k: json.dumps(v, sort_keys=True) for k, v in _known(before).items()}
     changed = [k for k, v in _known(now).items() if texts.get(k) != json.dumps(v, sort_keys=True)]

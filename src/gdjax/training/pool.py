@@ -230,9 +230,10 @@ class Pool:
         out[self.lanes] = np.where(bad, np.inf, values)[self.lanes]
         return out
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, lanes: Sequence[int], sizes: Sequence[int] | None = None) -> None:
         """Merge some lanes, at least one, on the device, a program for each kind; drop the rest.
 
+        A group gets the least of `sizes` that is enough; None is as many rows as there are lanes.
         Lanes that are on disk stay there, in groups of the size that they had when they ran.
         """
         wanted, groups = set(lanes), []
@@ -245,12 +246,19 @@ class Pool:
                 continue
             kept, rows = list(row_of), np.array(list(row_of.values()))
             size = self.devices.share(len(kept) + len(on_disk))
+            if sizes is not None:
+                size = min((n for n in sizes if n >= size), default=max(sizes))
             groups += kind.groups(self.reached, sorted(on_disk), size)
+            parts = [(carry_of(group), group.own_keys) for group in old]
+            if on_host := bool(parts) and self.devices.workers > 1:  # without a program to compile
+                parts = _joined(to_host(parts))
             for at in range(0, len(kept), size):
-                parts = [(carry_of(group), group.own_keys) for group in old]
                 part = padded_rows(at, size, len(kept))
                 with weak_functions():
-                    carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                    if on_host:
+                        carry, keys = jax.device_put(_rows(parts, rows[part]))
+                    else:
+                        carry, keys = _take(self.devices.sharding)(parts, rows[part])
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(

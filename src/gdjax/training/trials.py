@@ -164,7 +164,7 @@ def _grid(caller: str, space: Space, resolution: int = 5) -> list[Config]:
         [value] if callable(value) else _axis(caller, name, value, resolution)
         for name, value in space.items()
     ]
-    return _configs(caller, space, itertools.product(*axes) if axes else ())
+    return configs_of(caller, space, itertools.product(*axes) if axes else ())
 
 
 @strict()
@@ -212,7 +212,7 @@ def sampled(
     for row in shares:
         share = iter(row)
         rows.append([v if callable(v) else v.at(next(share)) for v in varying.values()])
-    return _configs(caller, space, rows)
+    return configs_of(caller, space, rows)
 
 
 def _axis(caller: str, name: str, value: Any, resolution: int) -> list[Any]:
@@ -237,7 +237,8 @@ def _as_varying(caller: str, name: str, value: Any) -> Any:
     return Choice(tuple(_axis(caller, name, value, 1)))
 
 
-def _configs(caller: str, space: Space, rows: Iterable[Sequence[Any]]) -> list[Config]:
+def configs_of(caller: str, space: Space, rows: Iterable[Sequence[Any]]) -> list[Config]:
+    """Return the configs of rows of values, with a function in place of each dependent value."""
     configs = []
     for row in rows:
         config: Config = {}
