@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -158,7 +158,7 @@ Chunk = tuple[Carry, int, tuple[Array, PyTree]]  # the carry, steps done, (losse
 
 def _from_arrays(
     plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     assert stop is not None
     carry, done = run.carry, run.done
     while done < stop:
@@ -175,7 +175,7 @@ def _from_arrays(
 
 def _from_stream(
     plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Yield after as many batches as a chunk has steps, at the end, and before an error."""
     stream, carry, done, failure = plan.data, run.carry, run.done, None
     stop = stop if stream.epochs is None else None  # the loader may not know how long a pass is
@@ -227,7 +227,7 @@ def _check_first(plan: Plan, carry: Carry, batch: PyTree) -> None:
     lane = carry.params, carry.model_state
     if plan.program.lanes:
         lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), lane)
-    check_loss(plan.caller, plan.program, *lane, batch)
+    check_loss(plan.caller, plan.program, lane[0], lane[1], batch)
 
 
 def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tuple[Carry, Any]:

@@ -21,8 +21,8 @@ def steps_per_epoch(data: PyTree, batch_size: int | None) -> int | None:
     if is_stream(data):
         return batches_per_epoch(data)
     leaves = jax.tree.leaves(data, is_leaf=is_iterator)
-    shape = getattr(leaves[0], "shape", ()) if leaves else ()
-    examples = shape[0] if len(shape) else 1
+    shape: tuple[int, ...] = getattr(leaves[0], "shape", ()) if leaves else ()
+    examples = next(iter(shape), 1)
     return max(1, examples // max(1, batch_size or examples))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.checks import check_integer, leaf_name
+from gdjax.core.numerics import scalar_dtype
 from gdjax.core.remember import remembered, remembered_with_owners
 from gdjax.core.types import Key, LossFn, OptState, Params, PyTree
 from gdjax.training.foreign import as_arrays, check_fits
@@ -166,7 +167,7 @@ def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
                 f"{what} must be a tree of arrays with the examples along axis 0, or an iterable "
                 f"of batches; got a single number at {leaf_name(data, i)!r}."
             )
-        if isinstance(x, np.ndarray) and not jax.config.jax_enable_x64:
+        if isinstance(x, np.ndarray) and scalar_dtype() == np.float32:
             check_fits(what, data, i, x)
     if len(set(map(len, leaves))) > 1:
         sizes = {leaf_name(data, i): len(x) for i, x in enumerate(leaves)}
