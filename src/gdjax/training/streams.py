@@ -32,9 +32,7 @@ TOGETHER_BYTES = 2**20  # most bytes of them; above that, calls take no noticeab
 MANY_SHAPES = 8  # each is a compilation
 # What JAX has of them without x64.
 WIDE = ("int64", "int32"), ("uint64", "uint32"), ("float64", "float32"), ("complex128", "complex64")
-NARROWED: dict[Any, Any] = {
-    np.dtype(wide): np.dtype(narrow) for wide, narrow in WIDE
-}  # in JAX without x64
+NARROWED: dict[Any, Any] = {np.dtype(wide): np.dtype(narrow) for wide, narrow in WIDE}
 
 
 @dataclasses.dataclass(frozen=True)
