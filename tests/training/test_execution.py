@@ -359,7 +359,7 @@ def test_held_out_data_need_a_metric_without_a_key():
 
 def test_streams_need_one_program():
     stream = iter([(X, Y)] * 3)
-    with pytest.raises(ValueError, match="can be read only once"):
+    with pytest.raises(ValueError, match="is read once for all lanes"):
         gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, lanes_per_program=2)
     with pytest.raises(ValueError, match="directory=.*needs arrays"):
         gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, directory="unused")

@@ -8,6 +8,7 @@ at its minimum; the lower of the two is `low`. Deviations: none.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -155,7 +156,9 @@ def lr_find(
     plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
     state = with_epochs("lr_find", state, steps_per_epoch(data, batch_size))
     run = Run(first_carry("lr_find", params, state))
-    execute(plan, run)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lr_find: the iterator ended")  # it is an error below
+        execute(plan, run)
     diverged_at = int(run.carry.diverged_at)
     losses = recorded(plan, run)[0][: diverged_at + 1 if diverged_at >= 0 else None]
     losses = losses.astype(np.float64)

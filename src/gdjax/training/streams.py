@@ -30,8 +30,9 @@ AHEAD = 2  # batches that are read ahead, if they are large
 TOGETHER = 32  # most batches for one call of a program
 TOGETHER_BYTES = 2**20  # most bytes of them; above that, calls take no noticeable time
 MANY_SHAPES = 8  # each is a compilation
+# What JAX has of them without x64.
 WIDE = ("int64", "int32"), ("uint64", "uint32"), ("float64", "float32"), ("complex128", "complex64")
-NARROWED = {np.dtype(wide): np.dtype(narrow) for wide, narrow in WIDE}  # in JAX without x64
+NARROWED: dict[Any, Any] = {np.dtype(wide): np.dtype(narrow) for wide, narrow in WIDE}
 
 
 @dataclasses.dataclass(frozen=True)
