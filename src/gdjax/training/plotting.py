@@ -26,6 +26,33 @@ def scale_of(values: np.ndarray) -> str:
     return "log" if wide else "linear"
 
 
+def running_mean(rows: np.ndarray, width: int) -> np.ndarray:
+    """Return the means of the last `width` entries of each row; NaN where the entry is not finite.
+
+    Fewer entries count at the start, and those that are not finite do not.
+
+    Example:
+      >>> print(running_mean(np.array([[1.0, 3.0, 5.0, np.nan]]), 2))
+      [[ 1.  2.  4. nan]]
+    """
+    good = np.isfinite(rows)
+    sums, counts = (_window_sums(x, width) for x in (np.where(good, rows, 0.0), good.astype(int)))
+    return np.where(good, sums / np.maximum(counts, 1), np.nan)
+
+
+def _window_sums(rows: np.ndarray, width: int) -> np.ndarray:
+    """Return the sums of the last `width` entries, without differences of sums, which cancel.
+
+    A window is the end of one block of `width` entries and the beginning of the next.
+    """
+    lanes, length = rows.shape
+    width = min(width, max(length, 1))
+    blocks = np.pad(rows, ((0, 0), (0, -length % width))).reshape(lanes, -1, width)
+    sums, ends = np.cumsum(blocks, 2), np.cumsum(blocks[:, :, ::-1], 2)[:, :, ::-1]
+    sums[:, 1:, :-1] += ends[:, :-1, 1:]
+    return sums.reshape(lanes, -1)[:, :length]
+
+
 def varying(columns: Columns) -> list[str]:
     """Return the names that lanes differ in; the first one if there is none."""
     return [k for k, v in columns.items() if len(set(v.tolist())) > 1] or [next(iter(columns))]

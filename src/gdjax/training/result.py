@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gdjax.core.base import short
-from gdjax.core.checks import check_choice
+from gdjax.core.checks import check_choice, check_integer
 from gdjax.core.evaluation import eval_params
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.files import (
@@ -28,22 +28,52 @@ from gdjax.training.files import (
     write_record,
 )
 from gdjax.training.inputs import RESERVED
-from gdjax.training.plotting import draw_against, draw_curves, draw_heat_map, varying
+from gdjax.training.plotting import (
+    draw_against,
+    draw_curves,
+    draw_heat_map,
+    running_mean,
+    varying,
+)
 from gdjax.training.progress import require
+from gdjax.training.repeats import (
+    Curve,
+    Point,
+    checked_mode,
+    lanes_of_points,
+    mean_and_error,
+    rank,
+    without_seeds,
+)
 from gdjax.training.trials import Config, column, static_parts, words
 
 PathLike = str | os.PathLike[str]
 
 
 class Best(NamedTuple):
-    """The winning lane of a sweep."""
+    """The best point of a sweep, and its best repeat.
+
+    Attributes:
+      lane: the repeat with the best value of those that were kept, whose `params` and `state` these
+        are.
+      config: the hyperparameters, without the seeds.
+      value: the mean of the repeats; infinite if one of them diverged, as then in every point.
+      params: the trained parameters of that lane.
+      state: the optimizer's state of that lane.
+      error: the standard error of the mean; NaN for a single repeat.
+      lanes: (repeats,), the lanes of the point.
+      diverged: how many of them diverged.
+    """
 
     lane: int
     config: Config
     value: float
     params: Params
     state: OptState
-    model_state: PyTree = None
+    model_state: PyTree
+    error: float
+    lanes: np.ndarray
+    diverged: int
 
     @property
     def eval_params(self) -> Params:
@@ -53,7 +83,11 @@ class Best(NamedTuple):
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
         sizes = f"params={short(self.params)}, state={short(self.state)}"
-        return f"Best(lane={self.lane}, config={self.config}, value={self.value:.6g}, {sizes})"
+        value = f"{self.value:.6g}"
+        if len(self.lanes) > 1:
+            value += f" ± {self.error:.2g}, lanes={self.lanes.tolist()}"
+            value += f", diverged={self.diverged}" if self.diverged else ""
+        return f"Best(lane={self.lane}, config={self.config}, value={value}, {sizes})"
 
 
 class Lane(NamedTuple):
@@ -122,39 +156,129 @@ class SweepResult:
 
     def values(self, by: str = "loss") -> np.ndarray:
         """Return one number for each lane: the final loss, or the last value of a metric."""
+        self._check_recorded(by)
         if by == "loss":
             return self.final_loss
-        if by not in self.metrics():
-            known = ", ".join(self.metrics())
-            raise ValueError(f"SweepResult: by={by!r} is not recorded; there is {known}.")
         metric, lanes = self.history[by], np.arange(len(self.steps))
         seen = np.sum(self.history["step"] <= self.steps[:, None], 1)
         return np.where(seen > 0, metric[lanes, np.maximum(seen - 1, 0)], np.nan)
 
-    def best(self, by: str = "loss", mode: str = "min") -> Best:
-        """Return the best of the kept lanes that did not diverge.
+    def _check_recorded(self, by: str) -> None:
+        if by not in self.metrics():
+            known = ", ".join(self.metrics())
+            raise ValueError(f"SweepResult: by={by!r} is not recorded; there is {known}.")
+
+    def points(self, by: str = "loss", mode: str | None = None, seeds: str = "mean") -> list[Point]:
+        """Return the points of the sweep, best first: configs, and what their repeats reached.
+
+        Repeats are lanes that differ only in "seed", "init_seed" and "batch_seed"; a run that is
+        there twice, with its seeds, counts as two points. Points without a diverged repeat come
+        first, by their mean; then those with some, by the share of them; then those that never
+        started.
 
         Args:
-          by: "loss" or the name of a held-out metric.
-          mode: "min" or "max".
+          by: "loss", for the mean over the last tenth of the steps, or the name of a held-out
+            metric, for its last value.
+          mode: "min" or "max"; None is "min" for "loss", and an error for a metric, as it cannot be
+            known whether more of it is better.
+          seeds: "mean" over the repeats of a point, or "each" for a point of every lane, whose
+            config has the seeds, too.
+
+        Example:
+          >>> import gdjax, jax.numpy as jnp
+          >>> space = {"learning_rate": [0.01, 0.1]}
+          >>> result = gdjax.sweep(
+          ...     lambda x, batch: jnp.mean((x - batch) ** 2), jnp.zeros(()), gdjax.sgd, space,
+          ...     jnp.arange(8.0), batch_size=2, steps=30, seeds=4)
+          >>> for point in result.points():
+          ...     print(point.config, point.lanes, f"{point.mean:.2f} ± {point.error:.2f}")
+          {'learning_rate': 0.1} [4 5 6 7] 6.38 ± 0.72
+          {'learning_rate': 0.01} [0 1 2 3] 7.55 ± 1.36
+        """
+        return self._points("SweepResult.points", by, mode, seeds)
+
+    def best(self, by: str = "loss", mode: str | None = None, seeds: str = "mean") -> Best:
+        """Return the best point that was kept, by the mean of its repeats.
+
+        Args:
+          by: as in `points`.
+          mode: as in `points`.
+          seeds: as in `points`; "each" for the best single lane.
+
+        Returns:
+          A `Best`, with the parameters of the repeat that has the best value. Points with a
+          diverged repeat count only if there are no others.
 
         Raises:
-          ValueError: if every lane diverged.
+          ValueError: if every lane diverged, or `by` is a metric and there is no `mode`.
         """
-        order = self._order(by, mode)
-        lane = next((int(i) for i in order if i in self.kept), None)
-        if lane is None or self.diverged_at[lane] >= 0:
-            raise ValueError(
-                "SweepResult.best: every lane of the sweep diverged; try smaller learning rates."
-            )
-        return Best(lane, self.config(lane), float(self.values(by)[lane]), *self.lane(lane))
+        for point in self._points("SweepResult.best", by, mode, seeds):
+            values = np.where(np.isin(point.lanes, self.kept), point.values, np.nan)
+            if not np.isfinite(values).any():
+                continue
+            pick = np.nanargmin if mode != "max" else np.nanargmax
+            lane = int(point.lanes[pick(np.where(np.isfinite(values), values, np.nan))])
+            return Best(
+                lane, point.config, point.mean, *self.lane(lane), point.error, point.lanes,
+                point.diverged,
+            )  # fmt: skip
+        raise ValueError(
+            "SweepResult.best: every lane of the sweep diverged; try smaller learning rates."
+        )
 
-    def _order(self, by: str, mode: str) -> np.ndarray:
-        """Return all lanes, best first; last those that diverged or have no value."""
-        check_choice("SweepResult: mode=...", mode, ("min", "max"))
-        values = self.values(by) * (1.0 if mode == "min" else -1.0)
-        bad = (self.diverged_at >= 0) | ~np.isfinite(values)
-        return np.lexsort((np.where(bad, np.inf, values), self.diverged_at >= 0))
+    def curve(self, lanes: Sequence[int] | np.ndarray, by: str = "loss", smooth: int = 1) -> Curve:
+        """Return the mean curve of some lanes, such as a point's, with its standard error.
+
+        Args:
+          lanes: which of them; those that never started are left out.
+          by: "loss", recorded at each step, or the name of a held-out metric, at each report.
+          smooth: entries >= 1 of a lane's running mean; the mean over lanes is of those.
+        """
+        check_integer("SweepResult.curve(smooth=...)", smooth)
+        lanes = np.asarray(lanes)
+        lanes = lanes[self._started()[lanes]]
+        self._check_recorded(by)
+        rows = np.asarray(self.history[by], float)[lanes]
+        step = np.arange(1, rows.shape[1] + 1)
+        if by != "loss":  # a frozen lane is measured at later reports, too
+            step = self.history["step"]
+            rows = np.where(step > self.steps[lanes, None], np.nan, rows)
+        if not lanes.size:
+            return Curve(step, *np.full((2, len(step)), np.nan))
+        return Curve(step, *mean_and_error(running_mean(rows, smooth)))
+
+    def _points(self, caller: str, by: str, mode: str | None, seeds: str) -> list[Point]:
+        values, sign = self.values(by), 1.0 if checked_mode(caller, by, mode) == "min" else -1.0
+        check_choice(f"{caller}(seeds=...)", seeds, ("mean", "each"))
+        values = np.where(self.diverged_at >= 0, sign * np.inf, values.astype(float))
+        started = self._started()
+        scores = np.where(np.isfinite(values), sign * values, np.inf)
+        scores = np.where(started, scores, np.nan)
+        # A population's numbers may become equal; its points are what they were at the start.
+        tracks = {k: v[:, 0] for k, v in self.history.get("exchanges", {}).items() if k != "parent"}
+        points = lanes_of_points(self.configs | tracks, seeds)
+        order = rank([scores[lanes] for lanes in points])
+        return [self._point(points[i], values, started, seeds) for i in order]
+
+    def _point(
+        self, lanes: np.ndarray, values: np.ndarray, started: np.ndarray, seeds: str
+    ) -> Point:
+        config = self.config(int(lanes[0]))
+        ran = lanes[started[lanes]]
+        mean, error = mean_and_error(values[ran]) if ran.size else (math.nan, math.nan)
+        return Point(
+            config=config if seeds == "each" else without_seeds(config),
+            lanes=lanes,
+            values=np.where(started, values, np.nan)[lanes],
+            mean=float(mean),
+            error=float(error),
+            diverged=int((self.diverged_at[lanes] >= 0).sum()),
+            steps=int(self.steps[lanes].max()),
+            kept=bool(np.isin(lanes, self.kept).any()),
+        )
+
+    def _started(self) -> np.ndarray:
+        return (self.steps > 0) | (self.diverged_at >= 0)
 
     def lane(self, lane: int) -> Lane:
         """Return (params, state, model_state) of one lane that was kept."""
