@@ -204,7 +204,7 @@ def test_axes_of_hyperparameters_and_of_what_was_reached(page):
     np.testing.assert_allclose(sorted(set(rate["values"])), [-30, -3, 0])
     assert rate["ticktext"] == ["1e-30", "0.001", "1"] and limit["ticktext"] == ["1", "inf"]
     assert kind["ticktext"] == ["a", "None", "True"] and set(kind["values"]) == {0, 1, 2}
-    assert len(loss["values"]) == 17 and loss["ticktext"][-1] == "none finite"
+    assert len(loss["values"]) == 17 and loss["ticktext"][-1] == "not finite"
     assert max(loss["values"]) == loss["tickvals"][-1] > sorted(loss["values"])[-2]
     bad, good = shown.charts["slice-0"]["data"]
     assert bad["customdata"] == [16] and len(good["customdata"]) == 16

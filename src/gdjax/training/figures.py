@@ -157,7 +157,7 @@ def curves(
                 meta={"point": points[i]},
             )
         )  # fmt: skip
-    fig = go.Figure(traces)
+    fig = _figure(traces)
     fig.update_layout(yaxis_type="log" if log else "linear", legend_title_text="point")
     return _json(fig, "step", what)
 
@@ -178,7 +178,7 @@ def run_curve(step: np.ndarray, values: np.ndarray, what: str, width: int, most:
 
     More than `most` values are shown by the least and the greatest of equal numbers of them.
     """
-    fig, smooth = plotly("graph_objects").Figure(), running_mean(values[None], width)[0]
+    fig, smooth = _figure(), running_mean(values[None], width)[0]
     size = max(1, -(-len(values) // most))
     shown = thinned(len(values), size)
     many = np.isfinite(values).sum() > 30
@@ -228,7 +228,7 @@ def slices(
     point_colours: Sequence[str], what: str, mode: str,
 ) -> str:  # fmt: skip
     """Return what all points reached against one hyperparameter; diverged ones at the edge."""
-    fig, good = plotly("graph_objects").Figure(), np.isfinite(means)
+    fig, good = _figure(), np.isfinite(means)
     log = scale_of(means[good]) == "log" and mode == "min"
     texts = [label(name, 200) for name in names]
 
@@ -245,7 +245,7 @@ def slices(
         marker = {"symbol": "x", "size": 7, "color": FAILED}
         add(~good, bad, marker, "%{text}<br>no finite mean<extra></extra>")
         fig.add_annotation(
-            text="✕ no finite mean", x=0, xref="paper", xanchor="left", y=1, yref="paper",
+            text="✕ diverged or not finite", x=0, xref="paper", xanchor="left", y=1, yref="paper",
             yanchor="bottom", showarrow=False, font={"size": 11, "color": FAILED},
         )  # fmt: skip
     shown = [point_colours[i] for i in np.flatnonzero(good)]
@@ -276,7 +276,7 @@ def parallel(
     reached = reached._replace(places=np.where(good, means, edge))
     if not good.all():
         ticks[-1][0].append(float(np.log10(edge) if log else edge))
-        ticks[-1][1].append("none finite")
+        ticks[-1][1].append("not finite")
     dimensions = []
     for axis, (places, texts) in zip([*axes, reached], ticks, strict=True):
         low, high = min(axis.spread.min(), *places), max(axis.spread.max(), *places)
@@ -293,7 +293,7 @@ def parallel(
         dimensions=dimensions, line={"color": shades[::-1], **scale}, tickfont_size=12,
         labelfont_size=13, labelangle=-20 if len(dimensions) > 7 else 0,
     )  # fmt: skip
-    fig = plotly("graph_objects").Figure(lines)
+    fig = _figure(lines)
     return _json(fig, "", "", margin={"l": 110, "r": 60, "t": 75, "b": 25})
 
 
@@ -318,7 +318,7 @@ def importance(shares: dict[str, float]) -> str:
         text=[f"{v:.1%}" for v in values], textposition="outside", cliponaxis=False,
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    fig = go.Figure(bars)
+    fig = _figure(bars)
     fig.update_yaxes(
         tickvals=list(range(len(names))), ticktext=[label(k) + " " for k in names], automargin=True
     )
@@ -326,15 +326,21 @@ def importance(shares: dict[str, float]) -> str:
     return _json(fig, "share of the variance", "")
 
 
+def _figure(traces: Any = ()) -> Any:
+    """Return a figure without Plotly's template, which is 7 KB in each."""
+    layout = {
+        "template": "none", "font": {"size": 12, "color": "#2a3f5f"},
+        "margin": {"l": 70, "r": 20, "t": 30, "b": 50},
+        "hoverlabel": {"align": "left", "namelength": -1},
+    }  # fmt: skip
+    return plotly("graph_objects").Figure(traces, layout)
+
+
 def _json(fig: Any, x: str, y: str, **layout: Any) -> str:
-    fig.update_layout(
-        template="plotly_white", margin={"l": 70, "r": 20, "t": 30, "b": 50}, font_size=12,
-        hoverlabel={"align": "left", "namelength": -1},
-    )  # fmt: skip
-    fig.update_layout(**layout)
-    fig.update_xaxes(title_text=label(x), exponentformat="power")
-    fig.update_yaxes(title_text=label(y), exponentformat="power")
-    return fig.to_json()
+    look = {"exponentformat": "power", "gridcolor": "#e8edf3", "zeroline": False}
+    fig.update_xaxes(title={"text": label(x), "standoff": 8}, **look)
+    fig.update_yaxes(title={"text": label(y), "standoff": 8}, **look)
+    return fig.update_layout(**layout).to_json()
 
 
 def _whole(step: np.ndarray) -> np.ndarray:
