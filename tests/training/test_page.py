@@ -222,6 +222,7 @@ def test_axes_of_hyperparameters_and_of_what_was_reached(page):
             ["curve-0", "slice-0"], ["curve-1", "parallel", "importance"],
         ),
         (made(crossed(0, rate=[-1.0, 0.0, 1.0]), [-1e-300, 0.0, 1e300]), ["parallel"], []),
+        (made(crossed(2, rate=[0.1, 0.2]), 1.0, started=[0]), ["curve-1", "parallel"], []),
         (made(crossed(0, rate=[0.1, 0.2]), [NAN, INF]), ["slice-0"], ["parallel", "curve-0"]),
         (made([{"seed": s} for s in range(3)], 1.0), ["curve-0"], ["parallel"]),  # only seeds
         (
@@ -229,7 +230,7 @@ def test_axes_of_hyperparameters_and_of_what_was_reached(page):
             ["curve-0", "parallel"], ["curve-1"],
         ),
     ],
-    ids=["one", "two", "diverged", "huge", "nonfinite", "seeds", "dropped"],
+    ids=["one", "two", "diverged", "huge", "started", "nonfinite", "seeds", "dropped"],
 )  # fmt: skip
 def test_small_and_broken_sweeps(page, result, present, absent):
     shown = page(result)
@@ -374,15 +375,15 @@ def test_the_page_of_a_run(page, run):
     assert titles == ["loss", "mse", "aux[&#x27;largest &lt;b&gt;&#x27;]"]
     assert ["b1", "0.9"] in shown.tables["numbers"]
     band, smooth = shown.charts["curve-0"]["data"]
-    assert band["name"] == "least to greatest of 3 steps" and smooth["name"] == "mean of 50 steps"
+    assert band["name"] == "least to greatest of 3 steps" and smooth["name"] == "mean of 100 steps"
     high, low = np.split(numbers(band["y"]), 2)
     losses = run.history["loss"]
     parts = [losses[i : i + 3] for i in range(0, 5000, 3)]
     np.testing.assert_array_equal(high, [p.max() for p in parts])
     np.testing.assert_array_equal(low[::-1], [p.min() for p in parts])
-    mean = running_mean(losses[None].astype(float), 50)[0]
+    mean = running_mean(losses[None].astype(float), 100)[0]
     np.testing.assert_allclose(numbers(smooth["y"])[-1], mean[-1], rtol=1e-6)
-    np.testing.assert_array_equal(numbers(smooth["x"])[-1], 5000 - 49 / 2)
+    np.testing.assert_array_equal(numbers(smooth["x"])[-1], 5000 - 99 / 2)
     np.testing.assert_array_equal(
         numbers(shown.charts["curve-1"]["data"][0]["y"]), run.history["mse"]
     )

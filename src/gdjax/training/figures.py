@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.training.markup import number, shortened
-from gdjax.training.plotting import running_mean, scale_of
+from gdjax.training.plotting import running_mean, scale_of, spacing_of
 from gdjax.training.progress import require
 from gdjax.training.repeats import Curve
 
@@ -77,10 +77,7 @@ def _round_ticks(low: float, high: float, log: bool) -> np.ndarray:
 def as_axis(name: str, values: np.ndarray) -> Axis:
     """Return an axis for the values of a hyperparameter; infinite ones and texts are words."""
     if values.dtype.kind in "fiu" and np.isfinite(values).all():
-        # Evenly spread numbers in [0, 1] span decades, too, but half of them are above a half.
-        middle = np.sort(values)[(len(values) - 1) // 2]
-        log = scale_of(values) == "log" and bool(middle < values.max() / 4)
-        return Axis(name, values.astype(float), log, None)
+        return Axis(name, values.astype(float), spacing_of(values) == "log", None)
     texts = [number(v) for v in values.tolist()]
     words = list(dict.fromkeys(texts))
     return Axis(name, np.array([words.index(t) for t in texts], float), False, words)

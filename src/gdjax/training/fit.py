@@ -24,9 +24,9 @@ from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
-from gdjax.training.inputs import Plan, Program, make_plan
+from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
 from gdjax.training.page import fit_page, fit_view, shown_in_notebook
-from gdjax.training.plotting import draw_loss
+from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt
 
 
@@ -121,8 +121,16 @@ class FitResult:
         fit_page(path, self, title)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the loss against the step; return the matplotlib axes."""
-        return draw_loss(self.history["loss"], ax)
+        """Draw the loss against the step, and held-out metrics in panels below it.
+
+        Args:
+          ax: matplotlib axes, for the loss alone; None makes a figure with all.
+
+        Returns:
+          The axes of the loss.
+        """
+        metrics = [name for name in self.history if name not in RESERVED]
+        return draw_fit(self.history, metrics, ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""

@@ -35,7 +35,7 @@ from gdjax.training.markup import (
     sortable,
     sparkline,
 )
-from gdjax.training.plotting import scale_of
+from gdjax.training.plotting import scale_of, smoothing
 from gdjax.training.progress import require
 from gdjax.training.repeats import Curve, Point, mean_and_error
 from gdjax.training.trials import SEEDS, words
@@ -116,7 +116,7 @@ def fit_page(path: str | os.PathLike[str], result: FitResult, title: str | None)
     charts, body = [], [facts(_fit_facts(result))]
     recorded = _recorded(result.history)
     for i, (name, step, values) in enumerate(recorded[:CHARTS]):
-        width = max(1, len(values) // 100) if len(step) == len(result.history["loss"]) else 1
+        width = smoothing(len(values)) if len(step) == len(result.history["loss"]) else 1
         figure = figures.run_curve(step, values, name, width, TIMES)
         charts.append((f"curve-{i}", figure))
         log = _may_be_log(values)
@@ -272,13 +272,15 @@ def _points_table(
 ) -> Html:
     others = [k for k in result.metrics() if k != by]
     reached = {k: np.where(result.diverged_at >= 0, np.nan, result.values(k)) for k in others}
+    started = (result.steps > 0) | (result.diverged_at >= 0)
     rows = []
     for i, point in enumerate(points):
         swatch = Html(f'<span class="swatch" style="background:{colours[i]}"></span> {i + 1}')
         row = [Cell(swatch, i + 1), *(cell(v[i]) for v in varying.values())]
         row.append(Cell(_reached(point), point.mean))
+        ran = point.lanes[started[point.lanes]]
         for name in others:
-            mean, error = mean_and_error(reached[name][point.lanes])
+            mean, error = mean_and_error(reached[name][ran]) if ran.size else (np.nan, np.nan)
             row.append(Cell(mean_text(float(mean), float(error)), float(mean)))
         row += [cell(len(point.lanes)), cell(point.steps)]
         if ends:

@@ -182,12 +182,8 @@ class Pool:
         return out
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Merge some lanes on the device, in one program for each kind; drop the rest.
-
-        Lanes that diverged are dropped too, but one lane always stays.
-        """
-        wanted = {lane for lane in lanes if self.diverged_at[lane] < 0} or {self.lanes[0]}
-        groups = []
+        """Merge some lanes, at least one, on the device, a program for each kind; drop the rest."""
+        wanted, groups = set(lanes), []
         for kind in range(self.kinds):
             old = [group for group in self.groups if group.kind == kind]
             row_of = {lane: row for lane, row in rows_of(old).items() if lane in wanted}

@@ -49,7 +49,7 @@ class Curve(NamedTuple):
 
     Attributes:
       step: (times,), the number of steps taken.
-      mean: (times,), NaN from where the first of the repeats diverged or was dropped.
+      mean: (times,), NaN from where the first repeat diverged, stopped or was dropped.
       error: (times,), the standard error of the mean, NaN for a single repeat.
     """
 
