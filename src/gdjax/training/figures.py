@@ -74,13 +74,21 @@ def _round_ticks(low: float, high: float, log: bool) -> np.ndarray:
     return step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
 
 
-def as_axis(name: str, values: np.ndarray) -> Axis:
-    """Return an axis for the values of a hyperparameter; infinite ones and texts are words."""
-    if values.dtype.kind in "fiu" and np.isfinite(values).all():
+def as_axis(name: str, values: np.ndarray, known: np.ndarray | None = None) -> Axis:
+    """Return an axis for the values of a hyperparameter; infinite ones and texts are words.
+
+    Args:
+      name: of the hyperparameter.
+      values: (points,), numbers or objects.
+      known: the same values in the order in which words are put; None is the given one.
+    """
+    numbers = values.dtype.kind in "fiu"
+    if numbers and np.isfinite(values).all():
         return Axis(name, values.astype(float), spacing_of(values) == "log", None)
-    texts = [number(v) for v in values.tolist()]
-    words = list(dict.fromkeys(texts))
-    return Axis(name, np.array([words.index(t) for t in texts], float), False, words)
+    known = np.sort(values) if numbers else values if known is None else known
+    words = list(dict.fromkeys(number(v) for v in known.tolist()))
+    places = [words.index(number(v)) for v in values.tolist()]
+    return Axis(name, np.array(places, float), False, words)
 
 
 def colours(values: np.ndarray, mode: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.base import short
@@ -102,7 +103,8 @@ def sweep_page(
         figure, log, about = _curves(result, points, ran, names, colours, metric)
         chart = [place(f"curve-{k}", figure, 440, log)] if figure else []
         body.append(section(f"Learning curves: {metric}", *chart, about=about))
-    body += _hyperparameter_sections(varying, means, errors, names, colours, by, mode, place)
+    order = np.argsort([p.lanes[0] for p in points])  # as the space was written
+    body += _hyperparameter_sections(varying, order, means, errors, names, colours, by, mode, place)
     if ends:
         body.append(section("Lanes that did not finish", _ends_table(result, ends)))
     title = title or "Sweep"
@@ -326,11 +328,13 @@ def _curves(
     """Return (the figure if there is one, whether it may have a log axis, what it shows)."""
     shown = ran[:CURVES]
     times = np.asarray(result.history[metric]).shape[1]
-    size = -(-times // max(100, min(TIMES, ALL_TIMES // max(len(shown), 1))))
-    lines = []
+    width = smoothing(times) if metric == "loss" else 1
+    most = max(100, min(TIMES, ALL_TIMES // max(len(shown), 1)))
+    size = max(1, -(-times // most))
+    width, lines = max(size, width), []
     for i in shown:
-        curve = result.curve(points[i].lanes, metric, smooth=max(size, 1))
-        at = figures.thinned(len(curve.step), max(size, 1))
+        curve = result.curve(points[i].lanes, metric, smooth=width)
+        at = figures.thinned(len(curve.step), size)
         lines.append(Curve(*(x[at] for x in curve)))
     means = np.concatenate([line.mean for line in lines] or [np.zeros(0)])
     if not np.isfinite(means).any():
@@ -338,7 +342,8 @@ def _curves(
     figure = figures.curves(
         lines, shown, [names[i] for i in shown], [colours[i] for i in shown], metric
     )
-    about = [f"Mean over the repeats of the last {size} steps." if size > 1 else ""]
+    what = "steps" if metric == "loss" else "reports"
+    about = [f"Each is the mean over the last {width} {what}." if width > 1 else ""]
     if any(np.isfinite(line.error).any() for line in lines):
         about.append("Bands are a standard error of the mean over the repeats to each side.")
         about += (
@@ -357,6 +362,7 @@ def _may_be_log(values: np.ndarray) -> bool:
 
 def _hyperparameter_sections(
     varying: dict[str, np.ndarray],
+    order: np.ndarray,
     means: np.ndarray,
     errors: np.ndarray,
     names: Sequence[str],
@@ -367,7 +373,7 @@ def _hyperparameter_sections(
 ) -> list[Html]:
     if not varying:
         return []
-    axes = [figures.as_axis(k, v) for k, v in varying.items()]
+    axes = [figures.as_axis(k, v, v[order]) for k, v in varying.items()]
     shown = ~np.isnan(means)  # those that started
     if not shown.any():
         return []
@@ -481,7 +487,7 @@ def _recorded(history: dict[str, Any]) -> list[tuple[str, np.ndarray, np.ndarray
         if name not in RESERVED and name != "loss" and np.ndim(values) == 1:
             out.append((name, np.asarray(history["step"]), np.asarray(values, float)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(history.get("aux")):
-        if np.ndim(leaf) == 1 and np.asarray(leaf).dtype.kind in "fiu":
+        if np.ndim(leaf) == 1 and not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             values = np.asarray(leaf, float)
             out.append((f"aux{jax.tree_util.keystr(path)}", np.arange(1, len(values) + 1), values))
     return out
