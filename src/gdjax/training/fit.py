@@ -28,6 +28,7 @@ from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
 from gdjax.training.lanes import Group
+from gdjax.training.page import fit_page, fit_view, shown_in_notebook
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
 from gdjax.training.streams import Stream, first_batch
@@ -108,6 +109,22 @@ class FitResult:
             f"  params={short(self.params)}, state={short(self.state)},\n"
             f"  history: {', '.join(self.history)})"
         )
+
+    def _repr_html_(self) -> str | None:
+        return shown_in_notebook(fit_view, self)
+
+    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Write a page of the run: one HTML file that opens without network.
+
+        It has a chart of the loss, with its running mean, of each metric and of each number in aux,
+        and the hyperparameters that the next step would use. It needs Plotly: `pip install
+        "gdjax[report]"`. About 5 MB, nearly all of it plotly.js.
+
+        Args:
+          path: the file, in a folder that exists; it is written completely or not at all.
+          title: of the page.
+        """
+        fit_page(path, self, title)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss against the step, and held-out metrics in panels below it.
