@@ -407,9 +407,9 @@ def _known(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 # What is traced, and so looks different if only an argument has another shape -> such arguments.
 FOLLOWS = {
-    "metric_fn": {"loss_fn", "held_out", "params"},
-    "loss_fn": {"data", "params", "batch_size", "has_aux", "needs_key"},
-    "optimizer": {"params", "space"},
+    "metric_fn": {"loss_fn", "held_out", "params", "model_state"},
+    "loss_fn": {"data", "params", "model_state", "batch_size", "has_aux", "needs_key"},
+    "optimizer": {"params", "model_state", "space"},
 }
 
 

@@ -133,7 +133,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, what: str = "") 
                 "must be the same."
             )
         if is_key:
-            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+            impls: list[Any] = []  # `key_impl` takes arrays, but not their shapes
+            jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), leaf)  # noqa: B023
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=impls[0])
         leaves.append(array)
     return treedef.unflatten(leaves)
 
