@@ -20,6 +20,7 @@ from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
 from gdjax.core.numerics import safe_increment as safe_increment
 from gdjax.core.reading import hyperparams as hyperparams
+from gdjax.core.reading import hyperparams_in_use as hyperparams_in_use
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 
 # Linear algebra
@@ -193,6 +194,8 @@ from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
 from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
 from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
 from gdjax.schedules.decay import exponential_decay as exponential_decay
+from gdjax.schedules.epochs import in_epochs as in_epochs
+from gdjax.schedules.epochs import with_steps_per_epoch as with_steps_per_epoch
 from gdjax.schedules.join import join_schedules as join_schedules
 from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gdjax.schedules.longrun import wsd_schedule as wsd_schedule
@@ -320,6 +323,7 @@ from gdjax.training.trials import grid as grid
 from gdjax.training.trials import log_uniform as log_uniform
 from gdjax.training.trials import sample as sample
 from gdjax.training.trials import uniform as uniform
+from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
 
 # Packages and modules with names of their own

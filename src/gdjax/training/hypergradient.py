@@ -20,6 +20,7 @@ from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.types import Key, LossFn, P, Pair, Params, PyTree
 from gdjax.training.engine import draw
+from gdjax.training.epochs import with_epochs
 from gdjax.training.inputs import (
     as_key,
     check_batch_size,
@@ -120,7 +121,8 @@ def unroll(
         params, _, model_state = carry
         return (params, model_state) if has_model_state else params
 
-    carry = (params, init(params), model_state)
+    state = with_epochs("unroll", init(params), examples // (batch_size or examples))
+    carry = (params, state, model_state)
     every = jnp.arange(steps, dtype=jnp.int32), picks
     if not checkpoint:
         return trained(jax.lax.scan(step, carry, every)[0])

@@ -75,7 +75,7 @@ def sweep(
       held_out_batch_size: as in `fit`.
       metric_fn: as in `fit`, for one lane.
       report_every: as in `fit`.
-      progress: whether to show a bar, with the lanes alive, the best loss and steps per second.
+      progress: as in `fit`, with the lanes alive, and the loss, metrics and rate of the best lane.
       seeds: runs of each config: a number of them or a list of integers, the values of "seed".
       lanes_per_program: lanes that share a program and are in memory together; the program is
         compiled once for all groups of lanes. None is as many as fit, by XLA's count of the memory
