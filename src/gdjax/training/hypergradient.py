@@ -96,6 +96,7 @@ def unroll(
     if batch_size is not None:
         check_batch_size("unroll", batch_size, examples)
         picks = draw(key, jnp.zeros((), jnp.int32), steps, examples, batch_size)
+    state = with_epochs("unroll", init(params), examples // (batch_size or examples))
     given = (params, rebuilt(model_state)) if has_model_state else (params,)
     out = jax.eval_shape(loss_fn, *given, one_batch(data, batch_size))
     check_loss_output("unroll", out, False, has_model_state, model_state)
@@ -121,7 +122,6 @@ def unroll(
         params, _, model_state = carry
         return (params, model_state) if has_model_state else params
 
-    state = with_epochs("unroll", init(params), examples // (batch_size or examples))
     carry = (params, state, model_state)
     every = jnp.arange(steps, dtype=jnp.int32), picks
     if not checkpoint:
