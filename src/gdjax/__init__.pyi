@@ -20,6 +20,7 @@ from gdjax.core.lift import leafwise as leafwise
 from gdjax.core.lift import treewise as treewise
 from gdjax.core.numerics import safe_increment as safe_increment
 from gdjax.core.reading import hyperparams as hyperparams
+from gdjax.core.reading import hyperparams_in_use as hyperparams_in_use
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 
 # Linear algebra

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
@@ -393,7 +394,8 @@ def rounded_off(x: object) -> np.ndarray:
 def value_at(value: PyTree, count: Array, what: str | None = None) -> PyTree:
     """Return `value` with every schedule in it replaced by what it gives at `count`.
 
-    `what` names the number in errors, for a step: there a schedule must give one real number.
+    `what` names the number in errors, for a step: there a schedule must give one real number. In
+    the state of several runs, `count` and the numbers of schedules have the axes of the runs.
     """
 
     def evaluate(x):
@@ -403,14 +405,20 @@ def value_at(value: PyTree, count: Array, what: str | None = None) -> PyTree:
 
 
 def _evaluated(schedule: Schedule, count: Array, what: str | None) -> Array:
+    if jnp.ndim(count):  # of several runs: each schedule sees the numbers and the count of one
+        runs = len(count)
+        leaves, treedef = jax.tree.flatten(schedule)
+        axes = [0 if jnp.ndim(x) and len(x) == runs else None for x in leaves]
+        one = functools.partial(_evaluated, what=what)
+        return jax.vmap(one, in_axes=(treedef.unflatten(axes), 0))(schedule, count)
     given = schedule(count)
     try:
         new = None if given is None or isinstance(given, str) else jnp.asarray(given)
     except TypeError:
         new = None
     real = new is not None and not jnp.iscomplexobj(new)
-    fits = new is not None and (new.shape == jnp.shape(count) or not schedule.one_number)
-    if what is not None and not (real and fits) and not jnp.ndim(count):
+    fits = new is not None and (new.shape == () or not schedule.one_number)
+    if what is not None and not (real and fits):
         got = repr(given) if new is None else f"an array of shape {new.shape}, {new.dtype}"
         raise ValueError(f"{what}: the schedule must return one real number, got {got}.")
     return jnp.asarray(given, scalar_dtype())

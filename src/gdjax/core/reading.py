@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,9 +23,11 @@ from gdjax.core.hyper import (
     value_at,
 )
 from gdjax.core.protocols import states_in
+from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
 
 Path = tuple[Any, ...]  # keys of jax.tree_util
+Entry = tuple[Path, int, PyTree, Array]  # path, depth of its shortest name, value, count
 
 
 def _key(key: object) -> str:
@@ -48,8 +52,8 @@ def _is_entry(node: object) -> bool:
     return isinstance(node, (Schedule, Masked))
 
 
-def _entries(state: OptState) -> list[tuple[Path, int, PyTree, Array]]:
-    """Return (path, depth of its shortest name, value, count) for every number or schedule."""
+def _entries(state: OptState) -> list[Entry]:
+    """Return an entry for every number or schedule."""
     entries = []
     for where, node in states_in(state):
         for name, value in sorted(node.hyperparams.items()):
@@ -97,6 +101,91 @@ def hyperparams(state: OptState) -> dict[str, Any]:
     names = shortest_names([(path, size) for path, size, _, _ in entries])
     values = [value_at(value, count) for _, _, value, count in entries]
     return {n: v.value if isinstance(v, Masked) else v for n, v in zip(names, values, strict=True)}
+
+
+def hyperparams_in_use(state: OptState) -> dict[str, Array]:
+    """Read the numbers that the last update used, as a log has them beside that update's loss.
+
+    `hyperparams` gives those of the next update; the two differ where there is a schedule.
+
+    Args:
+      state: the state of any optimizer, chain or wrapper, also a vmapped or traced one. Of other
+        libraries, optax's `inject_hyperparams` is read.
+
+    Returns:
+      A flat dict, qualified name -> number, of shape (), or (runs,) for the state of several runs.
+      The names are those of `hyperparams`; tables, which are several numbers, are left out. A
+      schedule is evaluated at the last step that was taken, so what a guard or an accumulation
+      left out does not count; before the first step, it is the value of the first one.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.sgd(gdjax.linear_schedule(1.0, 0.0, 4), momentum=0.5)
+      >>> _, state = opt.update(jnp.ones(2), opt.init(jnp.ones(2)))
+      >>> {k: float(v) for k, v in gdjax.hyperparams_in_use(state).items()}
+      {'learning_rate': 1.0, 'momentum': 0.5}
+      >>> float(gdjax.hyperparams(state)["learning_rate"])
+      0.75
+    """
+    numbers = [*_single_numbers(state), *_injected_numbers(state)]
+    names = shortest_names([(path, size) for path, size, _, _ in numbers])
+    scheduled = [(v, count) for _, _, v, count in numbers if isinstance(v, Schedule)]
+    values = iter(_last_values(scheduled))
+    used = {}
+    for name, (_, _, value, count) in zip(names, numbers, strict=True):
+        value = next(values) if isinstance(value, Schedule) else value
+        if jnp.shape(value) == jnp.shape(count):
+            used[name] = value
+    return used
+
+
+def _single_numbers(state: OptState) -> Iterator[Entry]:
+    """Yield the entries of a state, those behind a mask one by one."""
+    for path, size, value, count in _entries(state):
+        below = value.value if isinstance(value, Masked) else value
+        for sub, number in jax.tree_util.tree_flatten_with_path(below, is_leaf=_is_entry)[0]:
+            yield path + sub, size + len(sub), number, count
+
+
+def _is_injected(node: object) -> bool:
+    fields = getattr(node, "_fields", ())
+    return not is_state(node) and {"count", "hyperparams"} <= set(fields)
+
+
+def _injected_numbers(state: OptState) -> Iterator[Entry]:
+    """Yield the numbers that another library keeps in a state as optax's injection does."""
+    for where, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_injected)[0]:
+        if not _is_injected(node):
+            continue
+        for name, value in sorted(node.hyperparams.items()):
+            if jnp.issubdtype(jnp.result_type(value), jnp.number):
+                yield (*where, jax.tree_util.DictKey(name)), 1, value, node.count
+        yield from (
+            ((*where, *path), size, value, count)
+            for path, size, value, count in _injected_numbers(getattr(node, "inner_state", ()))
+        )
+
+
+def _last_values(scheduled: list[tuple[Schedule, Array]]) -> list[Array]:
+    """Return what schedules gave one before their counts, all in one program."""
+    with weak_functions() as functions:
+        leaves = jax.tree.leaves(scheduled)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+        return _before(scheduled)
+    if not scheduled:
+        return []
+    with weak_functions():
+        return _program_of(tuple(functions))(scheduled)
+
+
+def _before(scheduled: list[tuple[Schedule, Array]]) -> list[Array]:
+    return [value_at(value, jnp.maximum(count - 1, 0)) for value, count in scheduled]
+
+
+@remembered
+def _program_of(functions: tuple[Callable, ...]) -> Callable:
+    """Return the program for schedules that hold these functions."""
+    return jax.jit(lambda scheduled: _before(scheduled))
 
 
 def the_only(what: str, state: OptState, name: str) -> tuple[PyTree, Array]:
