@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,27 +26,7 @@ from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_r
 from gdjax.training.inputs import Plan, Program, make_plan
 from gdjax.training.plotting import draw_loss
 from gdjax.training.progress import Bar, Interrupt
-
-
-class Report(NamedTuple):
-    """What a callback is given between chunks; the arrays are its own copies."""
-
-    step: int
-    loss: float  # mean over the steps since the last report
-    params: Params
-    state: OptState
-    metrics: dict[str, float]  # held-out metrics, empty without held-out data
-    model_state: PyTree = None
-
-    @property
-    def eval_params(self) -> Params:
-        """The parameters that the metrics are of, see `gdjax.eval_params`."""
-        return eval_params(self.state, self.params)
-
-    def __repr__(self) -> str:
-        """Show the numbers; of the trees, how large they are."""
-        sizes = f"params={short(self.params)}, state={short(self.state)}"
-        return f"Report(step={self.step}, loss={self.loss:.6g}, {sizes}, metrics={self.metrics})"
+from gdjax.training.reports import Callbacks, Report, carrying
 
 
 class NonfiniteError(FloatingPointError):
@@ -74,6 +53,10 @@ class FitResult:
       model_state: the state of the model, None without one.
       key: the key or the seed of the shuffles and of the loss.
       interrupted: whether Ctrl-C ended the run.
+      best_params: see `gdjax.callbacks.keep_best`; None without it, as all below.
+      best_model_state: the state of the model that belongs to them.
+      best_step: the steps that they have taken.
+      best_value: their metric.
     """
 
     params: Params
@@ -86,6 +69,10 @@ class FitResult:
     model_state: PyTree
     key: Any
     interrupted: bool
+    best_params: Params = None
+    best_model_state: PyTree = None
+    best_step: int | None = None
+    best_value: float | None = None
 
     @property
     def eval_params(self) -> Params:
@@ -112,7 +99,8 @@ class FitResult:
         about = {k: getattr(self, k) for k in NUMBERS}
         typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
         about["key"] = str(jax.random.key_impl(self.key)) if typed else "seed"
-        trees = {k: getattr(self, k) for k in ("params", "state", "model_state", "history", "key")}
+        names = ("params", "state", "model_state", "history", "key", *BEST)
+        trees = {k: getattr(self, k) for k in names}
         write_record(Path(path), about, as_arrays(jax.tree.map(jnp.asarray, trees)))
 
     @classmethod
@@ -138,9 +126,11 @@ class FitResult:
         """
         about, arrays = read_record(Path(path))
         trees = {}
-        for name, like in (("params", params), ("state", state), ("model_state", model_state)):
+        likes = {"params": params, "state": state, "model_state": model_state}
+        likes |= {"best_params": params, "best_model_state": model_state}
+        for name, like in likes.items():
             part = part_of(arrays, name)
-            if like is not None:
+            if like is not None and (part or name not in BEST):
                 trees[name] = from_arrays(part, like, f"FitResult.load({name}=...)")
             else:
                 trees[name] = part[""] if "" in part else nested(part) if part else None
@@ -150,7 +140,10 @@ class FitResult:
         return cls(**trees, history=nested(part_of(arrays, "history")), key=key, **about)
 
 
-NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted")  # of a FitResult
+NUMBERS = (
+    "steps", "seconds", "diverged_at", "first_nonfinite", "interrupted", "best_step", "best_value"
+)  # fmt: skip
+BEST = ("best_params", "best_model_state")  # trees that are None without `keep_best`
 
 
 @strict()
@@ -219,7 +212,8 @@ def fit(
         steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`.
       state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
         is `optimizer.init(params)`.
-      callbacks: functions of a `Report`, called between chunks; a true result ends the run.
+      callbacks: functions of a `Report`, called between chunks; a true result ends the run. Those
+        of `gdjax.callbacks` stop early, keep the best parameters, and write logs.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
       progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
@@ -266,20 +260,26 @@ def fit(
         functions=functions_in(state),
     )  # fmt: skip
     run = Run(first_carry("fit", params, state, model_state), start.steps if start else 0)
-    callbacks = tuple(callbacks)
+    watchers = Callbacks("fit", callbacks)
     plan = make_plan(
         "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
         epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        reports=bool(progress or callbacks),
+        reports=progress or bool(watchers),
     )  # fmt: skip
 
     def result(interrupted: bool = False) -> FitResult:
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
 
-    with Bar(plan.total, progress) as bar, Interrupt() as interrupt, _carrying(result):
-        execute(plan, run, lambda run: _report(run, bar, callbacks) or interrupt.asked)
-    reached = result(interrupt.asked)
+    watchers.begin(plan.metrics, run.done)
+    tell = watchers.of() if watchers else None
+    with (
+        Bar(plan.total, progress) as bar,
+        Interrupt() as interrupt,
+        carrying("fit", result, watchers),
+    ):
+        execute(plan, run, lambda run: _report(run, bar, tell) or interrupt.asked)
+    reached = watchers.finish(result(interrupt.asked))
     if reached.interrupted:
         warnings.warn(
             f"fit: Ctrl-C ended the run after step {reached.steps} of {plan.total}. "
@@ -312,35 +312,13 @@ def _check_start(
         )
 
 
-@contextlib.contextmanager
-def _carrying(result: Callable[[], FitResult]) -> Iterator[None]:
-    """Give an exception that ends a run the result so far."""
-    try:
-        yield
-    except BaseException as error:
-        # What a step was given is gone if the step failed, or Ctrl-C came twice.
-        with contextlib.suppress(Exception):
-            error.result = result()  # pyright: ignore[reportAttributeAccessIssue]
-            error.add_note("fit: what was reached before is this exception's `result`.")
-        raise
-
-
-def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...]) -> bool:
+def _report(run: Run, bar: Bar, tell: Callable[[Run], object] | None) -> bool:
     """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
-    if bar.bar is None and not callbacks:
-        return False
-    loss = float(run.logs[-1][0].mean())
-    metrics = (
-        {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
-    )
-    bar.show(run.done, loss=loss, **metrics)
-    if not callbacks:
-        return False
-    carry = run.carry
-    trees = jax.tree.map(jnp.copy, (carry.params, carry.state, carry.model_state))
-    params, state, model_state = trees
-    seen = Report(run.done, loss, params, state, metrics, model_state)
-    return any([callback(seen) for callback in callbacks])
+    if bar.bar is not None:
+        metrics = run.reports[-1] if run.reports else {}
+        metrics = {k: float(v) for k, v in metrics.items() if k != "step"}
+        bar.show(run.done, loss=float(run.logs[-1][0].mean()), **metrics)
+    return tell is not None and bool(tell(run))
 
 
 def _result(
