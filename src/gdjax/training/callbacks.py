@@ -296,11 +296,11 @@ def keep_best(metric: str = "loss", mode: str | None = None) -> KeepBest:
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> result = gdjax.fit(
-      ...     lambda x, batch: jnp.mean((x - batch) ** 2), jnp.zeros(()), gdjax.sgd(0.1),
-      ...     jnp.ones(4), steps=20, report_every=5, held_out=jnp.full(2, 0.5),
+      ...     lambda x, batch: jnp.mean((x - batch) ** 2), jnp.zeros(()), gdjax.sgd(0.25),
+      ...     jnp.ones(4), steps=3, report_every=1, held_out=jnp.full(2, 0.5),
       ...     callbacks=[keep_best("held_out", "min")])
-      >>> print(result.best_step, result.best_params.round(2), result.params.round(2))
-      5 0.67 0.99
+      >>> print(result.best_step, result.best_params, result.params)
+      1 0.5 0.875
     """
     return KeepBest(metric, mode)
 
@@ -588,7 +588,8 @@ class TensorBoard:
             self.writers[folder] = self.module.SummaryWriter(str(folder), purge_step=done + 1)
         writer = self.writers[folder]
         for name, value in values.items():
-            writer.add_scalar(name, value, step)
+            if math.isfinite(value):  # tensorboardX would warn of each
+                writer.add_scalar(name, value, step)
         writer.flush()
 
     def finish(self, result: R) -> R:
@@ -609,7 +610,7 @@ def tensorboard_logger(directory: PathLike) -> TensorBoard:
         over one another.
 
     Returns:
-      A callback. The scalars are those of `Report.values()`. When a run goes on, TensorBoard hides
+      A callback. The scalars are those of `Report.values()` that are finite. When a run goes on, TensorBoard hides
       what an earlier process wrote of later steps. Of several hosts, only the first one writes.
 
     Raises:

@@ -168,6 +168,7 @@ def _from_arrays(
                 carry, log = chunk_program(plan.program)(*inputs, length)
         done += length
         yield carry, done, log
+        carry = run.carry  # lanes may have been stopped
 
 
 def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
@@ -192,7 +193,7 @@ def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
         done += 1
         if done % plan.length == 0 or done == plan.total:
             yield carry, done, stacked(logs)
-            logs = []
+            carry, logs = run.carry, []
         if done == plan.total:
             return
     if logs:

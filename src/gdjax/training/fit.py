@@ -269,17 +269,18 @@ def fit(
     )  # fmt: skip
 
     def result(interrupted: bool = False) -> FitResult:
-        return _result(plan, run, start, time.perf_counter() - started, interrupted)
+        seconds = time.perf_counter() - started
+        return watchers.finish(_result(plan, run, start, seconds, interrupted))
 
     watchers.begin(plan.metrics, run.done)
     tell = watchers.of() if watchers else None
     with (
         Bar(plan.total, progress) as bar,
         Interrupt() as interrupt,
-        carrying("fit", result, watchers),
+        carrying("fit", result),
     ):
         execute(plan, run, lambda run: _report(run, bar, tell) or interrupt.asked)
-    reached = watchers.finish(result(interrupt.asked))
+    reached = result(interrupt.asked)
     if reached.interrupted:
         warnings.warn(
             f"fit: Ctrl-C ended the run after step {reached.steps} of {plan.total}. "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -21,6 +21,7 @@ from gdjax.core.checks import bound_arguments, check_choice, check_integer, stri
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.inputs import is_stream
 from gdjax.training.pool import Pool
+from gdjax.training.reports import Report
 from gdjax.training.result import SweepResult
 from gdjax.training.sweep import sweep
 from gdjax.training.trials import Config, Space, as_configs, sampled
@@ -39,6 +40,7 @@ class RaceOptions(TypedDict, total=False):
     held_out: PyTree
     held_out_batch_size: int | None
     metric_fn: Callable[..., Any] | None
+    callbacks: Iterable[Callable[[Report], object]]
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
@@ -99,7 +101,7 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
-        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program.
+        held_out_batch_size, metric_fn, callbacks, progress, vectorize, lanes_per_program.
 
     Returns:
       A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from gdjax.core.reading import hyperparams_in_use
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.engine import Carry, Run, to_host
 from gdjax.wrappers.monitor import metrics as recorded_metrics
+
+R = TypeVar("R")
 
 
 class Report:
@@ -216,16 +218,20 @@ class Callbacks:
         for function in self._with("begin"):
             function.begin(names, done)
 
-    def finish(self, result: Any) -> Any:
-        """Return the result with what they add to it."""
-        for function in self._with("finish"):
-            new = function.finish(result)
-            if type(new) is not type(result):
-                raise TypeError(
-                    f"{self.caller}(callbacks=...): finish(result) of {shown(function)} must "
-                    f"return the {type(result).__name__}, got {shown(new)}."
-                )
-            result = new
+    def finish(self, result: R) -> R:
+        """Return the result with what they add to it; an error of one carries it."""
+        try:
+            for function in self._with("finish"):
+                new = function.finish(result)
+                if type(new) is not type(result):
+                    raise TypeError(
+                        f"{self.caller}(callbacks=...): finish(result) of {shown(function)} must "
+                        f"return the {type(result).__name__}, got {shown(new)}."
+                    )
+                result = new
+        except Exception as error:
+            _give(error, self.caller, result)
+            raise
         return result
 
     def _with(self, method: str) -> list[Any]:
@@ -285,14 +291,21 @@ class Callbacks:
 
 
 @contextlib.contextmanager
-def carrying(caller: str, result: Callable[[], Any], callbacks: Callbacks) -> Iterator[None]:
+def carrying(caller: str, result: Callable[[], Any]) -> Iterator[None]:
     """Give an exception that ends a run the result so far."""
     try:
         yield
     except BaseException as error:
-        # What a step was given is gone if the step failed, or Ctrl-C came twice.
-        with contextlib.suppress(Exception):
-            error.result = result()  # pyright: ignore[reportAttributeAccessIssue]
-            error.add_note(f"{caller}: what was reached before is this exception's `result`.")
-            error.result = callbacks.finish(error.result)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            reached = result()
+        except Exception as other:
+            # What a step was given is gone if the step failed, or Ctrl-C came twice.
+            reached = getattr(other, "result", None)
+        if reached is not None:
+            _give(error, caller, reached)
         raise
+
+
+def _give(error: BaseException, caller: str, result: Any) -> None:
+    error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+    error.add_note(f"{caller}: what was reached before is this exception's `result`.")

@@ -86,6 +86,11 @@ class SweepResult:
       steps: (lanes,), the steps that the lane took part in.
       kept: the lanes that `params` and `state` have rows for; all of them, unless the lanes raced
         or the sweep was interrupted.
+      best_params: see `gdjax.callbacks.keep_best`, rows as in `params`; None without it, as all
+        below.
+      best_model_state: the states of the models that belong to them.
+      best_step: (lanes,), the steps that they have taken.
+      best_value: (lanes,), their metric.
     """
 
     configs: dict[str, np.ndarray]
@@ -99,6 +104,10 @@ class SweepResult:
     seconds: float
     steps: np.ndarray
     kept: np.ndarray
+    best_params: Params = None
+    best_model_state: PyTree = None
+    best_step: np.ndarray | None = None
+    best_value: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
@@ -188,6 +197,7 @@ class SweepResult:
                 **{k: float(metrics[k][i]) for k in names},
                 "steps": int(self.steps[i]),
                 "diverged at": int(self.diverged_at[i]) if self.diverged_at[i] >= 0 else None,
+                "stopped at": int(self.stopped_at[i]) if self.stopped_at[i] >= 0 else None,
             }
             for i in range(len(self.final_loss))
         ]
@@ -208,13 +218,14 @@ class SweepResult:
             return require("pandas", "sweeps", 'table("pandas")').DataFrame(rows, index=order)
         tabulate = require("tabulate", "progress", "table()").tabulate
         same = len({row["steps"] for row in rows}) == 1
-        any_diverged = (self.diverged_at >= 0).any()
+        any_ended = ((self.diverged_at >= 0) | (self.stopped_at >= 0)).any()
         for row in rows:
-            at = row.pop("diverged at")
+            ends = {how: row.pop(f"{how} at") for how in ("diverged", "stopped")}
             if same:
                 del row["steps"]
-            if any_diverged:
-                row[""] = f"diverged at step {at}" if at is not None else ""
+            if any_ended:
+                told = [f"{how} at step {at}" for how, at in ends.items() if at is not None]
+                row[""] = "".join(told[:1])
         return tabulate(rows, "keys", floatfmt=".4g")
 
     def to_csv(self, path: PathLike | None = None) -> str:
@@ -329,12 +340,13 @@ class SweepResult:
           ValueError: if the file is damaged, or the trees have another structure than it.
         """
         likes = {"params": params, "state": state, "model_state": model_state}
+        likes |= {"best_params": params, "best_model_state": model_state}
         about, arrays = read_record(Path(path))
         configs = {k: column(v) for k, v in about["configs"].items()}
         fields = {}
         for field in dataclasses.fields(cls):
             part, like = part_of(arrays, field.name), likes.get(field.name)
-            if like is not None:
+            if like is not None and (part or not field.name.startswith("best_")):
                 fields[field.name] = from_arrays(part, like, f"SweepResult.load({field.name}=...)")
             elif part:
                 fields[field.name] = part[""] if "" in part else nested(part)
