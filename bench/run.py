@@ -20,6 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see README.md; read when SciPy is imported
 
+import fitting
 import hypergradients
 import jax
 import lanes
@@ -38,8 +39,8 @@ from harness import copy_bandwidth, median
 import gdjax
 
 MODULES = (
-    programs, steps, matrix, precondition, wrapped, recording, hypergradients, sweeps, lanes,
-    solving,
+    programs, steps, matrix, precondition, wrapped, recording, hypergradients, fitting, sweeps,
+    lanes, solving,
 )  # fmt: skip
 WORKLOADS = {
     f"{module.__name__}.{name}": run for module in MODULES for name, run in module.WORKLOADS.items()

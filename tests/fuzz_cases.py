@@ -209,6 +209,8 @@ OWN = {
     "treewise": dict(rule=tree_rule),
     "schedule": None,  # a decorator of classes
     "safe_increment": dict(count=jnp.array(1)),
+    "in_epochs": dict(schedule=gdjax.linear_schedule(1.0, 0.0, 2), steps_per_epoch=4),
+    "with_steps_per_epoch": dict(steps_per_epoch=4),
     "nnls": dict(A=MATRIX, b=jnp.ones(2)),
     "safe_norm": {},
     "chunked_softmax_cross_entropy": dict(labels=ROW_LABELS),

@@ -194,6 +194,8 @@ from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
 from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
 from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
 from gdjax.schedules.decay import exponential_decay as exponential_decay
+from gdjax.schedules.epochs import in_epochs as in_epochs
+from gdjax.schedules.epochs import with_steps_per_epoch as with_steps_per_epoch
 from gdjax.schedules.join import join_schedules as join_schedules
 from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gdjax.schedules.longrun import wsd_schedule as wsd_schedule
@@ -321,11 +323,12 @@ from gdjax.training.trials import grid as grid
 from gdjax.training.trials import log_uniform as log_uniform
 from gdjax.training.trials import sample as sample
 from gdjax.training.trials import uniform as uniform
+from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
 
 # Packages and modules with names of their own
 from gdjax import assignment as assignment
-from gdjax.training import callbacks as callbacks
+from gdjax import callbacks as callbacks
 from gdjax import compat as compat
 from gdjax import losses as losses
 from gdjax import microbatching as microbatching

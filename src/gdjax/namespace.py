@@ -35,10 +35,9 @@ def load(package: str, name: str, where: Mapping[str, str] = HOMES) -> Any:
       name: one of its public names.
       where: the package's names and their modules, as `homes` returns them.
     """
-    home = vars(importlib.import_module(where[name]))
-    if name in home and where[name] != package:
-        return home[name]
-    return importlib.import_module(f"{where[name]}.{name}")  # a module, as gdjax.models
+    if where[name] == package:  # a module of the package itself, as gdjax.models
+        return importlib.import_module(f"{package}.{name}")
+    return getattr(importlib.import_module(where[name]), name)
 
 
 class Namespace(ModuleType):

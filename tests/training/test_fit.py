@@ -264,6 +264,23 @@ def test_progress_bar_and_plot(capsys):
     matplotlib.use("Agg")
     ax = result.plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), result.history["loss"])
+    assert len(ax.lines) == 1  # too short to smooth
+    longer = gdjax.fit(
+        loss_fn, START, gdjax.sgd(0.1), DATA, steps=120, held_out=DATA, report_every=40,
+        metric_fn=lambda p, d: {"score": -loss_fn(p, d), "half": loss_fn(p, d) / 2},
+    )  # fmt: skip
+    ax = longer.plot()
+    raw, smooth = ax.lines
+    np.testing.assert_allclose(
+        smooth.get_ydata()[1:], (raw.get_ydata()[1:] + raw.get_ydata()[:-1]) / 2
+    )
+    assert [panel.get_ylabel() for panel in ax.figure.axes] == ["loss", "half", "score"]
+    for panel in ax.figure.axes[1:]:
+        (line,) = panel.lines
+        assert line.get_xdata().tolist() == [40, 80, 120]
+        np.testing.assert_allclose(line.get_ydata(), longer.history[panel.get_ylabel()])
+    assert longer.plot(ax.figure.axes[1]) is ax.figure.axes[1] and len(ax.figure.axes) == 3
+    ax.figure.canvas.draw()
 
 
 def test_a_result_prints_as_a_few_lines():
@@ -284,3 +301,26 @@ def test_a_result_prints_as_a_few_lines():
         assert part in text
     assert "params={6 arrays, 11,268 bytes}" in text and "loss, step, held_out" in text
     assert len(repr(reports[0])) < 600
+
+
+@pytest.mark.parametrize("bad", [0, 1, 6, 7, 11])
+@pytest.mark.parametrize("report_every", [1, 4, 12])
+def test_the_first_bad_step_is_found_within_a_chunk(bad, report_every):
+    """A step at which the gradient is infinite, wherever it lies: what is before it is kept."""
+
+    def fails(params, batch):
+        factor = jnp.where(params["n"] == bad, jnp.inf, 1.0)
+        return factor * jnp.sum((params["x"] - batch) ** 2), params["n"]
+
+    def count(grads, state, params):
+        return {"x": -0.1 * grads["x"], "n": jnp.ones(())}, state + 1
+
+    result = gdjax.fit(
+        fails, {"x": jnp.ones(3), "n": jnp.zeros(())}, (lambda params: jnp.zeros(()), count),
+        np.full(3, 3.0, np.float32), steps=12, report_every=report_every, has_aux=True,
+        on_nonfinite="stop",
+    )  # fmt: skip
+    assert result.diverged_at == result.steps == bad == result.state == result.params["n"]
+    np.testing.assert_allclose(result.params["x"], 3 - 2 * 0.8**bad, rtol=1e-5)
+    np.testing.assert_array_equal(result.history["aux"], np.arange(bad + 1))
+    assert np.isfinite(result.history["loss"][:-1]).all() and len(result.history["loss"]) == bad + 1

@@ -40,7 +40,7 @@ JUDGED = dict(held_out=HELD, metric_fn=metrics, **MORE)
 
 def accuracy(result):
     """Return the held-out accuracy of the lane with the least held-out loss."""
-    return result.values("accuracy")[result.best("held_out").lane]
+    return result.values("accuracy")[result.best("held_out", "min").lane]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def full():
 
 
 def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
-    race = gdjax.successive_halving(*TASK, SPACE, DATA, by="held_out", **JUDGED)
+    race = gdjax.successive_halving(*TASK, SPACE, DATA, by="held_out", mode="min", **JUDGED)
     assert sorted(race.steps.tolist()) == [4] * 18 + [12] * 6 + [36] * 2 + [108]
     assert race.steps.sum() == 324 < 27 * STEPS / 7  # of 2916
-    best = race.best("held_out")
+    best = race.best("held_out", "min")
     assert accuracy(race) >= accuracy(full) - NOISE and best.lane == race.kept[0]
     for lane in range(27):  # a lane that was dropped ran as in the full sweep before
         n = race.steps[lane]
@@ -78,7 +78,7 @@ def test_the_metric_decides_which_lanes_continue(full):
 
 def test_hyperband_and_the_median_rule(full):
     space = {"learning_rate": gdjax.log_uniform(10**-4.5, 10**1.5)}
-    band = gdjax.hyperband(*TASK, space, DATA, by="held_out", **JUDGED)
+    band = gdjax.hyperband(*TASK, space, DATA, by="held_out", mode="min", **JUDGED)
     sizes = np.bincount(band.configs["bracket"])
     assert sizes.tolist() == [4, 6, 12, 27]
     per_bracket = [sorted(band.steps[band.configs["bracket"] == s].tolist()) for s in range(4)]

@@ -169,8 +169,10 @@ def test_table_bar_and_pictures(capsys):
     assert lines[0].split()[:2] == ["learning_rate", "momentum"] and len(lines) == 6
     assert sum("diverged at step" in line for line in lines) == 2
     ax = result.plot()
-    assert len(ax.lines) == 4  # a line for each momentum and a mark for each diverged lane
+    assert len(ax.lines) == 3  # a line for each momentum, and marks of the diverged lanes
     np.testing.assert_allclose(ax.lines[0].get_ydata()[0], result.final_loss[0], rtol=1e-6)
+    assert ax.lines[2].get_label() == "diverged"
+    assert ax.lines[2].get_xdata().tolist() == [10.0, 10.0]
     assert len(result.plot_curves().lines) == 4
 
 

@@ -47,6 +47,7 @@ class Schedule:
     """
 
     one_number: ClassVar[bool] = True  # whether a value is one number, not an array
+    lengths: ClassVar[tuple[str, ...] | None] = None  # fields in steps; None: see `in_epochs`
 
     def __call__(self, count: Number) -> Array:
         """Return the value for update number `count`, where 0 is the first."""

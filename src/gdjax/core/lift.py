@@ -7,10 +7,12 @@ for each distinct shape, and one update function serves every value of every num
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
@@ -501,7 +503,27 @@ def without_slots(
     hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
     decays = (k for k, v in hyper.items() if v is not None and k in ranges and ranges[k].decay)
     rounding = {rounding_key(k): rounding_of(given[k], params) for k in decays}
-    return State(jnp.zeros((), jnp.int32), hyper, (), rounding)
+    state = State(jnp.zeros((), jnp.int32), hyper, (), rounding)
+    if (names := _names.get()) is not None:
+        names.append((state.count, name))
+    return state
+
+
+_names: ContextVar[list[tuple[Array, str]] | None] = ContextVar("_names", default=None)
+
+
+@contextlib.contextmanager
+def noting_names() -> Iterator[Callable[[State], str | None]]:
+    """While this is open, note who makes states, which have no name themselves.
+
+    The value is a function of a state that is made inside, before it leaves a trace.
+    """
+    names: list[tuple[Array, str]] = []
+    token = _names.set(names)
+    try:
+        yield lambda state: next((name for count, name in names if count is state.count), None)
+    finally:
+        _names.reset(token)
 
 
 def rule_name(rule: Rule) -> str:

@@ -158,6 +158,33 @@ class ReportsFit(Protocol):
         ...
 
 
+@runtime_checkable
+class HasBranches(Protocol):
+    """Treats some parameters in another way than the others; see `summary`."""
+
+    def branch(self, hyperparams: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the name of the way, and the numbers it uses, for the slots of one parameter.
+
+        `hyperparams` are all that the state has for this parameter.
+        """
+        ...
+
+
+@runtime_checkable
+class HasGroups(Protocol):
+    """Gives each parameter to one of several optimizers, or to none; see `summary`."""
+
+    @property
+    def inner_states(self) -> dict[Any, OptState]:
+        """The states of the groups that have an optimizer."""
+        ...
+
+    @property
+    def labels(self) -> Any:
+        """Has `names`, the group of each parameter, and `frozen`, the groups without updates."""
+        ...
+
+
 def states_in(tree: PyTree, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], State]]:
     """Yield path and state of every optimizer in a tree, the outer before the inner."""
     for where, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_state)[0]:

@@ -18,6 +18,7 @@ from gdjax.core.hyper import (
     Schedule,
     as_array,
     as_hyper,
+    nearest,
     rounding_key,
     rounding_of,
     value_at,
@@ -297,7 +298,12 @@ def _resolve(state: OptState, name: str) -> Path:
     if name in names:
         return entries[names.index(name)][0]
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
-    raise ValueError(f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.")
+    known = {path for path, _ in entries}
+    inside = [".".join(map(_key, path[-3:])) for path in places if path not in known]
+    more = f" Inside these are {nearest(name, inside, 4)}." if inside else ""
+    raise ValueError(
+        f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.{more}"
+    )
 
 
 def with_rounding(state: T, numbers: dict[str, Array], lost: dict[str, Array]) -> T:
@@ -332,7 +338,7 @@ def _range_below(value: PyTree, path: Path, allowed: Range | None) -> Range | No
     if not path:
         return allowed
     if isinstance(value, Schedule):
-        return ranges_of(value).get(_key(path[0]))
+        allowed = ranges_of(value).get(_key(path[0]))
     child = next((x for key, x in _one_level(value)[0] if key == path[:1]), None)
     return _range_below(child, path[1:], allowed)
 

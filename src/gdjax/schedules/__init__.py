@@ -9,6 +9,8 @@ from gdjax.schedules.cycles import cyclic_schedule as cyclic_schedule
 from gdjax.schedules.cycles import sgdr_schedule as sgdr_schedule
 from gdjax.schedules.decay import cosine_decay_schedule as cosine_decay_schedule
 from gdjax.schedules.decay import exponential_decay as exponential_decay
+from gdjax.schedules.epochs import in_epochs as in_epochs
+from gdjax.schedules.epochs import with_steps_per_epoch as with_steps_per_epoch
 from gdjax.schedules.join import join_schedules as join_schedules
 from gdjax.schedules.longrun import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gdjax.schedules.longrun import wsd_schedule as wsd_schedule

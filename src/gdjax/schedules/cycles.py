@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -38,6 +38,7 @@ MODES = ("triangular", "triangular2", "exp_range")
 class Cyclic(WholeCounts):
     """Triangles; see `cyclic_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("up_steps", "down_steps")
     init_value: Leaf
     peak_value: Leaf
     up_steps: Leaf
@@ -117,6 +118,7 @@ class Restarts(WholeCounts):
       cycles: a tuple of schedules with that field.
     """
 
+    lengths: ClassVar[tuple[str, ...]] = ()
     cycles: tuple[Any, ...]
 
     def __call__(self, count: Number | Later) -> Array:

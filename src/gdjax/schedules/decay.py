@@ -6,6 +6,7 @@ Cosine: Loshchilov & Hutter (2016), equation 5, https://arxiv.org/abs/1608.03983
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from gdjax.schedules.curves import (
 class CosineDecay(Schedule):
     """Half a cosine wave; see `cosine_decay_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("decay_steps",)
     init_value: Leaf
     decay_steps: Leaf
     alpha: Leaf
@@ -48,6 +50,7 @@ class CosineDecay(Schedule):
 class ExponentialDecay(WholeCounts):
     """Powers of a rate; see `exponential_decay`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps", "transition_begin")
     init_value: Leaf
     transition_steps: Leaf
     decay_rate: Leaf

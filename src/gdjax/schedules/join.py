@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class Join(WholeCounts):
       boundaries: a tuple of counts, one less than the schedules.
     """
 
+    lengths: ClassVar[tuple[str, ...]] = ("boundaries",)
     schedules: tuple[Any, ...]
     boundaries: tuple[Any, ...]
 
@@ -92,16 +93,15 @@ def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]
     for i in range(1, len(begins)):
         names = f"boundaries[{i - 1}]", begins[i - 1], f"boundaries[{i}]", begins[i]
         check_order("join_schedules", *names, "Sort the schedules by where they begin.")
-    return Join(tuple(map(_as_schedule, parts)), begins)
+    what = "join_schedules(schedules=...) must be schedules or functions of the count"
+    return Join(tuple(as_schedule(part, what) for part in parts), begins)
 
 
-def _as_schedule(part: ScheduleFn) -> Schedule:
+def as_schedule(part: ScheduleFn, what: str) -> Schedule:
+    """Return a schedule or a function as a schedule; `what` says in the error what it must be."""
     if isinstance(part, Schedule):
         return part
     if not callable(part):
-        raise TypeError(
-            "join_schedules(schedules=...) must be schedules or functions of the count, got "
-            f"{part!r}. For a number use constant_schedule."
-        )
+        raise TypeError(f"{what}, got {part!r}. For a number use constant_schedule.")
     plain = jax.tree_util.all_leaves([part])
     return PlainFunction(part) if plain else FunctionSchedule(part)

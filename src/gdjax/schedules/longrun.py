@@ -9,7 +9,7 @@ timescale: Zhai et al. (2021), section 3.5, https://arxiv.org/abs/2106.04560
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -40,6 +40,7 @@ SHAPES = {
 class WarmupStableDecay(Schedule):
     """A line up, a constant, a cool-down; see `wsd_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "stable_steps", "cooldown_steps")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf
@@ -63,6 +64,7 @@ class WarmupStableDecay(Schedule):
 class InverseSqrt(Schedule):
     """A line up, then an unbounded decay; see `inverse_sqrt_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "timescale")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf

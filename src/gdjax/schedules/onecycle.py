@@ -5,6 +5,8 @@ Smith & Topin (2017), section 3, https://arxiv.org/abs/1708.07120
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -20,6 +22,7 @@ from gdjax.schedules.piecewise import interpolate, wave
 class LinearOneCycle(Schedule):
     """Three lines; see `linear_onecycle_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps",)
     transition_steps: Leaf
     peak_value: Leaf
     pct_start: Leaf
@@ -39,6 +42,7 @@ class LinearOneCycle(Schedule):
 class CosineOneCycle(Schedule):
     """Two cosine waves; see `cosine_onecycle_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps",)
     transition_steps: Leaf
     peak_value: Leaf
     pct_start: Leaf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -37,6 +37,7 @@ class PiecewiseConstant(WholeCounts):
       scales: a tuple of factors, one for each boundary.
     """
 
+    lengths: ClassVar[tuple[str, ...]] = ("boundaries",)
     init_value: Leaf
     boundaries: tuple[Any, ...]
     scales: tuple[Any, ...]
@@ -56,6 +57,7 @@ class PiecewiseInterpolate(WholeCounts):
     The attributes are those of `PiecewiseConstant`, and the shape.
     """
 
+    lengths: ClassVar[tuple[str, ...]] = ("boundaries",)
     init_value: Leaf
     boundaries: tuple[Any, ...]
     scales: tuple[Any, ...]

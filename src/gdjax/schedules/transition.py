@@ -6,7 +6,7 @@ One minus square root: Hägele et al. (2024), section 3.2, https://arxiv.org/abs
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -32,6 +32,7 @@ from gdjax.schedules.curves import (
 class Constant(Schedule):
     """Always `value`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ()
     value: Leaf
 
     def __call__(self, count: Number) -> Array:
@@ -43,6 +44,7 @@ class Constant(Schedule):
 class Linear(Schedule):
     """A straight line; see `linear_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps", "transition_begin")
     init_value: Leaf
     end_value: Leaf
     transition_steps: Leaf
@@ -58,6 +60,7 @@ class Linear(Schedule):
 class Polynomial(Schedule):
     """A power of the remaining fraction; see `polynomial_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps", "transition_begin")
     init_value: Leaf
     end_value: Leaf
     power: Leaf
@@ -74,6 +77,7 @@ class Polynomial(Schedule):
 class OneMinusSqrt(Schedule):
     """A cool-down that is steep at the start; see `one_minus_sqrt_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps", "transition_begin")
     init_value: Leaf
     end_value: Leaf
     transition_steps: Leaf
@@ -90,6 +94,7 @@ class OneMinusSqrt(Schedule):
 class Rex(Schedule):
     """A decay that is steep at the end; see `rex_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps", "transition_begin")
     init_value: Leaf
     end_value: Leaf
     transition_steps: Leaf

@@ -5,6 +5,8 @@ As in psgd-jax and the author's psgd_torch, https://github.com/lixilinx/psgd_tor
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -18,6 +20,7 @@ from gdjax.schedules.curves import Leaf, numbers, since
 class UpdateProbability(Schedule):
     """Constant, then an exponential decay to a lower bound; see `precond_update_prob_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("flat_start",)
     max_prob: Leaf
     min_prob: Leaf
     decay: Leaf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from jax import Array
 
@@ -18,6 +18,7 @@ from gdjax.schedules.join import Join
 class WarmupConstant(Schedule):
     """A line up to the peak; see `warmup_constant_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps",)
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf

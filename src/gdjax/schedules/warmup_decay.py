@@ -8,6 +8,7 @@ raises an error).
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from jax import Array
 
@@ -33,6 +34,7 @@ from gdjax.schedules.warmup import after_warmup
 class WarmupLinearDecay(Schedule):
     """A line up and a line down; see `warmup_linear_decay_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "decay_steps")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf
@@ -49,6 +51,7 @@ class WarmupLinearDecay(Schedule):
 class WarmupPolynomialDecay(Schedule):
     """A line up, then a power of the remaining fraction; see `warmup_polynomial_decay_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "decay_steps")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf
@@ -72,6 +75,7 @@ class WarmupPolynomialDecay(Schedule):
 class WarmupCosineDecay(Schedule):
     """A line up, then half a cosine wave; see `warmup_cosine_decay_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "decay_steps")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf
@@ -94,6 +98,7 @@ class WarmupCosineDecay(Schedule):
 class WarmupExponentialDecay(Schedule):
     """A line up, then powers of a rate; see `warmup_exponential_decay_schedule`."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("warmup_steps", "transition_steps", "transition_begin")
     init_value: Leaf
     peak_value: Leaf
     warmup_steps: Leaf

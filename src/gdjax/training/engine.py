@@ -259,8 +259,9 @@ def compile_plan(plan: Plan, carry: Carry, start: int, stop: int | None) -> dict
 
 @remembered
 def chunk_program(program: Program) -> Any:
-    """Return the jitted `chunk(carry, data, key, start, length)`, `length` steps in one scan."""
-    step, batch_size, own_keys = make_step(program), program.batch_size, program.own_keys
+    """Return the jitted `chunk(carry, data, key, start, length)`: `length` steps in one loop."""
+    move, batch_size, own_keys = make_move(program), program.batch_size, program.own_keys
+    steps = guarded_steps if program.lanes == "vmap" else replayed_steps
 
     def chunk(carry, data, key, start, length):
         examples = len(jax.tree.leaves(data)[0])
@@ -273,14 +274,14 @@ def chunk_program(program: Program) -> Any:
             if batch_size is not None and own_keys:
                 drawn = draw(key, start, length, examples, batch_size)
 
-            def body(carry, now):
-                i, rows = now
+            def one(trained, i):
                 batch = data
-                if rows is not None:
-                    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
-                return step(carry, batch, key, i)
+                if drawn is not None:
+                    rows = jax.lax.dynamic_index_in_dim(drawn, i, keepdims=False)
+                    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0, mode="clip"), data)
+                return move(trained, batch, jax.random.fold_in(key, start + i))
 
-            return jax.lax.scan(body, carry, (start + jnp.arange(length, dtype=jnp.int32), drawn))
+            return steps(one, carry, start, length)
 
         return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
 
@@ -296,11 +297,12 @@ def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
 @remembered
 def stream_program(program: Program) -> Any:
     """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
-    step = make_step(program)
+    move = make_move(program)
 
     def one(carry, batch, key, i):
         def train(carry, key):
-            return step(carry, batch, as_key(key), i)
+            new, log = move(carry[:3], batch, jax.random.fold_in(as_key(key), i))
+            return guarded(carry, new, log, i)
 
         return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
 
@@ -361,12 +363,15 @@ def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) 
     return jax.lax.dynamic_slice_in_dim(rows, start - first * per_epoch, length)
 
 
-def make_step(program: Program) -> Callable:
-    """Return `step(carry, batch, key, i)`, one step of one lane."""
+Trained = tuple[Params, OptState, PyTree]  # the first three entries of a carry
+Log = tuple[Array, PyTree]  # loss, aux
 
-    def step(carry, batch, key, i):
-        params, state, model_state, diverged_at, stopped_at = carry
-        key = jax.random.fold_in(key, i)
+
+def make_move(program: Program) -> Callable[[Trained, PyTree, Array], tuple[Trained, Log]]:
+    """Return `move(trained, batch, key)`, one step of one lane, whatever comes of it."""
+
+    def move(trained, batch, key):
+        params, state, model_state = trained
         more = (key,) if program.needs_key else ()
 
         def loss_and_rest(p):
@@ -392,17 +397,90 @@ def make_step(program: Program) -> Callable:
             value_fn=lambda p: loss_and_rest(p)[0],
             key=key,
         )
-        new_params = apply_updates(params, updates)
-        alive = (diverged_at < 0) & (stopped_at < 0)
-        ok = alive & all_finite(new_params)
-        params, state = either(ok, (new_params, new_state), (params, state))
         if program.has_model_state:
-            model_state = either(ok & jnp.isfinite(loss), new_model_state, model_state)
-        diverged_at = jnp.where(ok | ~alive, diverged_at, i)
-        carry = Carry(params, state, model_state, diverged_at, stopped_at)
-        return carry, (jnp.where(alive, loss, jnp.nan), aux)
+            model_state = either(jnp.isfinite(loss), new_model_state, model_state)
+        return (apply_updates(params, updates), new_state, model_state), (loss, aux)
 
-    return step
+    return move
+
+
+def guarded(carry: Carry, new: Trained, log: Log, i: Array) -> tuple[Carry, Log]:
+    """Return the new carry and log, or the old carry if step `i` must not be taken."""
+    diverged_at, stopped_at = carry.diverged_at, carry.stopped_at
+    alive = (diverged_at < 0) & (stopped_at < 0)
+    ok = alive & all_finite(new[0])
+    params, state, model_state = either(ok, new, carry[:3])
+    diverged_at = jnp.where(ok | ~alive, diverged_at, i)
+    carry = Carry(params, state, model_state, diverged_at, stopped_at)
+    return carry, (jnp.where(alive, log[0], jnp.nan), log[1])
+
+
+def guarded_steps(
+    one: Callable[[Trained, Array], tuple[Trained, Log]], carry: Carry, start: Array, length: int
+) -> tuple[Carry, Log]:
+    """Take `length` steps; look at each result before it is taken.
+
+    Args:
+      one: `one(trained, i)`, step i of these.
+      carry: where they begin.
+      start: the number of the first step in the run.
+      length: the number of steps.
+    """
+
+    def body(carry, i):
+        new, log = one(carry[:3], i)
+        return guarded(carry, new, log, start + i)
+
+    return jax.lax.scan(body, carry, jnp.arange(length, dtype=jnp.int32))
+
+
+def replayed_steps(
+    one: Callable[[Trained, Array], tuple[Trained, Log]], carry: Carry, start: Array, length: int
+) -> tuple[Carry, Log]:
+    """Take `length` steps; look at the parameters at the end only.
+
+    The same as `guarded_steps`, without a copy of everything in every step. Parameters that are not
+    finite never become finite again, since updates are added to them. So if they are finite at the
+    end, they always were. Otherwise the steps are taken again up to the first bad one, which shows
+    how many are good, and then only those.
+    """
+    begin, diverged_at, stopped_at = carry[:3], carry.diverged_at, carry.stopped_at
+    alive = (diverged_at < 0) & (stopped_at < 0)
+    shapes = jax.eval_shape(lambda: one(begin, jnp.zeros((), jnp.int32))[1])
+    blank = jax.tree.map(lambda x: jax.lax.broadcast(jnp.zeros_like(x), (length,)), shapes)
+    blank = jnp.full_like(blank[0], jnp.nan), blank[1]
+    unchanged: list[bool] = []
+
+    def taken(stop, look, logs):
+        def body(now):
+            i, _, trained, logs = now
+            trained, log = one(trained, i)
+            good = jax.lax.cond(look, all_finite, lambda _: jnp.asarray(True), trained[0])
+            logs = jax.tree.map(
+                lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), logs, log
+            )
+            return i + 1, good, trained, logs
+
+        now = jnp.zeros((), jnp.int32), jnp.asarray(True), begin, logs
+        return jax.lax.while_loop(lambda now: (now[0] < stop) & now[1], body, now)
+
+    def again(now):
+        turn, stop, _, logs = now
+        i, _, trained, logs = taken(stop, turn == 1, logs)
+        unchanged[:] = map(is_unchanged, *map(jax.tree.leaves, (trained, begin)))
+        turn = jnp.where(all_finite(trained[0]), 3, turn + 1)
+        return turn, jnp.where(turn == 2, i - 1, stop), trained, logs
+
+    turn, stop = jnp.where(alive, 0, 3), jnp.asarray(length, jnp.int32)
+    _, stop, trained, logs = jax.lax.while_loop(
+        lambda now: now[0] < 3, again, (turn, stop, begin, blank)
+    )
+    leaves, treedef = jax.tree.flatten(trained)
+    olds = jax.tree.leaves(begin)
+    kept = [x if same else y for same, x, y in zip(unchanged, olds, leaves, strict=True)]
+    params, state, model_state = treedef.unflatten(kept)
+    diverged_at = jnp.where(alive & (stop < length), start + stop, diverged_at)
+    return Carry(params, state, model_state, diverged_at, stopped_at), logs
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -22,10 +22,11 @@ from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
-from gdjax.training.inputs import Plan, Program, make_plan
-from gdjax.training.plotting import draw_loss
-from gdjax.training.progress import Bar, Interrupt
+from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
+from gdjax.training.plotting import draw_fit
+from gdjax.training.progress import Bar, Interrupt, learning_rates
 from gdjax.training.reports import Callbacks, Report, carrying
 
 
@@ -91,8 +92,16 @@ class FitResult:
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the loss against the step; return the matplotlib axes."""
-        return draw_loss(self.history["loss"], ax)
+        """Draw the loss against the step, and held-out metrics in panels below it.
+
+        Args:
+          ax: matplotlib axes, for the loss alone; None makes a figure with all.
+
+        Returns:
+          The axes of the loss.
+        """
+        metrics = [name for name in self.history if name not in RESERVED]
+        return draw_fit(self.history, metrics, ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
@@ -215,7 +224,8 @@ def fit(
       callbacks: functions of a `Report`, called between chunks; a true result ends the run. Those
         of `gdjax.callbacks` stop early, keep the best parameters, and write logs.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
-      progress: whether to show a bar (needs tqdm: `pip install "gdjax[progress]"`).
+      progress: whether to show a bar, with the time left, the loss, the metrics and the learning
+        rate (needs tqdm: `pip install "gdjax[progress]"`); where stderr is no screen, a few lines.
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
@@ -255,6 +265,7 @@ def fit(
             f"{shown(state)}."
         )
     state = optimizer.init(params) if state is None else state
+    state = with_epochs("fit", state, steps_per_epoch(data, batch_size))
     program = Program(
         loss_fn, optimizer.update, has_aux, needs_key, model_state is not None, batch_size,
         functions=functions_in(state),
@@ -275,10 +286,11 @@ def fit(
     watchers.begin(plan.metrics, run.done)
     tell = watchers.of() if watchers else None
     with (
-        Bar(plan.total, progress) as bar,
+        Bar(plan.total, progress, "fit") as bar,
         Interrupt() as interrupt,
         carrying("fit", result),
     ):
+        bar.begin(run.done)
         execute(plan, run, lambda run: _report(run, bar, tell) or interrupt.asked)
     reached = result(interrupt.asked)
     if reached.interrupted:
@@ -315,10 +327,11 @@ def _check_start(
 
 def _report(run: Run, bar: Bar, tell: Callable[[Run], object] | None) -> bool:
     """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
-    if bar.bar is not None:
+    if bar.shown:
         metrics = run.reports[-1] if run.reports else {}
         metrics = {k: float(v) for k, v in metrics.items() if k != "step"}
-        bar.show(run.done, loss=float(run.logs[-1][0].mean()), **metrics)
+        loss = float(run.logs[-1][0].mean())
+        bar.show(run.done, loss=loss, **learning_rates(run.carry.state) | metrics)
     return tell is not None and bool(tell(run))
 
 

@@ -20,6 +20,7 @@ from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.types import Key, LossFn, P, Pair, Params, PyTree
 from gdjax.training.engine import draw
+from gdjax.training.epochs import with_epochs
 from gdjax.training.inputs import as_key, check_batch_size
 
 FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
@@ -92,7 +93,7 @@ def unroll(
         )  # fmt: skip
         return (apply_updates(params, updates), state), None
 
-    carry = (params, init(params))
+    carry = (params, with_epochs("unroll", init(params), examples // (batch_size or examples)))
     every = jnp.arange(steps, dtype=jnp.int32), picks
     if not checkpoint:
         return jax.lax.scan(step, carry, every)[0][0]

@@ -29,6 +29,7 @@ from gdjax.core.remember import functions_in, remembered, weak_functions, whole
 from gdjax.core.types import LossFn, Params, PyTree, TreeDef
 from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
 from gdjax.training.engine import Carry, Run, lower_chunk
+from gdjax.training.epochs import COLUMN, steps_per_epoch, with_epochs
 from gdjax.training.inputs import (
     Plan,
     Program,
@@ -162,6 +163,8 @@ def make_kinds(
         start, update = make_start(caller, optimizer, static, rows, inits)
         table = {k: v for k, v in columns(rows).items() if k not in static}
         table |= {rounding_key(k): rounded_off(v) for k, v in table.items() if v.dtype.kind == "f"}
+        if (steps := steps_per_epoch(data, batch_size)) is not None:
+            table[COLUMN] = np.full(len(rows), steps, np.float32)
         if plan is None:
             plan = make_plan(
                 caller, program._replace(update=update), example[0], data, model_state=example[1],
@@ -410,6 +413,8 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
 
     def lane(numbers, given):
+        numbers = dict(numbers)
+        per_epoch = numbers.pop(COLUMN, None)
         key = jax.random.key(numbers.get("init_seed", numbers.get("seed", 0)))
         params, model_state = (
             x if init is None else init(key) for x, init in zip(given, whole(inits), strict=True)
@@ -421,7 +426,7 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
             state = optimizer(**numbers, **dict(whole(static))).init(params)
-        state = with_rounding(state, numbers, lost)
+        state = with_epochs("sweep", with_rounding(state, numbers, lost), per_epoch)
         never = jnp.asarray(-1, jnp.int32)
         return Carry(params, state, model_state, never, never)
 

@@ -21,6 +21,7 @@ from gdjax.core.reading import with_hyperparams
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.inputs import Program, make_plan
 from gdjax.training.lanes import is_pair, make_start
 from gdjax.training.plotting import new_axes
@@ -147,12 +148,13 @@ def lr_find(
         state = with_hyperparams(init(params), **{name: _Ramp(low, high, steps - 1.0)})
     except ValueError as error:
         raise ValueError(f"lr_find(name={name!r}) must be one hyperparameter. {error}") from error
-    run = Run(first_carry("lr_find", params, state))
     functions = functions_in(state)
     program = Program(
         loss_fn, update, has_aux, needs_key, batch_size=batch_size, functions=functions
     )
     plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
+    state = with_epochs("lr_find", state, steps_per_epoch(data, batch_size))
+    run = Run(first_carry("lr_find", params, state))
     execute(plan, run)
     diverged_at = int(run.carry.diverged_at)
     losses = recorded(plan, run)[0][: diverged_at + 1 if diverged_at >= 0 else None]

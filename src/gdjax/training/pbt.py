@@ -1,8 +1,10 @@
-"""Population-based training: bad lanes copy good ones and try other hyperparameters from there.
+"""Population-based training: bad members copy good ones and try other hyperparameters from there.
 
 Jaderberg et al. (2017), https://arxiv.org/abs/1711.09846
 Truncation selection and perturbation, section 4.1. State and hyperparameters are one pytree, so to
 exploit is to copy rows and to explore is to multiply numbers in them, both in one small program.
+A member is a point, a config without its seeds: its repeats are judged by their mean, and each of
+them copies the repeat of the parent that has its place.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from gdjax.training.inputs import as_generator, as_key
 from gdjax.training.lanes import naming, padded_rows
 from gdjax.training.pool import Pool, carry_of, rows_of
 from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_race_options
+from gdjax.training.repeats import lanes_of_points
 from gdjax.training.result import SweepResult
-from gdjax.training.trials import SEEDS, Space, as_configs, columns, static_parts
+from gdjax.training.trials import SEEDS, Config, Space, as_configs, columns, static_parts
 
 
 @strict()
@@ -43,17 +46,19 @@ def population_based_training(
     perturb: Mapping[str, tuple[float, float]] | None = None,
     share: float = 0.25,
     by: str = "loss",
-    mode: str = "min",
+    mode: str | None = None,
     key: Key | None = None,
     seeds: int | Sequence[int] | None = None,
     **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Train a population whose worst lanes regularly continue from the best, with new numbers.
+    """Train a population whose worst members regularly continue from the best, with new numbers.
 
-    Every `every` steps each lane in the worst `share` takes over parameters, optimizer state and
-    hyperparameters of a random lane in the best `share`, and multiplies each hyperparameter in
-    `perturb` by one of its two factors. So a lane's numbers follow a schedule that is found during
-    the run.
+    Every `every` steps each member in the worst `share` takes over parameters, optimizer state and
+    hyperparameters of a random member in the best `share`, and multiplies each hyperparameter in
+    `perturb` by one of its two factors. So a member's numbers follow a schedule that is found
+    during the run. A member is a config with all its seeds: it is judged by the mean over these
+    repeats, each of them copies the parent's repeat with the same place in the order of seeds, and
+    their hyperparameters stay equal. A member with a diverged repeat copies too.
 
     Args:
       loss_fn: as in `sweep`.
@@ -61,13 +66,13 @@ def population_based_training(
       optimizer: as in `sweep`; the names in `perturb` must be hyperparameters of its state.
       space: as in `sweep`; where the population starts. Numbers only.
       data: as in `sweep`; arrays only.
-      steps: updates >= 1 that each lane gets.
+      steps: updates >= 1 that each member gets.
       every: updates >= 1 between two exchanges.
       perturb: name -> (smaller, greater) factor; None is (0.8, 1.25) for all names in the space.
-      share: in (0, 0.5], of the lanes that copy and of those that are copied; at least one lane.
+      share: in (0, 0.5], of the members that copy and of those that are copied; at least one.
       by: what decides, as in `successive_halving`.
-      mode: "min" or "max".
-      key: as in `fit`; it also decides which lane copies which.
+      mode: as in `successive_halving`.
+      key: as in `fit`; it also decides which member copies which.
       seeds: as in `sweep`.
       **options: as in `successive_halving`.
 
@@ -77,7 +82,8 @@ def population_based_training(
       in `perturb` its values, (lanes, exchanges + 1).
 
     Raises:
-      ValueError: if a name is not a hyperparameter, or there are fewer than two lanes.
+      ValueError: if a name is not a hyperparameter, there are fewer than two members, or they have
+        different numbers of repeats.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -91,11 +97,16 @@ def population_based_training(
     """
     name = "population_based_training"
     configs = as_configs(name, space, seeds)
-    if len(static_parts(configs)) > 1 or len(configs) < 2:
+    members, kinds = _members(configs), len(static_parts(configs))
+    sizes = sorted(set(map(len, members)))
+    if kinds > 1 or len(members) < 2 or len(sizes) > 1:
         raise ValueError(
-            f"{name}(space=...) must have at least two lanes, all with the same static values; got "
-            f"{len(configs)} lanes with {len(static_parts(configs))} combinations of them."
+            f"{name}(space=...) must have at least two configs that differ in more than seeds, all "
+            "with the same static values and the same number of repeats; got "
+            f"{len(members)} configs, with {', '.join(map(str, sizes))} repeats and {kinds} "
+            "combinations of static values. A config that is in a list twice counts twice."
         )
+    members = np.array(members)  # (members, repeats), their lanes
     if not 0 < share <= 0.5:
         raise ValueError(f"{name}(share=...) must be in (0, 0.5], got {share}.")
     check_integer(f"{name}(steps=...)", steps)
@@ -106,9 +117,9 @@ def population_based_training(
         perturb = {k: (0.8, 1.25) for k, v in table.items() if v.dtype != object and k not in SEEDS}
     for other in perturb:
         check_choice(f"{name}(perturb=...): a name", other, list(table))
-    check_judge(name, by, mode, options)
+    mode = check_judge(name, by, mode, options)
     check_rereadable(name, data)
-    count = max(1, int(share * len(configs)))
+    count = max(1, int(share * len(members)))
     values = {k: table[k].astype(float) for k in perturb}
     tracks, parents = {k: [v] for k, v in values.items()}, []
     random = as_generator(as_key(0 if key is None else key))
@@ -122,8 +133,13 @@ def population_based_training(
                     lambda s: with_hyperparams(s, **dict.fromkeys(perturb, 0.0)), group.shapes.state
                 )
         while not pool.advance(min(pool.done + every, steps)) and pool.done < steps:
-            parent, factors = _exchange(pool.scores(by, mode), count, perturb, random)
-            values = {k: v[parent] * factors[k] for k, v in values.items()}
+            scores = pool.scores(by, mode)[members].mean(1)
+            chosen, factors = _exchange(scores, count, perturb, random)
+            parent = np.zeros(len(configs), int)
+            parent[members] = members[chosen]
+            for other, factor in factors.items():
+                values[other] = values[other][parent]
+                values[other][members] *= factor[:, None]
             _copy(pool, parent, values)
             parents.append(parent)
             for other, value in values.items():
@@ -133,13 +149,22 @@ def population_based_training(
     return pool.result(table | values, exchanges=exchanges)
 
 
+def _members(configs: Sequence[Config]) -> list[list[int]]:
+    """Return the lanes of each member, in the order of their seeds."""
+
+    def seeds(lane: int) -> list[Any]:
+        return [configs[lane][k] for k in SEEDS if k in configs[lane]]
+
+    return [sorted(point.tolist(), key=seeds) for point in lanes_of_points(columns(configs))]
+
+
 def _exchange(
     scores: np.ndarray,
     count: int,
     perturb: Mapping[str, tuple[float, float]],
     random: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return which lane each continues from, and by what each number is multiplied."""
+    """Return which member each continues from, and by what each number is multiplied."""
     order = np.argsort(scores, kind="stable")
     parent, copying = np.arange(len(scores)), order[-count:]
     good = order[:count][np.isfinite(scores[order[:count]])]

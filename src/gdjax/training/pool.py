@@ -21,7 +21,7 @@ from gdjax.training.devices import CallingThread
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, stop_lanes, to_host
 from gdjax.training.inputs import RESERVED
 from gdjax.training.lanes import Group, make_kinds, padded_rows
-from gdjax.training.progress import Bar, Interrupt, LaneDisplay
+from gdjax.training.progress import Bar, Interrupt, LaneDisplay, learning_rates
 from gdjax.training.reports import Callbacks, Report, carrying
 from gdjax.training.result import SweepResult, final_losses
 from gdjax.training.trials import Config, columns
@@ -78,7 +78,7 @@ class Pool:
         self.steps = np.zeros(len(configs), int)
         self.diverged_at, self.stopped_at = np.full(len(configs), -1), np.full(len(configs), -1)
         self.so_far: Callable[[], SweepResult] = self.result  # what an exception carries
-        self.bar, self.interrupt = Bar(plan.total, progress), Interrupt()
+        self.bar, self.interrupt = Bar(plan.total, progress, caller), Interrupt()
         self.carrying = carrying(caller, lambda: self.so_far())
         try:
             self.watchers.begin(plan.metrics, reached)
@@ -128,6 +128,7 @@ class Pool:
                     return
                 saved = self.checkpoints and self.checkpoints.load(group)
                 group.run = saved or Run(group.start())
+                display.begin(index, group.run.done)
 
             tell = self.watchers.of(group.lanes, columns(self.configs)) if self.watchers else None
 
@@ -136,10 +137,12 @@ class Pool:
                     _stop(group, run, self.here.run(lambda: tell(run)))
                 if self.checkpoints:
                     self.checkpoints.save(group, run)
-                if self.bar.bar is not None:
-                    lanes = slice(len(group.lanes))  # the rest is padding
-                    losses, at = to_host((run.logs[-1][0], run.carry.diverged_at))
-                    display.show(index, run.done, at[lanes] < 0, losses[lanes, -1])
+                if self.bar.shown:
+                    metrics = run.reports[-1] if run.reports else {}
+                    values = learning_rates(run.carry.state) | metrics
+                    values.pop("step", None)
+                    rows = to_host((run.logs[-1][0], run.carry.diverged_at, values))
+                    display.show(index, run.done, *rows)
                 return self.interrupt.asked or self.here.closed
 
             execute(group.plan, group.run, on_chunk, stop, compiled.get(group.kind))
@@ -217,12 +220,8 @@ class Pool:
         return out
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Merge some lanes on the device, in one program for each kind; drop the rest.
-
-        Lanes that diverged are dropped too, but one lane always stays.
-        """
-        wanted = {lane for lane in lanes if self.diverged_at[lane] < 0} or {self.lanes[0]}
-        groups = []
+        """Merge some lanes, at least one, on the device, a program for each kind; drop the rest."""
+        wanted, groups = set(lanes), []
         for kind in range(self.kinds):
             old = [group for group in self.groups if group.kind == kind]
             row_of = {lane: row for lane, row in rows_of(old).items() if lane in wanted}

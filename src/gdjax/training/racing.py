@@ -5,7 +5,8 @@ Li et al. (2018), Hyperband, https://arxiv.org/abs/1603.06560
 Golovin et al. (2017), section 3.2.2 of Vizier, the median rule,
 https://doi.org/10.1145/3097983.3098043
 Deviations: all lanes run in step, so a rung compares lanes at the same step; Hyperband's brackets
-run side by side in one program, not one after the other.
+run side by side in one program, not one after the other. What races are points: configs without
+their seeds, judged by the mean over their repeats, which survive or leave together.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from gdjax.core.checks import bound_arguments, check_choice, check_integer, strict
+from gdjax.core.checks import bound_arguments, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.inputs import is_stream
 from gdjax.training.pool import Pool
+from gdjax.training.repeats import checked_mode, lanes_of_points, rank
 from gdjax.training.reports import Report
 from gdjax.training.result import SweepResult
 from gdjax.training.sweep import sweep
-from gdjax.training.trials import Config, Space, as_configs, sampled
+from gdjax.training.trials import Config, Space, as_configs, columns, sampled
 
 A = ParamSpec("A")
 R = TypeVar("R")
@@ -76,15 +78,18 @@ def successive_halving(
     eta: int = 3,
     min_steps: int | None = None,
     by: str = "loss",
-    mode: str = "min",
+    mode: str | None = None,
     key: Key | None = None,
     seeds: int | Sequence[int] | None = None,
     **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Sweep a space, but keep only the best of every `eta` lanes at each rung.
+    """Sweep a space, but keep only the best of every `eta` points at each rung.
 
-    Rungs lie at min_steps, eta min_steps, eta² min_steps, ... and `steps`. Survivors are merged on
-    the device and the others dropped.
+    A point is a config without its seeds. It is judged by the mean over its repeats, the lanes that
+    differ only in "seed", "init_seed" and "batch_seed"; they survive or leave together. Rungs lie
+    at min_steps, eta min_steps, eta² min_steps, ... and `steps`. Survivors are merged on the device
+    and the others dropped. A point with a diverged repeat leaves at the next rung, unless there is
+    no other.
 
     Args:
       loss_fn: as in `sweep`.
@@ -94,17 +99,18 @@ def successive_halving(
       data: as in `sweep`; arrays only.
       steps: updates >= 1 that the last survivors get.
       eta: an integer >= 2; a share of 1 / eta survives each rung.
-      min_steps: updates >= 1 to the first rung; by default about one lane survives all rungs.
+      min_steps: updates >= 1 to the first rung; by default about one point survives all rungs.
       by: what decides: "loss", the mean over the last tenth of a lane's steps, or the name of a
         held-out metric ("held_out" if `metric_fn` gives one number).
-      mode: "min" or "max".
+      mode: "min" or "max"; None is "min" for "loss", and an error for a metric, as it cannot be
+        known whether more of it is better.
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
         held_out_batch_size, metric_fn, callbacks, progress, vectorize, lanes_per_program.
 
     Returns:
-      A `SweepResult`; `kept` are the survivors, `steps` says how far each lane got, and
+      A `SweepResult`; `kept` are the survivors' lanes, `steps` says how far each lane got, and
       `steps.sum()` is the budget that was spent.
 
     Example:
@@ -118,14 +124,15 @@ def successive_halving(
       {'learning_rate': 0.3} [ 3  3  3  3  9  9 27  3  3] 0.25925925925925924
     """
     configs = as_configs("successive_halving", space, seeds)
-    min_steps = _first_rung("successive_halving", steps, eta, min_steps, _log(len(configs), eta))
+    points = lanes_of_points(columns(configs))
+    min_steps = _first_rung("successive_halving", steps, eta, min_steps, _log(len(points), eta))
     rungs = [min_steps * eta**i for i in range(_log(steps // min_steps, eta) + 1)]
     rungs = [r for r in rungs if r * eta <= steps]
+    mode = check_judge("successive_halving", by, mode, options)
 
-    def survivors(rung: int, pool: Pool) -> list[int]:
-        return _top(pool.scores(by, mode), pool.lanes, eta)
+    def survivors(rung: int, pool: Pool) -> list[np.ndarray]:
+        return _top(pool.scores(by, mode), _running(points, pool), eta)
 
-    check_judge("successive_halving", by, mode, options)
     return _race(
         "successive_halving", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
         key=key, **options,
@@ -145,12 +152,13 @@ def hyperband(
     eta: int = 3,
     min_steps: int | None = None,
     by: str = "loss",
-    mode: str = "min",
+    mode: str | None = None,
     key: Key | None = None,
+    seeds: int | Sequence[int] | None = None,
     method: str = "sobol",
     **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Race brackets of configs side by side, from many short runs to a few long ones.
+    """Race brackets of points side by side, from many short runs to a few long ones.
 
     Bracket s = 0 ... S starts ceil((S + 1) / (s + 1) eta^s) configs and has its first rung at
     steps / eta^s, so no single guess of how early losses can be trusted decides.
@@ -167,6 +175,8 @@ def hyperband(
       by: as in `successive_halving`.
       mode: as in `successive_halving`.
       key: as in `fit`; it also decides what is sampled.
+      seeds: as in `sweep`; repeats of each sampled config, judged together as in
+        `successive_halving`.
       method: of the sampling, see `sample`.
       **options: as in `successive_halving`.
 
@@ -189,18 +199,19 @@ def hyperband(
     sizes = [-(-((widest + 1) * eta**s) // (s + 1)) for s in range(widest + 1)]
     if not isinstance(space, Mapping):
         raise TypeError(f"hyperband(space=...) must be a dict to sample from, got {space!r}.")
-    configs = sampled("hyperband", space, sum(sizes), key, method)
-    brackets = np.repeat(np.arange(widest + 1), sizes)
+    configs = as_configs("hyperband", sampled("hyperband", space, sum(sizes), key, method), seeds)
+    brackets = np.repeat(np.arange(widest + 1), np.array(sizes) * (len(configs) // sum(sizes)))
+    points = lanes_of_points(columns(configs) | {"bracket": brackets})
     rungs = [max(1, steps // eta**k) for k in range(widest, 0, -1)]
+    mode = check_judge("hyperband", by, mode, options)
 
-    def survivors(rung: int, pool: Pool) -> list[int]:
-        scores, kept = pool.scores(by, mode), []
+    def survivors(rung: int, pool: Pool) -> list[np.ndarray]:
+        scores, running, kept = pool.scores(by, mode), _running(points, pool), []
         for bracket in range(widest + 1):
-            lanes = [lane for lane in pool.lanes if brackets[lane] == bracket]
-            kept += _top(scores, lanes, eta) if bracket >= widest - rung else lanes
+            part = [lanes for lanes in running if brackets[lanes[0]] == bracket]
+            kept += _top(scores, part, eta) if bracket >= widest - rung else part
         return kept
 
-    check_judge("hyperband", by, mode, options)
     result = _race(
         "hyperband", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
         key=key, **options,
@@ -225,11 +236,12 @@ def median_stop(
     seeds: int | Sequence[int] | None = None,
     **options: Unpack[RaceOptions],
 ) -> SweepResult:
-    """Sweep a space, but stop a lane whose best loss is worse than the median lane's mean so far.
+    """Sweep a space, but stop a point whose best loss is worse than the median of the means so far.
 
-    Every `every` steps a lane's best mean loss over such an interval is compared with the median,
-    over all lanes, of the mean loss since the start. A lane that was stopped counts with the mean
-    it had, one that diverged as infinite.
+    Every `every` steps a point's best mean loss over such an interval is compared with the median,
+    over all points, of the mean loss since the start. A point's losses are the means over its
+    repeats, which go on or stop together, see `successive_halving`. A point that was stopped counts
+    with the mean it had, one with a diverged repeat as infinite.
 
     Args:
       loss_fn: as in `sweep`.
@@ -237,7 +249,7 @@ def median_stop(
       optimizer: as in `sweep`.
       space: as in `sweep`.
       data: as in `sweep`; arrays only.
-      steps: updates >= 1 that a lane gets if it is not stopped.
+      steps: updates >= 1 that a point's lanes get if it is not stopped.
       every: steps between two looks; None is a tenth of the run.
       grace: steps before the first look; None is one interval.
       key: as in `fit`.
@@ -258,19 +270,25 @@ def median_stop(
       [ 10  10 100 100 100  10] [2 3 4]
     """
     configs = as_configs("median_stop", space, seeds)
+    points = lanes_of_points(columns(configs))
     check_integer("median_stop(steps=...)", steps)
     every = max(1, steps // 10) if every is None else every
     check_integer("median_stop(every=...)", every)
     grace = every if grace is None else check_integer("median_stop(grace=...)", grace)
     rungs = [r for r in range(every, steps, every) if r >= grace]
 
-    def survivors(rung: int, pool: Pool) -> list[int]:
-        losses = pool.history["loss"]
-        means = np.array([loss[:n].mean() for loss, n in zip(losses, pool.steps, strict=True)])
+    def survivors(rung: int, pool: Pool) -> list[np.ndarray]:
+        losses = pool.history["loss"].astype(float)
+        done = np.maximum(pool.steps, 1)  # a lane that diverged at once counts as infinite below
+        means = np.array([loss[:n].mean() for loss, n in zip(losses, done, strict=True)])
         means = np.where((pool.diverged_at >= 0) | ~np.isfinite(means), np.inf, means)
-        intervals = losses[:, : pool.done // every * every].reshape(len(means), -1, every)
-        best = np.where(pool.diverged_at >= 0, np.inf, np.min(intervals.mean(2), 1))
-        return [lane for lane in pool.lanes if best[lane] <= np.median(means)]
+        median = np.median([means[lanes].mean() for lanes in points])
+        intervals = losses[:, : pool.done // every * every].reshape(len(means), -1, every).mean(2)
+        intervals[pool.diverged_at >= 0] = np.inf
+        running = _running(points, pool)
+        return [lanes for lanes in running if intervals[lanes].mean(0).min() <= median] or _top(
+            means, running, len(running)
+        )
 
     return _race(
         "median_stop", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
@@ -287,7 +305,7 @@ def _race(
     data: PyTree,
     steps: int,
     rungs: Sequence[int],
-    survivors: Callable[[int, Pool], list[int]],
+    survivors: Callable[[int, Pool], list[np.ndarray]],
     *,
     report_every: int | None = None,
     **options: Any,
@@ -301,13 +319,30 @@ def _race(
             if rung > pool.done and pool.advance(rung):
                 break
             if rung < steps:
-                pool.keep(survivors(i, pool))
+                pool.keep(_able(survivors(i, pool), pool))
     return pool.result()
 
 
-def _top(scores: np.ndarray, lanes: Sequence[int], eta: int) -> list[int]:
-    """Return the best of every `eta` lanes, at least one."""
-    return sorted(lanes, key=lambda lane: scores[lane])[: max(1, len(lanes) // eta)]
+def _running(points: Sequence[np.ndarray], pool: Pool) -> list[np.ndarray]:
+    lanes = set(pool.lanes)
+    return [point for point in points if point[0] in lanes]
+
+
+def _top(scores: np.ndarray, points: Sequence[np.ndarray], eta: int) -> list[np.ndarray]:
+    """Return the best of every `eta` points, at least one, if there are any."""
+    order = rank([scores[lanes] for lanes in points])
+    return [points[i] for i in order[: max(1, len(points) // eta)]]
+
+
+def _able(points: Sequence[np.ndarray], pool: Pool) -> list[int]:
+    """Return the lanes of the points that can still be the best: those without a diverged repeat.
+
+    If there is none, those of all points with a repeat that did not diverge.
+    """
+    failed = [(pool.diverged_at[lanes] >= 0).mean() for lanes in points]
+    least = min(failed)
+    able = [share == 0 if least == 0 else share < 1 for share in failed]
+    return [int(lane) for i, lanes in enumerate(points) if able[i] for lane in lanes]
 
 
 def _log(x: float, base: int) -> int:
@@ -326,11 +361,11 @@ def _first_rung(caller: str, steps: int, eta: int, min_steps: int | None, cuts: 
     return min_steps
 
 
-def check_judge(caller: str, by: str, mode: str, options: Mapping[str, Any]) -> None:
-    """Raise unless there is something to compare lanes by."""
-    check_choice(f"{caller}(mode=...)", mode, ("min", "max"))
+def check_judge(caller: str, by: str, mode: str | None, options: Mapping[str, Any]) -> str:
+    """Return the mode, "min" or "max"; raise unless there is something to compare points by."""
     if by != "loss" and options.get("held_out") is None:
         raise ValueError(f"{caller}(by={by!r}) needs held_out=... to evaluate it on.")
+    return checked_mode(caller, by, mode)
 
 
 def check_rereadable(caller: str, data: PyTree) -> None:

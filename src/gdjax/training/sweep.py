@@ -80,7 +80,7 @@ def sweep(
         for one group of lanes at a time. A true result stops those lanes; an array of bools
         (lanes,), one for each lane of the report, stops some. A lane that is stopped is frozen.
       report_every: as in `fit`.
-      progress: whether to show a bar, with the lanes alive, the best loss and steps per second.
+      progress: as in `fit`, with the lanes alive, and the loss, metrics and rate of the best lane.
       seeds: runs of each config: a number of them or a list of integers, the values of "seed".
       lanes_per_program: lanes that share a program and are in memory together; the program is
         compiled once for all groups of lanes. None is as many as fit, by XLA's count of the memory

@@ -40,6 +40,7 @@ class Labels:
     """The group of each parameter leaf: static, without leaves."""
 
     names: tuple[Hashable, ...]
+    frozen: tuple[Hashable, ...] = ()  # the groups whose updates are 0
 
 
 class Groups(NamedTuple):
@@ -101,7 +102,8 @@ def _init(
         for name, member in members.items()
         if isinstance(member, Optimizer)
     }
-    return Groups(states, Labels(names))
+    frozen = tuple(name for name, member in members.items() if member == FROZEN)
+    return Groups(states, Labels(names, frozen))
 
 
 def _filled(x: Any) -> Any:

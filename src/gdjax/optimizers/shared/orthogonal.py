@@ -57,6 +57,18 @@ class Orthogonal(NamedTuple):
     nu: Array | None  # Adam's mean square; of a matrix what the method says, or None
     axes: Axes | None  # which axes make matrices (static, no bytes); None for a parameter of Adam
 
+    def branch(self, hyperparams: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return whether a parameter is a matrix or one of Adam, with the numbers of that."""
+        rest = {k: v for k, v in hyperparams.items() if not k.startswith("adam_")}
+        if self.axes is not None:
+            return "matrix", rest
+        if self.nu is None:
+            return "no matrix", rest
+        own = {k[5:]: v for k, v in hyperparams.items() if k.startswith("adam_")}
+        if own.get("learning_rate") is None:
+            own["learning_rate"] = rest.get("learning_rate")
+        return "adam", own | {"eps": rest.get("eps")}
+
 
 @schedule
 class Table(Schedule):

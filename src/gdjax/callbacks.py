@@ -610,8 +610,9 @@ def tensorboard_logger(directory: PathLike) -> TensorBoard:
         over one another.
 
     Returns:
-      A callback. The scalars are those of `Report.values()` that are finite. When a run goes on, TensorBoard hides
-      what an earlier process wrote of later steps. Of several hosts, only the first one writes.
+      A callback. The scalars are those of `Report.values()` that are finite. When a run goes on,
+      TensorBoard hides what an earlier process wrote of later steps. Of several hosts, only the
+      first one writes.
 
     Raises:
       ImportError: without tensorboardX.
