@@ -59,7 +59,7 @@ class _Best:
         return np.where(np.isfinite(self.score), self.sign * self.score, np.nan)
 
     def begin(self, names: Sequence[str], done: np.ndarray) -> np.ndarray:
-        """Forget what was seen unless the run goes on from there; return where that is."""
+        """Forget what was seen unless the run continues from there; return where that is."""
         check_choice(f"{self.caller}(metric=...)", self.metric, names)
         anew = np.full(done.shape, True)
         if self.step.shape == done.shape:
@@ -109,7 +109,7 @@ class EarlyStopping(_Best):
         self.patience, self.waited = patience, np.zeros((), int)
 
     def begin(self, names: Sequence[str], done: np.ndarray) -> np.ndarray:
-        """Forget what was seen unless the run goes on from there."""
+        """Forget what was seen unless the run continues from there."""
         anew = super().begin(names, done)
         self.waited = np.where(anew, 0, self._like(done, self.waited))
         return anew
@@ -150,7 +150,7 @@ def early_stopping(
 
     Returns:
       A callback. A lane that it stops is frozen on the device, with its steps in
-      `SweepResult.stopped_at`. The same object goes on counting when `fit(start=result)` goes on
+      `SweepResult.stopped_at`. The same object continues to count when `fit(start=result)` continues
       from where it was, and begins anew in any other run.
 
     Raises:
@@ -181,7 +181,7 @@ class KeepBest(_Best):
         self.parts: list[tuple[np.ndarray, list[Any]]] = []  # lanes, leaves with a row for each
 
     def begin(self, names: Sequence[str], done: np.ndarray) -> np.ndarray:
-        """Forget what was seen unless the run goes on from there."""
+        """Forget what was seen unless the run continues from there."""
         anew = super().begin(names, done)
         self.parts = [
             (of, x) for of, x in self.parts if not (anew[of] if anew.ndim else anew).all()
@@ -512,7 +512,7 @@ def csv_logger(path: PathLike) -> CsvLog:
       path: the file; folders that are missing are made.
 
     Returns:
-      A callback. Rows are written whole, when they are reported. When a run goes on, by
+      A callback. Rows are written whole, when they are reported. When a run continues, by
       `fit(start=...)` or from a directory, rows up to there stay and later ones are written anew;
       a run that begins at step 0 writes the file anew. Of several hosts, only the first one writes.
 
@@ -610,7 +610,7 @@ def tensorboard_logger(directory: PathLike) -> TensorBoard:
         over one another.
 
     Returns:
-      A callback. The scalars are those of `Report.values()` that are finite. When a run goes on,
+      A callback. The scalars are those of `Report.values()` that are finite. When a run continues,
       TensorBoard hides what an earlier process wrote of later steps. Of several hosts, only the
       first one writes.
 

@@ -511,8 +511,9 @@ def test_mistakes(tmp_path):
     stop = early_stopping()
     with pytest.raises(ValueError, match="twice"):
         fit(callbacks=[stop, stop])
-    with pytest.raises(TypeError, match="functions of a Report"):
-        gdjax.successive_halving(loss_fn, START, gdjax.adam, RATES, TRAIN, steps=9, callbacks=[3])
+    for run in (fit, sweep):
+        with pytest.raises(TypeError, match="must be a list of functions"):
+            run(callbacks=[3])
     with pytest.raises(ValueError, match=r"must return a bool or an array of bools \(5,\)"):
         sweep(callbacks=[lambda report: np.array([True, False])], lanes_per_program=8)
     closing = Closing()

@@ -6,7 +6,7 @@ Next to being called, a callback may have these methods:
   steps that were done before, an array of shape (), or (lanes,) in sweeps;
 - `finish(result)`, after the run, also after Ctrl-C or an exception: returns the result, maybe with
   more in it;
-- `state_dict()` and `load_state_dict(d)`: what it must remember when a run goes on in another
+- `state_dict()` and `load_state_dict(d)`: what it must remember when a run continues in another
   process; arrays and values that JSON can hold. `load_state_dict` comes before `begin`.
 """
 
@@ -190,14 +190,9 @@ class Callbacks:
     """The callbacks of one call of `fit` or its relatives."""
 
     def __init__(self, caller: str, functions: Iterable[Callable[[Report], object]]):
-        """Check them; `caller` is named in errors."""
+        """Check that they go together; `caller` is named in errors."""
         self.caller, self.functions = caller, tuple(functions)
         self.started = time.perf_counter()
-        for function in self.functions:
-            if not callable(function):
-                raise TypeError(
-                    f"{caller}(callbacks=...) must be functions of a Report, got {shown(function)}."
-                )
         twice = [f for f in self.functions if hasattr(f, "begin") and self.functions.count(f) > 1]
         if twice:
             raise ValueError(f"{caller}(callbacks=...) has {shown(twice[0])} in it twice.")
