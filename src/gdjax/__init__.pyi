@@ -307,7 +307,7 @@ from gdjax.targets import periodic_update as periodic_update
 # Whole runs
 from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
-from gdjax.training.fit import Report as Report
+from gdjax.training.reports import Report as Report
 from gdjax.training.fit import fit as fit
 from gdjax.training.hypergradient import hypergradient as hypergradient
 from gdjax.training.hypergradient import unroll as unroll
@@ -336,6 +336,7 @@ from gdjax.training.sweep import sweep as sweep
 
 # Packages and modules with names of their own
 from gdjax import assignment as assignment
+from gdjax import callbacks as callbacks
 from gdjax import compat as compat
 from gdjax import losses as losses
 from gdjax import microbatching as microbatching

@@ -7,8 +7,10 @@ leaves cores idle on small arrays, so there each group runs in a thread of its o
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -44,17 +46,76 @@ class Devices(NamedTuple):
             return tree
         return jax.device_put(tree, NamedSharding(self.sharding.mesh, PartitionSpec()))
 
-    def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
-        """Return what the tasks give, in their order; some run at the same time."""
+    def run(self, tasks: Sequence[Callable[[], object]], here: CallingThread) -> None:
+        """Run all tasks, some at the same time.
+
+        If one raises, `here` is closed, which the others should look at, and the error is raised
+        when those that run have ended.
+        """
         if not self.in_threads(len(tasks)):
-            return [task() for task in tasks]
+            for task in tasks:
+                task()
+            return
         with ThreadPoolExecutor(min(self.workers, len(tasks))) as pool:
             futures = [pool.submit(task) for task in tasks]
             try:
-                return [future.result() for future in futures]
+                here.wait(futures)
             except BaseException:
+                here.close()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+class CallingThread:
+    """The thread that made this: while it waits for others, it runs functions for them.
+
+    Functions of the user may depend on their thread: JAX's settings, databases, plots.
+    """
+
+    def __init__(self) -> None:
+        self._thread, self._lock = threading.get_ident(), threading.Lock()
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.closed = False
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Return what a function gives, called in that thread."""
+        if threading.get_ident() == self._thread:
+            return function()
+        answer: Future[T] = Future()
+
+        def call() -> None:
+            if self.closed:
+                answer.cancel()
+                return
+            try:
+                answer.set_result(function())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        with self._lock:
+            if self.closed:
+                raise CancelledError
+            self._asked.put(call)
+        return answer.result()
+
+    def wait(self, futures: Sequence[Future]) -> None:
+        """Run what is asked for until all futures are done, or raise the first error of one."""
+        for future in futures:
+            future.add_done_callback(lambda _: self._asked.put(None))
+        while not all(future.done() for future in futures):
+            if (call := self._asked.get()) is not None:
+                call()
+            for future in futures:
+                if future.done():
+                    future.result()
+
+    def close(self) -> None:
+        """Run no more functions: those who ask get a `CancelledError`."""
+        with self._lock:
+            self.closed = True
+        while not self._asked.empty():
+            if (call := self._asked.get()) is not None:
+                call()
 
 
 def all_devices() -> Devices:

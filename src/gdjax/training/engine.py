@@ -181,6 +181,7 @@ def _from_arrays(
                 carry, log = chunk_program(plan.program)(*inputs, length)
         done += length
         yield carry, done, log
+        carry = run.carry  # lanes may have been stopped
 
 
 def _from_stream(
@@ -221,6 +222,7 @@ def _from_stream(
                     if failure is None or isinstance(failure, KeyboardInterrupt):
                         raise
                     raise failure from None
+                carry = run.carry  # lanes may have been stopped
             if count < wanted:
                 break
     if failure is not None:

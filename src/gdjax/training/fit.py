@@ -7,9 +7,9 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,28 +31,8 @@ from gdjax.training.lanes import Group
 from gdjax.training.page import fit_page, fit_view, shown_in_notebook
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
+from gdjax.training.reports import Callbacks, Report, carrying
 from gdjax.training.streams import Stream, first_batch
-
-
-class Report(NamedTuple):
-    """What a callback is given between chunks; the arrays are its own copies."""
-
-    step: int
-    loss: float  # mean over the steps since the last report
-    params: Params
-    state: OptState
-    metrics: dict[str, float]  # held-out metrics, empty without held-out data
-    model_state: PyTree = None
-
-    @property
-    def eval_params(self) -> Params:
-        """The parameters that the metrics are of, see `gdjax.eval_params`."""
-        return eval_params(self.state, self.params)
-
-    def __repr__(self) -> str:
-        """Show the numbers; of the trees, how large they are."""
-        sizes = f"params={short(self.params)}, state={short(self.state)}"
-        return f"Report(step={self.step}, loss={self.loss:.6g}, {sizes}, metrics={self.metrics})"
 
 
 class NonfiniteError(FloatingPointError):
@@ -80,6 +60,10 @@ class FitResult:
       key: the key or the seed of the shuffles and of the loss.
       interrupted: whether Ctrl-C ended the run.
       position: where an iterable of batches stands, as JSON, see `fit(data=...)`; None for arrays.
+      best_params: see `gdjax.callbacks.keep_best`; None without it, as all below.
+      best_model_state: the state of the model that belongs to them.
+      best_step: the steps that they have taken.
+      best_value: their metric.
     """
 
     params: Params
@@ -93,6 +77,10 @@ class FitResult:
     key: Any
     interrupted: bool
     position: str | None = None
+    best_params: Params = None
+    best_model_state: PyTree = None
+    best_step: int | None = None
+    best_value: float | None = None
 
     @property
     def eval_params(self) -> Params:
@@ -144,7 +132,8 @@ class FitResult:
         about["has_model_state"] = self.model_state is not None  # it may have no arrays
         typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
         about["key"] = str(jax.random.key_impl(self.key)) if typed else "seed"
-        trees = {k: getattr(self, k) for k in ("params", "state", "model_state", "history", "key")}
+        names = ("params", "state", "model_state", "history", "key", *BEST)
+        trees = {k: getattr(self, k) for k in names}
         write_record(Path(path), about, as_arrays(jax.tree.map(jnp.asarray, trees)))
 
     @classmethod
@@ -170,9 +159,11 @@ class FitResult:
         """
         about, arrays = read_record(Path(path))
         trees = {}
-        for name, like in (("params", params), ("state", state), ("model_state", model_state)):
+        likes = {"params": params, "state": state, "model_state": model_state}
+        likes |= {"best_params": params, "best_model_state": model_state}
+        for name, like in likes.items():
             part = part_of(arrays, name)
-            if like is not None:
+            if like is not None and (part or name not in BEST):
                 trees[name] = from_arrays(part, like, f"FitResult.load({name}=...)")
             else:
                 known = bool(part) or name == "model_state" and about["has_model_state"]
@@ -184,7 +175,11 @@ class FitResult:
         return cls(**trees, history=nested(part_of(arrays, "history")), key=key, **about)
 
 
-NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted", "position")
+NUMBERS = (
+    "steps", "seconds", "diverged_at", "first_nonfinite", "interrupted", "position", "best_step",
+    "best_value",
+)  # fmt: skip
+BEST = ("best_params", "best_model_state")  # trees that are None without `keep_best`
 
 
 @strict()
@@ -260,7 +255,8 @@ def fit(
         batches of another one are read and left out; an iterator is read on.
       state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
         is `optimizer.init(params)`.
-      callbacks: functions of a `Report`, called between chunks; a true result ends the run.
+      callbacks: functions of a `Report`, called between chunks; a true result ends the run. Those
+        of `gdjax.callbacks` stop early, keep the best parameters, and write logs.
       report_every: steps in a chunk. None is about a twentieth of the run if anything is reported.
       progress: whether to show a bar, with the time left, the loss, the metrics and the learning
         rate (needs tqdm: `pip install "gdjax[progress]"`); where stderr is no screen, a few lines.
@@ -319,18 +315,19 @@ def fit(
         functions=functions_in(state),
     )  # fmt: skip
     run = Run(first_carry("fit", params, state, model_state), start.steps if start else 0)
-    callbacks = tuple(callbacks)
+    watchers = Callbacks("fit", callbacks)
     plan = make_plan(
         "fit", program, params, data, model_state=run.carry.model_state, state=lambda: state,
         steps=steps, epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        reports=bool(progress or callbacks or directory is not None),
+        reports=progress or bool(watchers) or directory is not None,
     )  # fmt: skip
     if start is not None and start.position is not None and isinstance(plan.data, Stream):
         plan.data.go_to(start.position, further=True)
 
     def result(interrupted: bool = False) -> FitResult:
-        return _result(plan, run, start, time.perf_counter() - started, interrupted)
+        seconds = time.perf_counter() - started
+        return watchers.finish(_result(plan, run, start, seconds, interrupted))
 
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(Bar(plan.total, progress, "fit"))
@@ -342,22 +339,25 @@ def fit(
             group = Group([0], 0, plan._replace(data=batch), _places(run.carry), lambda: run.carry)
             identity = _identity(group, run, start, starts_at, report_every)
             store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
-        stack.enter_context(_carrying(result))
+        stack.enter_context(carrying("fit", result))
         if store is not None and group is not None:
             stack.callback(store.close)
             plan = plan._replace(length=store.length)
             if store.done[0] > run.done:
                 run.carry = group.shapes  # makes room
                 run = store.load(group, run.done) or run
-                ended = _load_callbacks(callbacks, store.beside)
+                watchers.load_state_dicts(store.beside["callbacks"])
+                ended = store.beside["ended"]
                 if isinstance(plan.data, Stream):
                     plan.data.go_to(store.beside["position"])
+        watchers.begin(plan.metrics, run.done)
+        tell = watchers.of() if watchers else None
 
         def on_chunk(run: Run) -> bool:
-            ends = _report(run, bar, callbacks)
+            ends = _report(run, bar, tell)
             if store is not None and group is not None:
                 place = plan.data.position if isinstance(plan.data, Stream) else None
-                beside = {"ended": ends, "callbacks": _states_of(callbacks), "position": place}
+                beside = {"ended": ends, "callbacks": watchers.state_dicts(), "position": place}
                 store.save(group, run, beside)
             return ends or interrupt.asked
 
@@ -404,19 +404,6 @@ def _identity(
     return identity_of(group.plan, run.carry, report_every, more)
 
 
-def _states_of(callbacks: tuple[Callable, ...]) -> list[Any]:
-    """Return what callbacks want to have back after the run was killed."""
-    return [c.state_dict() if hasattr(c, "state_dict") else None for c in callbacks]
-
-
-def _load_callbacks(callbacks: tuple[Callable, ...], beside: dict[str, Any]) -> bool:
-    """Give callbacks their states back; return whether one of them had ended the run."""
-    for callback, state in zip(callbacks, beside["callbacks"], strict=False):
-        if state is not None and hasattr(callback, "load_state_dict"):
-            callback.load_state_dict(state)
-    return beside["ended"]
-
-
 def _check_start(
     start: FitResult, params: Params, state: OptState, model_state: PyTree, has_aux: bool
 ) -> None:
@@ -436,36 +423,14 @@ def _check_start(
         )
 
 
-@contextlib.contextmanager
-def _carrying(result: Callable[[], FitResult]) -> Iterator[None]:
-    """Give an exception that ends a run the result so far."""
-    try:
-        yield
-    except BaseException as error:
-        # What a step was given is gone if the step failed, or Ctrl-C came twice.
-        with contextlib.suppress(Exception):
-            error.result = result()  # pyright: ignore[reportAttributeAccessIssue]
-            error.add_note("fit: what was reached before is this exception's `result`.")
-        raise
-
-
-def _report(run: Run, bar: Bar, callbacks: tuple[Callable[[Report], object], ...]) -> bool:
+def _report(run: Run, bar: Bar, tell: Callable[[Run], object] | None) -> bool:
     """Tell the bar and the callbacks about a chunk; return whether one of them stops the run."""
-    if not bar.shown and not callbacks:
-        return False
-    loss = float(run.logs[-1][0].mean())
-    metrics = (
-        {k: float(v) for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
-    )
     if bar.shown:
+        metrics = run.reports[-1] if run.reports else {}
+        metrics = {k: float(v) for k, v in metrics.items() if k != "step"}
+        loss = float(run.logs[-1][0].mean())
         bar.show(run.done, loss=loss, **learning_rates(run.carry.state) | metrics)
-    if not callbacks:
-        return False
-    carry = run.carry
-    trees = jax.tree.map(jnp.copy, (carry.params, carry.state, carry.model_state))
-    params, state, model_state = trees
-    seen = Report(run.done, loss, params, state, metrics, model_state)
-    return any([callback(seen) for callback in callbacks])
+    return tell is not None and bool(tell(run))
 
 
 def _result(

@@ -80,6 +80,7 @@ class Plan(NamedTuple):
     length: int  # steps in a chunk
     held_out: PyTree  # arrays, or a `Stream`
     measure: Measure | None
+    metrics: tuple[str, ...] = ()  # the names that it gives
 
 
 def make_plan(
@@ -140,17 +141,17 @@ def make_plan(
         length = chunk_length(total, report_every, reports or held_out is not None)
         length = min(length, max(1, DRAWN // (batch_size or 1)))
         check_loss(caller, program, params, model_state, one_batch(data, batch_size))
-    measure = None
+    measure, metrics = None, ()
     if held_out is not None:
         held_out, batch = _checked_held_out(caller, held_out, held_out_batch_size)
         measure = _checked_measure(caller, metric_fn, program, held_out_batch_size)
-        _check_metrics(caller, measure, params, state, model_state, batch)
+        metrics = _checked_metrics(caller, measure, params, state, model_state, batch)
     elif metric_fn is not None or held_out_batch_size is not None:
         name = "metric_fn" if metric_fn is not None else "held_out_batch_size"
         raise ValueError(f"{caller}({name}=...) needs held_out=..., the data to evaluate on.")
     total = None if total is None else done + total
     seed = key_or_seed(key)
-    return Plan(caller, program, data, examples, seed, total, length, held_out, measure)
+    return Plan(caller, program, data, examples, seed, total, length, held_out, measure, metrics)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -394,15 +395,15 @@ def _takes_state(metric_fn: Callable[..., Any], positional: int) -> bool:
     )
 
 
-def _check_metrics(
+def _checked_metrics(
     caller: str,
     measure: Measure,
     params: Params,
     state: Callable[[], OptState],
     model_state: PyTree,
     batch: PyTree,
-) -> None:
-    """Raise unless a metric gives numbers with names that are free."""
+) -> tuple[str, ...]:
+    """Return the names of the numbers that a metric gives; raise for other things or names."""
     given = (params, model_state) if measure.takes_model_state else (params,)
     more = {"state": state()} if measure.takes_state else {}
     out = jax.eval_shape(measure.function, *given, batch, **more)
@@ -417,6 +418,7 @@ def _check_metrics(
                 f"{caller}: metric_fn must return a number or a dict of them, got {value} at "
                 f"{name!r}."
             )
+    return tuple(by_name(out))
 
 
 def by_name(metrics: Any) -> dict[str, Any]:

@@ -192,6 +192,10 @@ def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
     What is on disk has been copied before it was written.
     """
     pool.diverged_at = pool.diverged_at[parent]
+    pool.configs = [
+        {**config, **{name: value[lane].item() for name, value in values.items()}}
+        for lane, config in enumerate(pool.configs)
+    ]
     if any(group.run is None for group in pool.groups):
         return
     row_of, carries, copies = rows_of(pool.groups), [carry_of(g) for g in pool.groups], []
@@ -200,8 +204,9 @@ def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
         lanes = np.array(group.lanes)[padded_rows(0, size, len(group.lanes))]
         rows = np.array([row_of[lane] for lane in parent[lanes]])
         numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
+        copied = parent[lanes] != lanes  # also if it was stopped, or the lane that it copies
         with weak_functions():
-            copies.append(_program(pool.devices.sharding)(carries, rows, numbers))
+            copies.append(_program(pool.devices.sharding)(carries, rows, numbers, copied))
     for group, carry in zip(pool.groups, copies, strict=True):
         group.run = Run(carry, pool.done)
 
@@ -212,8 +217,9 @@ def _set(states: PyTree, numbers: Mapping[str, jax.Array]) -> PyTree:
 
 @functools.lru_cache(maxsize=8)
 def _program(sharding: NamedSharding | None) -> Any:
-    def copy(carries, rows, numbers):
+    def copy(carries, rows, numbers, copied):
         carry = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *carries)
-        return carry._replace(state=_set(carry.state, numbers))
+        stopped_at = jnp.where(copied, -1, carry.stopped_at)
+        return carry._replace(state=_set(carry.state, numbers), stopped_at=stopped_at)
 
     return jax.jit(copy, out_shardings=sharding)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +17,12 @@ from gdjax.core.checks import check_choice
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.checkpoint import Checkpoints, identity_of_lanes
-from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, to_host
+from gdjax.training.devices import CallingThread
+from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, stop_lanes, to_host
 from gdjax.training.inputs import RESERVED
 from gdjax.training.lanes import Group, make_kinds, padded_rows
 from gdjax.training.progress import Bar, Interrupt, LaneDisplay, learning_rates
+from gdjax.training.reports import Callbacks, Report, carrying
 from gdjax.training.result import SweepResult, final_losses
 from gdjax.training.trials import Config, columns
 
@@ -48,6 +51,7 @@ class Pool:
         progress: bool = False,
         directory: Any = None,
         resume: bool = True,
+        callbacks: Iterable[Callable[[Report], object]] = (),
         rules: Mapping[str, Any] | None = None,
         together: bool = False,
         **options: Any,
@@ -64,14 +68,16 @@ class Pool:
           progress: see `sweep`.
           directory: see `sweep`.
           resume: see `sweep`.
+          callbacks: see `sweep`.
           rules: those of a race, by argument: they decide numbers, too.
           together: whether a lane may copy another, so that all must resume from one step.
           **options: see `make_kinds`.
         """
         self.started = time.perf_counter()
+        self.watchers, self.here = Callbacks(caller, callbacks), CallingThread()
         kinds, self.devices = make_kinds(
             caller, loss_fn, params, optimizer, configs, data,
-            reports=progress or directory is not None, **options,
+            reports=progress or directory is not None or bool(self.watchers), **options,
         )  # fmt: skip
         self.caller, self.configs, self.kinds = caller, configs, kinds
         plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
@@ -98,17 +104,27 @@ class Pool:
         self.history: dict[str, Any] = {}
         self.steps = np.zeros(len(configs), int)
         self.diverged_at, self.stopped_at = np.full(len(configs), -1), np.full(len(configs), -1)
+        self.so_far: Callable[[], SweepResult] = self.result  # what an exception carries
         self.bar, self.interrupt = Bar(plan.total, progress, caller), Interrupt()
+        self.carrying = carrying(caller, lambda: self.so_far())
+        try:
+            self.watchers.begin(plan.metrics, self.reached)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Pool:
         self.interrupt.__enter__()
+        self.carrying.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
         self.interrupt.__exit__()
         self.bar.__exit__()
         if self.checkpoints is not None:
             self.checkpoints.close()
+        if error is not None:
+            self.carrying.__exit__(kind, error, trace)
 
     @property
     def lanes(self) -> list[int]:
@@ -146,7 +162,11 @@ class Pool:
                 group.run = group.run or Run(group.start())
                 display.begin(index, group.run.done)
 
+            tell = self.watchers.of(group.lanes, columns(self.configs)) if self.watchers else None
+
             def on_chunk(run: Run) -> bool:
+                if tell is not None:
+                    _stop(group, run, self.here.run(functools.partial(tell, run)))
                 if self.checkpoints:
                     self.checkpoints.save(group, run)
                 if self.bar.shown:
@@ -155,11 +175,16 @@ class Pool:
                     values.pop("step", None)
                     rows = to_host((run.logs[-1][0], run.carry.diverged_at, values))
                     display.show(index, run.done, *rows)
-                return self.interrupt.asked
+                return self.interrupt.asked or self.here.closed
 
             execute(group.plan, group.run, on_chunk, stop, compiled.get(group.kind))
 
-        self.devices.run([functools.partial(run, i) for i in range(len(self.groups))])
+        tasks = [functools.partial(run, i) for i in range(len(self.groups))]
+        try:
+            self.devices.run(tasks, self.here)
+        except BaseException:
+            self._record_what_is_there(start, reported)
+            raise
         for group in self.groups:
             if group.run is not None:
                 self._record(group, group.run, start, reported)
@@ -167,7 +192,18 @@ class Pool:
                 self._record(group, self.checkpoints.recorded(group, start, stop), start, reported)
         if not self.history:
             raise KeyboardInterrupt
-        return self.interrupt.asked or bool((self.diverged_at[self.lanes] >= 0).all())
+        ended = (self.diverged_at >= 0) | (self.stopped_at >= 0)
+        return self.interrupt.asked or bool(ended[self.lanes].all())
+
+    def _record_what_is_there(self, start: int, reported: int) -> None:
+        """Record the groups after an error; one whose step failed has nothing left."""
+        there = []
+        for group in self.groups:
+            if group.run is not None and group.run.logs:
+                with contextlib.suppress(RuntimeError):
+                    self._record(group, group.run, start, reported)
+                    there.append(group)
+        self.groups = there
 
     def _is_ahead(self, group: Group, stop: int | None) -> bool:
         """Return whether a group is on disk, at a step after `stop`."""
@@ -282,7 +318,7 @@ class Pool:
             ]
         ]
         rows = np.argsort(order)
-        return SweepResult(
+        result = SweepResult(
             configs=columns(self.configs) if configs is None else configs,
             params=_rows(_joined([carry.params for carry in carries]), rows),
             model_state=_rows(_joined([carry.model_state for carry in carries]), rows),
@@ -295,6 +331,14 @@ class Pool:
             steps=self.steps,
             kept=np.sort(order),
         )
+        return self.watchers.finish(result)
+
+
+def _stop(group: Group, run: Run, stop: np.ndarray) -> None:
+    """Let the lanes of a group at which `stop`, (lanes,), is true take no more steps."""
+    if stop.any():
+        rows = padded_rows(0, group.shapes.diverged_at.shape[0], len(group.lanes))
+        run.carry = stop_lanes(run.carry, stop[rows], run.done)
 
 
 def carry_of(group: Group) -> Carry:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -23,6 +23,7 @@ from gdjax.core.checks import bound_arguments, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.pool import Pool
 from gdjax.training.repeats import checked_mode, lanes_of_points, rank
+from gdjax.training.reports import Report
 from gdjax.training.result import SweepResult
 from gdjax.training.streams import is_stream
 from gdjax.training.sweep import sweep
@@ -42,6 +43,7 @@ class LaneOptions(TypedDict, total=False):
     held_out: PyTree
     held_out_batch_size: int | None
     metric_fn: Callable[..., Any] | None
+    callbacks: Iterable[Callable[[Report], object]]
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
@@ -117,7 +119,8 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
-        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program, directory, resume.
+        held_out_batch_size, metric_fn, callbacks, progress, vectorize, lanes_per_program,
+        directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors' lanes, `steps` says how far each lane got, and

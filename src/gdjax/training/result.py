@@ -129,6 +129,11 @@ class SweepResult:
       steps: (lanes,), the steps that the lane took part in.
       kept: the lanes that `params` and `state` have rows for; all of them, unless the lanes raced
         or the sweep was interrupted.
+      best_params: see `gdjax.callbacks.keep_best`, rows as in `params`; None without it, as all
+        below.
+      best_model_state: the states of the models that belong to them.
+      best_step: (lanes,), the steps that they have taken.
+      best_value: (lanes,), their metric.
     """
 
     configs: dict[str, np.ndarray]
@@ -142,6 +147,10 @@ class SweepResult:
     seconds: float
     steps: np.ndarray
     kept: np.ndarray
+    best_params: Params = None
+    best_model_state: PyTree = None
+    best_step: np.ndarray | None = None
+    best_value: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Show the numbers; of the trees, how large they are."""
@@ -356,6 +365,9 @@ class SweepResult:
             if several:
                 more["diverged"] = point.diverged
             more["diverged at"] = int(at[at >= 0].min()) if point.diverged else None
+            stopped = self.stopped_at[point.lanes]
+            if (self.stopped_at >= 0).any():
+                more["stopped at"] = min((int(x) for x in stopped if x >= 0), default=None)
             config = config if seeds == "each" else without_seeds(config)
             taken = {k: f"{k} (result)" if k in config else k for k in more}
             rows.append({**config, **{taken[k]: v for k, v in more.items()}})
@@ -389,7 +401,7 @@ class SweepResult:
         same = len({point.steps for point in points}) == 1
         texts = []
         for point, row in zip(points, rows, strict=True):
-            at, text = row.pop("diverged at"), {}
+            at, stopped, text = row.pop("diverged at"), row.pop("stopped at", None), {}
             row.pop("diverged", None)
             for name, value in row.items():
                 error = row.get(f"{name} error")
@@ -400,8 +412,10 @@ class SweepResult:
                 text[name] = value
             if same:
                 text.pop("steps", None)
-            if (self.diverged_at >= 0).any():
+            if ((self.diverged_at >= 0) | (self.stopped_at >= 0)).any():
                 text[""] = _how_diverged(point, at)
+                if not text[""] and stopped is not None:
+                    text[""] = f"stopped at step {stopped}"
             texts.append(text)
         return tabulate(texts, "keys", floatfmt=".4g")
 
@@ -612,12 +626,13 @@ class SweepResult:
           ValueError: if the file is damaged, or the trees have another structure than it.
         """
         likes = {"params": params, "state": state, "model_state": model_state}
+        likes |= {"best_params": params, "best_model_state": model_state}
         about, arrays = read_record(Path(path))
         configs = {k: column(v) for k, v in about["configs"].items()}
         fields = {}
         for field in dataclasses.fields(cls):
             part, like = part_of(arrays, field.name), likes.get(field.name)
-            if like is not None:
+            if like is not None and (part or not field.name.startswith("best_")):
                 fields[field.name] = from_arrays(part, like, f"SweepResult.load({field.name}=...)")
             elif part:
                 fields[field.name] = part[""] if "" in part else nested(part)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gdjax.core.checks import strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.pool import Pool
+from gdjax.training.reports import Report
 from gdjax.training.result import SweepResult
 from gdjax.training.trials import as_configs
 
@@ -31,6 +32,7 @@ def sweep(
     held_out: PyTree = None,
     held_out_batch_size: int | None = None,
     metric_fn: Callable[..., Any] | None = None,
+    callbacks: Iterable[Callable[[Report], object]] = (),
     report_every: int | None = None,
     progress: bool = False,
     seeds: int | Sequence[int] | None = None,
@@ -74,6 +76,9 @@ def sweep(
       held_out: as in `fit`.
       held_out_batch_size: as in `fit`.
       metric_fn: as in `fit`, for one lane.
+      callbacks: functions of a `Report`, called between chunks in the thread that called `sweep`,
+        for one group of lanes at a time. A true result stops those lanes; an array of bools
+        (lanes,), one for each lane of the report, stops some. A lane that is stopped is frozen.
       report_every: as in `fit`.
       progress: as in `fit`, with the lanes alive, and the loss, metrics and rate of the best lane.
       seeds: runs of each config: a number of them or a list of integers, the values of "seed".
@@ -98,6 +103,7 @@ def sweep(
       all parameters, states and losses.
 
     Raises:
+      Exception: what a callback or the evaluation raised; its `result` is the `SweepResult` so far.
       ValueError: for an empty space, a value out of range, a name that the optimizer does not have,
         a directory with another sweep, or files of one, in it.
       RuntimeError: if another process is using the directory.
@@ -116,9 +122,9 @@ def sweep(
         "sweep", loss_fn, params, optimizer, as_configs("sweep", space, seeds), data,
         batch_size=batch_size, steps=steps, epochs=epochs, key=key, has_aux=has_aux,
         needs_key=needs_key, model_state=model_state, held_out=held_out,
-        held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        progress=progress, lanes_per_program=lanes_per_program, vectorize=vectorize,
-        directory=directory, resume=resume,
+        held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, callbacks=callbacks,
+        report_every=report_every, progress=progress, lanes_per_program=lanes_per_program,
+        vectorize=vectorize, directory=directory, resume=resume,
     ) as pool:  # fmt: skip
         pool.advance()
     return pool.result()
