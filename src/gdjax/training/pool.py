@@ -134,7 +134,7 @@ class Pool:
 
             def on_chunk(run: Run) -> bool:
                 if tell is not None:
-                    _stop(group, run, self.here.run(lambda: tell(run)))
+                    _stop(group, run, self.here.run(functools.partial(tell, run)))
                 if self.checkpoints:
                     self.checkpoints.save(group, run)
                 if self.bar.shown:
