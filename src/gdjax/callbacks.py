@@ -39,7 +39,7 @@ PathLike = str | os.PathLike[str]
 class _Best:
     """The best value of a metric so far, of a run or of each lane."""
 
-    def __init__(self, caller: str, metric: str, mode: str | None, min_delta: float = 0.0):
+    def __init__(self, caller: str, metric: str, mode: str | None, min_delta: Number = 0.0):
         """Check the arguments; `caller` is named in errors."""
         if mode is None and metric != "loss":
             raise ValueError(
@@ -103,7 +103,7 @@ def _where(report: Report) -> Any:
 class EarlyStopping(_Best):
     """See `early_stopping`."""
 
-    def __init__(self, metric: str, patience: int, mode: str | None, min_delta: float):
+    def __init__(self, metric: str, patience: int, mode: str | None, min_delta: Number):
         """Check the arguments."""
         super().__init__("early_stopping", metric, mode, min_delta)
         self.patience, self.waited = patience, np.zeros((), int)
@@ -150,7 +150,7 @@ def early_stopping(
 
     Returns:
       A callback. A lane that it stops is frozen on the device, with its steps in
-      `SweepResult.stopped_at`. The same object continues to count when `fit(start=result)` continues
+      `SweepResult.stopped_at`. The same object counts on when `fit(start=result)` continues
       from where it was, and begins anew in any other run.
 
     Raises:
@@ -430,8 +430,8 @@ def _is_before(row: Mapping[str, Any], done: np.ndarray) -> bool:
         return False
     if done.ndim:
         lane = int(row["lane"])
-        return lane < len(done) and int(row["step"]) <= done[lane]
-    return int(row["step"]) <= done
+        return lane < len(done) and int(row["step"]) <= int(done[lane])
+    return int(row["step"]) <= int(done)
 
 
 class CsvLog(_Log):

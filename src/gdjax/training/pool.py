@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,12 @@ class Pool:
         self.so_far: Callable[[], SweepResult] = self.result  # what an exception carries
         self.bar, self.interrupt = Bar(plan.total, progress, caller), Interrupt()
         self.carrying = carrying(caller, lambda: self.so_far())
+        if self.reached.any() and self.watchers.has_state:
+            warnings.warn(
+                f"{caller}(directory=...) continues, but does not keep what its callbacks "
+                "remember: patience and best values begin anew.",
+                stacklevel=3,
+            )
         try:
             self.watchers.begin(plan.metrics, self.reached)
         except BaseException:

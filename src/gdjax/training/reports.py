@@ -207,6 +207,11 @@ class Callbacks:
     def __bool__(self) -> bool:
         return bool(self.functions)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether any of them remembers something from report to report."""
+        return bool(self._with("state_dict"))
+
     def begin(self, names: Iterable[str], done: Any) -> None:
         """Tell all of them what will be reported, and the steps that are done."""
         names, done = ("loss", *names), np.asarray(done)
