@@ -42,7 +42,7 @@ def spread_fit(directory, kill_at=None, steps=12):
     }  # fmt: skip
 
     def loss(params, batch):
-        return jnp.mean((batch @ params["a"] + params["b"] + params["c/d"] - 1) ** 2)
+        return jnp.mean((batch @ params["a"] + params["b"][None] + params["c/d"] - 1) ** 2)
 
     def callback(report):
         if report.step == kill_at:
