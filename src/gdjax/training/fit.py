@@ -266,10 +266,10 @@ def fit(
         only returns it.
       directory: where finished chunks are kept; see `sweep`. After it was killed, the same call
         continues from them and gives the same bits; with more `steps` or `epochs` it continues
-        after its end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
-        arrays and what JSON can hold, and `load_state_dict(dict)` continues too. Of an iterable of
-        batches one batch is read first, to see its shapes; an iterator must have `get_state` and
-        `set_state`.
+        after its end. Parameters may be on another mesh. A callback continues too if it has
+        `state_dict()`, which gives dicts, lists, arrays and what JSON can hold, and
+        `load_state_dict(dict)`. Of an iterable of batches one batch is read first, to see its
+        shapes; an iterator must have `get_state` and `set_state`.
       resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
