@@ -632,7 +632,7 @@ SHARDINGS = (
 FOLLOWS = {
     "metric_fn": {"loss_fn", "held_out", "params", "model_state"},
     "loss_fn": {"data", "params", "model_state", "batch_size", "has_aux", "needs_key"},
-    "optimizer": {"params", "space"},
+    "optimizer": {"params", "model_state", "space"},
     "state": {"params", "optimizer"},
 }
 

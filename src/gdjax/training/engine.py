@@ -23,7 +23,9 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from gdjax.core.chain import apply_updates
+from gdjax.core.checks import leaf_name
 from gdjax.core.evaluation import eval_params
+from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.inputs import (
@@ -34,6 +36,7 @@ from gdjax.training.inputs import (
     by_name,
     check_loss,
     loss_inputs,
+    rebuilt,
 )
 from gdjax.training.jax_details import is_unchanged
 from gdjax.training.streams import Batch, is_stream, stacked
@@ -63,6 +66,12 @@ class Run:
 
 def first_carry(caller: str, params: Params, state: OptState, model_state: PyTree = None) -> Carry:
     """Return the carry of a single run, in copies: a chunk may overwrite what it is given."""
+    for i, x in enumerate(jax.tree.leaves(model_state)):
+        if not is_state_leaf(x):
+            raise TypeError(
+                f"{caller}(model_state=...) must be a tree of arrays, got {shown(x)} at "
+                f"{leaf_name(model_state, i)!r}."
+            )
     trees = params, state, model_state
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees)):
         raise TypeError(
@@ -77,7 +86,8 @@ def first_carry(caller: str, params: Params, state: OptState, model_state: PyTre
 
 @jax.jit
 def _copied(leaves):  # without a structure, which this program would keep
-    return [jnp.array(x, copy=True) for x in leaves]
+    # A dtype that is stated is not weak, so later chunks have the types of the first one.
+    return [jnp.array(x, x.dtype, copy=True) for x in leaves]
 
 
 # --- on the host: feed chunks to the device, record what comes out --------------------------------
@@ -396,11 +406,11 @@ def lower_metric(plan: Plan, carry: Carry) -> Any:
 @remembered
 def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
     def metric(params, state, model_state, data):
-        given = (eval_params(state, params),)
-        given += (model_state,) if measure.takes_model_state else ()
+        params = eval_params(state, params)
         more = {"state": state} if measure.takes_state else {}
 
         def on(batch):
+            given = (params, rebuilt(model_state)) if measure.takes_model_state else (params,)
             return by_name(measure.function(*given, batch, **more))
 
         examples = len(jax.tree.leaves(data)[0])

@@ -253,7 +253,7 @@ def slices(
             text="✕ diverged or not finite", x=0, xref="paper", xanchor="left", y=1, yref="paper",
             yanchor="bottom", showarrow=False, font={"size": 11, "color": FAILED},
         )  # fmt: skip
-    shown = [point_colours[i] for i in np.flatnonzero(good)]
+    shown = [point_colours[i] for i in np.flatnonzero(good).tolist()]
     bars = {"type": "data", "array": np.nan_to_num(errors[good]).tolist(), "thickness": 1}
     bars = {"error_y": bars | {"color": "#999", "width": 2}} if np.isfinite(errors).any() else {}
     marker = {"size": 7, "color": shown, "line": {"width": 0.5, "color": "white"}}

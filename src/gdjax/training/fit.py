@@ -141,6 +141,7 @@ class FitResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
         about = {k: getattr(self, k) for k in NUMBERS}
+        about["has_model_state"] = self.model_state is not None  # it may have no arrays
         typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
         about["key"] = str(jax.random.key_impl(self.key)) if typed else "seed"
         trees = {k: getattr(self, k) for k in ("params", "state", "model_state", "history", "key")}
@@ -174,7 +175,9 @@ class FitResult:
             if like is not None:
                 trees[name] = from_arrays(part, like, f"FitResult.load({name}=...)")
             else:
-                trees[name] = part[""] if "" in part else nested(part) if part else None
+                known = bool(part) or name == "model_state" and about["has_model_state"]
+                trees[name] = part[""] if "" in part else nested(part) if known else None
+        del about["has_model_state"]
         key: Any = part_of(arrays, "key")[""]
         if (impl := about.pop("key")) != "seed":
             key = jax.random.wrap_key_data(jnp.asarray(key), impl=impl)
@@ -318,8 +321,8 @@ def fit(
     run = Run(first_carry("fit", params, state, model_state), start.steps if start else 0)
     callbacks = tuple(callbacks)
     plan = make_plan(
-        "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
-        epochs=epochs, done=run.done, key=key, held_out=held_out,
+        "fit", program, params, data, model_state=run.carry.model_state, state=lambda: state,
+        steps=steps, epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
         reports=bool(progress or callbacks or directory is not None),
     )  # fmt: skip

@@ -266,19 +266,25 @@ def check_loss(
     caller: str, program: Program, params: Params, model_state: PyTree, batch: PyTree
 ) -> None:
     """Raise unless the loss function gives one real number (and maybe a state, and aux)."""
-    given = out = traced_loss(program, params, model_state, batch).out_info
-    both = program.has_model_state and program.has_aux
-    if program.has_model_state or program.has_aux:
-        whole = _is_pair(given) and (not both or _is_pair(given[1]))
-        if not whole:
-            flags = "model_state=..." if program.has_model_state else "has_aux=True"
+    out = traced_loss(program, params, model_state, batch).out_info
+    check_loss_output(caller, out, program.has_aux, program.has_model_state, model_state)
+
+
+def check_loss_output(
+    caller: str, out: Any, has_aux: bool, has_model_state: bool, model_state: PyTree
+) -> None:
+    """Raise unless these shapes are what a loss function must return."""
+    both = has_model_state and has_aux
+    if has_model_state or has_aux:
+        if not (_is_pair(out) and (not both or _is_pair(out[1]))):
+            flags = "model_state=..." if has_model_state else "has_aux=True"
             flags += " and has_aux=True" if both else ""
-            more = "(model_state, aux)" if both else "aux" if program.has_aux else "model_state"
+            more = "(model_state, aux)" if both else "aux" if has_aux else "model_state"
             raise TypeError(
                 f"{caller}: with {flags} loss_fn must return (loss, {more}), got {out}."
             )
-        out, more = given
-        if program.has_model_state:
+        out, more = out
+        if has_model_state:
             _check_model_state(caller, model_state, more[0] if both else more)
     if isinstance(out, tuple):
         raise TypeError(
@@ -322,7 +328,12 @@ def traced_loss(program: Program, params: Params, model_state: PyTree, batch: Py
 
 def loss_inputs(program: Program, params: Params, model_state: PyTree) -> tuple[PyTree, ...]:
     """Return the arguments of the loss function before the batch."""
-    return (params, model_state) if program.has_model_state else (params,)
+    return (params, rebuilt(model_state)) if program.has_model_state else (params,)
+
+
+def rebuilt(tree: PyTree) -> PyTree:
+    """Return a tree of the same leaves for one call: some, as Equinox's, can be used only once."""
+    return jax.tree.map(lambda x: x, tree)
 
 
 @remembered

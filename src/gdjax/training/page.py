@@ -378,7 +378,7 @@ def _hyperparameter_sections(
     if not shown.any():
         return []
     picked, out = [axis._replace(places=axis.places[shown]) for axis in axes], []
-    at = np.flatnonzero(shown)
+    at = np.flatnonzero(shown).tolist()
     shades, texts = [colours[i] for i in at], [names[i] for i in at]
     if np.isfinite(means).any():
         figure = figures.parallel(picked, means[at], shades, by, mode)

@@ -26,14 +26,14 @@ from gdjax.training.engine import Run
 from gdjax.training.inputs import as_generator, as_key
 from gdjax.training.lanes import naming, padded_rows
 from gdjax.training.pool import Pool, carry_of, rows_of
-from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_race_options
+from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_options
 from gdjax.training.repeats import lanes_of_points
 from gdjax.training.result import SweepResult
 from gdjax.training.trials import SEEDS, Config, Space, as_configs, columns, static_parts
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def population_based_training(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],

@@ -32,8 +32,8 @@ A = ParamSpec("A")
 R = TypeVar("R")
 
 
-class RaceOptions(TypedDict, total=False):
-    """The options of `sweep` that every race has, too."""
+class LaneOptions(TypedDict, total=False):
+    """The options of `sweep` that whatever trains lanes has, too."""
 
     batch_size: int | None
     has_aux: bool
@@ -45,29 +45,38 @@ class RaceOptions(TypedDict, total=False):
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
+
+
+class RaceOptions(LaneOptions, total=False):
+    """The options of `sweep` that every race has, too."""
+
     directory: str | os.PathLike[str] | None
     resume: bool
 
 
-def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
-    """Name the `RaceOptions` in the signature of a race, and check calls against it."""
-    signature = inspect.signature(race)
-    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    of_sweep = inspect.signature(sweep).parameters
-    named += [of_sweep[name] for name in RaceOptions.__annotations__]
-    signature = signature.replace(parameters=named)
+def with_options(options: type) -> Callable[[Callable[A, R]], Callable[A, R]]:
+    """Name `LaneOptions` or `RaceOptions` in a signature, and check calls against it."""
 
-    @functools.wraps(race)
-    def checked(*args: A.args, **kwargs: A.kwargs) -> R:
-        bound_arguments(race.__name__, signature, args, kwargs)
-        return race(*args, **kwargs)
+    def decorate(race: Callable[A, R]) -> Callable[A, R]:
+        signature = inspect.signature(race)
+        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        of_sweep = inspect.signature(sweep).parameters
+        named += [of_sweep[name] for name in options.__annotations__]
+        signature = signature.replace(parameters=named)
 
-    vars(checked)["__signature__"] = signature
-    return checked
+        @functools.wraps(race)
+        def checked(*args: A.args, **kwargs: A.kwargs) -> R:
+            bound_arguments(race.__name__, signature, args, kwargs)
+            return race(*args, **kwargs)
+
+        vars(checked)["__signature__"] = signature
+        return checked
+
+    return decorate
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def successive_halving(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -141,7 +150,7 @@ def successive_halving(
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def hyperband(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -222,7 +231,7 @@ def hyperband(
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def median_stop(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
