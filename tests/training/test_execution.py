@@ -228,7 +228,8 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     script, here = textwrap.dedent(SCRIPT), os.path.dirname(__file__)
     hold = "import gdjax.training.checkpoint as c, time; old = c.Checkpoints.save\n"
     hold += "def save(*a):\n    old(*a)\n"
-    hold += "    if a[1].lanes[0] == 8 and a[2].done == 20: open(HELD, 'w'), time.sleep(1000)\n"
+    hold += "    if a[1].lanes[0] == 8 and a[2].done == 20:\n"
+    hold += "        a[0].writer.wait(8), open(HELD, 'w'), time.sleep(1000)\n"
     held, tmp_path = tmp_path / "held", tmp_path / "sweep"
     hold = f"HELD = {str(held)!r}\n{hold}"
     process = subprocess.Popen(

@@ -405,8 +405,9 @@ def same_fits(a, b):
         is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
         return np.asarray(jax.random.key_data(x) if is_key else x)
 
-    left, right = (jax.tree.map(bits, vars(r) | dict(seconds=0)) for r in (a, b))
+    left, right = (jax.tree.map(bits, vars(r) | dict(seconds=0, position=0)) for r in (a, b))
     same(left, right)
+    assert a.position == b.position
     assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
 
 
@@ -774,14 +775,16 @@ def slow(*a):
         sys.stdout.flush()
         time.sleep(1000)
 Checkpoints.save = slow
-test_stores.run({folder!r})
+test_stores.{call}
 """
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_second_process_is_told_and_a_killed_one_forgotten(tmp_path):
-    script = HOLDER.format(here=os.path.dirname(__file__), folder=str(tmp_path))
+@pytest.mark.parametrize("call", ["run({!r})", "race('successive_halving', {!r})"])
+def test_a_second_process_is_told_and_a_killed_one_forgotten(tmp_path, call):
+    script = HOLDER.format(here=os.path.dirname(__file__), call=call.format(str(tmp_path)))
+    again = functools.partial(race, "successive_halving") if "race" in call else run
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONHASHSEED": "7", "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
@@ -789,11 +792,12 @@ def test_a_second_process_is_told_and_a_killed_one_forgotten(tmp_path):
         try:
             assert process.stdout.readline() == "held\n"
             with pytest.raises(RuntimeError, match=f"in use by process {process.pid} on"):
-                run(tmp_path)
+                again(tmp_path)
         finally:
             process.send_signal(signal.SIGKILL)
     assert list(tmp_path.glob("chunk-*"))
-    result, whole = run(tmp_path), run()  # on eight devices, after one
+    result, whole = again(tmp_path), again()  # on eight devices, after one
+    np.testing.assert_array_equal(result.steps, whole.steps)
     np.testing.assert_allclose(result.history["loss"], whole.history["loss"], rtol=1e-6)
     assert not [w for w in tmp_path.glob(f".*{files.PART}")]
 

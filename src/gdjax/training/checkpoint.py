@@ -303,7 +303,7 @@ class Checkpoints:
             starts = [set.intersection(*starts)] * self.lanes
         return chunks, carries, np.array([max(steps) for steps in starts])
 
-    # --- while the run goes on ---
+    # --- while the run continues ---
 
     def save(self, group: Group, run: Run, beside: Any = None) -> None:
         """Keep a group's last chunk; it is written by a thread, after the chunk before it.

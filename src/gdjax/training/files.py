@@ -297,7 +297,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class Writer:
-    """One thread that writes while training goes on.
+    """One thread that writes while training continues.
 
     After an error nothing more is written, and the next `put` or `close` raises it.
     """

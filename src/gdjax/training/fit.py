@@ -263,12 +263,12 @@ def fit(
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
-      directory: where finished chunks are kept; see `sweep`. The same call goes on from them after
-        it was killed and gives the same bits; with more `steps` or `epochs` it goes on after its
-        end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
-        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Of an iterable of
-        batches one batch is read first, to see its shapes; an iterator must have `get_state` and
-        `set_state`.
+      directory: where finished chunks are kept; see `sweep`. After it was killed, the same call
+        continues from them and gives the same bits; with more `steps` or `epochs` it continues
+        after its end. Parameters may be on another mesh. A callback continues too if it has
+        `state_dict()`, which gives dicts, lists, arrays and what JSON can hold, and
+        `load_state_dict(dict)`. Of an iterable of batches one batch is read first, to see its
+        shapes; an iterator must have `get_state` and `set_state`.
       resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
@@ -344,7 +344,7 @@ def fit(
             stack.callback(store.close)
             plan = plan._replace(length=store.length)
             if store.done[0] > run.done:
-                run.carry = group.shapes  # makes room
+                run.carry = group.shapes  # the arrays are not needed any more
                 run = store.load(group, run.done) or run
                 watchers.load_state_dicts(store.beside["callbacks"])
                 ended = store.beside["ended"]

@@ -92,9 +92,10 @@ def sweep(
       directory: where finished chunks are kept, on a file system that all hosts share. The same
         call resumes from them after it was killed, also on other devices or with other
         `lanes_per_program`, and loses at most one chunk (`report_every` steps of the groups in
-        progress). A call with anything else that decides numbers is an error that names it. One
-        process at a time can use a directory. Files that are damaged or lost cost a warning, and
-        the steps since the last ones that are whole.
+        progress, and those that were being written). With more `steps` it continues after its end.
+        A call with anything else that decides numbers is an error that names it. One process at a
+        time can use a directory. Files that are damaged or lost cost a warning, and the steps since
+        the last ones that are whole.
       resume: whether to go on from what is in `directory`. False deletes the sweep that is there,
         whatever it is, and starts anew.
 
