@@ -250,6 +250,7 @@ OWN = {
     "incremental_update": dict(step_size=0.5),
     "periodic_update": {},
     "hypergradient": dict(fit_fn=loss_of, values={"a": jnp.ones(())}),
+    "batches": dict(source=[jnp.ones(2)]),
     "lr_find": dict(optimizer=gdjax.sgd),
     "fit": dict(steps=4),
     "sweep": RACE | dict(steps=4),

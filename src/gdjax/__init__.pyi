@@ -327,6 +327,10 @@ from gdjax.training.trials import grid as grid
 from gdjax.training.trials import log_uniform as log_uniform
 from gdjax.training.trials import sample as sample
 from gdjax.training.trials import uniform as uniform
+from gdjax.training.streams import Batches as Batches
+from gdjax.training.streams import batches as batches
+from gdjax.training.summary import ParamSummary as ParamSummary
+from gdjax.training.summary import Summary as Summary
 from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
 

@@ -255,7 +255,7 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, monkeypatch):
     steps.clear()
     same(resumable(tmp_path).history, whole.history)
     assert steps == []
-    with pytest.raises(ValueError, match="holds a sweep with other steps, key"):
+    with pytest.raises(ValueError, match="holds a run with other key"):
         run(directory=tmp_path, steps=70, report_every=10, lanes_per_program=8, key=2)
 
 
@@ -359,7 +359,7 @@ def test_held_out_data_need_a_metric_without_a_key():
 
 def test_streams_need_one_program():
     stream = iter([(X, Y)] * 3)
-    with pytest.raises(ValueError, match="can be read only once"):
+    with pytest.raises(ValueError, match="is read once for all lanes"):
         gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, lanes_per_program=2)
     with pytest.raises(ValueError, match="directory=.*needs arrays"):
         gdjax.sweep(loss_fn, PARAMS, gdjax.adam, RATES, stream, directory="unused")

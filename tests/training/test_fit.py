@@ -225,7 +225,7 @@ BAD[7, 2] = np.nan
         ((), dict(steps=1), ValueError, "no arrays"),
         ({"x": 1.0}, dict(steps=1), TypeError, "examples along axis 0"),
         (iter([]), {}, ValueError, "gave no batch"),
-        (iter([DATA]), dict(epochs=1), ValueError, "iterable has its own"),
+        (iter([DATA]), dict(epochs=1), ValueError, "can be read only once"),
         (DATA, dict(steps=1, held_out=(BAD, Y)), ValueError, "held_out"),
         (DATA, dict(steps=1, on_nonfinite="ignore"), ValueError, "'raise', 'warn', 'stop'"),
         (DATA, dict(steps=1, has_aux=True), TypeError, "must return .loss, aux."),

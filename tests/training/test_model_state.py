@@ -1,5 +1,7 @@
 """The state of a model, such as batch statistics: carried, kept per lane, used in evaluation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from test_fit import DATA, START, X, Y
 
 import gdjax
+from gdjax.training.checkpoint import Checkpoints
 
 STATS = {"mean": jnp.zeros((1, 10)), "count": jnp.zeros((), jnp.int32)}
 
@@ -147,6 +150,172 @@ def wider(params, stats, batch):
     return loss, stats | {"count": stats["count"] + 0.5}
 
 
+class Once:
+    """A node that, as Equinox's `State`, is invalid once it was used."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def plus(self, one):
+        old, self.count = self.count, None
+        return Once(old + one)
+
+
+def _flatten(node):
+    if node.count is None:
+        raise ValueError("used before")
+    return (node.count,), None
+
+
+jax.tree_util.register_pytree_node(Once, _flatten, lambda _, leaves: Once(*leaves))
+
+
+def using_up(params, once, batch):
+    return loss_fn(params, STATS, batch)[0], once.plus(1)
+
+
+@pytest.mark.parametrize("optimizer", [gdjax.sgd(0.05), gdjax.sam(gdjax.sgd(0.05))])
+def test_trees_that_can_be_used_once(optimizer):
+    once = Once(jnp.zeros((), jnp.int32))
+    options = dict(
+        model_state=once, held_out=DATA, held_out_batch_size=150, report_every=3,
+        metric_fn=lambda params, once, batch: once.plus(2).count,
+    )  # fmt: skip
+    result = gdjax.fit(using_up, START, optimizer, DATA, steps=6, **options)
+    assert result.model_state.count == 6 and once.count == 0
+    np.testing.assert_array_equal(result.history["held_out"], [5, 8])
+    space = {"init_seed": [0]}
+    swept = gdjax.sweep(using_up, lambda key: START, optimizer, space, DATA, steps=6, **options)
+    np.testing.assert_array_equal(swept.history["held_out"], [[5, 8]])
+
+
+def keyed(params, state, batch):
+    noise = 0.1 * jax.random.normal(state["key"], ())
+    state = state | {"key": jax.random.split(state["key"])[0], "weak": state["weak"] * 0.5}
+    return loss_fn(params, STATS, batch)[0] + noise * params["b"], state
+
+
+class Killed(Exception):
+    pass
+
+
+def test_keys_none_and_numbers_in_files(tmp_path, monkeypatch):
+    state = {"key": jax.random.key(1, impl="rbg"), "none": None, "weak": 1.0}
+    space, rates = {"learning_rate": [0.01, 0.1]}, gdjax.sgd
+    options = dict(batch_size=32, model_state=state, report_every=2)
+    whole = gdjax.sweep(keyed, START, rates, space, DATA, steps=8, **options)
+    save = Checkpoints.save
+
+    def save_some(self, group, run):
+        save(self, group, run)
+        if run.done == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "save", save_some)
+        gdjax.sweep(keyed, START, rates, space, DATA, steps=8, directory=tmp_path / "a", **options)
+    resumed = gdjax.sweep(
+        keyed, START, rates, space, DATA, steps=8, directory=tmp_path / "a", **options
+    )
+    resumed.save(tmp_path / "sweep.npz")
+    loaded = gdjax.SweepResult.load(tmp_path / "sweep.npz", model_state=state)
+    for result in (resumed, loaded):
+        same(result.model_state, whole.model_state)
+        np.testing.assert_array_equal(result.history["loss"], whole.history["loss"])
+
+    run = functools.partial(gdjax.fit, keyed, START, gdjax.sgd(0.1), DATA, batch_size=32)
+    whole = run(steps=8, model_state=state)
+    run(steps=3, model_state=state).save(tmp_path / "fit.npz")
+    loaded = gdjax.FitResult.load(
+        tmp_path / "fit.npz", START, gdjax.sgd(0.1).init(START), model_state=state
+    )
+    same(run(steps=5, start=loaded).model_state, whole.model_state)
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            assert jax.random.key_impl(x) == jax.random.key_impl(y)
+            x, y = map(jax.random.key_data, (x, y))
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("empty", [{}, (), {"a": None}])
+def test_it_may_have_no_arrays(empty, tmp_path):
+    def loss(params, state, batch):
+        return loss_fn(params, STATS, batch)[0], state
+
+    options = dict(steps=2, held_out=DATA, metric_fn=lambda params, state, batch: params["b"])
+    result = gdjax.fit(loss, START, gdjax.sgd(0.1), DATA, model_state=empty, **options)
+    result.save(tmp_path / "fit.npz")
+    start = gdjax.FitResult.load(tmp_path / "fit.npz", START, result.state)
+    start = gdjax.fit(loss, START, gdjax.sgd(0.1), DATA, start=start, **options)
+    assert result.model_state == empty and start.model_state is not None and start.steps == 4
+    swept = gdjax.sweep(
+        loss, START, gdjax.sgd, {"learning_rate": [0.1]}, DATA, model_state=empty, **options
+    )
+    assert swept.model_state == empty
+
+
+def test_arrays_of_the_caller_may_be_shared_and_stay():
+    """The carry is donated: what is in it twice must be two buffers."""
+    shared = jnp.zeros(10)
+    params = {"w": shared, "b": jnp.zeros(())}
+
+    def loss(params, state, batch):
+        return loss_fn(params, STATS, batch)[0], {"a": params["w"], "b": state["a"]}
+
+    options = dict(steps=4, report_every=2, model_state={"a": shared, "b": shared})
+    result = gdjax.fit(loss, params, gdjax.sgd(0.1), DATA, **options)
+    swept = gdjax.sweep(loss, params, gdjax.sgd, {"learning_rate": [0.1]}, DATA, **options)
+    np.testing.assert_allclose(swept.lane(0).model_state["a"], result.model_state["a"], rtol=1e-5)
+    np.testing.assert_array_equal(shared, 0.0)
+
+
+def test_micro_steps_and_averages():
+    """It follows every batch, also those after which the parameters stay."""
+    options = dict(batch_size=32, steps=6, model_state=STATS, held_out=DATA, metric_fn=metric)
+    result = gdjax.fit(loss_fn, START, gdjax.accumulate(gdjax.sgd(0.1), 3), DATA, **options)
+    assert result.model_state["count"] == 6 and gdjax.hyperparams(result.state)
+    averaged = gdjax.fit(loss_fn, START, gdjax.average(gdjax.sgd(0.1)), DATA, **options)
+    by_hand = metric(averaged.eval_params, averaged.model_state, DATA)["mse"]
+    np.testing.assert_allclose(averaged.history["mse"][-1], by_hand, rtol=1e-6)
+    assert not np.isclose(by_hand, metric(averaged.params, averaged.model_state, DATA)["mse"])
+
+
+def test_lr_find_and_unroll_take_it():
+    test = gdjax.lr_find(loss_fn, START, gdjax.sgd, DATA, steps=20, model_state=STATS)
+    plain = gdjax.lr_find(
+        lambda params, batch: loss_fn(params, STATS, batch)[0], START, gdjax.sgd, DATA, steps=20
+    )
+    np.testing.assert_allclose(test.losses, plain.losses, rtol=1e-6)
+    options = dict(batch_size=32, steps=7, model_state=STATS, key=3)
+    result = gdjax.fit(loss_fn, START, gdjax.sgd(0.05), DATA, **options)
+
+    @jax.jit
+    def evaluated(rate):
+        trained = gdjax.unroll(loss_fn, START, gdjax.sgd(rate), DATA, **options)
+        return metric(*trained, DATA)["mse"], trained
+
+    value_and_slope = jax.jit(jax.value_and_grad(evaluated, has_aux=True))
+    (_, trained), slope = value_and_slope(0.05)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+        trained,
+        (result.params, result.model_state),
+    )
+    numeric = (value_and_slope(0.051)[0][0] - value_and_slope(0.049)[0][0]) / 0.002
+    np.testing.assert_allclose(slope, numeric, rtol=1e-2)
+
+
+@pytest.mark.parametrize("state", ["text", {"a": object()}, lambda key: STATS])
+def test_what_is_no_tree_of_arrays(state):
+    for run in (gdjax.fit, gdjax.lr_find, gdjax.unroll):
+        with pytest.raises(TypeError, match=rf"{run.__name__}\(model_state=...\) must be a tree"):
+            run(loss_fn, START, gdjax.sgd(0.1), DATA, steps=10, model_state=state)
+
+
 @pytest.mark.parametrize(
     "loss, options, message",
     [
@@ -169,3 +338,6 @@ def test_mistakes(loss, options, message):
             loss, START, gdjax.sgd, {"learning_rate": [0.1]}, DATA, steps=2, model_state=STATS,
             **options,
         )  # fmt: skip
+    if not options:
+        with pytest.raises(TypeError, match=message):
+            gdjax.unroll(loss, START, gdjax.sgd(0.1), DATA, steps=2, model_state=STATS)

@@ -107,8 +107,10 @@ def test_all_lanes_with_the_same_static_values_may_lose():
     )
     assert race.kept.tolist() == [5] and race.best().config["learning_rate"] == 0.1
     assert race.state[0] is None and gdjax.hyperparams(race.best().state)["b1"] == np.float32(0.9)
-    marks = race.plot("learning_rate").lines  # one lane is left, the others are crosses
-    assert [len(line.get_xdata()) for line in marks] == [1, 5]
+    ax = race.plot("learning_rate")
+    (crosses,), star = ax.lines, ax.collections[-1]  # of the lanes that were dropped, and the other
+    assert crosses.get_label() == "dropped" and len(crosses.get_xdata()) == 5
+    np.testing.assert_allclose(star.get_offsets(), [[0.1, race.best().value]], rtol=1e-6)
 
 
 def test_a_race_ends_when_all_lanes_diverged():

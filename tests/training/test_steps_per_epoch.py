@@ -127,7 +127,7 @@ def test_streams_that_have_a_length_and_that_have_none():
         def __iter__(self):
             return iter(X.reshape(5, 8, 3))
 
-    got = fit(gdjax.sgd(EPOCHS), Loader())
+    got = fit(gdjax.sgd(EPOCHS), Loader(), epochs=1)
     batches = iter(list(X.reshape(5, 8, 3)))
     assert_same(got.params, fit(gdjax.sgd(STEPS), batches).params)
     endless = itertools.repeat(X)

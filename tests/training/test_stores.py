@@ -108,7 +108,6 @@ CHANGES = {
     "batch_size": dict(batch_size=4),
     "key": dict(key=4),
     "key, of another kind": dict(key=jax.random.key(3, impl="rbg")),
-    "steps": dict(steps=15),
     "report_every": dict(report_every=4),
     "held_out": dict(held_out=DATA[:3]),
     "has_aux": dict(loss=lambda p, b: (LOSS(p, b), b), has_aux=True),
@@ -157,7 +156,7 @@ def test_flags_functions_and_metrics_count(tmp_path, quick):
 
 
 def test_another_version_of_jax_is_told(tmp_path, quick):
-    whole, file = run(tmp_path), tmp_path / "sweep.json"
+    whole, file = run(tmp_path), tmp_path / "run.json"
     before = json.loads(file.read_text())
     before["versions"]["jaxlib"] = "0.1.0"
     del before["checksum"]
@@ -210,39 +209,54 @@ def damage(folder, foreign, dice):
     return f"{kind} {one.name} {two.name}"
 
 
-def test_no_fault_gives_a_wrong_result(tmp_path, monkeypatch, quick):
-    """After each of 250 kills and faults: the right bits, or an error that names a file."""
-    dice, whole, told = random.Random(0), run(), []
+FAULTS = {  # what is run, how results are compared, kills, faults
+    "sweep": (lambda *a, **o: run(*a, **o), 25, 225),
+    "fit": (lambda *a, **o: one_run(*a, **FITS["everything"] | o), 9, 50),
+    "race": (lambda *a, **o: race("successive_halving", *a, **o), 12, 24),
+    "population": (lambda *a, **o: race("population_based_training", *a, **o), 12, 24),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_no_fault_gives_a_wrong_result(tmp_path, monkeypatch, quick, what):
+    """After each of many kills and faults: the right bits, or an error that names a file."""
+    go, kills, faults = FAULTS[what]
+    dice, whole, told = random.Random(0), go(), []
+    alike = same_fits if what == "fit" else same_results
     run(tmp_path / "foreign", loss=loss_towards(9.0))
     foreign = sorted(p for p in (tmp_path / "foreign").iterdir() if p.name != "lock")
-    states = {}
-    for write in range(1, 25):
-        folder = tmp_path / f"state{write}"
-        half_done(folder, monkeypatch, write)
-        states[write] = folder
-    run(tmp_path / "state25")
-    states[25] = tmp_path / "state25"
-    for case in range(250):
+    states = []
+    for write in range(1, kills):
+        states.append(tmp_path / f"state{write}")
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                go(states[-1])
+    states.append(tmp_path / "whole")
+    go(states[-1])
+    for case in range(kills + faults):
         folder = tmp_path / f"case{case}"
-        shutil.copytree(states[dice.choice(list(states))], folder)
-        what = damage(folder, foreign, dice) if case >= 25 else "killed"
+        shutil.copytree(
+            dice.choice(states) if case >= kills else states[case % len(states)], folder
+        )
+        done = damage(folder, foreign, dice) if case >= kills else "killed"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                result = run(folder)
+                result = go(folder)
             except ValueError as error:
                 told.append("error")
-                assert str(folder) in str(error) and "resume=False" in str(error), what
-                assert "foreign" in what, (what, error)
-                result = run(folder, resume=False)
+                assert str(folder) in str(error) and "resume=False" in str(error), done
+                assert "foreign" in done, (done, error)
+                result = go(folder, resume=False)
         if caught:
             told.append("warning")
-            assert all(str(folder) in str(w.message) for w in caught), what
-        assert case >= 25 or not caught, what
-        same_results(result, whole)
+            assert all(str(folder) in str(w.message) for w in caught), done
+        assert case >= kills or not caught, (done, caught[0].message)
+        alike(result, whole)
         assert not list(folder.glob(f".*{files.PART}"))
         shutil.rmtree(folder)
-    assert told.count("error") > 10 and told.count("warning") > 80
+    assert told.count("error") > faults // 25 and told.count("warning") > faults // 3
 
 
 def test_a_lost_chunk_does_not_shift_the_history(tmp_path, quick):
@@ -264,6 +278,453 @@ def test_leftovers_cost_one_chunk_at_most(tmp_path, quick, monkeypatch):
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*lanes 2-3 go back to step 9"):
         same_results(run(tmp_path), whole)
     assert steps == [([2, 3], 12)]
+
+
+# --- races ---
+
+LANES = {"learning_rate": [0.1, 0.2, 1e30, 0.4, 0.5, 0.05, 0.02]}
+RACES = {
+    "successive_halving": (
+        gdjax.successive_halving, dict(steps=12, eta=2, min_steps=3), dict(eta=3)
+    ),
+    "successive_halving, two programs": (
+        gdjax.successive_halving,
+        dict(
+            steps=12, eta=2, min_steps=3, by="w", mode="max", lanes_per_program=3, has_aux=True,
+            space={"learning_rate": [0.1, 0.2, 0.3], "nesterov": [False, True], "momentum": [0.9]},
+            loss=lambda p, b: (LOSS(p, b), {"batch": b}), held_out=DATA,
+            metric_fn=lambda p, d: {"w": p["w"], "sum": p["w"] * d.sum()},
+        ),
+        dict(mode="min"),
+    ),
+    "hyperband": (
+        gdjax.hyperband,
+        dict(
+            steps=9, min_steps=1, method="random", lanes_per_program=4,
+            space={"learning_rate": gdjax.log_uniform(0.01, 1.0)},
+        ),
+        dict(by="held_out", held_out=DATA),
+    ),
+    "median_stop": (gdjax.median_stop, dict(steps=12, every=3, seeds=2), dict(grace=6)),
+    "population_based_training": (
+        gdjax.population_based_training, dict(steps=20, every=4, share=0.4), dict(share=0.2)
+    ),
+    "population_based_training, of momentum": (
+        gdjax.population_based_training,
+        dict(
+            steps=12, every=4, by="held_out", held_out=DATA, lanes_per_program=3,
+            space=[{"learning_rate": 0.1, "momentum": m} for m in (0.0, 0.5, 0.9, 0.95, 0.99)],
+            perturb={"momentum": (0.9, 1.01)},
+        ),
+        dict(perturb={"momentum": (0.9, 1.0)}),
+    ),
+}  # fmt: skip
+
+
+def race(name, directory=None, loss=LOSS, space=LANES, **more):
+    function, options, _ = RACES[name]
+    options = dict(lanes_per_program=2, batch_size=2, key=3, loss=loss, space=space) | options
+    options |= more
+    loss, space = options.pop("loss"), options.pop("space")
+    return function(loss, START, gdjax.sgd, space, DATA, directory=directory, **options)
+
+
+def half_raced(name, folder, monkeypatch, write):
+    """Kill a race at a write; return whether it got there."""
+    with monkeypatch.context() as patch:
+        die_at(patch, write)
+        try:
+            race(name, folder)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_a_killed_race_goes_on(tmp_path, monkeypatch, quick, name):
+    whole, saved, save = race(name), [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda *a: (saved.append((tuple(a[1].lanes), a[2].done)), save(*a))
+    )
+    same_results(race(name, tmp_path / "whole"), whole)
+    chunks = len(saved)
+    assert chunks == len(set(saved)) > 5
+    for write in [*range(1, 4 * chunks, 9), 4 * chunks - 1]:
+        folder = tmp_path / str(write)
+        saved.clear()
+        if not half_raced(name, folder, monkeypatch, write):
+            break
+        before = set(saved[:-2])  # the last chunk was not written, and maybe one after it
+        saved.clear()
+        same_results(race(name, folder), whole)
+        again = before & set(saved)
+        assert not again or len(again) < 4 and "population" in name, (write, again)
+        saved.clear()
+        same_results(race(name, folder), whole)
+        assert not saved
+    function, options, change = RACES[name]
+    with pytest.raises(ValueError, match=f"holds a run with other .*{next(iter(change))}"):
+        race(name, tmp_path / "whole", **change)
+    with pytest.raises(ValueError, match="holds a run with other function"):
+        run(tmp_path / "whole")
+
+
+# --- one run ---
+
+
+def with_everything(params, model_state, batch, key):
+    noise = 0.1 * jax.random.normal(key)
+    loss = jnp.mean((params["w"] * batch - 1 + noise) ** 2) + jnp.sum(params["v"] ** 2)
+    return loss, ({"mean": 0.9 * model_state["mean"] + batch.mean()}, {"seen": batch, "n": noise})
+
+
+FITS = {
+    "plain": dict(optimizer=gdjax.sgd(gdjax.linear_schedule(0.5, 0.1, 12))),
+    "everything": dict(
+        optimizer=gdjax.tail_average(gdjax.chain(gdjax.scale_by_adam(), gdjax.noisy_sgd(0.05))),
+        loss=with_everything, has_aux=True, needs_key=True, held_out=DATA, key=jax.random.key(5),
+        params={"w": np.float32(0.5), "v": jnp.ones(3, jnp.bfloat16)},
+        model_state={"mean": jnp.zeros(())}, on_nonfinite="stop",
+        metric_fn=lambda p, m, d: {"a/b": p["w"] + m["mean"], "mean": jnp.mean(d) + p["w"]},
+    ),
+    "diverges": dict(optimizer=gdjax.sgd(1e25), on_nonfinite="stop"),
+}  # fmt: skip
+
+
+def one_run(directory=None, **more):
+    options = dict(
+        loss=LOSS, params=START, optimizer=gdjax.adam(0.1), data=DATA, steps=11, report_every=3,
+        batch_size=2, key=3,
+    ) | more  # fmt: skip
+    given = [options.pop(k) for k in ("loss", "params", "optimizer", "data")]
+    return gdjax.fit(*given, directory=directory, **options)
+
+
+def same_fits(a, b):
+    def bits(x):
+        is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    left, right = (jax.tree.map(bits, vars(r) | dict(seconds=0)) for r in (a, b))
+    same(left, right)
+    assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The steps at which something was saved."""
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *a: (saved.append(a[2].done), save(*a))[1])
+    return saved
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_killed_fit_goes_on(tmp_path, monkeypatch, quick, saves, name):
+    options = FITS[name]
+    whole = one_run(**options)
+    same_fits(one_run(tmp_path / "whole", **options), whole)
+    chunks = list(saves)
+    assert chunks == [3, 6, 9, 11] if name != "diverges" else chunks == [3]
+    for write in range(1 + 2 * len(chunks)):  # run.json, and a chunk and a carry each time
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed) as killed:
+                one_run(folder, **options)
+        assert not write or killed.value.result.steps <= whole.steps
+        saves.clear()
+        same_fits(one_run(folder, **options), whole)
+        assert saves == chunks[max(0, write - 1) // 2 :], write
+        saves.clear()
+        same_fits(one_run(folder, **options), whole)
+        assert not saves and len(list(folder.glob("carry-*"))) <= 2
+
+
+def test_a_fit_can_be_made_longer(tmp_path, quick, saves):
+    for options in (dict(), dict(report_every=None)):
+        for first, second in ((11, 25), (12, 13), (1, 25)):
+            folder = tmp_path / f"{first}-{second}-{len(options)}"
+            more = dict(held_out=DATA) | options
+            one_run(folder, steps=first, **more)
+            length = max(saves[0], 1) if options else 3
+            saves.clear()
+            longer = one_run(folder, steps=second, **more)
+            assert saves[0] == min(first // length * length + length, second)
+            same_fits(longer, one_run(steps=second, **more | dict(report_every=length)))
+            saves.clear()
+            with pytest.raises(ValueError, match=f"has taken {second} steps already, more than"):
+                one_run(folder, steps=second - 1, **more)
+    sweep = dict(steps=7, held_out=DATA)
+    run(tmp_path / "sweep", **sweep)
+    same_results(run(tmp_path / "sweep", held_out=DATA), run(held_out=DATA))
+
+
+CHANGED_FITS = {
+    "loss_fn": dict(loss=loss_towards(9.0)),
+    "params": dict(params={"w": np.float32(0.25)}),
+    "optimizer": dict(optimizer=gdjax.adam(0.2)),
+    "optimizer, its flags": dict(optimizer=gdjax.adam(0.1, nesterov=True)),
+    "state": dict(state=gdjax.adam(0.1).init(START)),
+    "data": dict(data=DATA + 1),
+    "batch_size": dict(batch_size=4),
+    "key": dict(key=4),
+    "report_every": dict(report_every=4),
+    "held_out": dict(held_out=DATA[:3]),
+    "has_aux": dict(loss=lambda p, b: (LOSS(p, b), b), has_aux=True),
+    "needs_key": dict(loss=lambda p, b, key: LOSS(p, b), needs_key=True),
+    "model_state": dict(
+        loss=lambda p, m, b: (LOSS(p, b), m), model_state=jnp.zeros(2), held_out=DATA,
+        metric_fn=lambda p, m, d: p["w"],
+    ),
+}  # fmt: skip
+
+
+def test_another_fit_is_refused(tmp_path, quick):
+    whole = one_run(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+    for what, change in [*CHANGED_FITS.items(), ("start", dict(start=one_run(steps=1)))]:
+        with pytest.raises(ValueError, match=r"resume=False") as error:
+            one_run(tmp_path, **change)
+            pytest.fail(what)
+        assert what.split(",")[0] in str(error.value) and str(tmp_path) in str(error.value), what
+        now = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "lock"}
+        assert now == before, what
+    same_fits(one_run(tmp_path, loss=loss_towards(1.0)), whole)  # the same, but defined again
+    with pytest.raises(ValueError, match="other function .fit, now sweep"):
+        run(tmp_path)
+    same_fits(one_run(tmp_path, key=4, resume=False), one_run(key=4))
+
+
+class Counting:
+    """A callback with a state of every kind, that ends the run when it has seen enough."""
+
+    def __init__(self, end=99):
+        self.seen, self.end = [], end
+        self.state = {}
+
+    def __call__(self, report):
+        self.seen.append(report.step)
+        self.state = {
+            "seen": self.seen, "text": ["é", None, True, 0.1, -float("inf")], "bytes": b"\0x",
+            "w": report.params["w"], 3: {"~array": (jnp.ones(2, jnp.bfloat16), np.float64(0.1))},
+            "key": jax.random.key(report.step), "a/b": {}, "empty": np.zeros((0, 2)),
+        }  # fmt: skip
+        return len(self.seen) >= self.end
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state, self.seen = state, state["seen"]
+
+
+def test_callbacks_go_on(tmp_path, monkeypatch, quick, saves):
+    def plain(report):
+        pass
+
+    whole = Counting()
+    result = one_run(callbacks=[plain, whole])
+    for write in range(9):
+        folder, first, second = tmp_path / str(write), Counting(), Counting()
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                one_run(folder, callbacks=[plain, first])
+        same_fits(one_run(folder, callbacks=[plain, second]), result)
+        assert second.seen == [3, 6, 9, 11]
+        last = Counting()
+        same_fits(one_run(folder, callbacks=[plain, last]), result)
+        assert last.state["text"] == whole.state["text"] and last.state["bytes"] == b"\0x"
+        assert last.state["w"] == whole.state["w"] and last.state["a/b"] == {}
+        ones, tenth = last.state[3]["~array"]
+        assert ones.dtype == jnp.bfloat16 and tenth == np.float64(0.1) and tenth.dtype == np.float64
+        assert last.state["key"] == jax.random.key(11) and last.state["empty"].shape == (0, 2)
+    ended = one_run(tmp_path / "ended", callbacks=[Counting(2)])
+    saves.clear()
+    same_fits(one_run(tmp_path / "ended", callbacks=[Counting(2)]), ended)
+    assert ended.steps == 6 and not saves
+
+    def fail(report):
+        if report.step == 9:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        one_run(tmp_path / "failed", callbacks=[fail])
+    assert raised.value.result.steps == 9
+    saves.clear()
+    same_fits(one_run(tmp_path / "failed"), result)
+    assert saves == [9, 11]
+
+
+def test_a_fit_that_continues_a_result_goes_on(tmp_path, monkeypatch, quick, saves):
+    start, whole = one_run(steps=4), one_run()
+    for write in range(7):
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                one_run(folder, steps=7, start=start)
+        saves.clear()
+        result = one_run(folder, steps=7, start=start)
+        same(vars(result) | dict(seconds=0), vars(whole) | dict(seconds=0))
+        assert saves == [7, 10, 11][max(0, write - 1) // 2 :]
+    longer = one_run(folder, steps=9, start=start)
+    same(longer.history, one_run(steps=13).history)
+    saves.clear()
+    assert one_run(folder, steps=9, start=start).steps == 13 and not saves
+
+
+class Shuffled:
+    """A loader that shuffles each pass by a generator of its own, and says where it stands."""
+
+    def __init__(self):
+        self.passes, self.read, self.resumed = 0, 0, None
+
+    def __iter__(self):
+        self.passes, self.read = self.passes + 1, 0
+        if self.resumed is not None:
+            (self.passes, self.read), self.resumed = self.resumed, None
+        order = np.random.default_rng(self.passes).permutation(8).reshape(4, 2)
+        for rows in order[self.read :]:
+            self.read += 1
+            yield {"x": DATA[rows], "ids": (rows,)}
+
+    def __len__(self):
+        return 4
+
+    def state_dict(self):
+        return {"at": [self.passes, self.read]}
+
+    def load_state_dict(self, state):
+        self.resumed = state["at"]
+
+
+class Reader:
+    """An iterator that can be told where to go, as Grain's can."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        return {"x": DATA[[self.at % 8, self.at % 5]], "ids": (np.array([self.at, 0]),)}
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+LOADERS = {
+    "list": lambda: [{"x": DATA[i : i + 2], "ids": (np.array([i, i + 1]),)} for i in range(5)],
+    "state_dict": Shuffled,
+    "get_state": Reader,
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_fit_on_a_loader_goes_on(tmp_path, monkeypatch, quick, saves, kind):
+    def go(directory, more=0.0, **options):
+        def loss(params, batch):
+            return LOSS(params, batch["x"]) + more, {"seen": batch["ids"]}
+
+        options |= dict(batch_size=None, has_aux=True, data=LOADERS[kind]())
+        return one_run(directory, loss=loss, **options)
+
+    whole = go(tmp_path / "whole")
+    assert len(np.unique(whole.history["aux"]["seen"][0][:4])) > 4
+    for write in (2, 3, 5, 6, 8):
+        folder = tmp_path / str(write)
+        with monkeypatch.context() as patch:
+            die_at(patch, write)
+            with pytest.raises(Killed):
+                go(folder)
+        saves.clear()
+        same_fits(go(folder), whole)
+        assert saves == [3, 6, 9, 11][(write - 1) // 2 :]
+        saves.clear()
+        same_fits(go(folder), whole)
+        assert not saves
+    same(go(folder, steps=13).history, go(tmp_path / "long", steps=13).history)
+    with pytest.raises(ValueError, match="holds a run with other loss_fn"):
+        go(folder, more=1.0)
+    with pytest.raises(ValueError, match="iterator without get_state"):
+        one_run(tmp_path / "new", data=iter([DATA, DATA]), batch_size=None)
+
+
+# --- the thread that writes ---
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch, quick):
+    trained, replace = threading.Event(), os.replace
+
+    def slow(*names):
+        if "chunk-00000003" in names[1].name:
+            assert trained.wait(60)
+        replace(*names)
+
+    monkeypatch.setattr(files.os, "replace", slow)
+    one_run(tmp_path, callbacks=[lambda report: report.step == 6 and trained.set()])
+    assert trained.is_set() and list(tmp_path.glob("carry-00000011-*"))
+
+
+@pytest.mark.parametrize("failing", ["chunk-00000006", "carry-00000011"])
+def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch, quick, failing):
+    replace, written = os.replace, []
+
+    def full(*names):
+        written.append(names[1].name)
+        if failing in names[1].name:
+            raise OSError("no space left on device")
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(OSError, match="no space left") as raised:
+            one_run(tmp_path)
+        assert raised.value.result.steps >= int(failing[-2:]) and failing in written[-1]
+        with pytest.raises(OSError, match="no space left"):
+            run(tmp_path / "sweep", lanes_per_program=None, steps=11)
+    same_fits(one_run(tmp_path), one_run())
+
+
+# --- other meshes ---
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_fit_goes_on_on_another_mesh(tmp_path, kind):
+    def loss(params, batch):
+        return jnp.mean((jnp.tanh(batch @ params["a"]) - 1) ** 2)
+
+    def go(devices, directory, steps):
+        params = {"a": jnp.linspace(-1, 1, 32).reshape(4, 8)}
+        types = (getattr(jax.sharding.AxisType, kind),)
+        mesh = jax.make_mesh((devices,), ("m",), devices=jax.devices()[:devices], axis_types=types)
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "m"))
+        params = jax.device_put(params, place)
+        data = np.linspace(0, 1, 32, dtype=np.float32).reshape(8, 4)
+        with (
+            jax.sharding.use_mesh(mesh) if hasattr(jax.sharding, "use_mesh") else jax.set_mesh(mesh)
+        ):
+            result = gdjax.fit(
+                loss, params, gdjax.adam(0.1), data, steps=steps, report_every=3,
+                directory=directory, batch_size=4,
+            )  # fmt: skip
+        assert result.params["a"].sharding.is_equivalent_to(place, 2)
+        return result
+
+    first = go(8, tmp_path, 6)
+    again = go(4, tmp_path, 6)
+    same_fits(first, again)  # moved, and not one bit is another
+    longer, whole = go(2, tmp_path, 12), go(2, None, 12)
+    np.testing.assert_array_equal(longer.history["loss"][:6], first.history["loss"])
+    np.testing.assert_allclose(longer.history["loss"], whole.history["loss"], rtol=1e-5)
+    kept = go(2, tmp_path, 12)
+    same_fits(kept, longer)
 
 
 # --- other devices, other groups ---

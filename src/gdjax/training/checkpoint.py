@@ -1,20 +1,21 @@
-"""Finished chunks of a sweep on disk, so that one that was killed resumes where it was.
+"""Finished chunks of a run on disk, so that one that was killed resumes where it was.
 
-A directory holds `sweep.json`, which says what sweep it is; and for each group of lanes and each
-chunk a file with what was recorded (`chunk-*.npz`), and for the last two chunks one with where the
-lanes stood (`carry-*.npz`). Every file says which sweep, which lanes and which steps it is of, so
-its name does not matter, and lanes may be grouped in another way when the sweep resumes. A lane
-continues from its last carry before which no chunk is missing.
+A directory holds `run.json`, which says what run it is; and for each group of lanes and each chunk
+a file with what was recorded (`chunk-*.npz`), and for the last two chunks one with where the lanes
+stood (`carry-*.npz`). Every file says which run, which lanes and which steps it is of, so its name
+does not matter, and lanes may be grouped in another way when the run resumes. A lane continues from
+its last carry before which no chunk is missing. The run of `fit` is a single lane.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import re
-import threading
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,22 +28,34 @@ from jax.experimental import multihost_utils
 
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import PyTree
-from gdjax.training.engine import Run, chunk_program, metric_program, to_host
+from gdjax.training.engine import (
+    Carry,
+    Run,
+    chunk_program,
+    metric_program,
+    stream_program,
+    to_host,
+)
 from gdjax.training.files import (
     PART,
     DamagedFile,
     FolderLock,
+    Writer,
     as_arrays,
     from_arrays,
     leaf_path,
     nested,
+    packed,
     part_of,
     read_record,
     replace_file,
+    unpacked,
     write_record,
 )
-from gdjax.training.inputs import one_batch, traced_loss
+from gdjax.training.hosts import SpreadFolders, is_spread, sums_of
+from gdjax.training.inputs import Plan, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
+from gdjax.training.streams import first_batch, is_stream
 from gdjax.training.trials import Config, columns, words
 
 KEPT = 2  # carries of each lane
@@ -50,13 +63,17 @@ FILES = ("chunk-*.npz", "carry-*.npz")
 
 At = tuple[int, int]  # a lane and a step
 Where = dict[int, tuple[str, int]]  # lane -> a file and the lane's row in it
+Heads = dict[str, dict[str, Any]]  # file -> what it says of itself
 
 
 class Checkpoints:
-    """The directory of one sweep.
+    """The directory of one run.
 
     Attributes:
       done: (lanes,), the step from which each lane continues.
+      length: steps in a chunk; if no call says `report_every`, that of the first one.
+      notes: name -> (lanes,), kept with the next chunks of each lane.
+      beside: what was kept beside the carry of a single run that was loaded.
     """
 
     def __init__(
@@ -66,39 +83,66 @@ class Checkpoints:
         resume: bool,
         identity: Mapping[str, Any],
         lanes: int,
+        plan: Plan,
+        begin: int = 0,
+        workers: int = 1,
+        together: bool = False,
     ):
-        """Take the directory and find out how far each lane got; see `sweep` for the arguments."""
+        """Take the directory and find out how far each lane got.
+
+        Args:
+          caller: the function that the user called.
+          directory: see `sweep`.
+          resume: see `sweep`.
+          identity: of `identity_of`.
+          lanes: their number.
+          plan: the run.
+          begin: the step at which the run began.
+          workers: groups that run at a time.
+          together: whether all lanes must continue from the same step, as one may copy another.
+        """
         self.path, self.what = Path(directory), f"{caller}(directory={str(directory)!r})"
         self.anew = f"To start anew, give another directory, or {caller}(..., resume=False), which "
-        self.anew += "deletes the files of the sweep that is there."
-        self.identity = identity
+        self.anew += "deletes the files of the run that is there."
+        self.identity, self.together = identity, together
         self.digest = digest_of_text(_known(identity))
+        self.lanes, self.begin, self.end, self.length = lanes, begin, plan.total, plan.length
+        self.beside: Any = None
+        self.folders: SpreadFolders | None = None
         self.lock: FolderLock | None = None
-        self._writing = threading.Lock()
+        self.writer = Writer(workers)
+        self.notes: dict[str, np.ndarray] = {}
         try:
-            self.heads: dict[str, dict[str, Any]] = _agreed(lambda: self._opened(resume, lanes))
+            self.heads: Heads = _agreed(lambda: self._opened(resume))
         except BaseException:
             self.close()
             raise
         self.attempt = 1 + max((head["attempt"] for head in self.heads.values()), default=0)
-        self.chunks, self.carries, self.done = _found(self.heads, lanes)
+        self.length = self._length(self.heads)
+        self.chunks, self.carries, self.done = self._found(self.heads)
 
     def close(self) -> None:
-        """Let another process have the directory."""
-        if self.lock is not None:
-            self.lock.release()
+        """Wait until all is written, and let another process have the directory."""
+        try:
+            self.writer.close()
+            if self.folders is not None:
+                self.folders.close()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     # --- opening, on the first host ---
 
-    def _opened(self, resume: bool, lanes: int) -> dict[str, dict[str, Any]]:
+    def _opened(self, resume: bool) -> Heads:
         """Return file -> what it says of itself, for all files that can be used."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock = FolderLock(self.what, self.path)
         for path in self.path.glob(f".*{PART}"):  # of a process that was killed
             path.unlink()
+        folders = [path for path in self.path.glob("carry-*") if path.is_dir()]
         ours = sorted(path for pattern in FILES for path in self.path.glob(pattern))
         if not resume:
-            for path in (self.path / "sweep.json", *ours):
+            for path in (self.path / "run.json", *ours):
                 path.unlink(missing_ok=True)
             ours = []
         heads, damaged = {}, {}
@@ -109,16 +153,29 @@ class Checkpoints:
                 damaged[path] = str(error).rstrip(".")
                 continue
             heads[path.name] = about
-        self._check_identity({k for k, v in heads.items() if v.get("sweep") != self.digest}, ours)
+            if "folder" in about and not (self.path / about["folder"]).is_dir():
+                damaged[path] = f"{self.path / about['folder']}, of {path.name}, is lost"
+                del heads[path.name]
+        self._check_identity({k for k, v in heads.items() if v.get("run") != self.digest}, ours)
+        done = max((head["done"] for head in heads.values()), default=0)
+        if self.end is not None and done > self.end:
+            raise ValueError(
+                f"{self.what} holds a run that has taken {done} steps already, more than the "
+                f"{self.end} of this call. {self.anew}"
+            )
         for path in damaged:
             path.unlink()
-        heads = self._renamed(heads)
-        self._tell_damage(heads, list(damaged.values()), lanes)
+        heads = self._to_go_on_from(self._renamed(heads))
+        self._tell_damage(heads, list(damaged.values()))
+        known = {head.get("folder") for head in heads.values()}
+        for folder in folders:
+            if folder.name not in known:
+                shutil.rmtree(folder)
         return heads
 
-    def _renamed(self, heads: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _renamed(self, heads: Heads) -> Heads:
         """Give each file the name that it is written under, so that none is written over."""
-        right: dict[str, dict[str, Any]] = {}
+        right: Heads = {}
         moved = []
         for name, head in sorted(heads.items(), key=lambda item: item[0] != _name(item[1])):
             now = self.path / name
@@ -132,9 +189,28 @@ class Checkpoints:
             path.rename(self.path / name)
         return right
 
+    def _to_go_on_from(self, heads: Heads) -> Heads:
+        """Return the files without those of a shorter last chunk, if the run now is longer.
+
+        So it has the same chunks and reports as one that was as long from the start.
+        """
+        right, length = {}, self._length(heads)
+        for name, head in heads.items():
+            last = head["done"] == head["end"] != self.end
+            if last and (head["done"] - self.begin) % length:
+                (self.path / name).unlink()
+            else:
+                right[name] = head
+        return right
+
+    def _length(self, heads: Heads) -> int:
+        if self.identity["report_every"] is not None:
+            return self.length
+        return next((head["length"] for head in heads.values()), self.length)
+
     def _check_identity(self, foreign: Iterable[str], ours: Sequence[Path]) -> None:
-        """Raise if the directory is that of another sweep; write down which one it is."""
-        file = self.path / "sweep.json"
+        """Raise if the directory is that of another run; write down which one it is."""
+        file = self.path / "run.json"
         before, why = None, "is missing"
         if file.exists():
             try:
@@ -147,8 +223,7 @@ class Checkpoints:
             now = json.loads(json.dumps(dict(self.identity)))
             if changed := changed_arguments(before, now):
                 raise ValueError(
-                    f"{self.what} holds a sweep with other {', '.join(changed)} ({file}). "
-                    f"{self.anew}"
+                    f"{self.what} holds a run with other {', '.join(changed)} ({file}). {self.anew}"
                 )
             if before["versions"] != now["versions"]:
                 warnings.warn(
@@ -159,32 +234,34 @@ class Checkpoints:
                 )
         for name in sorted(foreign):
             raise ValueError(
-                f"{self.what}: {self.path / name} is of another sweep. Take it away. {self.anew}"
+                f"{self.what}: {self.path / name} is of another run. Take it away. {self.anew}"
             )
         if before is not None:
             return
-        if ours or file.exists():  # the files say themselves that they are of this sweep
+        if ours or file.exists():  # the files say themselves that they are of this run
             warnings.warn(
                 f"{self.what}: {file} {why}. It is written anew, as the other files are of this "
-                "sweep.",
+                "run.",
                 stacklevel=2,
             )
         text = dict(self.identity) | {"checksum": digest_of_text(self.identity)}
         replace_file(file, lambda f: f.write(json.dumps(text, indent=1, sort_keys=True).encode()))
 
-    def _tell_damage(self, heads: dict[str, dict[str, Any]], lost: list[str], lanes: int) -> None:
+    def _tell_damage(self, heads: Heads, lost: list[str]) -> None:
         """Warn of files that are `lost`, or must be; delete those of no use any more."""
-        _, _, done = _found(heads, lanes)
-        seen = np.zeros(lanes, int)
+        seen = np.zeros(self.lanes, int)
         for head in heads.values():
             # A process that was killed may have left a chunk without its carry.
             step = head["done"] if lost or head["what"] == "carry" else head["start"]
             seen[head["lanes"]] = np.maximum(seen[head["lanes"]], step)
+        _, _, done = self._found(heads, together=False)
         back = np.flatnonzero(done < seen)
+        _, _, done = self._found(heads)
         if lost or back.size:
             told = ""
             if back.size:
                 lost = lost or [f"a file of lane {back[0]} is lost"]
+                back = np.flatnonzero(done < seen)
                 told = f"; lanes {_ranges(back)} go back to step {done[back].min()}"
             warnings.warn(
                 f"{self.what}: {'; '.join(lost)}. What cannot be read is computed again"
@@ -196,84 +273,207 @@ class Checkpoints:
                 (self.path / name).unlink()
                 del heads[name]
 
-    # --- while the sweep runs ---
+    def _found(
+        self, heads: Heads, together: bool | None = None
+    ) -> tuple[dict[At, tuple[str, int, int]], dict[At, tuple[str, int]], np.ndarray]:
+        """Return where everything is.
 
-    def save(self, group: Group, run: Run) -> None:
-        """Write a group's last chunk; of several hosts, only the first one writes."""
+        Returns:
+          (lane, start of a chunk) -> (file, row, its end); (lane, step of a carry) -> (file, row);
+          and (lanes,), the last step of each lane at which it has a carry, and all chunks before
+          it; if lanes continue together, the last one of all lanes.
+        """
+        chunks: dict[At, tuple[str, int, int]] = {}
+        carries: dict[At, tuple[str, int]] = {}
+        for name, head in sorted(heads.items(), key=lambda item: item[1]["attempt"]):
+            for row, lane in enumerate(head["lanes"]):  # the last attempt holds
+                if head["what"] == "chunk":
+                    chunks[lane, head["start"]] = name, row, head["done"]
+                else:
+                    carries[lane, head["done"]] = name, row
+        starts: list[set[int]] = []
+        for lane in range(self.lanes):
+            step = self.begin
+            starts.append({step})
+            while (lane, step) in chunks:
+                step = chunks[lane, step][2]
+                if (lane, step) in carries:
+                    starts[-1].add(step)
+        if self.together if together is None else together:
+            starts = [set.intersection(*starts)] * self.lanes
+        return chunks, carries, np.array([max(steps) for steps in starts])
+
+    # --- while the run goes on ---
+
+    def save(self, group: Group, run: Run, beside: Any = None) -> None:
+        """Keep a group's last chunk; it is written by a thread, after the chunk before it.
+
+        What is written is copied to the host here, since the next chunk takes the carry. Of several
+        hosts, only the first one writes; but of a single run whose arrays are spread over hosts,
+        each host writes its parts of the carry.
+
+        Args:
+          group: the lanes.
+          run: where they stand, and their last chunk.
+          beside: of a single run: what JSON can hold, arrays and bytes, to keep with the carry.
+        """
         report = {k: v for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
-        chunk = {"log": run.logs[-1], "report": jax.tree.map(jnp.asarray, report)}
-        carry, chunk = to_host((run.carry, chunk))
+        chunk = {
+            "log": run.logs[-1],
+            "report": jax.tree.map(jnp.asarray, report),
+            "ends": {"diverged_at": run.carry.diverged_at, "stopped_at": run.carry.stopped_at},
+            "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
+        }
+        carry = {"carry": run.carry, "beside": (arrays := {})}
+        more: dict[str, Any] = {"beside": packed(beside, arrays)}
+        folders = None
+        if not group.plan.program.lanes and is_spread(run.carry):
+            more |= self._save_spread(run)
+            carry, folders = {"beside": arrays}, self.folders
+        chunk, carry = to_host((chunk, carry))
         if jax.process_index() > 0:
             return
-        steps = run.logs[-1][0].shape[1]
-        for what, tree in (("chunk", chunk), ("carry", carry)):
+        records = []
+        steps = run.logs[-1][0].shape[-1]
+        for what, tree, also in (("chunk", chunk, {}), ("carry", carry, more)):
             about = {
-                "sweep": self.digest,
+                "run": self.digest,
                 "what": what,
                 "lanes": group.lanes,
                 "start": run.done - steps,
                 "done": run.done,
                 "attempt": self.attempt,
+                "length": self.length,
+                "end": self.end,
+                **also,
             }
-            arrays = as_arrays(jax.tree.map(lambda x: x[: len(group.lanes)], tree))
+            arrays = as_arrays(jax.tree.map(functools.partial(_as_rows, group), tree))
+            arrays = {k: x if x.flags.owndata else x.copy() for k, x in arrays.items()}
+            records.append((about, arrays))
+        self.writer.put(group.lanes[0], functools.partial(self._write, records, folders))
+
+    def _save_spread(self, run: Run) -> dict[str, Any]:
+        """Begin to write a carry that is spread over hosts; return what its file says of it."""
+        if self.folders is None:
+            self.folders = SpreadFolders(self.what)
+        self.writer.wait(0)  # it waits for the last folder
+        folder, names = f"carry-{run.done:08d}-{self.attempt}", _names(run.carry)
+        sums = sums_of(run.carry)
+        self.folders.save(self.path / folder, run.carry)
+        return {"folder": folder, "names": names, "sums": sums}
+
+    def _write(
+        self,
+        records: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]],
+        folders: SpreadFolders | None,
+    ) -> None:
+        for about, arrays in records:
+            if folders is not None and "folder" in about:
+                folders.wait()
             write_record(self.path / _name(about), about, arrays)
-            with self._writing:
-                self.heads[_name(about)] = about
-        self._delete_old_carries(group.lanes)
+            self.heads[_name(about)] = about
+        self._delete_old_carries(records[0][0]["lanes"])
 
     def _delete_old_carries(self, lanes: Sequence[int]) -> None:
         """Delete the carries all of whose lanes have `KEPT` newer ones."""
-        with self._writing:
-            carries = {k: v for k, v in self.heads.items() if v["what"] == "carry"}
-            for name, head in carries.items():
-                if not set(lanes) & set(head["lanes"]):
-                    continue
-                newer = [v["lanes"] for v in carries.values() if v["done"] > head["done"]]
-                if all(sum(lane in of for of in newer) >= KEPT for lane in head["lanes"]):
-                    (self.path / name).unlink(missing_ok=True)
-                    del self.heads[name]
+        carries = {k: v for k, v in self.heads.items() if v["what"] == "carry"}
+        at: dict[int, set[int]] = {}  # step -> the lanes that can continue from it
+        for head in carries.values():
+            at.setdefault(head["done"], set()).update(head["lanes"])
+        if self.together:
+            at = {step: of for step, of in at.items() if len(of) == self.lanes}
+        for name, head in carries.items():
+            if not set(lanes) & set(head["lanes"]) and not self.together:
+                continue
+            newer = [of for step, of in at.items() if step > head["done"]]
+            if all(sum(lane in of for of in newer) >= KEPT for lane in head["lanes"]):
+                (self.path / name).unlink(missing_ok=True)
+                del self.heads[name]
+                if "folder" in head:
+                    shutil.rmtree(self.path / head["folder"])
 
-    def load(self, group: Group) -> Run | None:
+    def load(self, group: Group, start: int = 0) -> Run | None:
         """Return where a group was when an earlier call was killed, or None if it had not begun.
 
         All its lanes have done the same number of steps, see `done`.
+
+        Args:
+          group: the lanes.
+          start: the step from which on the run has what was recorded.
         """
         done = int(self.done[group.lanes[0]])
-        if not done:
+        if done == self.begin:
             return None
-        size = group.shapes.diverged_at.shape[0]
-        rows = padded_rows(0, size, len(group.lanes))
-        lanes = [group.lanes[i] for i in rows]
-        arrays = self._read({lane: self.carries[lane, done] for lane in group.lanes}, lanes)
-        carry = from_arrays(arrays, group.shapes, str(self.path))
-        run = Run(
-            jax.tree.map(lambda x, like: _placed(x, like.sharding), carry, group.shapes), done
-        )
+        where = {lane: self.carries[lane, done] for lane in group.lanes}
+        arrays = {k: _as_run(group, x) for k, x in self._read(where, group).items()}
+        head = self.heads[self.carries[group.lanes[0], done][0]]
+        if "folder" in head:
+            carry = self._load_spread(head, group.shapes)
+        else:
+            carry = from_arrays(part_of(arrays, "carry"), group.shapes, str(self.path))
+        carry = jax.tree.map(lambda x, like: _placed(x, like.sharding), carry, group.shapes)
+        self.beside = unpacked(head["beside"], nested(part_of(arrays, "beside")))
+        run = self.recorded(group, start, done)
+        run.carry = carry
+        return run
+
+    def _load_spread(self, head: dict[str, Any], like: Carry) -> PyTree:
+        """Return the carry in a folder: arrays, or NumPy's where `like` has no sharding."""
+        folder = self.path / head["folder"]
+        if self.folders is None:
+            self.folders = SpreadFolders(self.what)
+        if head["names"] != _names(like):
+            raise ValueError(f"{folder} holds a carry of another structure. {self.anew}")
+        lost = f"delete {head['folder']} and {_name(head)} to continue from the carry before it"
+        try:
+            carry = self.folders.load(folder, like)
+        except Exception as error:  # Orbax raises a dozen kinds
+            raise ValueError(f"{folder} cannot be read; {lost}. {error}") from error
+        if sums_of(carry) != head["sums"]:
+            raise ValueError(f"{folder} is damaged: its sums are not those of its arrays; {lost}.")
+        return from_arrays(dict(zip(head["names"], jax.tree.leaves(carry), strict=True)), like)
+
+    def recorded(self, group: Group, start: int, stop: int) -> Run:
+        """Return what a group recorded between two ends of chunks, without parameters and state."""
         plan = group.plan
         with weak_functions():
-            _, like = jax.eval_shape(
-                lambda c: chunk_program(plan.program)(c, plan.data, plan.key, np.int32(0), 1),
-                group.shapes,
-            )
+            step, inputs = _step(plan)
+            _, like = jax.eval_shape(lambda carry: step(carry, *inputs), group.shapes)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), like)
-        start = 0
-        while start < done:
+        run = Run(jax.tree.map(lambda _: None, group.shapes), stop)
+        while start < stop:
             where = {lane: self.chunks[lane, start][:2] for lane in group.lanes}
             start = self.chunks[group.lanes[0], start][2]
-            arrays = self._read(where, lanes)
+            arrays = {k: _as_run(group, x) for k, x in self._read(where, group).items()}
             run.logs.append(from_arrays(part_of(arrays, "log"), like, str(self.path)))
             if report := nested(part_of(arrays, "report")):
                 run.reports.append({"step": start, **report})
+            run.carry = run.carry._replace(**nested(part_of(arrays, "ends")))
         return run
 
-    def _read(self, where: Where, lanes: Sequence[int]) -> dict[str, np.ndarray]:
-        """Return the arrays of lanes, which may be in several files, as rows in this order."""
+    def noted(self, start: int) -> dict[str, np.ndarray] | None:
+        """Return the notes that all lanes have with the chunk from step `start` on, or None."""
+        if (self.done <= start).any():
+            return None
+        notes: dict[str, np.ndarray] = {}
+        for name in {self.chunks[lane, start][0] for lane in range(self.lanes)}:
+            about, arrays = read_record(self.path / name)
+            for key, rows in nested(part_of(arrays, "notes")).items():
+                all_lanes = notes.setdefault(key, np.zeros(self.lanes, rows.dtype))
+                for lane, row in zip(about["lanes"], rows, strict=True):
+                    if self.chunks[lane, start][0] == name:
+                        all_lanes[lane] = row
+        return notes
+
+    def _read(self, where: Where, group: Group) -> dict[str, np.ndarray]:
+        """Return the arrays of a group's lanes, which may be in several files, as its rows."""
         names, offset, offsets = {name for name, _ in where.values()}, 0, {}
         parts = []
         for name in sorted(names):
             parts.append(read_record(self.path / name)[1])
             offsets[name] = offset
             offset += len(self.heads[name]["lanes"])
+        lanes = _lane_of_rows(group)
         rows = np.array([offsets[where[lane][0]] + where[lane][1] for lane in lanes])
         return {k: np.concatenate([part[k] for part in parts])[rows] for k in parts[0]}
 
@@ -284,34 +484,29 @@ def _name(head: Mapping[str, Any]) -> str:
     return f"{head['what']}-{head['done']:08d}-{head['lanes'][0]:06d}-{lanes}.npz"
 
 
-def _found(
-    heads: Mapping[str, Mapping[str, Any]], lanes: int
-) -> tuple[dict[At, tuple[str, int, int]], dict[At, tuple[str, int]], np.ndarray]:
-    """Return where everything is.
+def _names(tree: PyTree) -> list[str]:
+    return [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
-    Returns:
-      (lane, start of a chunk) -> (file, row, its end); (lane, step of a carry) -> (file, row); and
-      (lanes,), the last step of each lane at which it has a carry, and all chunks before it.
-    """
-    chunks: dict[At, tuple[str, int, int]] = {}
-    carries: dict[At, tuple[str, int]] = {}
-    for name, head in sorted(heads.items(), key=lambda item: item[1]["attempt"]):  # the last holds
-        for row, lane in enumerate(head["lanes"]):
-            if head["what"] == "chunk":
-                chunks[lane, head["start"]] = name, row, head["done"]
-            else:
-                carries[lane, head["done"]] = name, row
-    done = np.zeros(lanes, int)
-    for lane in range(lanes):
-        step = 0
-        while (lane, step) in chunks:
-            step = chunks[lane, step][2]
-            if (lane, step) in carries:
-                done[lane] = step
-    return chunks, carries, done
+
+def _lane_of_rows(group: Group) -> np.ndarray:
+    """Return the lane of each row of a group, with padding."""
+    size = group.shapes.diverged_at.shape[0] if group.plan.program.lanes else 1
+    return np.array(group.lanes)[padded_rows(0, size, len(group.lanes))]
+
+
+def _as_rows(group: Group, x: Any) -> Any:
+    """Return a row for each lane, without padding, from an array of a run."""
+    return x[: len(group.lanes)] if group.plan.program.lanes else x[None]
+
+
+def _as_run(group: Group, x: Any) -> Any:
+    """Return an array of a run from rows: a run without lanes has a single row."""
+    return x if group.plan.program.lanes else x[0]
 
 
 def _placed(x: Any, sharding: Any) -> Any:
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -352,52 +547,74 @@ def _ranges(numbers: np.ndarray) -> str:
 # --- what sweep it is -----------------------------------------------------------------------------
 
 
-def identity_of(configs: Sequence[Config], kinds: Sequence[Kind]) -> dict[str, Any]:
-    """Return what decides a sweep's numbers, by the arguments' names: texts, numbers and digests.
+def identity_of(
+    plan: Plan, lane: Carry, report_every: int | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what decides a run's numbers, by the arguments' names: texts, numbers and digests.
 
     Programs count as they are lowered, for one lane, so that a function is known by what it
     computes: not by its name or where it is defined, not by the devices or the groups of lanes.
+    The number of steps is not among it: a run can go on to more of them.
+
+    Args:
+      plan: the run; of an iterable, `data` are the shapes of a batch.
+      lane: a single lane's carry, or its shapes.
+      report_every: the argument.
+      given: what there is more: at least "params", "optimizer" and "program".
     """
-    plan, shapes = kinds[0].plan, kinds[0].lane_shapes()
     key: Any = plan.key
     impl = "seed"
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         impl, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
-    (params, model_state), held_out = kinds[0].given, plan.held_out
-    batch = _shapes(one_batch(plan.data, plan.program.batch_size))
+    batch, lane = _shapes((one_batch(plan.data, plan.program.batch_size), lane))
+    traced = traced_loss(plan.program, lane.params, lane.model_state, batch)
     identity = {
-        "space": {k: words(v).tolist() for k, v in columns(configs).items()},
-        "steps": plan.total,
-        "report_every": plan.length,
+        "function": plan.caller,
+        "report_every": report_every,
         "batch_size": plan.program.batch_size,
         "has_aux": plan.program.has_aux,
         "needs_key": plan.program.needs_key,
         "vectorize": plan.program.lanes,
         "key": [impl, to_host(key).tolist()],
-        "data": _digest(plan.data),
-        "held_out": None if held_out is None else _digest(held_out),
+        "data": digest_of(plan.data) if plan.examples else f"an iterable of {batch}",
+        "held_out": None,
         "metric_fn": None,
-        "params": "a function" if params is None else _digest(params),
-        "model_state": (
-            "a function"
-            if plan.program.has_model_state and model_state is None
-            else _digest(model_state)
-        ),
-        "loss_fn": _digest_of_program(
-            traced_loss(plan.program, shapes.params, shapes.model_state, batch)
-        ),
-        "optimizer": [_digest_of_program(kind.traced_start()) for kind in kinds],
-        "program": [_digest_of_program(_traced_chunk(kind)) for kind in kinds],
+        "loss_fn": _digest_of_program(traced),
         "platform": jax.default_backend(),
         "versions": {k: importlib.metadata.version(k) for k in ("gdjax", "jax", "jaxlib")},
     }
-    if held_out is not None:
-        single = plan._replace(program=plan.program._replace(lanes=""))
-        metric = metric_program(single).trace(
-            shapes.params, shapes.state, shapes.model_state, _shapes(held_out)
+    if plan.held_out is not None:
+        single, shapes = plan._replace(program=plan.program._replace(lanes="")), plan.held_out
+        if is_stream(plan.held_out):
+            shapes = first_batch(plan.held_out)
+        shapes = _shapes(shapes)
+        identity["held_out"] = (
+            f"an iterable of {shapes}" if is_stream(plan.held_out) else digest_of(plan.held_out)
         )
+        with weak_functions():
+            metric = metric_program(single).trace(lane.params, lane.state, lane.model_state, shapes)
         identity["metric_fn"] = _digest_of_program(metric)
-    return identity
+    return identity | dict(given)
+
+
+def identity_of_lanes(
+    configs: Sequence[Config],
+    kinds: Sequence[Kind],
+    report_every: int | None,
+    rules: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what decides the numbers of a sweep, or of a race by some rules: name -> value."""
+    plan, (params, model_state) = kinds[0].plan, kinds[0].given
+    is_made = plan.program.has_model_state and model_state is None
+    more = {
+        "space": {k: words(v).tolist() for k, v in columns(configs).items()},
+        "params": "a function" if params is None else digest_of(params),
+        "model_state": "a function" if is_made else digest_of(model_state),
+        "optimizer": [_digest_of_program(kind.traced_start()) for kind in kinds],
+        "program": [digest_of_steps(kind.plan, kind.lane_shapes()) for kind in kinds],
+        **rules,
+    }
+    return identity_of(plan, kinds[0].lane_shapes(), report_every, more)
 
 
 def _known(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,11 +622,18 @@ def _known(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in identity.items() if k != "versions"}
 
 
+# How the text of a program says where its arrays are.
+SHARDINGS = (
+    r"\n *sdy\.mesh [^\n]*", r"<@[^ >]*, \[[^\]]*\][^>]*>", r"sdy\.sharding = #sdy\.sharding",
+    r'mhlo\.sharding = "[^"]*"', r"mhlo\.num_\w+ = \d+ : i32",
+)  # fmt: skip
+
 # What is traced, and so looks different if only an argument has another shape -> such arguments.
 FOLLOWS = {
-    "metric_fn": {"loss_fn", "held_out", "params"},
-    "loss_fn": {"data", "params", "batch_size", "has_aux", "needs_key"},
-    "optimizer": {"params", "space"},
+    "metric_fn": {"loss_fn", "held_out", "params", "model_state"},
+    "loss_fn": {"data", "params", "model_state", "batch_size", "has_aux", "needs_key"},
+    "optimizer": {"params", "model_state", "space"},
+    "state": {"params", "optimizer"},
 }
 
 
@@ -423,21 +647,36 @@ def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
             changed.append(f"versions ({before.get('versions')}, now {now['versions']})")
     elif now["params"] == "a function" and changed == ["optimizer", "program"]:
         changed = ["params (a function) or optimizer"]
+    if "function" in changed:
+        changed = [f"function ({before.get('function')}, now {now['function']})"]
     changed = [k for k in changed if k != "program"]
     return [k for k in changed if not FOLLOWS.get(k, set()) & set(changed)]
 
 
-def _traced_chunk(kind: Kind) -> Any:
-    """Return the trace of a chunk for one lane on one device."""
-    plan = kind.plan
+def digest_of_steps(plan: Plan, lane: Carry) -> str:
+    """Return a digest of the program of a step, for one lane on one device."""
     program = plan.program._replace(lanes="", own_keys=False, shards=1)
-    inputs = (kind.lane_shapes(), _shapes(plan.data), plan.key, np.int32(0))
+    step, inputs = _step(plan._replace(program=program, data=_shapes(plan.data)))
     with weak_functions():
-        return chunk_program(program).trace(*inputs, min(plan.length, plan.total or plan.length))
+        return _digest_of_program(step.trace(_shapes(lane), *inputs))
+
+
+def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
+    """Return the jitted program of a step, and its arguments after the carry."""
+    if plan.examples:
+        return chunk_program(plan.program), (plan.data, plan.key, np.int32(0), 1)
+    return stream_program(plan.program, True), (plan.data, plan.key, np.int32(0), np.int32(1))
 
 
 def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    """Return shapes and dtypes; and shardings where they are part of the type."""
+
+    def one(x):
+        mesh = getattr(getattr(x, "sharding", None), "mesh", None)
+        explicit = mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if explicit else None)
+
+    return jax.tree.map(one, tree)
 
 
 def _digest_of_program(traced: Any) -> str:
@@ -445,7 +684,9 @@ def _digest_of_program(traced: Any) -> str:
     text = traced.lower().as_text()
     # Older versions of JAX write the address of a Python callback.
     text = re.sub(r'(callback.*?backend_config = ")\d+', r"\1", text)
-    return _digest([np.frombuffer(text.encode(), np.uint8), traced.jaxpr.consts])
+    for where in SHARDINGS:  # what is computed is the same on another mesh
+        text = re.sub(where, "", text)
+    return digest_of([np.frombuffer(text.encode(), np.uint8), traced.jaxpr.consts])
 
 
 def digest_of_text(value: Mapping[str, Any]) -> str:
@@ -453,7 +694,13 @@ def digest_of_text(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()
 
 
-def _digest(tree: PyTree) -> str:
+def digest_by_sums(tree: PyTree) -> str:
+    """Return a digest of a tree of arrays that is the same however they are spread over hosts."""
+    kinds = [[list(x.shape), str(x.dtype)] for x in jax.tree.leaves(tree)]
+    return digest_of_text({"names": _names(tree), "kinds": kinds, "sums": sums_of(tree)})
+
+
+def digest_of(tree: PyTree) -> str:
     """Return a digest of the paths, dtypes, shapes and bytes of a tree of arrays."""
     digest = hashlib.sha256()
     for path, x in jax.tree_util.tree_leaves_with_path(tree):

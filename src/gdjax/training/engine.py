@@ -7,9 +7,12 @@ to stop. The state of the model is that after the last step with a finite loss.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +23,9 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from gdjax.core.chain import apply_updates
+from gdjax.core.checks import leaf_name
 from gdjax.core.evaluation import eval_params
+from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import remembered, weak_functions
 from gdjax.core.types import OptState, Params, PyTree
 from gdjax.training.inputs import (
@@ -30,10 +35,11 @@ from gdjax.training.inputs import (
     as_key,
     by_name,
     check_loss,
-    is_stream,
     loss_inputs,
+    rebuilt,
 )
 from gdjax.training.jax_details import is_unchanged
+from gdjax.training.streams import Batch, is_stream, stacked
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
@@ -60,6 +66,12 @@ class Run:
 
 def first_carry(caller: str, params: Params, state: OptState, model_state: PyTree = None) -> Carry:
     """Return the carry of a single run, in copies: a chunk may overwrite what it is given."""
+    for i, x in enumerate(jax.tree.leaves(model_state)):
+        if not is_state_leaf(x):
+            raise TypeError(
+                f"{caller}(model_state=...) must be a tree of arrays, got {shown(x)} at "
+                f"{leaf_name(model_state, i)!r}."
+            )
     trees = params, state, model_state
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees)):
         raise TypeError(
@@ -74,7 +86,8 @@ def first_carry(caller: str, params: Params, state: OptState, model_state: PyTre
 
 @jax.jit
 def _copied(leaves):  # without a structure, which this program would keep
-    return [jnp.array(x, copy=True) for x in leaves]
+    # A dtype that is stated is not weak, so later chunks have the types of the first one.
+    return [jnp.array(x, x.dtype, copy=True) for x in leaves]
 
 
 # --- on the host: feed chunks to the device, record what comes out --------------------------------
@@ -99,15 +112,16 @@ def execute(
     if run.done and all_ended(run):
         return
     compiled, stop = compiled or {}, plan.total if stop is None else stop
-    chunks = _from_arrays(plan, run, stop, compiled) if plan.examples else _from_stream(plan, run)
-    for carry, done, log in chunks:
-        run.carry, run.done = carry, done
-        run.logs.append(log)
-        if plan.held_out is not None:
-            program = compiled.get("metric") or metric_program(plan)
-            run.reports.append({"step": done, **evaluate(plan, carry, program)})
-        if on_chunk is not None and on_chunk(run) or all_ended(run):
-            break
+    make = _from_arrays if plan.examples else _from_stream
+    with contextlib.closing(make(plan, run, stop, compiled)) as chunks:
+        for carry, done, log in chunks:
+            run.carry, run.done = carry, done
+            run.logs.append(log)
+            if plan.held_out is not None:
+                program = compiled.get("metric") or metric_program(plan)
+                run.reports.append({"step": done, **evaluate(plan, carry, program)})
+            if on_chunk is not None and on_chunk(run) or all_ended(run):
+                break
 
 
 def all_ended(run: Run) -> bool:
@@ -129,14 +143,13 @@ def evaluate(plan: Plan, carry: Carry, program: Any) -> dict[str, Array]:
         with weak_functions():
             return by_name(program(*trained, plan.held_out))
     total, examples = {}, 0
-    for batch in plan.held_out:
-        size = len(jax.tree.leaves(batch)[0])
-        with weak_functions():
-            values = by_name(program(*trained, batch))
-        total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
-        examples += size
-    if not examples:
-        raise ValueError(f"{plan.caller}(held_out=...) gave no batch when it was read once more.")
+    with plan.held_out.reading(0, None) as reading:
+        while taken := reading.take(1):
+            with weak_functions():
+                values = by_name(program(*trained, taken[0].tree))
+            size = len(taken[0].leaves[0])
+            total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
+            examples += size
     return {k: v / examples for k, v in total.items()}
 
 
@@ -155,7 +168,7 @@ Chunk = tuple[Carry, int, tuple[Array, PyTree]]  # the carry, steps done, (losse
 
 def _from_arrays(
     plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     assert stop is not None
     carry, done = run.carry, run.done
     while done < stop:
@@ -170,35 +183,82 @@ def _from_arrays(
         yield carry, done, log
 
 
-def _from_stream(plan: Plan, run: Run) -> Iterator[Chunk]:
-    """Yield after as many batches as a chunk has steps; the iterable may end early."""
-    program, carry, logs = stream_program(plan.program), run.carry, []
-    axis = 1 if plan.program.lanes else 0
+def _from_stream(
+    plan: Plan, run: Run, stop: int | None, compiled: Mapping[Any, Any]
+) -> Generator[Chunk, None, None]:
+    """Yield after as many batches as a chunk has steps, at the end, and before an error."""
+    stream, carry, done, failure = plan.data, run.carry, run.done, None
+    stop = stop if stream.epochs is None else None  # the loader may not know how long a pass is
+    running: collections.deque[Any] = collections.deque()  # losses, at most of two calls
+    with stream.reading(done, stop) as reading:
+        while done != stop and failure is None:
+            wanted = plan.length if stop is None else min(plan.length, stop - done)
+            reading.allow(wanted)
+            logs, count = [], 0
+            while count < wanted:
+                try:
+                    if len(running) == 2:
+                        jax.block_until_ready(running.popleft())
+                    taken = reading.take(wanted - count)
+                except BaseException as error:  # such as Ctrl-C; the steps before it are kept
+                    failure = error
+                    break
+                if not taken:
+                    break
+                if done + count == run.done:
+                    _check_first(plan, carry, taken[0].tree)
+                carry, log = _take_steps(plan, carry, taken, done + count)
+                running.append(log[0])
+                logs.append((log, len(taken)))
+                count += len(taken)
+                place = taken[-1].place
+            if count:
+                done += count
+                stream.place = place
+                try:
+                    yield carry, done, _joined(plan.program, logs)
+                except GeneratorExit:  # the run ends here; Ctrl-C has wanted just that
+                    if failure is None or isinstance(failure, KeyboardInterrupt):
+                        raise
+                    raise failure from None
+            if count < wanted:
+                break
+    if failure is not None:
+        raise failure
+    if stream.ended:
+        aim = f"steps={stop}" if stream.epochs is None else f"epochs={stream.epochs}"
+        warnings.warn(
+            f"{plan.caller}: {stream.ended}, before {aim}. What it returns has done {done} steps.",
+            stacklevel=2,
+        )
 
-    def stacked(logs):
-        return jax.tree.map(lambda *x: jnp.stack(x, axis), *logs)
 
-    done = 0
-    for batch in plan.data:
-        batch = jax.tree.map(jnp.asarray, batch)
-        if not done:
-            params, model_state = carry.params, carry.model_state
-            if plan.program.lanes:
-                params, model_state = jax.tree.map(lambda x: x[0], (params, model_state))
-            check_loss(plan.caller, plan.program, params, model_state, batch)
-        with weak_functions():
-            carry, log = program(carry, batch, plan.key, np.int32(done))
-        logs.append(log)
-        done += 1
-        if done % plan.length == 0 or done == plan.total:
-            yield carry, done, stacked(logs)
-            logs = []
-        if done == plan.total:
-            return
-    if logs:
-        yield carry, done, stacked(logs)
-    if not done:
-        raise ValueError(f"{plan.caller}(data=...): the iterable gave no batch.")
+def _check_first(plan: Plan, carry: Carry, batch: PyTree) -> None:
+    params, model_state = carry.params, carry.model_state
+    if plan.program.lanes:
+        params, model_state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (params, model_state)
+        )
+    check_loss(plan.caller, plan.program, params, model_state, batch)
+
+
+def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tuple[Carry, Any]:
+    """Run one call of a program on batches of equal shapes; the logs have steps along an axis."""
+    one = taken[0].together == 1
+    program = stream_program(plan.program, one)
+    batches = taken[0].tree if one else stacked(taken)
+    with weak_functions():
+        return program(carry, batches, plan.key, np.int32(done), np.int32(len(taken)))
+
+
+def _joined(program: Program, logs: list[tuple[PyTree, int]]) -> PyTree:
+    """Return the logs of a chunk, on the host: each call's first steps, one after the other."""
+    axis = 1 if program.lanes else 0
+    parts = [
+        jax.tree.map(lambda x, n=count: x[(slice(None),) * axis + (slice(n),)], to_host(log))
+        for log, count in logs
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)
 
 
 def recorded(plan: Plan, run: Run) -> tuple[np.ndarray, PyTree, dict[str, np.ndarray]]:
@@ -294,18 +354,39 @@ def lower_chunk(plan: Plan, carry: Carry, length: int) -> Any:
 
 
 @remembered
-def stream_program(program: Program) -> Any:
-    """Return the jitted `one(carry, batch, key, i)`, a single step on a batch from outside."""
+def stream_program(program: Program, one: bool) -> Any:
+    """Return the jitted `some(carry, batches, key, start, count)`, steps on batches from outside.
+
+    If `one`, it is a single step on a batch, else `count` steps on the first of stacked batches.
+    The numbers do not depend on how many a call takes: the same loop takes them all.
+    """
     move = make_move(program)
 
-    def one(carry, batch, key, i):
+    def some(carry, batches, key, start, count):
         def train(carry, key):
-            new, log = move(carry[:3], batch, jax.random.fold_in(as_key(key), i))
-            return guarded(carry, new, log, i)
+            key = as_key(key)
+
+            def step(carry, batch, i):
+                new, log = move(carry[:3], batch, jax.random.fold_in(key, i))
+                return guarded(carry, new, log, i)
+
+            if one:
+                carry, log = step(carry, batches, start)
+                return carry, jax.tree.map(lambda x: jnp.expand_dims(x, 0), log)
+
+            def now(carry, i):
+                return step(carry, jax.tree.map(lambda x: x[i], batches), start + i)
+
+            def body(i, carry_and_logs):
+                carry, log = now(carry_and_logs[0], i)
+                return carry, put_in_row(carry_and_logs[1], log, i)
+
+            logs = rows_for(jax.eval_shape(now, carry, 0)[1], len(jax.tree.leaves(batches)[0]))
+            return jax.lax.fori_loop(0, count, body, (carry, logs))
 
         return over_lanes(program, train, carry, key) if program.lanes else train(carry, key)
 
-    return jax.jit(one, donate_argnums=0)
+    return jax.jit(some, donate_argnums=0)
 
 
 def metric_program(plan: Plan) -> Any:
@@ -325,11 +406,11 @@ def lower_metric(plan: Plan, carry: Carry) -> Any:
 @remembered
 def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
     def metric(params, state, model_state, data):
-        given = (eval_params(state, params),)
-        given += (model_state,) if measure.takes_model_state else ()
+        params = eval_params(state, params)
         more = {"state": state} if measure.takes_state else {}
 
         def on(batch):
+            given = (params, rebuilt(model_state)) if measure.takes_model_state else (params,)
             return by_name(measure.function(*given, batch, **more))
 
         examples = len(jax.tree.leaves(data)[0])
@@ -446,7 +527,7 @@ def replayed_steps(
     begin, diverged_at, stopped_at = carry[:3], carry.diverged_at, carry.stopped_at
     alive = (diverged_at < 0) & (stopped_at < 0)
     shapes = jax.eval_shape(lambda: one(begin, jnp.zeros((), jnp.int32))[1])
-    blank = jax.tree.map(lambda x: jax.lax.broadcast(jnp.zeros_like(x), (length,)), shapes)
+    blank = rows_for(shapes, length)
     blank = jnp.full_like(blank[0], jnp.nan), blank[1]
     unchanged: list[bool] = []
 
@@ -455,10 +536,7 @@ def replayed_steps(
             i, _, trained, logs = now
             trained, log = one(trained, i)
             good = jax.lax.cond(look, all_finite, lambda _: jnp.asarray(True), trained[0])
-            logs = jax.tree.map(
-                lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), logs, log
-            )
-            return i + 1, good, trained, logs
+            return i + 1, good, trained, put_in_row(logs, log, i)
 
         now = jnp.zeros((), jnp.int32), jnp.asarray(True), begin, logs
         return jax.lax.while_loop(lambda now: (now[0] < stop) & now[1], body, now)
@@ -480,6 +558,16 @@ def replayed_steps(
     params, state, model_state = treedef.unflatten(kept)
     diverged_at = jnp.where(alive & (stop < length), start + stop, diverged_at)
     return Carry(params, state, model_state, diverged_at, stopped_at), logs
+
+
+def rows_for(log: Log, length: int) -> Log:
+    """Return zeros for a number of logs, given the shapes of one."""
+    return jax.tree.map(lambda x: jax.lax.broadcast(jnp.zeros_like(x), (length,)), log)
+
+
+def put_in_row(logs: Log, log: Log, i: Array) -> Log:
+    """Return logs with one of them in row i."""
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), logs, log)
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
 from jax import Array
 
 from gdjax.core.types import Number, OptState, PyTree
 from gdjax.schedules.epochs import needs_steps_per_epoch, with_steps_per_epoch
-from gdjax.training.inputs import is_stream
+from gdjax.training.foreign import is_iterator
+from gdjax.training.streams import batches_per_epoch, is_stream
 
 COLUMN = "steps in an epoch"  # of the table of a sweep's lanes; no argument has such a name
 
@@ -19,12 +19,10 @@ def steps_per_epoch(data: PyTree, batch_size: int | None) -> int | None:
     Bad data and batch sizes are errors of `make_plan`, not of this function.
     """
     if is_stream(data):
-        try:
-            return len(data)
-        except TypeError:
-            return None
-    leaves = jax.tree.leaves(data)
-    examples = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 1
+        return batches_per_epoch(data)
+    leaves = jax.tree.leaves(data, is_leaf=is_iterator)
+    shape: tuple[int, ...] = getattr(leaves[0], "shape", ()) if leaves else ()
+    examples = next(iter(shape), 1)
     return max(1, examples // max(1, batch_size or examples))
 
 

@@ -13,8 +13,10 @@ import os
 import re
 import secrets
 import socket
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -133,9 +135,51 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, what: str = "") 
                 "must be the same."
             )
         if is_key:
-            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+            impls: list[Any] = []  # `key_impl` takes arrays, but not their shapes
+            jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), leaf)  # noqa: B023
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=impls[0])
         leaves.append(array)
     return treedef.unflatten(leaves)
+
+
+def packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Return what JSON can hold of dicts, lists, numbers, texts, bytes and arrays.
+
+    Arrays are put into `arrays`, which gets a name for each.
+    """
+
+    def put(kind: str, array: Any, *more: str) -> dict[str, list[str]]:
+        name = f"array {len(arrays)}"
+        arrays[name] = np.array(array)
+        return {kind: [name, *more]}
+
+    if isinstance(value, bytes):
+        return put("~bytes", np.frombuffer(value, np.uint8))
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return put("~key", jax.random.key_data(value), str(jax.random.key_impl(value)))
+        return put("~array", value)
+    if isinstance(value, Mapping):
+        return {_key_text(DictKey(k)): packed(v, arrays) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [packed(v, arrays) for v in value]
+    return value
+
+
+def unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return what `packed` was given; tuples as lists."""
+    match value:
+        case {"~bytes": [name]}:
+            return arrays[name].tobytes()
+        case {"~array": [name]}:
+            return arrays[name]
+        case {"~key": [name, impl]}:
+            return jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
+        case dict():
+            return {_key_of(k): unpacked(v, arrays) for k, v in value.items()}
+        case list():
+            return [unpacked(v, arrays) for v in value]
+    return value
 
 
 def part_of(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
@@ -250,6 +294,52 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Writer:
+    """One thread that writes while training goes on.
+
+    After an error nothing more is written, and the next `put` or `close` raises it.
+    """
+
+    def __init__(self, sources: int):
+        """Allow as many writes at a time as sources run at a time, one for each source."""
+        self._thread = ThreadPoolExecutor(1)
+        self._room = threading.Semaphore(sources)
+        self._last: dict[Hashable, Future] = {}
+        self._error: BaseException | None = None
+        self._failed = False
+
+    def put(self, source: Hashable, write: Callable[[], object]) -> None:
+        """Write soon, in the order of the calls; first wait for the source's last write."""
+        self.wait(source)
+        self._room.acquire()
+        self._raise()
+        self._last[source] = self._thread.submit(self._run, write)
+
+    def wait(self, source: Hashable) -> None:
+        """Wait until what a source gave is written."""
+        if source in self._last:
+            self._last[source].result()
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._thread.shutdown()
+        self._raise()
+
+    def _run(self, write: Callable[[], object]) -> None:
+        try:
+            if not self._failed:
+                write()
+        except BaseException as error:  # also an exit, which would be lost in this thread
+            self._error, self._failed = error, True
+        finally:
+            self._room.release()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 # --- one process at a time ------------------------------------------------------------------------

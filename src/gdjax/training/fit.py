@@ -22,12 +22,16 @@ from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
-from gdjax.training.engine import Run, execute, first_carry, recorded
+from gdjax.training.checkpoint import Checkpoints, digest_by_sums, digest_of_steps, identity_of
+from gdjax.training.engine import Carry, Run, execute, first_carry, recorded
 from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
+from gdjax.training.lanes import Group
+from gdjax.training.page import fit_page, fit_view, shown_in_notebook
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
+from gdjax.training.streams import Stream, first_batch
 
 
 class Report(NamedTuple):
@@ -75,6 +79,7 @@ class FitResult:
       model_state: the state of the model, None without one.
       key: the key or the seed of the shuffles and of the loss.
       interrupted: whether Ctrl-C ended the run.
+      position: where an iterable of batches stands, as JSON, see `fit(data=...)`; None for arrays.
     """
 
     params: Params
@@ -87,6 +92,7 @@ class FitResult:
     model_state: PyTree
     key: Any
     interrupted: bool
+    position: str | None = None
 
     @property
     def eval_params(self) -> Params:
@@ -104,6 +110,22 @@ class FitResult:
             f"  history: {', '.join(self.history)})"
         )
 
+    def _repr_html_(self) -> str | None:
+        return shown_in_notebook(fit_view, self)
+
+    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Write a page of the run: one HTML file that opens without network.
+
+        It has a chart of the loss, with its running mean, of each metric and of each number in aux,
+        and the hyperparameters that the next step would use. It needs Plotly: `pip install
+        "gdjax[report]"`. About 5 MB, nearly all of it plotly.js.
+
+        Args:
+          path: the file, in a folder that exists; it is written completely or not at all.
+          title: of the page.
+        """
+        fit_page(path, self, title)
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss against the step, and held-out metrics in panels below it.
 
@@ -119,6 +141,7 @@ class FitResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file: arrays by name, no Python objects."""
         about = {k: getattr(self, k) for k in NUMBERS}
+        about["has_model_state"] = self.model_state is not None  # it may have no arrays
         typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
         about["key"] = str(jax.random.key_impl(self.key)) if typed else "seed"
         trees = {k: getattr(self, k) for k in ("params", "state", "model_state", "history", "key")}
@@ -152,14 +175,16 @@ class FitResult:
             if like is not None:
                 trees[name] = from_arrays(part, like, f"FitResult.load({name}=...)")
             else:
-                trees[name] = part[""] if "" in part else nested(part) if part else None
+                known = bool(part) or name == "model_state" and about["has_model_state"]
+                trees[name] = part[""] if "" in part else nested(part) if known else None
+        del about["has_model_state"]
         key: Any = part_of(arrays, "key")[""]
         if (impl := about.pop("key")) != "seed":
             key = jax.random.wrap_key_data(jnp.asarray(key), impl=impl)
         return cls(**trees, history=nested(part_of(arrays, "history")), key=key, **about)
 
 
-NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted")  # of a FitResult
+NUMBERS = ("steps", "seconds", "diverged_at", "first_nonfinite", "interrupted", "position")
 
 
 @strict()
@@ -185,6 +210,8 @@ def fit(
     report_every: int | None = None,
     progress: bool = False,
     on_nonfinite: str = "raise",
+    directory: str | os.PathLike[str] | None = None,
+    resume: bool = True,
 ) -> FitResult:
     """Minimize a loss over data with any optimizer, as one compiled program.
 
@@ -198,13 +225,16 @@ def fit(
       params: a tree of float or complex arrays; they are copied, not donated. With `start` they
         only give the structure.
       optimizer: an `(init, update)` pair, of gdjax or another library.
-      data: a tree of arrays with the examples along axis 0, or an iterable of batches (for streams
-        that do not fit into memory).
+      data: a tree of arrays with the examples along axis 0; or an iterable of batches, trees of
+        arrays, for what does not fit into memory: a loader (of PyTorch, Grain, ...), a list of
+        tuples or dicts, an iterator. It is read in a thread while steps run, see `batches`. Batches
+        must agree in structure and dtypes; for each new shape the step is compiled once more.
       batch_size: examples in a step, drawn without replacement: each epoch is a new shuffle, and
         what is left over after its last full batch is not seen in it. None takes all data in every
         step; 1 is stochastic gradient descent. Not for an iterable, which has its own.
-      steps: number of updates; with an iterable None runs it to its end.
-      epochs: passes over the data, instead of `steps`.
+      steps: number of updates. An iterable is read as often as that needs; an iterator, which can
+        be read only once, to its end if this is None. A warning says if it ends before.
+      epochs: passes over the data, instead of `steps`; not for an iterator.
       key: a PRNG key, or an integer seed, for the shuffles and the loss. None is that of `start`,
         or seed 0.
       has_aux: whether the loss function returns `(loss, aux)`.
@@ -225,7 +255,9 @@ def fit(
         (without aux), which must then need no key and no `model_state`.
       start: a `FitResult` to continue from, with its parameters, states, step count, place in the
         shuffles, keys and history. `steps` and `epochs` are then further ones: eight runs of 8
-        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`.
+        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`. A loader
+        with `state_dict` (torchdata) or `get_state` (Grain) continues where it was; the first
+        batches of another one are read and left out; an iterator is read on.
       state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
         is `optimizer.init(params)`.
       callbacks: functions of a `Report`, called between chunks; a true result ends the run.
@@ -235,6 +267,13 @@ def fit(
       on_nonfinite: what to do when a step would make the parameters nonfinite; it is never taken.
         "raise" raises `NonfiniteError`, "warn" warns and returns what was reached before it, "stop"
         only returns it.
+      directory: where finished chunks are kept; see `sweep`. The same call goes on from them after
+        it was killed and gives the same bits; with more `steps` or `epochs` it goes on after its
+        end. Parameters may be on another mesh. A callback that has `state_dict()`, of dicts, lists,
+        arrays and what JSON can hold, and `load_state_dict(dict)` goes on too. Of an iterable of
+        batches one batch is read first, to see its shapes; an iterator must have `get_state` and
+        `set_state`.
+      resume: whether to go on from what is in `directory`; see `sweep`.
 
     Returns:
       A `FitResult`. Ctrl-C ends the run after the chunk in progress, and what is done is returned.
@@ -244,7 +283,9 @@ def fit(
         exception that ends a run which has begun, such as one of a callback or of an iterable.
       TypeError: for a loss that is no real scalar, data that is no tree of arrays, or traced values
         (see `unroll`).
-      ValueError: for data of unequal lengths or with NaN, or a batch larger than the data.
+      ValueError: for data of unequal lengths or with NaN, a batch larger than the data, or a
+        directory with another run in it.
+      RuntimeError: if another process is using the directory.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -270,6 +311,7 @@ def fit(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
+    starts_at = "optimizer" if state is None else "state"
     state = optimizer.init(params) if state is None else state
     state = with_epochs("fit", state, steps_per_epoch(data, batch_size))
     program = Program(
@@ -279,18 +321,49 @@ def fit(
     run = Run(first_carry("fit", params, state, model_state), start.steps if start else 0)
     callbacks = tuple(callbacks)
     plan = make_plan(
-        "fit", program, params, data, model_state=model_state, state=lambda: state, steps=steps,
-        epochs=epochs, done=run.done, key=key, held_out=held_out,
+        "fit", program, params, data, model_state=run.carry.model_state, state=lambda: state,
+        steps=steps, epochs=epochs, done=run.done, key=key, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, report_every=report_every,
-        reports=bool(progress or callbacks),
+        reports=bool(progress or callbacks or directory is not None),
     )  # fmt: skip
+    if start is not None and start.position is not None and isinstance(plan.data, Stream):
+        plan.data.go_to(start.position, further=True)
 
     def result(interrupted: bool = False) -> FitResult:
         return _result(plan, run, start, time.perf_counter() - started, interrupted)
 
-    with Bar(plan.total, progress, "fit") as bar, Interrupt() as interrupt, _carrying(result):
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(Bar(plan.total, progress, "fit"))
+        interrupt = stack.enter_context(Interrupt())
+        store = group = None
+        ended = False
+        if directory is not None:
+            batch = first_batch(plan.data) if isinstance(plan.data, Stream) else plan.data
+            group = Group([0], 0, plan._replace(data=batch), _places(run.carry), lambda: run.carry)
+            identity = _identity(group, run, start, starts_at, report_every)
+            store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
+        stack.enter_context(_carrying(result))
+        if store is not None and group is not None:
+            stack.callback(store.close)
+            plan = plan._replace(length=store.length)
+            if store.done[0] > run.done:
+                run.carry = group.shapes  # makes room
+                run = store.load(group, run.done) or run
+                ended = _load_callbacks(callbacks, store.beside)
+                if isinstance(plan.data, Stream):
+                    plan.data.go_to(store.beside["position"])
+
+        def on_chunk(run: Run) -> bool:
+            ends = _report(run, bar, callbacks)
+            if store is not None and group is not None:
+                place = plan.data.position if isinstance(plan.data, Stream) else None
+                beside = {"ended": ends, "callbacks": _states_of(callbacks), "position": place}
+                store.save(group, run, beside)
+            return ends or interrupt.asked
+
         bar.begin(run.done)
-        execute(plan, run, lambda run: _report(run, bar, callbacks) or interrupt.asked)
+        if not ended:
+            execute(plan, run, on_chunk)
     reached = result(interrupt.asked)
     if reached.interrupted:
         warnings.warn(
@@ -303,6 +376,45 @@ def fit(
     if bad and on_nonfinite != "stop":
         _tell_nonfinite(reached, on_nonfinite)
     return reached
+
+
+def _places(carry: Carry) -> Carry:
+    """Return the shapes of a run's arrays, with their shardings where somebody chose them."""
+
+    def one(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+
+    return jax.tree.map(one, carry)
+
+
+def _identity(
+    group: Group, run: Run, start: FitResult | None, starts_at: str, report_every: int | None
+) -> dict[str, Any]:
+    """Return what decides the numbers of a run that is to begin."""
+    params, state, model_state, *_ = run.carry
+    begun = None if start is None else [run.done, digest_by_sums((params, state, model_state))]
+    parts = {
+        "params": params,
+        "model_state": model_state,
+        starts_at: state,
+    }
+    digests = {k: digest_by_sums(v) if start is None else None for k, v in parts.items()}
+    program = digest_of_steps(group.plan, run.carry)
+    more = {"start": begun, "program": program, **digests}
+    return identity_of(group.plan, run.carry, report_every, more)
+
+
+def _states_of(callbacks: tuple[Callable, ...]) -> list[Any]:
+    """Return what callbacks want to have back after the run was killed."""
+    return [c.state_dict() if hasattr(c, "state_dict") else None for c in callbacks]
+
+
+def _load_callbacks(callbacks: tuple[Callable, ...], beside: dict[str, Any]) -> bool:
+    """Give callbacks their states back; return whether one of them had ended the run."""
+    for callback, state in zip(callbacks, beside["callbacks"], strict=False):
+        if state is not None and hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(state)
+    return beside["ended"]
 
 
 def _check_start(
@@ -384,6 +496,7 @@ def _result(
         model_state=run.carry.model_state,
         key=plan.key,
         interrupted=interrupted,
+        position=plan.data.position if isinstance(plan.data, Stream) else None,
     )
 
 

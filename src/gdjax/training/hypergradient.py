@@ -21,7 +21,13 @@ from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.types import Key, LossFn, P, Pair, Params, PyTree
 from gdjax.training.engine import draw
 from gdjax.training.epochs import with_epochs
-from gdjax.training.inputs import as_key, check_batch_size
+from gdjax.training.inputs import (
+    as_key,
+    check_batch_size,
+    check_loss_output,
+    one_batch,
+    rebuilt,
+)
 
 FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
 
@@ -36,8 +42,9 @@ def unroll(
     steps: int,
     batch_size: int | None = None,
     key: Key | None = None,
+    model_state: PyTree = None,
     checkpoint: bool = True,
-) -> Params:
+) -> Params | tuple[Params, PyTree]:
     """Train and return the parameters, differentiably: `fit` for use inside a function.
 
     The batches are those of `fit` with the same key. Every argument may be traced: numbers in the
@@ -51,12 +58,14 @@ def unroll(
       steps: number of updates >= 1.
       batch_size: as in `fit`.
       key: as in `fit`.
+      model_state: as in `fit`; the loss is then `loss_fn(params, model_state, batch)`, which
+        returns `(loss, model_state)`.
       checkpoint: whether reverse mode keeps only every sqrt(steps)-th state and computes those in
         between once more: memory of 2 sqrt(steps) states instead of `steps`, for one more forward
         pass.
 
     Returns:
-      The trained parameters.
+      The trained parameters, or `(params, model_state)` if a `model_state` is given.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -70,6 +79,12 @@ def unroll(
     """
     check_integer("unroll(steps=...)", steps)
     init, update = with_extra_args_support(optimizer)
+    has_model_state = model_state is not None
+    if not is_array_tree(model_state):
+        raise TypeError(
+            f"unroll(model_state=...) must be a tree of arrays, got {shown(model_state)}."
+        )
+    model_state = jax.tree.map(jnp.asarray, model_state)
     if not is_array_tree(data) or not all(map(jnp.ndim, jax.tree.leaves(data) or [0])):
         raise TypeError(
             "unroll(data=...) must be a tree of arrays with the examples along axis 0, got "
@@ -81,22 +96,36 @@ def unroll(
     if batch_size is not None:
         check_batch_size("unroll", batch_size, examples)
         picks = draw(key, jnp.zeros((), jnp.int32), steps, examples, batch_size)
+    state = with_epochs("unroll", init(params), examples // (batch_size or examples))
+    given = (params, rebuilt(model_state)) if has_model_state else (params,)
+    out = jax.eval_shape(loss_fn, *given, one_batch(data, batch_size))
+    check_loss_output("unroll", out, False, has_model_state, model_state)
 
     def step(carry, now):
         i, picked = now
         batch = data if picked is None else jax.tree.map(lambda x: x[picked], data)
-        params, state = carry
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        params, state, model_state = carry
+
+        def loss_and_state(p):
+            if not has_model_state:
+                return loss_fn(p, batch), None
+            return loss_fn(p, rebuilt(model_state), batch)
+
+        (loss, new), grads = jax.value_and_grad(loss_and_state, has_aux=True)(params)
         updates, state = update(
             grads, state, params, value=loss, grad=grads,
-            value_fn=lambda p: loss_fn(p, batch), key=jax.random.fold_in(key, i),
+            value_fn=lambda p: loss_and_state(p)[0], key=jax.random.fold_in(key, i),
         )  # fmt: skip
-        return (apply_updates(params, updates), state), None
+        return (apply_updates(params, updates), state, new), None
 
-    carry = (params, with_epochs("unroll", init(params), examples // (batch_size or examples)))
+    def trained(carry):
+        params, _, model_state = carry
+        return (params, model_state) if has_model_state else params
+
+    carry = (params, state, model_state)
     every = jnp.arange(steps, dtype=jnp.int32), picks
     if not checkpoint:
-        return jax.lax.scan(step, carry, every)[0][0]
+        return trained(jax.lax.scan(step, carry, every)[0])
     length = math.isqrt(steps)
     whole = steps // length * length
 
@@ -106,7 +135,7 @@ def unroll(
     parts = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), every)
     carry, _ = jax.lax.scan(jax.checkpoint(segment), carry, parts)
     rest = jax.tree.map(lambda x: x[whole:], every)
-    return segment(carry, rest)[0][0]
+    return trained(segment(carry, rest)[0])
 
 
 @strict()

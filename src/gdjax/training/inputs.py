@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +12,11 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.checks import check_integer, leaf_name
-from gdjax.core.kinds import is_array
+from gdjax.core.numerics import scalar_dtype
 from gdjax.core.remember import remembered, remembered_with_owners
 from gdjax.core.types import Key, LossFn, OptState, Params, PyTree
+from gdjax.training.foreign import as_arrays, check_fits
+from gdjax.training.streams import Stream, is_stream
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
 STREAM_CHUNK = 100  # steps between two looks at a stream's losses
@@ -71,12 +73,12 @@ class Plan(NamedTuple):
 
     caller: str  # the function that errors name
     program: Program
-    data: PyTree  # arrays on the device, or an iterable of batches
+    data: PyTree  # arrays on the device, or a `Stream`
     examples: int  # 0 for a stream
     key: Key  # a key, or an integer for a program to make one of
     total: int | None  # steps; None: to the end of the stream
     length: int  # steps in a chunk
-    held_out: PyTree  # arrays, or a re-iterable of batches
+    held_out: PyTree  # arrays, or a `Stream`
     measure: Measure | None
 
 
@@ -120,13 +122,15 @@ def make_plan(
     if report_every is not None:
         check_integer(f"{caller}(report_every=...)", report_every)
     if is_stream(data):
-        if epochs is not None or program.batch_size is not None:
+        if program.batch_size is not None:
             raise ValueError(
-                f"{caller}: epochs and batch_size go with arrays; an iterable has its own batches."
+                f"{caller}(batch_size=...) is for arrays; an iterable has its own batches. (A list "
+                "is batches, a tuple is arrays with the examples along axis 0.)"
             )
-        if steps is not None:
-            check_integer(f"{caller}(steps=...)", steps)
-        examples, total, length = 0, steps, report_every or STREAM_CHUNK
+        data = Stream(caller, data, steps, epochs)
+        examples, total, length = 0, steps or data.total, report_every or STREAM_CHUNK
+        if total and not report_every and (reports or held_out is not None):
+            length = min(STREAM_CHUNK, chunk_length(total, None, True))
     else:
         data, examples = check_arrays(f"{caller}(data=...)", data)
         batch_size = program.batch_size
@@ -152,25 +156,19 @@ def make_plan(
 # --- data -----------------------------------------------------------------------------------------
 
 
-def is_stream(data: PyTree) -> bool:
-    """Return whether `data` is an iterable of batches, not a tree of arrays."""
-    is_leaf = jax.tree_util.all_leaves([data])
-    no_batches = isinstance(data, (str, bytes)) or hasattr(data, "dtype")
-    return is_leaf and isinstance(data, Iterable) and not no_batches
-
-
 def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
     """Return the data on the device and the number of examples, after checking them."""
-    leaves, treedef = jax.tree.flatten(data)
+    leaves, treedef = as_arrays(what, data)
     if not leaves:
         raise ValueError(f"{what} has no arrays in it, got {data!r}.")
     for i, x in enumerate(leaves):
-        if not hasattr(x, "dtype") or not np.shape(x) or not is_array(x):
+        if not x.ndim:
             raise TypeError(
                 f"{what} must be a tree of arrays with the examples along axis 0, or an iterable "
-                f"of batches; got {type(x).__name__} of shape {np.shape(x)} at "
-                f"{leaf_name(data, i)!r}."
+                f"of batches; got a single number at {leaf_name(data, i)!r}."
             )
+        if isinstance(x, np.ndarray) and scalar_dtype() == np.float32:
+            check_fits(what, data, i, x)
     if len(set(map(len, leaves))) > 1:
         sizes = {leaf_name(data, i): len(x) for i, x in enumerate(leaves)}
         raise ValueError(
@@ -268,19 +266,25 @@ def check_loss(
     caller: str, program: Program, params: Params, model_state: PyTree, batch: PyTree
 ) -> None:
     """Raise unless the loss function gives one real number (and maybe a state, and aux)."""
-    given = out = traced_loss(program, params, model_state, batch).out_info
-    both = program.has_model_state and program.has_aux
-    if program.has_model_state or program.has_aux:
-        whole = _is_pair(given) and (not both or _is_pair(given[1]))
-        if not whole:
-            flags = "model_state=..." if program.has_model_state else "has_aux=True"
+    out = traced_loss(program, params, model_state, batch).out_info
+    check_loss_output(caller, out, program.has_aux, program.has_model_state, model_state)
+
+
+def check_loss_output(
+    caller: str, out: Any, has_aux: bool, has_model_state: bool, model_state: PyTree
+) -> None:
+    """Raise unless these shapes are what a loss function must return."""
+    both = has_model_state and has_aux
+    if has_model_state or has_aux:
+        if not (_is_pair(out) and (not both or _is_pair(out[1]))):
+            flags = "model_state=..." if has_model_state else "has_aux=True"
             flags += " and has_aux=True" if both else ""
-            more = "(model_state, aux)" if both else "aux" if program.has_aux else "model_state"
+            more = "(model_state, aux)" if both else "aux" if has_aux else "model_state"
             raise TypeError(
                 f"{caller}: with {flags} loss_fn must return (loss, {more}), got {out}."
             )
-        out, more = given
-        if program.has_model_state:
+        out, more = out
+        if has_model_state:
             _check_model_state(caller, model_state, more[0] if both else more)
     if isinstance(out, tuple):
         raise TypeError(
@@ -324,7 +328,12 @@ def traced_loss(program: Program, params: Params, model_state: PyTree, batch: Py
 
 def loss_inputs(program: Program, params: Params, model_state: PyTree) -> tuple[PyTree, ...]:
     """Return the arguments of the loss function before the batch."""
-    return (params, model_state) if program.has_model_state else (params,)
+    return (params, rebuilt(model_state)) if program.has_model_state else (params,)
+
+
+def rebuilt(tree: PyTree) -> PyTree:
+    """Return a tree of the same leaves for one call: some, as Equinox's, can be used only once."""
+    return jax.tree.map(lambda x: x, tree)
 
 
 @remembered
@@ -345,14 +354,14 @@ def _checked_held_out(caller: str, held_out: PyTree, size: int | None) -> tuple[
             f"{caller}(held_out_batch_size=...) goes with arrays; the batches of an iterable have "
             f"their own size, got {size}."
         )
-    if iter(held_out) is held_out:
+    if isinstance(held_out, Iterator):
         raise TypeError(
             f"{what} must be arrays or an iterable that can be read again and again, such as a "
             f"list of batches or a loader, got {type(held_out).__name__}, which can be read once."
         )
-    for batch in held_out:
-        return held_out, jax.tree.map(jnp.asarray, batch)
-    raise ValueError(f"{what} gave no batch.")
+    stream = Stream(caller, held_out, None, 1, "held_out")
+    with stream.reading(0, 1) as reading:
+        return stream, reading.take(1)[0].tree
 
 
 def _checked_measure(

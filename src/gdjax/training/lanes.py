@@ -34,12 +34,12 @@ from gdjax.training.inputs import (
     Plan,
     Program,
     as_key,
-    is_stream,
     make_plan,
     one_batch,
     traced_loss,
 )
 from gdjax.training.jax_details import has_convolution
+from gdjax.training.streams import is_stream
 from gdjax.training.trials import SEEDS, Config, columns, is_number, static_parts
 
 LARGE = 4096  # parameters: a lane with at least this many uses a whole CPU core
@@ -78,29 +78,43 @@ class Kind:
     functions: tuple[Callable, ...]  # static values that the state may hold
     sharding: NamedSharding | None
 
-    def groups(self, done: np.ndarray) -> list[Group]:
-        """Return groups of lanes that have done the same number of steps, of all (lanes,)."""
-        steps = done[self.lanes]
-        rows = [np.flatnonzero(steps == step) for step in np.unique(steps)[::-1]]
+    def groups(
+        self, done: np.ndarray, lanes: Sequence[int] | None = None, size: int | None = None
+    ) -> list[Group]:
+        """Return groups of lanes that have done the same number of steps.
+
+        Args:
+          done: steps, of all (lanes,) of the sweep.
+          lanes: some of this kind's lanes; None is all.
+          size: rows of a group; of another size than `self.size`, a group cannot start anew.
+        """
+        size = self.size if size is None else size
+        rows = np.arange(len(self.lanes)) if lanes is None else np.searchsorted(self.lanes, lanes)
+        steps = done[self.lanes][rows]
         return [
-            self._group(part[at : at + self.size])
-            for part in rows
-            for at in range(0, len(part), self.size)
+            self._group(part[at : at + size], size)
+            for step in np.unique(steps)[::-1]
+            for part in [rows[steps == step]]
+            for at in range(0, len(part), size)
         ]
 
-    def _group(self, rows: np.ndarray) -> Group:
-        rows_padded = rows[padded_rows(0, self.size, len(rows))]
+    def _group(self, rows: np.ndarray, size: int) -> Group:
+        rows_padded = rows[padded_rows(0, size, len(rows))]
         numbers = jax.device_put({k: v[rows_padded] for k, v in self.table.items()})
         plan = self.plan
         if plan.program.own_keys:
             seeds = self.table["batch_seed" if "batch_seed" in self.table else "seed"][rows_padded]
             plan = plan._replace(key=_keys_of_lanes(self.sharding)(plan.key, seeds))
         structure = jax.tree.structure(self.shapes)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=x.sharding),
+            self.shapes,
+        )
 
         def begin():
             return structure.unflatten(self.begin(numbers, self.given))
 
-        return Group([self.lanes[i] for i in rows], self.index, plan, self.shapes, begin)
+        return Group([self.lanes[i] for i in rows], self.index, plan, shapes, begin)
 
     def lane_shapes(self) -> Carry:
         """Return the shapes of a single lane's carry, on any device."""
@@ -149,7 +163,7 @@ def make_kinds(
     parts = static_parts(configs)
     if is_stream(data) and (len(parts) > 1 or lanes_per_program not in (None, len(configs))):
         raise ValueError(
-            f"{caller}(data=...): an iterable can be read only once, so all {len(configs)} lanes "
+            f"{caller}(data=...): an iterable is read once for all lanes, so all {len(configs)} "
             f"must be in one program; got lanes_per_program={lanes_per_program} and {len(parts)} "
             "combinations of static values. Give arrays, or run one sweep for each combination."
         )

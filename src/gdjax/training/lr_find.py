@@ -8,6 +8,7 @@ at its minimum; the lower of the two is `low`. Deviations: none.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -98,6 +99,7 @@ def lr_find(
     key: Key | None = None,
     has_aux: bool = False,
     needs_key: bool = False,
+    model_state: PyTree = None,
 ) -> RangeTest:
     """Find a range of good learning rates by one short run in which the rate grows.
 
@@ -119,6 +121,7 @@ def lr_find(
       key: as in `fit`.
       has_aux: as in `fit`.
       needs_key: as in `fit`.
+      model_state: as in `fit`, where the run starts; it is not changed.
 
     Returns:
       A `RangeTest`.
@@ -148,14 +151,18 @@ def lr_find(
         state = with_hyperparams(init(params), **{name: _Ramp(low, high, steps - 1.0)})
     except ValueError as error:
         raise ValueError(f"lr_find(name={name!r}) must be one hyperparameter. {error}") from error
-    functions = functions_in(state)
-    program = Program(
-        loss_fn, update, has_aux, needs_key, batch_size=batch_size, functions=functions
-    )
-    plan = make_plan("lr_find", program, params, data, steps=steps, key=key)
     state = with_epochs("lr_find", state, steps_per_epoch(data, batch_size))
-    run = Run(first_carry("lr_find", params, state))
-    execute(plan, run)
+    run = Run(first_carry("lr_find", params, state, model_state))
+    program = Program(
+        loss_fn, update, has_aux, needs_key, model_state is not None, batch_size,
+        functions=functions_in(state),
+    )  # fmt: skip
+    plan = make_plan(
+        "lr_find", program, params, data, model_state=run.carry.model_state, steps=steps, key=key
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lr_find: the iterator ended")  # it is an error below
+        execute(plan, run)
     diverged_at = int(run.carry.diverged_at)
     losses = recorded(plan, run)[0][: diverged_at + 1 if diverged_at >= 0 else None]
     losses = losses.astype(np.float64)

@@ -26,14 +26,14 @@ from gdjax.training.engine import Run
 from gdjax.training.inputs import as_generator, as_key
 from gdjax.training.lanes import naming, padded_rows
 from gdjax.training.pool import Pool, carry_of, rows_of
-from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_race_options
+from gdjax.training.racing import RaceOptions, check_judge, check_rereadable, with_options
 from gdjax.training.repeats import lanes_of_points
 from gdjax.training.result import SweepResult
 from gdjax.training.trials import SEEDS, Config, Space, as_configs, columns, static_parts
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def population_based_training(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -125,7 +125,12 @@ def population_based_training(
     random = as_generator(as_key(0 if key is None else key))
     with Pool(
         name, loss_fn, params, optimizer, configs, data,
-        steps=steps, report_every=every, key=key, **options,
+        steps=steps, report_every=every, key=key, together=True,
+        rules={
+            "steps": steps, "every": every, "share": share, "by": by, "mode": mode,
+            "perturb": {k: list(v) for k, v in perturb.items()},
+        },
+        **options,
     ) as pool:  # fmt: skip
         with naming(f"{name}(perturb=...)"), weak_functions():  # now, not after the first steps
             for group in pool.groups:
@@ -140,6 +145,9 @@ def population_based_training(
             for other, factor in factors.items():
                 values[other] = values[other][parent]
                 values[other][members] *= factor[:, None]
+            if (noted := pool.noted()) is not None:  # by another version of NumPy, perhaps
+                parent, values = noted["parent"], {k: noted[f"new {k}"] for k in values}
+            pool.note({"parent": parent} | {f"new {k}": v for k, v in values.items()})
             _copy(pool, parent, values)
             parents.append(parent)
             for other, value in values.items():
@@ -179,7 +187,13 @@ def _exchange(
 
 
 def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-    """Copy the parents' rows on the device and set the new hyperparameters."""
+    """Copy the parents' rows on the device and set the new hyperparameters.
+
+    What is on disk has been copied before it was written.
+    """
+    pool.diverged_at = pool.diverged_at[parent]
+    if any(group.run is None for group in pool.groups):
+        return
     row_of, carries, copies = rows_of(pool.groups), [carry_of(g) for g in pool.groups], []
     for group in pool.groups:
         size = group.shapes.diverged_at.shape[0]
@@ -190,7 +204,6 @@ def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
             copies.append(_program(pool.devices.sharding)(carries, rows, numbers))
     for group, carry in zip(pool.groups, copies, strict=True):
         group.run = Run(carry, pool.done)
-    pool.diverged_at = pool.diverged_at[parent]
 
 
 def _set(states: PyTree, numbers: Mapping[str, jax.Array]) -> PyTree:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from gdjax.core.checks import check_choice
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import LossFn, Params, PyTree
-from gdjax.training.checkpoint import Checkpoints, identity_of
+from gdjax.training.checkpoint import Checkpoints, identity_of_lanes
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, to_host
 from gdjax.training.inputs import RESERVED
 from gdjax.training.lanes import Group, make_kinds, padded_rows
@@ -48,26 +48,52 @@ class Pool:
         progress: bool = False,
         directory: Any = None,
         resume: bool = True,
+        rules: Mapping[str, Any] | None = None,
+        together: bool = False,
         **options: Any,
     ):
-        """Check and compile everything; `options` are those of `make_kinds`."""
+        """Check and compile everything; `options` are those of `make_kinds`.
+
+        Args:
+          caller: the function that the user called.
+          loss_fn: see `sweep`.
+          params: see `sweep`.
+          optimizer: see `sweep`.
+          configs: one for each lane.
+          data: see `sweep`.
+          progress: see `sweep`.
+          directory: see `sweep`.
+          resume: see `sweep`.
+          rules: those of a race, by argument: they decide numbers, too.
+          together: whether a lane may copy another, so that all must resume from one step.
+          **options: see `make_kinds`.
+        """
         self.started = time.perf_counter()
         kinds, self.devices = make_kinds(
             caller, loss_fn, params, optimizer, configs, data,
             reports=progress or directory is not None, **options,
         )  # fmt: skip
-        self.caller, self.configs, self.kinds = caller, configs, len(kinds)
-        plan, reached = kinds[0].plan, np.zeros(len(configs), int)
+        self.caller, self.configs, self.kinds = caller, configs, kinds
+        plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
         self.checkpoints: Checkpoints | None = None
         if directory is not None:
             if not plan.examples:
-                raise ValueError(
-                    f"{caller}(directory=...) needs arrays: no run can resume a stream."
-                )
-            identity = identity_of(configs, kinds)
-            self.checkpoints = Checkpoints(caller, directory, resume, identity, len(configs))
-            reached = self.checkpoints.done
-        self.groups = [group for kind in kinds for group in kind.groups(reached)]
+                raise ValueError(f"{caller}(directory=...) needs arrays, not an iterable.")
+            identity = identity_of_lanes(configs, kinds, options.get("report_every"), rules or {})
+            self.checkpoints = Checkpoints(
+                caller,
+                directory,
+                resume,
+                identity,
+                len(configs),
+                plan,
+                workers=self.devices.workers,
+                together=together,
+            )
+            self.reached = self.checkpoints.done
+            for kind in kinds:
+                kind.plan = kind.plan._replace(length=self.checkpoints.length)
+        self.groups = [group for kind in kinds for group in kind.groups(self.reached)]
         self.done = 0
         self.history: dict[str, Any] = {}
         self.steps = np.zeros(len(configs), int)
@@ -92,6 +118,9 @@ class Pool:
     def advance(self, stop: int | None = None) -> bool:
         """Run every lane to step `stop`, or to the end.
 
+        Lanes that had gone further before the run was killed stay on disk; what they recorded up to
+        this step is read.
+
         Returns:
           Whether to stop: after Ctrl-C, or if no lane is alive.
 
@@ -103,16 +132,18 @@ class Pool:
         compiled: dict[int, Any] = {}
         if self.devices.in_threads(len(self.groups)):
             for group in self.groups:
-                if group.kind not in compiled:
+                if group.kind not in compiled and not self._is_ahead(group, stop):
                     compiled[group.kind] = compile_plan(group.plan, group.shapes, start, stop)
 
         def run(index: int) -> None:
             group = self.groups[index]
             if group.run is None:
+                if self._is_ahead(group, stop):
+                    return
+                group.run = self.checkpoints and self.checkpoints.load(group, start)
                 if self.interrupt.asked:
                     return
-                saved = self.checkpoints and self.checkpoints.load(group)
-                group.run = saved or Run(group.start())
+                group.run = group.run or Run(group.start())
                 display.begin(index, group.run.done)
 
             def on_chunk(run: Run) -> bool:
@@ -132,9 +163,15 @@ class Pool:
         for group in self.groups:
             if group.run is not None:
                 self._record(group, group.run, start, reported)
+            elif stop is not None and self.checkpoints and self._is_ahead(group, stop):
+                self._record(group, self.checkpoints.recorded(group, start, stop), start, reported)
         if not self.history:
             raise KeyboardInterrupt
         return self.interrupt.asked or bool((self.diverged_at[self.lanes] >= 0).all())
+
+    def _is_ahead(self, group: Group, stop: int | None) -> bool:
+        """Return whether a group is on disk, at a step after `stop`."""
+        return group.run is None and stop is not None and self.reached[group.lanes[0]] > stop
 
     def _record(self, group: Group, run: Run, start: int, reported: int) -> None:
         """Move what a group recorded since step `start` into the history."""
@@ -160,6 +197,15 @@ class Pool:
         steps = np.where(stopped_at >= 0, stopped_at, run.done)
         self.steps[group.lanes] = np.where(diverged_at >= 0, diverged_at, steps)
         self.done = max(self.done, run.done)
+
+    def note(self, notes: dict[str, np.ndarray]) -> None:
+        """Keep name -> (lanes,) on disk together with the chunks from here on."""
+        if self.checkpoints:
+            self.checkpoints.notes = notes
+
+    def noted(self) -> dict[str, np.ndarray] | None:
+        """Return what was noted here before the run was killed, or None."""
+        return self.checkpoints and self.checkpoints.noted(self.done)
 
     def final_losses(self) -> np.ndarray:
         """Return what `SweepResult.final_loss` would be now."""
@@ -188,19 +234,23 @@ class Pool:
         """Merge some lanes, at least one, on the device, a program for each kind; drop the rest.
 
         A group gets the least of `sizes` that is enough; None is as many rows as there are lanes.
+        Lanes that are on disk stay there, in groups of the size that they had when they ran.
         """
         wanted, groups = set(lanes), []
-        for kind in range(self.kinds):
-            old = [group for group in self.groups if group.kind == kind]
+        for kind in self.kinds:
+            old = [group for group in self.groups if group.kind == kind.index]
+            on_disk = [lane for g in old if g.run is None for lane in g.lanes if lane in wanted]
+            old = [group for group in old if group.run is not None]
             row_of = {lane: row for lane, row in rows_of(old).items() if lane in wanted}
-            if not row_of:
+            if not on_disk and not row_of:
                 continue
             kept, rows = list(row_of), np.array(list(row_of.values()))
-            size = self.devices.share(len(kept))
+            size = self.devices.share(len(kept) + len(on_disk))
             if sizes is not None:
                 size = min((n for n in sizes if n >= size), default=max(sizes))
+            groups += kind.groups(self.reached, sorted(on_disk), size)
             parts = [(carry_of(group), group.own_keys) for group in old]
-            if on_host := self.devices.workers > 1:  # without a program to compile
+            if on_host := bool(parts) and self.devices.workers > 1:  # without a program to compile
                 parts = _joined(to_host(parts))
             for at in range(0, len(kept), size):
                 part = padded_rows(at, size, len(kept))
@@ -212,7 +262,7 @@ class Pool:
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(
-                        kept[at : at + size], kind, plan, _shapes(carry), old[0].start,
+                        kept[at : at + size], kind.index, plan, _shapes(carry), old[0].start,
                         Run(carry, self.done),
                     )
                 )  # fmt: skip
@@ -226,7 +276,7 @@ class Pool:
         kinds = np.concatenate([[group.kind] * len(group.lanes) for group in groups])
         states = [
             _rows(_joined(states), np.argsort(order[kinds == kind])) if states else None
-            for kind in range(self.kinds)
+            for kind in range(len(self.kinds))
             for states in [
                 [c.state for g, c in zip(groups, carries, strict=True) if g.kind == kind]
             ]
@@ -236,7 +286,7 @@ class Pool:
             configs=columns(self.configs) if configs is None else configs,
             params=_rows(_joined([carry.params for carry in carries]), rows),
             model_state=_rows(_joined([carry.model_state for carry in carries]), rows),
-            state=states[0] if self.kinds == 1 else tuple(states),
+            state=states[0] if len(self.kinds) == 1 else tuple(states),
             history=self.history | history,
             diverged_at=self.diverged_at,
             stopped_at=self.stopped_at,

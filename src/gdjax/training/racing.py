@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -20,10 +21,10 @@ import numpy as np
 
 from gdjax.core.checks import bound_arguments, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
-from gdjax.training.inputs import is_stream
 from gdjax.training.pool import Pool
 from gdjax.training.repeats import checked_mode, lanes_of_points, rank
 from gdjax.training.result import SweepResult
+from gdjax.training.streams import is_stream
 from gdjax.training.sweep import sweep
 from gdjax.training.trials import Config, Space, as_configs, columns, sampled
 
@@ -31,8 +32,8 @@ A = ParamSpec("A")
 R = TypeVar("R")
 
 
-class RaceOptions(TypedDict, total=False):
-    """The options of `sweep` that every race has, too."""
+class LaneOptions(TypedDict, total=False):
+    """The options of `sweep` that whatever trains lanes has, too."""
 
     batch_size: int | None
     has_aux: bool
@@ -46,25 +47,36 @@ class RaceOptions(TypedDict, total=False):
     lanes_per_program: int | None
 
 
-def with_race_options(race: Callable[A, R]) -> Callable[A, R]:
-    """Name the `RaceOptions` in the signature of a race, and check calls against it."""
-    signature = inspect.signature(race)
-    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    of_sweep = inspect.signature(sweep).parameters
-    named += [of_sweep[name] for name in RaceOptions.__annotations__]
-    signature = signature.replace(parameters=named)
+class RaceOptions(LaneOptions, total=False):
+    """The options of `sweep` that every race has, too."""
 
-    @functools.wraps(race)
-    def checked(*args: A.args, **kwargs: A.kwargs) -> R:
-        bound_arguments(race.__name__, signature, args, kwargs)
-        return race(*args, **kwargs)
+    directory: str | os.PathLike[str] | None
+    resume: bool
 
-    vars(checked)["__signature__"] = signature
-    return checked
+
+def with_options(options: type) -> Callable[[Callable[A, R]], Callable[A, R]]:
+    """Name `LaneOptions` or `RaceOptions` in a signature, and check calls against it."""
+
+    def decorate(race: Callable[A, R]) -> Callable[A, R]:
+        signature = inspect.signature(race)
+        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        of_sweep = inspect.signature(sweep).parameters
+        named += [of_sweep[name] for name in options.__annotations__]
+        signature = signature.replace(parameters=named)
+
+        @functools.wraps(race)
+        def checked(*args: A.args, **kwargs: A.kwargs) -> R:
+            bound_arguments(race.__name__, signature, args, kwargs)
+            return race(*args, **kwargs)
+
+        vars(checked)["__signature__"] = signature
+        return checked
+
+    return decorate
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def successive_halving(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -105,7 +117,7 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
-        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program.
+        held_out_batch_size, metric_fn, progress, vectorize, lanes_per_program, directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors' lanes, `steps` says how far each lane got, and
@@ -133,12 +145,12 @@ def successive_halving(
 
     return _race(
         "successive_halving", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def hyperband(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -212,14 +224,14 @@ def hyperband(
 
     result = _race(
         "hyperband", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        key=key, **options,
+        rules={"eta": eta, "min_steps": min_steps, "by": by, "mode": mode}, key=key, **options,
     )  # fmt: skip
     result.configs["bracket"] = brackets
     return result
 
 
 @strict()
-@with_race_options
+@with_options(RaceOptions)
 def median_stop(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -290,7 +302,7 @@ def median_stop(
 
     return _race(
         "median_stop", loss_fn, params, optimizer, configs, data, steps, rungs, survivors,
-        report_every=every, key=key, **options,
+        rules={"every": every, "grace": grace}, report_every=every, key=key, **options,
     )  # fmt: skip
 
 
@@ -305,13 +317,15 @@ def _race(
     rungs: Sequence[int],
     survivors: Callable[[int, Pool], list[np.ndarray]],
     *,
+    rules: Mapping[str, Any],
     report_every: int | None = None,
     **options: Any,
 ) -> SweepResult:
     check_rereadable(caller, data)
     with Pool(
         caller, loss_fn, params, optimizer, configs, data,
-        steps=steps, report_every=report_every or (*rungs, steps)[0], **options,
+        steps=steps, report_every=report_every or (*rungs, steps)[0],
+        rules={"steps": steps, **rules}, **options,
     ) as pool:  # fmt: skip
         for i, rung in enumerate([*rungs, steps]):
             if rung > pool.done and pool.advance(rung):
@@ -369,4 +383,7 @@ def check_judge(caller: str, by: str, mode: str | None, options: Mapping[str, An
 def check_rereadable(caller: str, data: PyTree) -> None:
     """Raise for a stream: it can be read only once, and a race reads data again after a rung."""
     if is_stream(data):
-        raise ValueError(f"{caller}(data=...) must be arrays; a race reads them more than once.")
+        raise ValueError(
+            f"{caller}(data=...) must be arrays, as a race reads them more than once; got an "
+            "iterable of batches. (A list is batches, a tuple is arrays.)"
+        )

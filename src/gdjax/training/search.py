@@ -21,14 +21,14 @@ from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.kinds import shown
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
-from gdjax.training.checkpoint import identity_of
+from gdjax.training.checkpoint import identity_of_lanes
 from gdjax.training.devices import Devices, all_devices
 from gdjax.training.engine import Carry, metric_program, to_host
 from gdjax.training.inputs import check_arrays, check_batch_size, count_steps, is_stream
 from gdjax.training.lanes import Kind, make_kinds, make_start
 from gdjax.training.pool import Pool, carry_of
 from gdjax.training.progress import Bar
-from gdjax.training.racing import RaceOptions, check_judge, with_race_options
+from gdjax.training.racing import LaneOptions, check_judge, with_options
 from gdjax.training.repeats import mean_and_error
 from gdjax.training.search_result import BestTrial, SearchResult, as_trials, best_of
 from gdjax.training.study import (
@@ -52,7 +52,7 @@ RUNGS = 3  # by default
 
 
 @strict()
-@with_race_options
+@with_options(LaneOptions)
 def search(
     loss_fn: LossFn,
     params: Params | Callable[..., Params],
@@ -75,7 +75,7 @@ def search(
     storage: str | os.PathLike[str] | BaseStorage | None = None,
     study_name: str | None = None,
     resume: bool = True,
-    **options: Unpack[RaceOptions],
+    **options: Unpack[LaneOptions],
 ) -> SearchResult:
     """Search a space of hyperparameters with a sampler of Optuna (`pip install "gdjax[search]"`).
 
@@ -296,13 +296,13 @@ class _Rounds:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the values of trials, by the arguments' names."""
-        identity = identity_of(self.rows, self.kinds)
-        identity |= {
+        rules = {
+            "steps": self.kinds[0].plan.total,
             "space": self.dimensions.described(),
             "by": [self.by, self.mode],
             "seeds": sorted({row["seed"] for row in self.rows if "seed" in row}),
         }
-        del identity["report_every"]
+        identity = identity_of_lanes(self.rows, self.kinds, None, rules)
         if self.is_static:  # which programs there are is not known before all have been tried
             del identity["program"]
             identity["optimizer"] = str(words(column([self.optimizer]))[0])
