@@ -30,6 +30,7 @@ import precondition
 import programs
 import recording
 import report
+import search
 import solving
 import steps
 import sweeps
@@ -40,7 +41,7 @@ import gdjax
 
 MODULES = (
     programs, steps, matrix, precondition, wrapped, recording, hypergradients, fitting, sweeps,
-    lanes, solving,
+    search, lanes, solving,
 )  # fmt: skip
 WORKLOADS = {
     f"{module.__name__}.{name}": run for module in MODULES for name, run in module.WORKLOADS.items()
