@@ -341,6 +341,27 @@ def test_the_same_result_gives_the_same_bytes(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html", "c.html", "r.npz"]
 
 
+def test_functions_have_names_and_no_addresses(page, tmp_path):
+    configs = [{"kind": kind, "rate": 0.1} for kind in (gdjax.adam, lambda r: gdjax.sgd(r))]
+    result = dataclasses.replace(made(configs, [1.0, 2.0]), state=(np.zeros(1), np.zeros(1)))
+    shown = page(result)
+    assert "kind = adam, rate = 0.1" in shown.text
+    assert [row[1] for row in shown.tables["points"][1:]] == ["adam", "<lambda>"]
+    text = (tmp_path / "page.html").read_text()
+    assert not re.search(r"function [\w.<>]+ at 0x|&lt;function", text)
+    assert (
+        "<td>adam</td>" in result._repr_html_() and "<td>adam</td>" in result.best()._repr_html_()
+    )
+
+
+def test_bars_of_errors_are_inside_of_the_axis(page):
+    result = made(crossed(2, rate=[0.1, 0.2]), [1.0, 9.0, 2.0, 2.5], diverged={2: 3})
+    chart = page(result).charts["slice-0"]
+    (bad, good), ends = chart["data"], chart["layout"]["yaxis"]["range"]
+    mean, error = good["y"][0], good["error_y"]["array"][0]
+    assert ends[0] < mean - error and mean + error < bad["y"][0] < ends[1]
+
+
 def test_bad_arguments_are_named_before_anything_is_written(tmp_path):
     result = twelve()
     for path in (tmp_path, tmp_path / "no" / "a.html"):

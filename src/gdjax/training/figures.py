@@ -244,7 +244,8 @@ def slices(
             text=[texts[i] for i in at], customdata=at.tolist(), hovertemplate=hover, **more,
         )  # fmt: skip
 
-    edge, limit = _edge(means[good], log, mode)
+    bars = np.where(np.isfinite(errors), errors, 0.0)[good]
+    edge, limit = _edge(means[good], log, mode, bars)
     if (~good).any():
         bad = np.full(len(means), edge)
         marker = {"symbol": "x", "size": 7, "color": FAILED}
@@ -254,8 +255,8 @@ def slices(
             yanchor="bottom", showarrow=False, font={"size": 11, "color": FAILED},
         )  # fmt: skip
     shown = [point_colours[i] for i in np.flatnonzero(good).tolist()]
-    bars = {"type": "data", "array": np.nan_to_num(errors[good]).tolist(), "thickness": 1}
-    bars = {"error_y": bars | {"color": "#999", "width": 2}} if np.isfinite(errors).any() else {}
+    look = {"type": "data", "thickness": 1, "color": "#999", "width": 2}
+    bars = {"error_y": look | {"array": bars.tolist()}} if bars.any() else {}
     marker = {"size": 7, "color": shown, "line": {"width": 0.5, "color": "white"}}
     add(good, means, marker, "%{text}<br>%{y:.5g}<extra></extra>", **bars)
     fig.update_layout(yaxis_type="log" if log else "linear", showlegend=False, hovermode="closest")
@@ -302,11 +303,14 @@ def parallel(
     return _json(fig, "", "", margin={"l": 110, "r": 60, "t": 75, "b": 25})
 
 
-def _edge(means: np.ndarray, log: bool, mode: str) -> tuple[float, list[float]]:
+def _edge(
+    means: np.ndarray, log: bool, mode: str, bars: np.ndarray | float = 0.0
+) -> tuple[float, list[float]]:
     """Return where points without a finite mean are put, behind the worst, and the axis' range."""
     if not means.size:
         return 1.0, [0.0, 2.0]
-    spread = np.log10(means) if log else means
+    ends = means + bars, np.maximum(means - bars, means / 10 if log else -np.inf)
+    spread = np.log10(ends) if log else np.array(ends)
     low, high = float(spread.min()), float(spread.max())
     step = (high - low) * 0.1 or abs(high) * 0.1 or 0.1
     edge = high + step if mode == "min" else low - step

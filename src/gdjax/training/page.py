@@ -39,7 +39,7 @@ from gdjax.training.markup import (
 from gdjax.training.plotting import scale_of, smoothing
 from gdjax.training.progress import require
 from gdjax.training.repeats import Curve, Point, mean_and_error
-from gdjax.training.trials import SEEDS, words
+from gdjax.training.trials import SEEDS, column, words
 
 if TYPE_CHECKING:
     from gdjax.training.fit import FitResult
@@ -167,7 +167,8 @@ def sweep_view(result: SweepResult) -> str:
 
 def best_view(best: Best) -> str:
     """Return the best point of a sweep as HTML."""
-    rows: list[Sequence[object]] = [[k, number(v)] for k, v in best.config.items()]
+    config = {k: words(column([v]))[0] for k, v in best.config.items()}
+    rows: list[Sequence[object]] = [[k, number(v)] for k, v in config.items()]
     rows += [["value", mean_text(best.value, best.error)], ["lane", best.lane]]
     rows += [["repeats", len(best.lanes)]] if len(best.lanes) > 1 else []
     rows += [["diverged", best.diverged]] if best.diverged else []
@@ -219,7 +220,7 @@ def _sweep_facts(
     lanes, ends = len(result.steps), [what for _, what, _ in _ends(result)]
     pairs: list[tuple[str, object]] = []
     if best is not None:
-        config = named(points[best].config) or "the only one"
+        config = named({k: v[best] for k, v in columns.items()}) or "the only one"
         pairs.append(("best point", Html(f"<strong>{escaped(config)}</strong>")))
         pairs.append((f"its {by}", _reached(points[best])))
     else:
