@@ -180,7 +180,8 @@ class Pool:
                     metrics = run.reports[-1] if run.reports else {}
                     values = learning_rates(run.carry.state) | metrics
                     values.pop("step", None)
-                    rows = to_host((run.logs[-1][0], run.carry.diverged_at, values))
+                    ended_at = jnp.maximum(run.carry.diverged_at, run.carry.stopped_at)
+                    rows = to_host((run.logs[-1][0], ended_at, values))
                     display.show(index, run.done, *rows)
                 return self.interrupt.asked or self.here.closed
 

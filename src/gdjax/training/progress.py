@@ -201,7 +201,7 @@ class LaneDisplay:
         group: int,
         done: int,
         losses: np.ndarray,
-        diverged_at: np.ndarray,
+        ended_at: np.ndarray,
         values: Mapping[str, np.ndarray],
     ) -> None:
         """Note what a group has reached, and show the whole.
@@ -210,16 +210,17 @@ class LaneDisplay:
           group: its index.
           done: the steps it has done.
           losses: (rows, steps), the losses of its lanes, and below them of rows that fill it up.
-          diverged_at: (rows,), negative for a lane that is alive.
+          ended_at: (rows,), negative for a lane that has neither diverged nor been stopped.
           values: name -> (rows,), what to show of the best lane: metrics, learning rates.
         """
         lanes = slice(self.sizes[group])
-        alive, last = diverged_at[lanes] < 0, losses[lanes, -1]
+        alive, last = ended_at[lanes] < 0, losses[lanes, -1]
         finite = np.where(alive & np.isfinite(last), last, np.inf)
         row = int(np.argmin(finite))
         with self.bar.lock:
             self.done[group], self.alive[group] = done, int(alive.sum())
-            self.best[group] = float(finite[row]), {k: v[row] for k, v in values.items()}
+            if np.isfinite(finite[row]):  # else what the last lanes had reached
+                self.best[group] = float(finite[row]), {k: v[row] for k, v in values.items()}
             best, of_best = min(self.best, key=lambda pair: pair[0])
             self.bar.show(
                 sum(self.done) // len(self.done),
