@@ -626,3 +626,20 @@ def test_the_page_on_data_runs():
             results.append(names[name]())
     for result in results:
         np.testing.assert_allclose(result.params["w"], [1.0, -2.0, 0.5], atol=0.1)
+
+
+class Forgetful(list):
+    """A loader that says which pass it is in, but not where in it."""
+
+    def state_dict(self):
+        return {"pass": 1}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_loader_that_begins_its_pass_again_is_an_error():
+    data = gdjax.batches(Forgetful(BATCHES[:6]))
+    part = fit(data, steps=2)
+    with pytest.raises(ValueError, match="continued at batch 2 gave more than the 6 batches"):
+        fit(data, epochs=1, start=part)

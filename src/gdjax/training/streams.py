@@ -228,7 +228,8 @@ class Stream:
 
     def _batches(self, done: int, stop: int | None, narrow: bool) -> Iterator[Batch]:
         """Give one batch after the other; `narrow` is whether JAX has only 32 bits."""
-        start, (epoch, read, _), iterator = done, self.place, self.iterator()
+        start, (epoch, read, state), iterator = done, self.place, self.iterator()
+        goal = None if state is None else self.per_epoch  # of the pass that is continued
         where = _getter(self.source, iterator)
         while done != stop and (self.epochs is None or (epoch, read) < self._last):
             try:
@@ -237,10 +238,17 @@ class Stream:
                 if self.one_shot or not read:
                     self.ended = self._early_end(done, done - start, stop)
                     return
-                epoch, read, iterator = epoch + 1, 0, iter(self.source)
+                epoch, read, iterator, goal = epoch + 1, 0, iter(self.source), None
                 where = _getter(self.source, iterator)
                 continue
             done, read = done + 1, read + 1
+            if goal is not None and read > goal:
+                raise ValueError(
+                    f"{self.what}: the pass that continued at batch {self.place.read} gave more "
+                    f"than the {goal} batches that its len() says. After load_state_dict, "
+                    f"{_kind(self.source)} must continue within the pass, where state_dict was "
+                    "called. Without these methods, the first batches of the pass are left out."
+                )
             place = Place(epoch, read, _packed(where()))
             yield self._checked(batch, done - 1, place, narrow)
 
@@ -301,6 +309,16 @@ class Stream:
 
 def first_batch(stream: Stream) -> PyTree:
     """Return the shapes of a stream's first batch; the stream stays where it is."""
+    source: Any = stream.source
+    before = _packed(source.state_dict()) if _has(source, "state_dict", "load_state_dict") else None
+    try:
+        return _shapes_of_first(stream)
+    finally:
+        if before is not None:
+            source.load_state_dict(_unpacked(before))
+
+
+def _shapes_of_first(stream: Stream) -> PyTree:
     with stream.reading(0, 1) as reading:
         if stream.one_shot and stream.place.state is None:
             raise ValueError(
