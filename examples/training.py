@@ -44,10 +44,11 @@ class Shifted:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
         for batch in range(self.place["batch"], len(self)):
             rows = order[batch * BATCH : (batch + 1) * BATCH]
-            shift = np.random.default_rng([self.seed, epoch, batch]).integers(-1, 2, 2)
-            moved = np.roll(self.images[rows].reshape(-1, 8, 8), shift, axis=(1, 2))
+            shifts = np.random.default_rng([self.seed, epoch, batch]).integers(-1, 2, (BATCH, 2))
+            images = self.images[rows].reshape(-1, 8, 8)
+            moved = [np.roll(x, shift, (0, 1)) for x, shift in zip(images, shifts, strict=True)]
             self.place = {"epoch": epoch, "batch": batch + 1}
-            yield moved.reshape(-1, 64), self.labels[rows]
+            yield np.reshape(moved, (BATCH, 64)), self.labels[rows]
         self.place = {"epoch": epoch + 1, "batch": 0}
 
     def state_dict(self):
