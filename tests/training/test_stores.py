@@ -303,7 +303,7 @@ RACES = {
             steps=9, min_steps=1, method="random", lanes_per_program=4,
             space={"learning_rate": gdjax.log_uniform(0.01, 1.0)},
         ),
-        dict(by="held_out", held_out=DATA),
+        dict(by="held_out", mode="min", held_out=DATA),
     ),
     "median_stop": (gdjax.median_stop, dict(steps=12, every=3, seeds=2), dict(grace=6)),
     "population_based_training": (
@@ -312,7 +312,7 @@ RACES = {
     "population_based_training, of momentum": (
         gdjax.population_based_training,
         dict(
-            steps=12, every=4, by="held_out", held_out=DATA, lanes_per_program=3,
+            steps=12, every=4, by="held_out", mode="min", held_out=DATA, lanes_per_program=3,
             space=[{"learning_rate": 0.1, "momentum": m} for m in (0.0, 0.5, 0.9, 0.95, 0.99)],
             perturb={"momentum": (0.9, 1.01)},
         ),
