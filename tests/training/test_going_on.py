@@ -144,6 +144,7 @@ def test_mistakes():
         ({"has_aux": True}, "has no aux"),
         ({"params": {"w": START["w"]}}, "another structure than params"),
         ({"start": part.params}, r"fit\(start=...\)"),
+        ({"params": {"w": jnp.zeros(4), "b": START["b"]}}, r"the shape \(10,\) at 'w'"),
     ]:
         params = options.pop("params", START)
         with pytest.raises((TypeError, ValueError), match=message):

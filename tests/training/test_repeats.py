@@ -453,3 +453,34 @@ def test_only_extremely_bad_values_are_cut_off():
         ("linear", np.array([3.0, 3.0])),
     ):  # fmt: skip
         assert spacing_of(spread) == kind
+
+
+def test_metrics_with_names_of_hyperparameters_and_columns():
+    options = dict(seeds=2, steps=2, held_out=jnp.ones(4), batch_size=2)
+
+    def named(name):
+        return gdjax.sweep(
+            lambda x, batch: jnp.mean((x - batch) ** 2), lambda key: jax.random.normal(key),
+            gdjax.sgd, {"learning_rate": [0.125, 0.25]}, jnp.ones(4),
+            metric_fn=lambda x, batch: {name: jnp.mean(x - batch)}, **options,
+        )  # fmt: skip
+
+    table = named("learning_rate").table(by="learning_rate", mode="max").splitlines()
+    rate, result = (table[0].index(name) for name in ("learning_rate", "learning_rate (result)"))
+    assert rate < result and table[-1].count("±") == 2
+    assert float(table[-1].split()[0]) in (0.125, 0.25)
+    for name in ("final loss", "repeats", "steps"):
+        with pytest.raises(ValueError, match=f"column '{name}'|entry '{name}'"):
+            named(name)
+
+
+@pytest.mark.parametrize("seeds", [[1, 1], [0, 2**32], [2**40]])
+def test_seeds_that_are_no_repeats(seeds):
+    with pytest.raises(ValueError, match=r"sweep\(seeds=...\) must"):
+        gdjax.sweep(
+            lambda x, batch: jnp.sum(x), jnp.ones(2), gdjax.sgd, {"learning_rate": [0.1]},
+            jnp.ones(4), steps=1, seeds=seeds,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=r"fit\(key=...\) must be an integer of 32 bits"):
+        gdjax.fit(lambda x, batch: jnp.sum(x), jnp.ones(2), gdjax.sgd(0.1), jnp.ones(4), steps=1,
+                  key=2**40)  # fmt: skip

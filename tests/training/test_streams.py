@@ -643,3 +643,15 @@ def test_a_loader_that_begins_its_pass_again_is_an_error():
     part = fit(data, steps=2)
     with pytest.raises(ValueError, match="continued at batch 2 gave more than the 6 batches"):
         fit(data, epochs=1, start=part)
+
+
+@pytest.mark.parametrize("report_every", [2, 3, 25])
+def test_a_bad_batch_is_the_next_one_of_a_run_that_continues(report_every):
+    bad = [(x * np.nan, i) if k == 6 else (x, i) for k, (x, i) in enumerate(BATCHES)]
+    options = dict(has_aux=True, report_every=report_every)
+    part = gdjax.fit(loss_fn, START, SGD, bad, steps=25, on_nonfinite="stop", **options)
+    assert part.steps == 6 and json.loads(part.position)[:2] == [0, 6]
+    whole = gdjax.fit(loss_fn, START, SGD, BATCHES, steps=25, **options)
+    rest = gdjax.fit(loss_fn, START, SGD, BATCHES, steps=19, start=part, **options)
+    np.testing.assert_array_equal(rest.params, whole.params)
+    np.testing.assert_array_equal(rest.history["loss"], whole.history["loss"])

@@ -195,7 +195,7 @@ def _from_stream(
         while done != stop and failure is None:
             wanted = plan.length if stop is None else min(plan.length, stop - done)
             reading.allow(wanted)
-            logs, count = [], 0
+            logs, count, places = [], 0, {done: stream.place}
             while count < wanted:
                 try:
                     if len(running) == 2:
@@ -211,11 +211,11 @@ def _from_stream(
                 carry, log = _take_steps(plan, carry, taken, done + count)
                 running.append(log[0])
                 logs.append((log, len(taken)))
+                places |= {done + count + i: x.place for i, x in enumerate(taken, 1)}
                 count += len(taken)
-                place = taken[-1].place
             if count:
                 done += count
-                stream.place = place
+                stream.place, stream.places = places[done], places
                 try:
                     yield carry, done, _joined(plan.program, logs)
                 except GeneratorExit:  # the run ends here; Ctrl-C has wanted just that

@@ -17,7 +17,7 @@ import numpy as np
 
 from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_choice, strict
+from gdjax.core.checks import check_choice, leaf_name, strict
 from gdjax.core.evaluation import eval_params
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
@@ -218,7 +218,7 @@ def fit(
       loss_fn: `loss_fn(params, batch)` returns the loss, a real scalar; with `has_aux`, a pair
         `(loss, aux)`. The optimizer is given `value`, `grad`, `value_fn` and `key` as extras.
       params: a tree of float or complex arrays; they are copied, not donated. With `start` they
-        only give the structure.
+        and `model_state` only give the structure.
       optimizer: an `(init, update)` pair, of gdjax or another library.
       data: a tree of arrays with the examples along axis 0; or an iterable of batches, trees of
         arrays, for what does not fit into memory: a loader (of PyTorch, Grain, ...), a list of
@@ -249,7 +249,9 @@ def fit(
         parameter `state`, it is given the optimizer's state under that name. None is `loss_fn`
         (without aux), which must then need no key and no `model_state`.
       start: a `FitResult` to continue from, with its parameters, states, step count, place in the
-        shuffles, keys and history. `steps` and `epochs` are then further ones: eight runs of 8
+        shuffles, keys and history. The optimizer's numbers and schedules are those in its state,
+        whatever `optimizer` is built from: change them by `with_hyperparams(start.state, ...)`,
+        put into `dataclasses.replace(start, state=...)`. `steps` and `epochs` are then further ones: eight runs of 8
         steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`. A loader
         with `state_dict` (torchdata) or `get_state` (Grain) continues where it was; the first
         batches of another one are read and left out; an iterator is read on.
@@ -408,14 +410,28 @@ def _check_start(
     start: FitResult, params: Params, state: OptState, model_state: PyTree, has_aux: bool
 ) -> None:
     """Raise unless a run can continue from a result."""
-    for name, value in (("state", state), ("model_state", model_state)):
-        if value is not None:
-            raise ValueError(f"fit(start=..., {name}=...): the start has a {name} already.")
-    given, known = jax.tree.structure(params), jax.tree.structure(start.params)
-    if given != known:
-        raise ValueError(
-            f"fit(start=...) has parameters of another structure than params: {known}, and {given}."
-        )
+    if state is not None:
+        raise ValueError("fit(start=..., state=...): the start has a state already.")
+    for name, given, known in (
+        ("params", params, start.params),
+        ("model_state", model_state, start.model_state),
+    ):
+        if name == "model_state" and given is None:
+            continue
+        here, there = jax.tree.structure(given), jax.tree.structure(known)
+        if here != there:
+            raise ValueError(
+                f"fit(start=...) has {name} of another structure than {name}=...: {there}, and "
+                f"{here}."
+            )
+        shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (given, known)]
+        for i, (of_given, of_known) in enumerate(zip(*shapes, strict=True)):
+            if of_given != of_known:
+                raise ValueError(
+                    f"fit(start=...) has the shape {of_known} at {leaf_name(given, i)!r}, and "
+                    f"{name}=... has {of_given}. With a start, {name}=... only gives the "
+                    "structure, so it must be of the same model."
+                )
     if len(start.history["loss"]) and has_aux != ("aux" in start.history):
         raise ValueError(
             f"fit(start=..., has_aux={has_aux}): the history of the start has "
@@ -438,7 +454,7 @@ def _result(
 ) -> FitResult:
     at = int(run.carry.diverged_at)
     diverged_at = at if at >= 0 else None
-    before = start.steps if start else 0
+    steps, before = run.done if diverged_at is None else diverged_at, start.steps if start else 0
     seen = (run.done if diverged_at is None else diverged_at + 1) - before
     history: dict[str, Any] = {"loss": np.zeros(0, np.float32)}
     if run.logs:
@@ -454,14 +470,14 @@ def _result(
         params=run.carry.params,
         state=run.carry.state,
         history=history,
-        steps=run.done if diverged_at is None else diverged_at,
+        steps=steps,
         seconds=seconds,
         diverged_at=diverged_at,
         first_nonfinite=int(bad[0]) if bad.size else diverged_at,
         model_state=run.carry.model_state,
         key=plan.key,
         interrupted=interrupted,
-        position=plan.data.position if isinstance(plan.data, Stream) else None,
+        position=plan.data.position_after(steps) if isinstance(plan.data, Stream) else None,
     )
 
 
@@ -498,8 +514,8 @@ def _tell_nonfinite(result: FitResult, on_nonfinite: str) -> None:
     message = (
         f"fit: step {result.diverged_at} would have made the parameters nonfinite (loss "
         f"{result.history['loss'][-1]}, first nonfinite at step {result.first_nonfinite}). The run "
-        "ends with the parameters before it. Lower the learning rate, clip the gradients, or check "
-        "the loss for logarithms and divisions of zero."
+        "ends with the parameters before it. Lower the learning rate (to continue from here, in the "
+        "state), clip the gradients, or check the loss for logarithms and divisions of zero."
     )
     if on_nonfinite == "warn":
         warnings.warn(message, stacklevel=3)

@@ -19,6 +19,9 @@ from gdjax.training.foreign import as_arrays, check_fits
 from gdjax.training.streams import Stream, is_stream
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
+COLUMNS = (  # of tables of results, which no metric may have
+    "final loss", "repeats", "steps", "diverged", "diverged at", "stopped at", "error",
+)  # fmt: skip
 STREAM_CHUNK = 100  # steps between two looks at a stream's losses
 DRAWN = 2**24  # most examples that one chunk may draw, four bytes each
 
@@ -150,7 +153,7 @@ def make_plan(
         name = "metric_fn" if metric_fn is not None else "held_out_batch_size"
         raise ValueError(f"{caller}({name}=...) needs held_out=..., the data to evaluate on.")
     total = None if total is None else done + total
-    seed = key_or_seed(key)
+    seed = key_or_seed(caller, key)
     return Plan(caller, program, data, examples, seed, total, length, held_out, measure, metrics)
 
 
@@ -236,14 +239,26 @@ def chunk_length(steps: int, report_every: int | None, reports: bool) -> int:
 # --- keys -----------------------------------------------------------------------------------------
 
 
-def key_or_seed(key: Key | None) -> Any:
+def key_or_seed(caller: str, key: Key | None) -> Any:
     """Return a key as it is, an integer (None: 0) as a number for a program to call `as_key`.
 
     Making a key of a number is a program of its own, which takes 20 ms to compile.
     """
     if key is None or isinstance(key, (int, np.integer)) and 0 <= key < 2**31:
         return np.int32(key or 0)
+    if isinstance(key, (int, np.integer)):
+        check_seed(f"{caller}(key=...)", int(key))
     return as_key(key)
+
+
+def check_seed(what: str, seed: int) -> None:
+    """Raise for an integer whose upper bits would be cut off, as that is another one's seed."""
+    bits = 32 if scalar_dtype() == np.float32 else 64
+    if not -(2 ** (bits - 1)) <= seed < 2**bits:
+        raise ValueError(
+            f"{what} must be an integer of {bits} bits, in [{-(2 ** (bits - 1))}, {2**bits - 1}], "
+            f"got {seed}."
+        )
 
 
 def as_key(key: Key) -> Array:
@@ -412,6 +427,11 @@ def _checked_metrics(
             raise ValueError(
                 f"{caller}(metric_fn=...): the history has an entry {name!r} already; give the "
                 f"metric another name, such as 'held_out_{name}'."
+            )
+        if name in COLUMNS or name.endswith(" error"):
+            raise ValueError(
+                f"{caller}(metric_fn=...): tables of results have a column {name!r} already; give "
+                f"the metric another name, such as 'held-out {name}'."
             )
         if getattr(value, "shape", None) != ():
             raise TypeError(

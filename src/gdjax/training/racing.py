@@ -43,7 +43,6 @@ class LaneOptions(TypedDict, total=False):
     held_out: PyTree
     held_out_batch_size: int | None
     metric_fn: Callable[..., Any] | None
-    callbacks: Iterable[Callable[[Report], object]]
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
@@ -52,6 +51,7 @@ class LaneOptions(TypedDict, total=False):
 class RaceOptions(LaneOptions, total=False):
     """The options of `sweep` that every race has, too."""
 
+    callbacks: Iterable[Callable[[Report], object]]
     directory: str | os.PathLike[str] | None
     resume: bool
 

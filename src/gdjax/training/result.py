@@ -369,8 +369,7 @@ class SweepResult:
             if (self.stopped_at >= 0).any():
                 more["stopped at"] = min((int(x) for x in stopped if x >= 0), default=None)
             config = config if seeds == "each" else without_seeds(config)
-            taken = {k: f"{k} (result)" if k in config else k for k in more}
-            rows.append({**config, **{taken[k]: v for k, v in more.items()}})
+            rows.append({**config, **{_beside(config, k): v for k, v in more.items()}})
         return rows
 
     def table(
@@ -399,15 +398,14 @@ class SweepResult:
             return pandas.DataFrame(rows, index=index)
         tabulate = require("tabulate", "progress", "table()").tabulate
         same = len({point.steps for point in points}) == 1
-        texts = []
+        texts, measured = [], ["final loss", *self.metrics()[1:]]
         for point, row in zip(points, rows, strict=True):
             at, stopped, text = row.pop("diverged at"), row.pop("stopped at", None), {}
             row.pop("diverged", None)
+            errors = {_beside(point.config, k): f"{k} error" for k in measured}
+            errors = {k: row.pop(_beside(point.config, v), math.nan) for k, v in errors.items()}
             for name, value in row.items():
-                error = row.get(f"{name} error")
-                if name.removesuffix(" error") in row and name.endswith(" error"):
-                    continue
-                if error is not None and math.isfinite(error):
+                if math.isfinite(error := errors.get(name, math.nan)):
                     value = f"{value:.4g} ± {error:.2g}"
                 text[name] = value
             if same:
@@ -659,6 +657,11 @@ def _how_diverged(point: Point, at: int | None) -> str:
     if len(point.lanes) == 1:
         return f"diverged at step {at}"
     return f"{point.diverged} of {len(point.lanes)} diverged, first at step {at}"
+
+
+def _beside(config: Config, name: str) -> str:
+    """Return the name of a column of results, which no hyperparameter has."""
+    return f"{name} (result)" if name in config else name
 
 
 def _plain(value: Any) -> Any:

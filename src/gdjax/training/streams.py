@@ -140,6 +140,7 @@ class Stream:
       per_epoch: batches in a pass, None if the source does not say.
       ended: why it ended before its time, or an empty string.
       place: after the last batch whose step has been reported.
+      places: step -> the place after its batch, in the last chunk; it begins with the one before.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class Stream:
             )
         if isinstance(data, list):
             _check_list(self.what, data)
+        self.places: dict[int, Place] = {}  # after the steps of the last chunk
         self.epochs = epochs
         self.place = Place()
         self._last = epochs or 0, 0
@@ -188,6 +190,10 @@ class Stream:
         Batches that were read ahead do not count.
         """
         return json.dumps(self.place)
+
+    def position_after(self, step: int) -> str:
+        """Return where the stream stood after a step of the last chunk, or at its end."""
+        return json.dumps(self.places.get(step, self.place))
 
     def go_to(self, position: str, further: bool = False) -> None:
         """Go to a position that a stream of this source, or of a copy of it, had.

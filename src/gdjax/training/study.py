@@ -8,6 +8,7 @@ run again.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import math
@@ -230,7 +231,8 @@ def check_sampler(caller: str, sampler: str | BaseSampler, dimensions: Dimension
         )
     check_choice(f"{caller}(sampler=...)", sampler, SAMPLERS)
     if sampler == "gp":
-        require("torch", "search", f"{caller}(sampler='gp')")
+        if importlib.util.find_spec("torch") is None:
+            raise ImportError(f"{caller}(sampler='gp') needs torch: pip install torch")
         require("scipy", "sweeps", f"{caller}(sampler='gp')")
     if sampler == "cmaes":
         require("cmaes", "search", f"{caller}(sampler='cmaes')")

@@ -22,7 +22,7 @@ import numpy as np
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.types import Key, Number
-from gdjax.training.inputs import as_generator
+from gdjax.training.inputs import as_generator, check_seed
 from gdjax.training.progress import require
 
 Config: TypeAlias = dict[str, Any]  # name -> value, of one trial
@@ -288,6 +288,8 @@ def as_configs(
                 raise ValueError(
                     f"{caller}(space=...): {name!r} must be integers: {config[name]!r}."
                 )
+            if name in config:
+                check_seed(f"{caller}(space=...): {name!r}", int(config[name]))
     if seeds is None:
         return configs
     if "seed" in configs[0]:
@@ -308,6 +310,12 @@ def _as_seeds(caller: str, seeds: Any) -> list[int]:
         )
     if not numbers:
         raise ValueError(f"{caller}(seeds=...) must name at least one seed, got {seeds!r}.")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"{caller}(seeds=...) must differ, as equal ones are the same run, got {seeds!r}."
+        )
+    for seed in numbers:
+        check_seed(f"{caller}(seeds=...)", int(seed))
     return [int(seed) for seed in numbers]
 
 
