@@ -305,7 +305,7 @@ class Checkpoints:
 
     # --- while the run continues ---
 
-    def save(self, group: Group, run: Run, beside: Any = None, memory: PyTree = None) -> None:
+    def save(self, group: Group, run: Run, beside: Any = None) -> None:
         """Keep a group's last chunk; it is written by a thread, after the chunk before it.
 
         What is written is copied to the host here, since the next chunk takes the carry. Of several
@@ -316,7 +316,6 @@ class Checkpoints:
           group: the lanes.
           run: where they stand, and their last chunk.
           beside: of a single run: what JSON can hold, arrays and bytes, to keep with the carry.
-          memory: arrays with a row for each lane, to keep with the carry.
         """
         report = {k: v for k, v in run.reports[-1].items() if k != "step"} if run.reports else {}
         chunk = {
@@ -325,7 +324,7 @@ class Checkpoints:
             "ends": {"diverged_at": run.carry.diverged_at, "stopped_at": run.carry.stopped_at},
             "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
         }
-        carry = {"carry": run.carry, "beside": (arrays := {}), "memory": memory}
+        carry = {"carry": run.carry, "beside": (arrays := {}), "memory": run.memory}
         more: dict[str, Any] = {"beside": packed(beside, arrays)}
         folders = None
         if not group.plan.program.lanes and is_spread(run.carry):

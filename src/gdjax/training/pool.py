@@ -169,6 +169,7 @@ class Pool:
                 if group.run is not None:
                     give = self.watchers.load_lanes_state
                     self.here.run(functools.partial(give, group.lanes, group.run.memory))
+                    group.run.memory = None
                 if self.interrupt.asked:
                     return
                 group.run = group.run or Run(group.start())
@@ -180,8 +181,11 @@ class Pool:
                 if tell is not None:
                     _stop(group, run, self.here.run(functools.partial(tell, run)))
                 if self.checkpoints:
-                    remembered = functools.partial(self.watchers.lanes_state, group.lanes)
-                    self.checkpoints.save(group, run, memory=self.here.run(remembered))
+                    if tell is not None:
+                        remembered = functools.partial(self.watchers.lanes_state, group.lanes)
+                        run.memory = self.here.run(remembered)
+                    self.checkpoints.save(group, run)
+                    run.memory = None
                 if self.bar.shown:
                     metrics = run.reports[-1] if run.reports else {}
                     values = learning_rates(run.carry.state) | metrics
