@@ -39,6 +39,8 @@ PathLike = str | os.PathLike[str]
 class _Best:
     """The best value of a metric so far, of a run or of each lane."""
 
+    remembered = ("step", "best_step", "score")  # attributes, each () or (lanes,)
+
     def __init__(self, caller: str, metric: str, mode: str | None, min_delta: Number = 0.0):
         """Check the arguments; `caller` is named in errors."""
         if mode is None and metric != "loss":
@@ -87,13 +89,29 @@ class _Best:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what to remember, as arrays."""
-        names = ("step", "best_step", "score")
-        return {name: getattr(self, name).copy() for name in names}
+        return {name: getattr(self, name).copy() for name in self.remembered}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self.step, self.best_step = (np.array(state[k], int) for k in ("step", "best_step"))
-        self.score = np.array(state["score"], float)
+        for name in self.remembered:
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+
+    def lanes_state(self, lanes: np.ndarray) -> dict[str, Any]:
+        """Return what to remember of some lanes, by what it is the best of."""
+        return {f"{self.metric} {self.mode}": self._of_lanes(lanes)}
+
+    def load_lanes_state(self, lanes: np.ndarray, state: Mapping[str, Any]) -> None:
+        """Take what `lanes_state` gave, unless it is of another metric."""
+        mine = state.get(f"{self.metric} {self.mode}")
+        if mine is not None:
+            self._load_lanes(lanes, mine)
+
+    def _of_lanes(self, lanes: np.ndarray) -> dict[str, Any]:
+        return {name: getattr(self, name)[lanes] for name in self.remembered}
+
+    def _load_lanes(self, lanes: np.ndarray, state: Mapping[str, Any]) -> None:
+        for name in self.remembered:
+            getattr(self, name)[lanes] = state[name]
 
 
 def _where(report: Report) -> Any:
@@ -102,6 +120,8 @@ def _where(report: Report) -> Any:
 
 class EarlyStopping(_Best):
     """See `early_stopping`."""
+
+    remembered = (*_Best.remembered, "waited")
 
     def __init__(self, metric: str, patience: int, mode: str | None, min_delta: Number):
         """Check the arguments."""
@@ -119,15 +139,6 @@ class EarlyStopping(_Best):
         where, better = _where(report), self.note(report)
         self.waited[where] = np.where(better, 0, self.waited[where] + 1)
         return (self.waited[where] >= self.patience) & ~better
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what to remember, as arrays."""
-        return {**super().state_dict(), "waited": self.waited.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.waited = np.array(state["waited"], int)
 
 
 @strict(min_delta=NONNEGATIVE)
@@ -200,8 +211,11 @@ class KeepBest(_Best):
             kept = new
         else:
             kept = _chosen(better, new, known)
-        others = [(of, leaves) for of, leaves in self.parts if not np.isin(of, lanes).all()]
-        self.parts = [(lanes, kept), *others]  # the newest first
+        self._keep(lanes, kept)
+
+    def _keep(self, lanes: np.ndarray, leaves: list[Any]) -> None:
+        others = [(of, x) for of, x in self.parts if not np.isin(of, lanes).all()]
+        self.parts = [(lanes, leaves), *others]  # the newest first
 
     def _rows(self, lanes: np.ndarray) -> list[Any] | None:
         """Return the leaves for some lanes, or None if not all of them are there."""
@@ -244,25 +258,45 @@ class KeepBest(_Best):
         lanes = np.unique(np.concatenate([of for of, _ in self.parts]))
         leaves = self._rows(lanes)
         assert leaves is not None, "these are the lanes that are there"
-        kinds = {str(i): str(jax.random.key_impl(x)) for i, x in enumerate(leaves) if _is_key(x)}
-        data = to_host([jax.random.key_data(x) if _is_key(x) else x for x in leaves])
-        data = {str(i): np.array(x) for i, x in enumerate(data)}
-        return {**state, "lanes": lanes, "leaves": data, "keys": kinds}
+        data = {k: np.array(x) for k, x in to_host(_as_data(leaves)).items()}
+        return {**state, "lanes": lanes, "leaves": data}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
         super().load_state_dict(state)
         self.parts = []
-        if "leaves" not in state:
-            return
-        leaves = [jnp.asarray(state["leaves"][str(i)]) for i in range(len(state["leaves"]))]
-        for i, kind in state.get("keys", {}).items():
-            leaves[int(i)] = jax.random.wrap_key_data(leaves[int(i)], impl=str(kind))
-        self.parts = [(np.array(state["lanes"], int), leaves)]
+        if "leaves" in state:
+            leaves = [jnp.asarray(x) for x in _from_data(state["leaves"])]
+            self.parts = [(np.array(state["lanes"], int), leaves)]
+
+    def _of_lanes(self, lanes: np.ndarray) -> dict[str, Any]:
+        leaves = self._rows(lanes)
+        return super()._of_lanes(lanes) | ({} if leaves is None else {"leaves": _as_data(leaves)})
+
+    def _load_lanes(self, lanes: np.ndarray, state: Mapping[str, Any]) -> None:
+        super()._load_lanes(lanes, state)
+        if "leaves" in state:
+            self._keep(lanes, _from_data(state["leaves"]))
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+def _as_data(leaves: Sequence[Any]) -> dict[str, Any]:
+    """Return leaves by number, keys of random numbers as data with their kind in the name."""
+    data = {}
+    for i, x in enumerate(leaves):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data[f"{i} {jax.random.key_impl(x)}"] = jax.random.key_data(x)
+        else:
+            data[f"{i}"] = x
+    return data
+
+
+def _from_data(data: Mapping[str, Any]) -> list[Any]:
+    """Return the leaves of `_as_data`."""
+    leaves = {}
+    for name, x in data.items():
+        i, _, kind = name.partition(" ")
+        leaves[int(i)] = jax.random.wrap_key_data(x, impl=kind) if kind else x
+    return [leaves[i] for i in sorted(leaves)]
 
 
 @jax.jit

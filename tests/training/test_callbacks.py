@@ -311,6 +311,118 @@ def test_races(tmp_path):
     assert (pbt.steps[1:] == 27).all()
 
 
+class Killed(Exception):
+    pass
+
+
+def killed_after(reports):
+    """Return a callback that ends the call at a report, before its chunk is kept."""
+    left = [reports]
+
+    def kill(report):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    return kill
+
+
+def remembering(path):
+    return [
+        early_stopping("held_out", 2, "min"), keep_best("held_out", "min"), csv_logger(path),
+    ]  # fmt: skip
+
+
+def sorted_rows(path):
+    rows = without_times(rows_of(path))
+    return sorted(rows, key=lambda row: (int(row["lane"]), int(row["step"])))
+
+
+def until_stopped(result):
+    """Return the history of each lane's steps: a group reports until all its lanes have ended."""
+    loss, reported = result.history["loss"], result.history["step"]
+    return [
+        (loss[lane, :steps], result.history["held_out"][lane, : np.sum(reported <= steps)])
+        for lane, steps in enumerate(result.steps)
+    ]
+
+
+def assert_same_result(result, expected):
+    for name in ("params", "state", "steps", "stopped_at", "diverged_at", "kept"):
+        same(getattr(result, name), getattr(expected, name))
+    for name in ("best_params", "best_step", "best_value"):
+        same(getattr(result, name), getattr(expected, name))
+    same(until_stopped(result), until_stopped(expected))
+
+
+def test_lanes_remember_in_a_directory(machine, tmp_path):
+    options = dict(steps=60, vectorize=False)
+    whole = sweep(callbacks=remembering(tmp_path / "whole.csv"), **options)
+    assert (whole.stopped_at >= 0).sum() > 1 and len(np.unique(whole.best_step)) > 2
+    rows = sorted_rows(tmp_path / "whole.csv")
+    options["directory"] = tmp_path / "run"
+    for kills in ([1], [3], [2, 4], [3, 1, 1]):
+        path = tmp_path / f"{kills}.csv"
+        options["resume"] = False
+        for i, reports in enumerate(kills):
+            with pytest.raises(Killed):
+                sweep(
+                    callbacks=[*remembering(path), killed_after(reports)],
+                    lanes_per_program=1 + i % 3, **options,
+                )  # fmt: skip
+            options["resume"] = True
+        result = sweep(callbacks=[print_every(1000), *remembering(path)], **options)
+        assert_same_result(result, whole)
+        assert sorted_rows(path) == rows
+    again = sweep(callbacks=remembering(path), lanes_per_program=2, **options)
+    assert_same_result(again, whole)
+    assert sorted_rows(path) == rows
+    longer = sweep(callbacks=[early_stopping("loss", 1)], **{**options, "steps": 65})
+    assert (longer.steps >= whole.steps).all()  # nothing is known of another metric
+
+
+@pytest.mark.parametrize("race", [gdjax.successive_halving, gdjax.population_based_training])
+def test_lanes_of_a_race_remember_in_a_directory(race, tmp_path):
+    options = {**OPTIONS, "steps": 32, "vectorize": False}
+    del options["report_every"]
+    if race is gdjax.successive_halving:
+        options |= dict(min_steps=4, eta=2)
+    else:
+        options |= dict(every=4)
+    space = {"learning_rate": np.logspace(-3, 0, 6)}
+
+    def run(callbacks, **more):
+        return race(
+            loss_fn, START, gdjax.adam, space, TRAIN, callbacks=callbacks, **options, **more
+        )
+
+    def callbacks(name):
+        return remembering(tmp_path / name)
+
+    whole = run(callbacks("whole.csv"))
+    assert len(np.unique(whole.best_step)) > 1 and (whole.stopped_at >= 0).any()
+    for reports in (1, 4, 6):
+        name, directory = f"{reports}.csv", tmp_path / f"{reports}"
+        with pytest.raises(Killed):
+            run([*callbacks(name), killed_after(reports)], directory=directory, lanes_per_program=2)
+        result = run(callbacks(name), directory=directory, lanes_per_program=3)
+        assert_same_result(result, whole)
+        assert sorted_rows(tmp_path / name) == sorted_rows(tmp_path / "whole.csv")
+
+
+def test_a_callback_without_a_memory_of_lanes_is_told(tmp_path):
+    class Own:
+        def __call__(self, report):
+            pass
+
+        def state_dict(self):
+            return {}
+
+    sweep(directory=tmp_path, steps=5)
+    with pytest.warns(UserWarning, match="does not keep what .*Own.* remembers"):
+        sweep(directory=tmp_path, steps=10, callbacks=[Own()])
+
+
 # --- logs -----------------------------------------------------------------------------------------
 
 

@@ -324,7 +324,7 @@ class Checkpoints:
             "ends": {"diverged_at": run.carry.diverged_at, "stopped_at": run.carry.stopped_at},
             "notes": {k: v[_lane_of_rows(group)] for k, v in self.notes.items()},
         }
-        carry = {"carry": run.carry, "beside": (arrays := {})}
+        carry = {"carry": run.carry, "beside": (arrays := {}), "memory": run.memory}
         more: dict[str, Any] = {"beside": packed(beside, arrays)}
         folders = None
         if not group.plan.program.lanes and is_spread(run.carry):
@@ -415,6 +415,8 @@ class Checkpoints:
         self.beside = unpacked(head["beside"], nested(part_of(arrays, "beside")))
         run = self.recorded(group, start, done)
         run.carry = carry
+        rows = {k: x[: len(group.lanes)] for k, x in part_of(arrays, "memory").items()}
+        run.memory = nested(rows)
         return run
 
     def _load_spread(self, head: dict[str, Any], like: Carry) -> PyTree:
@@ -475,7 +477,9 @@ class Checkpoints:
             offset += len(self.heads[name]["lanes"])
         lanes = _lane_of_rows(group)
         rows = np.array([offsets[where[lane][0]] + where[lane][1] for lane in lanes])
-        return {k: np.concatenate([part[k] for part in parts])[rows] for k in parts[0]}
+        # What callbacks remember may be in some files only.
+        names = [k for k in parts[0] if all(k in part for part in parts)]
+        return {k: np.concatenate([part[k] for part in parts])[rows] for k in names}
 
 
 def _name(head: Mapping[str, Any]) -> str:

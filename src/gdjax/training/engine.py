@@ -62,6 +62,7 @@ class Run:
     done: int = 0  # steps
     logs: list[tuple[Array, PyTree]] = dataclasses.field(default_factory=list)  # losses, aux
     reports: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # "step" and metrics
+    memory: Any = None  # of callbacks, a row for each lane; only while it is kept or loaded
 
 
 def first_carry(caller: str, params: Params, state: OptState, model_state: PyTree = None) -> Carry:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gdjax.core.checks import check_choice
+from gdjax.core.kinds import shown
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import LossFn, Params, PyTree
 from gdjax.training.checkpoint import Checkpoints, identity_of_lanes
@@ -108,10 +109,11 @@ class Pool:
         self.so_far: Callable[[], SweepResult] = self.result  # what an exception carries
         self.bar, self.interrupt = Bar(plan.total, progress, caller), Interrupt()
         self.carrying = carrying(caller, lambda: self.so_far())
-        if self.reached.any() and self.watchers.has_state:
+        forgetful = self.watchers.without_lanes
+        if self.reached.any() and forgetful:
             warnings.warn(
-                f"{caller}(directory=...) continues, but does not keep what its callbacks "
-                "remember: patience and best values begin anew.",
+                f"{caller}(directory=...) continues, but does not keep what {shown(forgetful[0])} "
+                "remembers: it has state_dict, but not lanes_state and load_lanes_state.",
                 stacklevel=3,
             )
         try:
@@ -164,6 +166,10 @@ class Pool:
                 if self._is_ahead(group, stop):
                     return
                 group.run = self.checkpoints and self.checkpoints.load(group, start)
+                if group.run is not None:
+                    give = self.watchers.load_lanes_state
+                    self.here.run(functools.partial(give, group.lanes, group.run.memory))
+                    group.run.memory = None
                 if self.interrupt.asked:
                     return
                 group.run = group.run or Run(group.start())
@@ -175,7 +181,11 @@ class Pool:
                 if tell is not None:
                     _stop(group, run, self.here.run(functools.partial(tell, run)))
                 if self.checkpoints:
+                    if tell is not None:
+                        remembered = functools.partial(self.watchers.lanes_state, group.lanes)
+                        run.memory = self.here.run(remembered)
                     self.checkpoints.save(group, run)
+                    run.memory = None
                 if self.bar.shown:
                     metrics = run.reports[-1] if run.reports else {}
                     values = learning_rates(run.carry.state) | metrics

@@ -7,7 +7,9 @@ Next to being called, a callback may have these methods:
 - `finish(result)`, after the run, also after Ctrl-C or an exception: returns the result, maybe with
   more in it;
 - `state_dict()` and `load_state_dict(d)`: what it must remember when a run continues in another
-  process; arrays and values that JSON can hold. `load_state_dict` comes before `begin`.
+  process; arrays and values that JSON can hold. `load_state_dict` comes before `begin`;
+- `lanes_state(lanes)` and `load_lanes_state(lanes, state)`: the same of some lanes of a sweep or a
+  race, nested dicts of arrays with a row for each of them. `load_lanes_state` comes after `begin`.
 """
 
 from __future__ import annotations
@@ -208,9 +210,9 @@ class Callbacks:
         return bool(self.functions)
 
     @property
-    def has_state(self) -> bool:
-        """Whether any of them remembers something from report to report."""
-        return bool(self._with("state_dict"))
+    def without_lanes(self) -> list[Any]:
+        """Those that keep what they remember in single runs only."""
+        return [f for f in self._with("state_dict") if not hasattr(f, "lanes_state")]
 
     def begin(self, names: Iterable[str], done: Any) -> None:
         """Tell all of them what will be reported, and the steps that are done."""
@@ -227,6 +229,26 @@ class Callbacks:
         for function, state in zip(self.functions, states, strict=False):
             if state is not None and hasattr(function, "load_state_dict"):
                 function.load_state_dict(state)
+
+    def lanes_state(self, lanes: list[int]) -> dict[str, Any]:
+        """Return what they remember of some lanes: arrays with a row for each."""
+        return {name: f.lanes_state(np.array(lanes)) for name, f in self._of_lanes().items()}
+
+    def load_lanes_state(self, lanes: list[int], states: Mapping[str, Any]) -> None:
+        """Give them back what `lanes_state` returned."""
+        for name, function in self._of_lanes().items():
+            if name in states:
+                function.load_lanes_state(np.array(lanes), states[name])
+
+    def _of_lanes(self) -> dict[str, Any]:
+        """Return those with a memory of lanes, by a name that others between them do not change."""
+        found: dict[str, Any] = {}
+        kinds: Counter[str] = Counter()
+        for function in self._with("lanes_state"):
+            kind = type(function).__name__
+            found[f"{kind} {kinds[kind]}"] = function
+            kinds[kind] += 1
+        return found
 
     def finish(self, result: R) -> R:
         """Return the result with what they add to it; an error of one carries it."""
