@@ -514,8 +514,8 @@ def _tell_nonfinite(result: FitResult, on_nonfinite: str) -> None:
     message = (
         f"fit: step {result.diverged_at} would have made the parameters nonfinite (loss "
         f"{result.history['loss'][-1]}, first nonfinite at step {result.first_nonfinite}). The run "
-        "ends with the parameters before it. Lower the learning rate (to continue from here, in the "
-        "state), clip the gradients, or check the loss for logarithms and divisions of zero."
+        "ends with the parameters before it. Lower the learning rate (in the state, to continue), "
+        "clip the gradients, or check the loss for logarithms and divisions of zero."
     )
     if on_nonfinite == "warn":
         warnings.warn(message, stacklevel=3)
