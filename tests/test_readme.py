@@ -5,6 +5,7 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import matplotlib
 import pytest
 
@@ -24,8 +25,9 @@ def test_the_code_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
     namespace = {"__name__": "reader"}
-    for block in blocks(path.read_text()):
-        exec(compile(block, str(path), "exec"), namespace)
+    with jax.numpy_rank_promotion("allow"):  # as for readers
+        for block in blocks(path.read_text()):
+            exec(compile(block, str(path), "exec"), namespace)
 
 
 def test_the_skeleton_of_an_optimizer_does_what_it_says():

@@ -251,8 +251,9 @@ def fit(
       start: a `FitResult` to continue from, with its parameters, states, step count, place in the
         shuffles, keys and history. The optimizer's numbers and schedules are those in its state,
         whatever `optimizer` is built from: change them by `with_hyperparams(start.state, ...)`,
-        put into `dataclasses.replace(start, state=...)`. `steps` and `epochs` are then further ones: eight runs of 8
-        steps are one run of 64, bit for bit, with the same `data`, `batch_size` and `key`. A loader
+        put into `dataclasses.replace(start, state=...)`. `steps` and `epochs` are then further
+        ones: eight runs of 8 steps are one run of 64, bit for bit, with the same `data`,
+        `batch_size` and `key`. A loader
         with `state_dict` (torchdata) or `get_state` (Grain) continues where it was; the first
         batches of another one are read and left out; an iterator is read on.
       state: the optimizer's state to start from, in a run whose steps and shuffles begin anew; None
