@@ -18,6 +18,8 @@ VENV = .venv
 WORKERS = 2
 # The tests of a file run in one process, since they share compiled programs. DIST=load splits files.
 DIST = loadfile
+# What to install for the tests: `versions` is enough for those that run with several versions.
+EXTRA = test
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
@@ -28,7 +30,7 @@ help:
 demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/digits.py $(FLAGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.$(EXTRA)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist $(DIST) $(TESTS)
 
 quick: $(VENV)/.test
@@ -55,7 +57,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # DIRECTORY/.EXTRA says that this environment has the package, in place, with that extra.
-$(VENV)/.examples $(VENV)/.test $(VENV)/.lint .venv-bench/.bench: pyproject.toml
+$(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.lint .venv-bench/.bench: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@echo "Installing into $(@D); the first time takes a minute or two."

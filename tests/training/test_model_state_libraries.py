@@ -211,7 +211,7 @@ def test_fit_is_the_loop_of_the_library(part, pages):
     np.testing.assert_allclose(last, mine, rtol=1e-6)
 
 
-@each
+@pytest.mark.parametrize("part", ["Flax NNX", "Haiku"])  # typed keys, and a key for each step
 def test_lanes_are_runs_of_their_seeds(part, pages):
     page = pages(part)
     swept = page.swept
