@@ -71,7 +71,7 @@ def results(directory):
     )
     sweeps = [gdjax.sweep(*task, **kept) for _ in range(2)]
     race = gdjax.successive_halving(
-        *task, steps=2, eta=2, min_steps=1, vectorize=False, lanes_per_program=8, **MORE
+        *task, steps=2, eta=2, min_steps=1, vectorize=False, **MORE
     )
     return [{k: v for k, v in vars(r).items() if k != "seconds"} for r in (*sweeps, race)]
 

@@ -1,11 +1,14 @@
 """sweep: every lane equals its single run; one program; diverged lanes frozen and named."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
+from gdjax.training.pool import Pool
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -196,3 +199,16 @@ def test_a_result_prints_as_a_few_lines():
     for part in ("3 lanes over learning_rate; 2 did not diverge", f"{result.best().value:.6g}"):
         assert part in text
     assert len(repr(result.best())) < 600 and "'learning_rate': 0.01" in repr(result.best())
+
+
+def test_a_sweep_that_has_ended_is_not_asked_again(monkeypatch):
+    """Between hosts a result is a collective: the garbage collector must not begin one."""
+    asked = []
+    result = Pool.result
+    monkeypatch.setattr(Pool, "result", lambda pool: asked.append(1) or result(pool))
+    gdjax.sweep(
+        lambda p, batch: jnp.sum((p - batch) ** 2), jnp.ones(()), gdjax.sgd,
+        {"learning_rate": [0.1, 0.2]}, jnp.ones((4, 1)), steps=2,
+    )  # fmt: skip
+    gc.collect()
+    assert len(asked) == 1

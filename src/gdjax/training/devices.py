@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.stages
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core.types import PyTree, T
@@ -168,7 +169,15 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 
 
 def free_memory() -> int:
-    """Return the bytes that lanes may use on each device."""
+    """Return the bytes that lanes may use on each device: the least of all hosts."""
+    free = _free_here()
+    if jax.process_count() == 1:
+        return free
+    halves = np.array(divmod(free, 2**30), np.int32)  # x64 may be disabled
+    return min(int(high) << 30 | int(low) for high, low in process_allgather(halves))
+
+
+def _free_here() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))

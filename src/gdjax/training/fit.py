@@ -31,7 +31,7 @@ from gdjax.training.lanes import Group
 from gdjax.training.page import fit_page, fit_view, shown_in_notebook
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
-from gdjax.training.reports import Callbacks, Report, carrying
+from gdjax.training.reports import Callbacks, Carrying, Report
 from gdjax.training.streams import Stream, first_batch
 
 
@@ -342,7 +342,7 @@ def fit(
             group = Group([0], 0, plan._replace(data=batch), _places(run.carry), lambda: run.carry)
             identity = _identity(group, run, start, starts_at, report_every)
             store = Checkpoints("fit", directory, resume, identity, 1, plan, run.done)
-        stack.enter_context(carrying("fit", result))
+        stack.enter_context(Carrying("fit", result))
         if store is not None and group is not None:
             stack.callback(store.close)
             plan = plan._replace(length=store.length)

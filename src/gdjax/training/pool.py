@@ -24,7 +24,7 @@ from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, s
 from gdjax.training.inputs import RESERVED
 from gdjax.training.lanes import Group, make_kinds, padded_rows
 from gdjax.training.progress import Bar, Interrupt, LaneDisplay, learning_rates
-from gdjax.training.reports import Callbacks, Report, carrying
+from gdjax.training.reports import Callbacks, Carrying, Report
 from gdjax.training.result import SweepResult, final_losses
 from gdjax.training.trials import Config, columns
 
@@ -108,7 +108,7 @@ class Pool:
         self.diverged_at, self.stopped_at = np.full(len(configs), -1), np.full(len(configs), -1)
         self.so_far: Callable[[], SweepResult] = self.result  # what an exception carries
         self.bar, self.interrupt = Bar(plan.total, progress, caller), Interrupt()
-        self.carrying = carrying(caller, lambda: self.so_far())
+        self.carrying = Carrying(caller, lambda: self.so_far())
         forgetful = self.watchers.without_lanes
         if self.reached.any() and forgetful:
             warnings.warn(
@@ -124,7 +124,6 @@ class Pool:
 
     def __enter__(self) -> Pool:
         self.interrupt.__enter__()
-        self.carrying.__enter__()
         return self
 
     def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
@@ -132,8 +131,7 @@ class Pool:
         self.bar.__exit__()
         if self.checkpoints is not None:
             self.checkpoints.close()
-        if error is not None:
-            self.carrying.__exit__(kind, error, trace)
+        self.carrying.__exit__(kind, error, trace)
 
     @property
     def lanes(self) -> list[int]:

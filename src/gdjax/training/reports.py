@@ -14,12 +14,11 @@ Next to being called, a callback may have these methods:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -322,20 +321,29 @@ class Callbacks:
         return np.asarray(answer, bool)
 
 
-@contextlib.contextmanager
-def carrying(caller: str, result: Callable[[], Any]) -> Iterator[None]:
-    """Give an exception that ends a run the result so far."""
-    try:
-        yield
-    except BaseException as error:
+class Carrying:
+    """Gives an exception that ends a run the result so far.
+
+    No generator: one that is not ended would ask for the result when Python deletes it, at any
+    time, and a result of several hosts is a collective operation.
+    """
+
+    def __init__(self, caller: str, result: Callable[[], Any]):
+        self.caller, self.result = caller, result
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            return
         try:
-            reached = result()
+            reached = self.result()
         except Exception as other:
             # What a step was given is gone if the step failed, or Ctrl-C came twice.
             reached = getattr(other, "result", None)
         if reached is not None:
-            _give(error, caller, reached)
-        raise
+            _give(error, self.caller, reached)
 
 
 def _give(error: BaseException, caller: str, result: Any) -> None:
