@@ -27,11 +27,9 @@ def _pointer(name: str) -> str:
     if name.startswith("_"):  # what Python and its tools look for
         return ""
     from gdjax.compat import optax
-    from gdjax.compat.optax.left_out import hint
 
-    return (
-        "; optax's spellings are in gdjax.compat.optax" if hint(name) or name in dir(optax) else ""
-    )
+    inside = name in dir(optax) or name in dir(optax.contrib)
+    return "; optax's spellings are in gdjax.compat.optax" if inside else ""
 
 
 def __dir__() -> list[str]:

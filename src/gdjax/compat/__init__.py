@@ -1,1 +1,63 @@
-"""The names of other libraries, for code that was written for them."""
+"""The names and habits of other libraries, for code that was written for them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_OURS = "gdjax.compat.optax"
+
+
+class _Loader(importlib.abc.Loader):
+    """Gives the module of `gdjax.compat.optax` for a module of `optax`."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return importlib.import_module(_OURS + spec.name.removeprefix("optax"))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module has been imported, under its own name."""
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds `optax` and its modules, also the private ones."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "optax" and not fullname.startswith("optax."):
+            return None
+        return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=True)
+
+
+def install() -> None:
+    """Let `import optax` give `gdjax.compat.optax` from here on, in this process.
+
+    Packages that were written for optax then run on gdjax, whether or not optax is installed. Call
+    it before the first of them is imported. Modules below optax work as well, also private ones:
+    `import optax.contrib`, `from optax._src import base`. Calling it twice does nothing more.
+
+    Raises:
+      RuntimeError: if something has imported the real optax already: it would go on using it.
+
+    Example:
+      >>> import gdjax.compat, sys
+      >>> gdjax.compat.install()  # doctest: +SKIP
+      >>> import optax  # doctest: +SKIP
+      >>> optax  # doctest: +SKIP
+      <module 'gdjax.compat.optax' ...>
+    """
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    loaded: Any = sys.modules.get("optax")
+    if loaded is not None:
+        raise RuntimeError(
+            f"gdjax.compat.install: optax has been imported already, from {loaded.__file__}. Call "
+            "install() at the start of the program, before packages that import optax."
+        )
+    sys.meta_path.insert(0, _Finder())
+    importlib.import_module("optax")

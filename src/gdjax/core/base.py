@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import jax
@@ -30,7 +31,14 @@ class UpdateFn(Protocol):
         ...
 
 
-class Optimizer(NamedTuple):
+class InitUpdate(NamedTuple):
+    """Two functions: gdjax's optimizers, and the transformations of `gdjax.compat.optax`."""
+
+    init: InitFn
+    update: UpdateFn
+
+
+class Optimizer(InitUpdate):
     """A pair of pure functions; `new_params = params + updates`.
 
     Example:
@@ -42,8 +50,16 @@ class Optimizer(NamedTuple):
       [0.5 1.5]
     """
 
-    init: InitFn
-    update: UpdateFn
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> type:
+        """The class that `isinstance` also accepts: optax's, if the program has imported optax.
+
+        Other libraries ask for optax's pairs by class. The class itself is `type(optimizer)`.
+        """
+        optax = sys.modules.get("optax")
+        return getattr(optax, "GradientTransformationExtraArgs", type(self))
 
     def __repr__(self) -> str:
         """Name the update function, which says what the optimizer is."""

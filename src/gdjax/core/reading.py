@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import is_state
+from gdjax.core.base import Optimizer, is_state, short
 from gdjax.core.checks import Range, check_range, ranges_of
 from gdjax.core.hyper import (
     Masked,
@@ -25,7 +25,7 @@ from gdjax.core.hyper import (
 )
 from gdjax.core.protocols import states_in
 from gdjax.core.remember import remembered, weak_functions
-from gdjax.core.types import Hyperparam, OptState, PyTree, T, TreeDef
+from gdjax.core.types import Hyperparam, OptState, Params, PyTree, T, TreeDef
 
 Path = tuple[Any, ...]  # keys of jax.tree_util
 Entry = tuple[Path, int, PyTree, Array]  # path, depth of its shortest name, value, count
@@ -260,6 +260,53 @@ def with_hyperparams(state: T, **values: Hyperparam) -> T:
         return treedef.unflatten([edit_value(child, path + key, put) for key, child in children])
 
     return edit_states(state, ())
+
+
+def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
+    """Return a state in which the hyperparameters are those that an optimizer was made with.
+
+    The numbers of an optimizer are in its state, so `adam(3e-4).update` with a state of `adam(1.0)`
+    takes steps of 1.0. This is for code that makes the optimizer anew and means its numbers, as
+    optax's users do: a resumed run with another rate, or a population that builds its optimizers
+    inside of the step.
+
+    Args:
+      state: a state of an optimizer of the same kind, which may have other numbers. Counts and
+        slots are kept.
+      optimizer: has the numbers, which may be traced.
+      params: the parameters, or their shapes: masks and patterns are evaluated with them.
+
+    Raises:
+      ValueError: if the state is that of another kind of optimizer.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.ones(2)
+      >>> state = gdjax.adam(1.0).init(params)
+      >>> optimizer = gdjax.adam(3e-4)
+      >>> state = gdjax.with_hyperparams_of(state, optimizer, params)
+      >>> print(optimizer.update(params, state, params)[0])
+      [-0.0003 -0.0003]
+    """
+
+    def part(fresh, old):
+        if not is_state(fresh):
+            return old
+        if not is_state(old) or fresh.hyperparams.keys() != old.hyperparams.keys():
+            raise ValueError(
+                f"with_hyperparams_of(state=...) is {short(old)}, where the optimizer has "
+                f"{short(fresh)}: it is of another kind."
+            )
+        slots = jax.tree.map(part, fresh.slots, old.slots, is_leaf=is_state)
+        return old._replace(hyperparams=fresh.hyperparams, rounding=fresh.rounding, slots=slots)
+
+    try:
+        return jax.tree.map(part, optimizer.init(params), state, is_leaf=is_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "with_hyperparams_of(state=...) is not a state of the optimizer, for these parameters: "
+            f"{error}"
+        ) from None
 
 
 def _one_level(node: PyTree) -> tuple[list[Any], TreeDef]:

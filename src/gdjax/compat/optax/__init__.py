@@ -1,30 +1,36 @@
-"""gdjax under optax's names: `from gdjax.compat import optax`.
+"""optax's names on gdjax: `from gdjax.compat import optax`.
 
-The names that only optax has are defined in this package and listed in `__init__.pyi`. All other
-names are those of gdjax. Each is imported when it is first used.
+The names are listed in `__init__.pyi`, and each is imported when it is first used. `_src` and other
+private paths that public code imports are in `private.py`.
 """
 
 from typing import Any
 
-from gdjax.namespace import HOMES as _HOMES
 from gdjax.namespace import homes as _homes
 from gdjax.namespace import load as _load
 
-_OWN = _homes(__name__)
+__version__ = "0.2.8"  # of the optax whose names and habits these are
+
+_NAMES = _homes(__name__)
+__all__ = sorted(name for name in _NAMES if not name.startswith("_"))
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OWN:
-        value = _load(__name__, name, _OWN)
-    elif name in _HOMES:
-        value = _load("gdjax", name)
-    else:
-        from gdjax.compat.optax.left_out import hint
-
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint(name)}")
-    globals()[name] = value
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+    value = globals()[name] = _load(__name__, name, _NAMES)
     return value
 
 
+def _hint(name: str) -> str:
+    if name.startswith("_"):  # what Python and its tools look for
+        return ""
+    import gdjax
+
+    if hasattr(gdjax, name):
+        return f"; optax has no such name. It is gdjax.{name}"
+    return ""
+
+
 def __dir__() -> list[str]:
-    return sorted({*_OWN, *_HOMES})
+    return [*__all__, "__version__"]

@@ -1,134 +1,129 @@
-"""optax's way to keep hyperparameters in the state: `state.hyperparams["learning_rate"] = 0.1`."""
+"""Numbers in the state: `state.hyperparams["learning_rate"] = 0.1`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer, State, is_state
-from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import check_state
-from gdjax.core.hyper import as_hyper
-from gdjax.core.lift import compiled
-from gdjax.core.numerics import cast_like, safe_increment, scalar_dtype
-from gdjax.core.protocols import took_step
-from gdjax.core.remember import remembered_with_owners, whole
-from gdjax.core.types import DType, OptState, Pair, Params
-
-Q = ParamSpec("Q")
-
-
-class Injected(NamedTuple):
-    """What is remembered in addition to the numbers."""
-
-    schedules: dict[str, Any]  # the schedules; of stateful ones, their states
-    inner_state: OptState  # state of the optimizer that the factory makes
+from gdjax.compat.optax.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    OptState,
+    Params,
+    Schedule,
+    ScheduleState,
+    StatefulSchedule,
+    with_extra_args_support,
+)
+from gdjax.core.base import Optimizer
+from gdjax.core.numerics import safe_increment, scalar_dtype
+from gdjax.core.reading import with_hyperparams_of
+from gdjax.core.types import DType
 
 
-def _is_stateful(x: object) -> bool:
-    return not isinstance(x, type) and callable(getattr(x, "init", None)) and callable(x)
+class InjectStatefulHyperparamsState(NamedTuple):
+    """What `inject_hyperparams` remembers.
+
+    Attributes:
+      count: number of updates so far, int32.
+      hyperparams: argument of the factory -> number; a scheduled one is that of the last update.
+      hyperparams_states: the states of the schedules.
+      inner_state: the state of the pair that the factory makes.
+    """
+
+    count: Array
+    hyperparams: dict[str, Any]
+    hyperparams_states: dict[str, ScheduleState]
+    inner_state: OptState
 
 
-def _current(
-    schedules: dict[str, Any],
-    stateful: dict[str, Any],
-    count: Array,
-    dtype: DType,
-    extra: dict[str, Any],
-) -> dict[str, Array]:
-    values = {
-        name: stateful[name](s, **extra) if name in stateful else s(count)
-        for name, s in schedules.items()
-    }
-    return {name: jnp.asarray(value, dtype) for name, value in values.items()}
+class InjectHyperparamsState(NamedTuple):
+    """The state of `inject_hyperparams` in old versions of optax, to annotate with."""
+
+    count: Array
+    hyperparams: dict[str, Any]
+    inner_state: OptState
 
 
-def _with_numbers_of(fresh: OptState, old: OptState) -> OptState:
-    """Return `old`, counts and slots, with the hyperparameters of a fresh state."""
+class WrappedScheduleState(NamedTuple):
+    """The number of steps so far, int32."""
 
-    def part(new, old):
-        if not is_state(new):
-            return old
-        return new._replace(count=old.count, slots=_with_numbers_of(new.slots, old.slots))
-
-    return jax.tree.map(part, fresh, old, is_leaf=is_state)
+    count: Array
 
 
-def _make_update(
-    factory: Callable[..., Pair],
-    fixed: tuple[tuple[str, Any], ...],
-    stateful: tuple[tuple[str, Any], ...],
-    names: tuple[str, ...],
-    dtype: DType,
-) -> Callable[..., Any]:
-    def inject_hyperparams(updates, state, params=None, **extra):
-        check_state("inject_hyperparams", state, names, Injected)
-        schedules, inner = state.slots
-        kind = dtype or scalar_dtype()
-        numbers = {k: jnp.asarray(v, kind) for k, v in state.hyperparams.items()}
-        numbers |= _current(schedules, dict(stateful), state.count, kind, extra)
-        optimizer = with_extra_args_support(factory(**dict(whole(fixed)), **numbers))
-        fresh = optimizer.init(updates if params is None else params)
-        inner = _with_numbers_of(fresh, inner)
-        updates, new = optimizer.update(updates, inner, params, **extra)
-        moved = {k: s.update(schedules[k], **extra) for k, s in stateful}
-        slots = Injected(schedules | moved, cast_like(new, inner))
-        took = took_step(slots)
-        count = safe_increment(state.count)
-        count = count if took is None else jnp.where(took, count, state.count)
-        return updates, State(count, numbers, slots)
+class WrappedSchedule:
+    """A schedule of the count as a `StatefulSchedule`.
 
-    return compiled(inject_hyperparams, "inject_hyperparams")
+    Example:
+      >>> from gdjax.compat import optax
+      >>> wrapped = optax.WrappedSchedule(optax.linear_schedule(1.0, 0.0, 4))
+      >>> print(wrapped(wrapped.update(wrapped.init())))
+      0.75
+    """
 
+    def __init__(self, schedule_fn: Schedule):
+        self.schedule_fn = schedule_fn
 
-_remembered_update = remembered_with_owners(_make_update)
+    def init(self) -> WrappedScheduleState:
+        """Return a count of 0."""
+        return WrappedScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(self, state: WrappedScheduleState, **extra_args: Any) -> WrappedScheduleState:
+        """Return the next count."""
+        return WrappedScheduleState(safe_increment(state.count))
+
+    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:
+        """Return the schedule's value at the count."""
+        return self.schedule_fn(state.count)
 
 
 def inject_hyperparams(
-    inner_factory: Callable[Q, Pair],
+    inner_factory: Callable[..., GradientTransformation],
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: DType = None,
-) -> Callable[Q, Optimizer]:
+) -> Callable[..., GradientTransformationExtraArgs]:
     """Keep the numbers that a factory is given in `state.hyperparams`, by its arguments' names.
 
-    gdjax's own factories do not need it: `gdjax.hyperparams` and `gdjax.with_hyperparams` read
-    and write the numbers of any state. It is here for code that is written for optax, and for
-    factories whose arguments are not hyperparameters themselves, as below.
+    A number there may be replaced, without a new compile; a scheduled one is that of the last
+    update, and writing to it has no effect. In gdjax itself the numbers of every optimizer are in
+    the state: see `gdjax.with_hyperparams`.
 
-    Numbers are float32 at least, where optax rounds them to the parameters' dtype. A scheduled
-    number is that of the last update, as in optax, and writing to it has no effect.
+    Numbers are float32 at least, where optax rounds them to the parameters' dtype: 0.999 is 1 in
+    bfloat16.
 
     Args:
-      inner_factory: a function that returns an `(init, update)` pair, of gdjax or of optax. It is
-        called again in each trace, with traced numbers.
-      static_args: names of arguments that are functions or integers but not schedules or numbers.
-      hyperparam_dtype: dtype of the numbers; None is float32, or float64 with x64.
+      inner_factory: a function that returns a pair, of optax or of gdjax. It is called in each
+        `init` and `update`, with the numbers as arrays.
+      static_args: names of arguments that are functions, integers or arrays, but no schedules or
+        numbers.
+      hyperparam_dtype: dtype of the floating-point numbers; None is float32, or float64 with x64.
 
     Returns:
       A factory with the same arguments, whose numbers may be schedules of the step count, or
       `StatefulSchedule`s.
 
     Raises:
-      ValueError: if `static_args` has a name that is not an argument.
+      ValueError: if `static_args` has a name that is no argument.
 
     Example:
       >>> from gdjax.compat import optax
       >>> import jax.numpy as jnp
       >>> def factory(rate, ratio):
       ...     return optax.adamw(rate, weight_decay=ratio * rate)
-      >>> opt = optax.inject_hyperparams(factory)(rate=lambda t: 0.1 * 0.5**t, ratio=0.5)
+      >>> tx = optax.inject_hyperparams(factory)(rate=lambda t: 0.1 * 0.5**t, ratio=0.5)
       >>> params = jnp.ones(1)
-      >>> state = opt.init(params)
+      >>> state = tx.init(params)
       >>> state.hyperparams["ratio"] = 0.0
-      >>> updates, state = opt.update(params, state, params)
-      >>> updates, state = opt.update(params, state, params)
+      >>> updates, state = tx.update(params, state, params)
+      >>> updates, state = tx.update(params, state, params)
       >>> print(updates, state.hyperparams["rate"])
       [-0.05] 0.05
     """
@@ -141,37 +136,54 @@ def inject_hyperparams(
         )
 
     @functools.wraps(inner_factory)
-    def build(*args: Q.args, **kwargs: Q.kwargs) -> Optimizer:
-        numbers, schedules, stateful, fixed = {}, {}, {}, {}
-        for name, value in _arguments(signature, args, kwargs).items():
-            if name in static or isinstance(value, bool):
-                fixed[name] = value
-            elif _is_stateful(value):
-                stateful[name] = value
-            elif callable(value):
-                schedules[name] = value
-            elif isinstance(value, (int, float, jax.Array, np.ndarray, np.number)):
-                numbers[name] = value
-            else:
-                fixed[name] = value
+    def build(*args: Any, **kwargs: Any) -> GradientTransformationExtraArgs:
+        fixed, numbers, schedules = _sorted(static, _arguments(signature, args, kwargs))
 
-        def init(params: Params) -> State:
-            dtype = hyperparam_dtype or scalar_dtype()
-            count = jnp.zeros((), jnp.int32)
-            kept = {k: as_hyper(f"inject_hyperparams({k}=...)", s) for k, s in schedules.items()}
-            kept |= {k: s.init() for k, s in stateful.items()}
-            start = {k: jnp.array(v, dtype, copy=True) for k, v in numbers.items()}
-            start |= _current(kept, stateful, count, dtype, {})
-            make: Callable[..., Pair] = inner_factory
-            inner = with_extra_args_support(make(**fixed, **start)).init(params)
-            return State(count, start, Injected(kept, inner))
+        def current(states: dict[str, ScheduleState], **extra_args: Any) -> dict[str, Array]:
+            return {k: _number(s(states[k], **extra_args)) for k, s in schedules.items()}
 
-        names = tuple(sorted(numbers | schedules | stateful))
-        parts = tuple(fixed.items()), tuple(stateful.items()), names
-        key = inner_factory, *parts, hyperparam_dtype
-        return Optimizer(init, _remembered_update(*key))
+        def _number(value: Any) -> Array:
+            value = jnp.array(value, copy=True)  # the state may be donated
+            if jnp.issubdtype(value.dtype, jnp.floating):
+                return value.astype(hyperparam_dtype or scalar_dtype())
+            return value.astype(value.dtype)  # not weakly typed
+
+        def init(params: Params) -> InjectStatefulHyperparamsState:
+            states = {k: s.init() for k, s in schedules.items()}
+            kept = {k: _number(v) for k, v in numbers.items()} | current(states)
+            inner = inner_factory(**fixed, **kept).init(params)
+            return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), kept, states, inner)
+
+        def update(updates, state, params=None, **extra_args):
+            states = state.hyperparams_states
+            kept = {k: _number(v) for k, v in state.hyperparams.items()}
+            kept |= current(states, **extra_args)
+            pair, inner = inner_factory(**fixed, **kept), state.inner_state
+            if isinstance(pair, Optimizer):
+                inner = with_hyperparams_of(inner, pair, updates if params is None else params)
+            pair = with_extra_args_support(pair)
+            updates, inner = pair.update(updates, inner, params, **extra_args)
+            states = {k: s.update(states[k], **extra_args) for k, s in schedules.items()}
+            count = safe_increment(state.count)
+            return updates, InjectStatefulHyperparamsState(count, kept, states, inner)
+
+        return GradientTransformationExtraArgs(init, update)
 
     return build
+
+
+def inject_stateful_hyperparams(
+    inner_factory: Callable[..., GradientTransformation],
+    static_args: str | Iterable[str] = (),
+    hyperparam_dtype: DType = None,
+) -> Callable[..., GradientTransformationExtraArgs]:
+    """Do what `inject_hyperparams` does; deprecated, as in optax."""
+    warnings.warn(
+        "inject_stateful_hyperparams is deprecated: use inject_hyperparams.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return inject_hyperparams(inner_factory, static_args, hyperparam_dtype)
 
 
 def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -182,3 +194,21 @@ def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[
         if parameter.kind is parameter.VAR_KEYWORD:
             named |= named.pop(name)
     return named
+
+
+def _sorted(
+    static: set[str], arguments: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, StatefulSchedule]]:
+    """Return what is neither, the numbers, and the schedules."""
+    fixed, numbers, schedules = {}, {}, {}
+    for name, value in arguments.items():
+        if name in static or isinstance(value, bool):
+            fixed[name] = value
+        elif callable(value):
+            is_stateful = not isinstance(value, type) and callable(getattr(value, "init", None))
+            schedules[name] = value if is_stateful else WrappedSchedule(value)
+        elif isinstance(value, (int, float, jax.Array, np.ndarray, np.number)):
+            numbers[name] = value
+        else:
+            fixed[name] = value
+    return fixed, numbers, schedules

@@ -1,0 +1,5 @@
+"""The names of `optax.experimental`."""
+
+from gdjax.compat.optax.private import add_private_modules
+
+add_private_modules(__name__, "_aggregating")

@@ -1,0 +1,49 @@
+"""Modules whose names are an implementation detail of optax, but which public code imports.
+
+Each of them has every public name of optax, wherever that is, and those private names that are in
+`gdjax.compat.optax.helpers`: where optax keeps a name has changed from version to version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+SEARCHED = (
+    "", "contrib", "tree_utils", "losses", "schedules", "transforms", "projections",
+    "perturbations", "assignment", "second_order", "microbatching", "experimental", "base",
+    "helpers",
+)  # fmt: skip
+ROOT = "gdjax.compat.optax"
+
+
+class PrivateModule(ModuleType):
+    """A module that has the names of all others."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        for part in SEARCHED:
+            module = importlib.import_module(f"{ROOT}.{part}".rstrip("."))
+            if hasattr(module, name):
+                value = getattr(module, name)
+                setattr(self, name, value)
+                return value
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+def add_private_modules(package: str, names: str) -> None:
+    """Let `package` have private modules, as attributes and to import from.
+
+    Args:
+      package: the name of a module of `gdjax.compat.optax`.
+      names: those of the modules, with spaces between.
+    """
+    parent = sys.modules[package]
+    vars(parent).setdefault("__path__", [])  # a package, maybe without files
+    for name in names.split():
+        module = PrivateModule(f"{package}.{name}")
+        sys.modules[module.__name__] = module
+        setattr(parent, name, module)

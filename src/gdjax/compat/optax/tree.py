@@ -1,0 +1,3 @@
+"""Functions of trees: those of `gdjax.tree`."""
+
+from gdjax.tree import *  # noqa: F403
