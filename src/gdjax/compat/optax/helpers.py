@@ -2,6 +2,8 @@
 
 # --- of `_src.transform`, `_src.numerics`, `_src.utils` --------------------------------------------
 
+# --- masks ----------------------------------------------------------------------------------------
+from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F401
 from gdjax.compat.optax.numerics import abs_sq as abs_sq
 from gdjax.compat.optax.transform import (
     ScaleByDistanceOverGradientsState as ScaleByDistanceOverGradientsState,
@@ -10,7 +12,9 @@ from gdjax.compat.optax.transform import (
     ScaleByOptimisticGradientState as ScaleByOptimisticGradientState,
 )
 from gdjax.compat.optax.transform import ScaleByRmsWithCountState as ScaleByRmsWithCountState
-from gdjax.compat.optax.transform import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
+from gdjax.compat.optax.transform import (
+    ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState,
+)
 from gdjax.compat.optax.transform import precondition_by_lbfgs as _precondition_by_lbfgs  # noqa: F401
 from gdjax.compat.optax.utils import MultiNormalDiagFromLogScale as MultiNormalDiagFromLogScale
 from gdjax.compat.optax.utils import canonicalize_dtype as canonicalize_dtype
