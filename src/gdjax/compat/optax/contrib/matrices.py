@@ -22,6 +22,7 @@ from gdjax.compat.optax.base import (
 )
 from gdjax.compat.optax.combine import chain, partition
 from gdjax.compat.optax.contrib.adapting import on_trees
+from gdjax.compat.optax.masking import tree_given_by
 from gdjax.compat.optax.transform import scale_by_adam, scale_by_learning_rate
 from gdjax.core.checks import check_choice
 from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype, upcast
@@ -63,7 +64,7 @@ def axes_of(what: str, spec: Any, params: Params) -> list[Axes | None]:
         function of the parameters that gives one, or None for the leaves of two dimensions.
       params: the parameters.
     """
-    spec = spec(params) if callable(spec) else spec
+    spec = tree_given_by(spec, params)
     native: MatrixSpec = jax.tree.map(_native, spec, is_leaf=_is_spec_or_none)
     return matrix_axes(what, native, params)
 
@@ -127,12 +128,10 @@ def scale_by_galore(
     )
 
     def read(state):
-        projector = jax.tree.map(
-            lambda p: jnp.zeros((0, 0)) if p is None else p.basis,
-            state.slots.projector,
-            is_leaf=lambda x: x is None or isinstance(x, Projector),
+        bases = jax.tree.map(
+            lambda p: p.basis, state.slots.projector, is_leaf=lambda x: isinstance(x, Projector)
         )
-        return GaLoreState(state.count, state.slots.inner_state, projector)
+        return GaLoreState(state.count, state.slots.inner_state, bases)
 
     def write(native, state, updates, params):
         leaves, treedef = jax.tree.flatten(updates)
@@ -147,7 +146,24 @@ def scale_by_galore(
         )
         return native._replace(count=state.count, slots=slots)
 
-    return on_trees(optimizer, GaLoreState, read, write)
+    pair = on_trees(optimizer, GaLoreState, read, write)
+
+    def init(params):
+        return _with_all_bases(params, pair.init(params))
+
+    def update(updates, state, params=None, **extra):
+        new, state = pair.update(updates, state, params, **extra)
+        return new, _with_all_bases(updates, state)
+
+    return GradientTransformation(init, update)
+
+
+def _with_all_bases(tree: Params, state: GaLoreState) -> GaLoreState:
+    """Return the state with an empty basis for each leaf of the tree that has none."""
+    treedef = jax.tree.structure(tree)
+    bases = treedef.flatten_up_to(state.projector)
+    filled = [jnp.zeros((0, 0)) if basis is None else basis for basis in bases]
+    return state._replace(projector=treedef.unflatten(filled))
 
 
 def _from_left(axes: Axes, x: Array) -> bool:
@@ -364,10 +380,9 @@ def muon(
         """Return a tree like the parameters with dimension numbers or None at each leaf."""
         if numbers is None:
             return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
-        given = numbers(params) if callable(numbers) else numbers
         return jax.tree.map(
             lambda one, part: jax.tree.map(lambda _: one, part),
-            given,
+            tree_given_by(numbers, params),
             params,
             is_leaf=_is_spec_or_none,
         )
