@@ -591,14 +591,13 @@ def fromage(
 ) -> GradientTransformationExtraArgs:
     """Steps relative to each parameter's norm, which they keep; see `gdjax.fromage`."""
 
-    def shrunk(rate: Any) -> Any:
-        return 1 / (1 + rate**2) ** 0.5
+    def numbers(count: Any = None) -> tuple[Any, Any]:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        kept = 1 / (1 + rate**2) ** 0.5
+        return rate * kept, kept - 1
 
-    if callable(learning_rate):
-        rate = lambda count: shrunk(learning_rate(count)) * learning_rate(count)
-        decay = lambda count: shrunk(learning_rate(count)) - 1
-    else:
-        rate, decay = shrunk(learning_rate) * learning_rate, shrunk(learning_rate) - 1
+    scheduled = (lambda count: numbers(count)[0]), (lambda count: numbers(count)[1])
+    rate, decay = scheduled if callable(learning_rate) else numbers()
     return chain(
         scale_by_trust_ratio(min_norm), scale_by_learning_rate(rate), add_decayed_weights(decay)
     )
@@ -633,13 +632,14 @@ def polyak_sgd(
     return chain(sgd(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))
 
 
+_ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+
+
 def lbfgs(
     learning_rate: ScalarOrSchedule | None = None,
     memory_size: int = 10,
     scale_init_precond: bool = True,
-    linesearch: GradientTransformation | None = scale_by_zoom_linesearch(
-        max_linesearch_steps=20, initial_guess_strategy="one"
-    ),
+    linesearch: GradientTransformation | None = _ZOOM,
 ) -> GradientTransformationExtraArgs:
     """Limited-memory BFGS with a line search; see `gdjax.lbfgs`, which `gdjax.minimize` runs.
 

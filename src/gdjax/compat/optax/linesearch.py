@@ -143,7 +143,9 @@ def scale_by_backtracking_linesearch(
 ) -> GradientTransformationExtraArgs:
     """Shorten a step until the objective falls by a share of what the slope predicts.
 
-    f(x + t d) <= (1 + rtol) f(x) + slope_rtol t <g, d> + atol  for t = t_0, t_0 decrease_factor, ...
+    f(x + t d) <= (1 + rtol) f(x) + slope_rtol t <g, d> + atol
+
+    is tried for t = t_0, t_0 decrease_factor, t_0 decrease_factor^2, ... until it holds.
     If no t is short enough the last one is taken, as in optax; `gdjax` takes no step then.
 
     Args:
@@ -314,7 +316,8 @@ def scale_by_zoom_linesearch(
 ) -> GradientTransformationExtraArgs:
     """Scale a direction to a step that satisfies the strong Wolfe conditions.
 
-    f(x + t d) <= f(x) + slope_rtol t <g, d> + tol  and  |<g(x + t d), d>| <= curv_rtol |<g, d>| + tol
+    f(x + t d) <= f(x) + slope_rtol t <g, d> + tol,
+    |<g(x + t d), d>| <= curv_rtol |<g, d>| + tol.
 
     Args:
       max_linesearch_steps: most evaluations in one update.
@@ -529,8 +532,8 @@ def value_and_grad_from_state(
       >>> from gdjax.compat import optax
       >>> import jax.numpy as jnp
       >>> def fun(x): return jnp.sum(x**2)
-      >>> tx = optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15))
-      >>> value, grad = optax.value_and_grad_from_state(fun)(jnp.ones(2), state=tx.init(jnp.ones(2)))
+      >>> x, tx = jnp.ones(2), optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15))
+      >>> value, grad = optax.value_and_grad_from_state(fun)(x, state=tx.init(x))
       >>> print(value, grad)
       2.0 [2. 2.]
     """
@@ -541,8 +544,8 @@ def value_and_grad_from_state(
         value, grad = tree.get(state, "value"), tree.get(state, "grad")
         if value is None or grad is None:
             raise ValueError(
-                "value_and_grad_from_state needs a state with a value and a gradient. A line search "
-                "keeps them; the backtracking one only with store_grad=True."
+                "value_and_grad_from_state needs a state with a value and a gradient. A line "
+                "search keeps them; the backtracking one only with store_grad=True."
             )
 
         def evaluated():
