@@ -204,6 +204,53 @@ def galore(
 # --- Muon -----------------------------------------------------------------------------------------
 
 
+ReshapeFn = Callable[[Array], Array]
+
+
+def compute_muon_reshape(x: Array, dim_nums: Any) -> tuple[ReshapeFn, ReshapeFn]:
+    """Return a function that gives an array as matrices [batch, m, n], and its inverse.
+
+    Raises:
+      ValueError: if the array has less than two dimensions, or an axis is named twice.
+    """
+    what = "compute_muon_reshape(dim_nums=...)"
+    (axes,) = axes_of(what, dim_nums, x)
+    if axes is None:
+        raise ValueError(f"{what} needs an array of two axes or more, got shape {x.shape}.")
+
+    def reshape(y):
+        matrices = axes.matrices(y)
+        return matrices.reshape(-1, *matrices.shape[-2:])
+
+    return reshape, lambda y: axes.array(y, x)
+
+
+def orthogonalize_via_newton_schulz(
+    x: Array,
+    ns_coeffs: Array,
+    ns_steps: int = 5,
+    preconditioning: Preconditioning = "frobenius",
+    eps: ArrayLike = 1e-8,
+    dimension_numbers: MuonDimensionNumbers | None = None,
+) -> Array:
+    """Return the polar factor of a matrix, or of each matrix of an array; see `gdjax.polar`.
+
+    Raises:
+      ValueError: for more than two dimensions without dimension numbers, wrong coefficients and
+        unknown names.
+    """
+    (axes,) = axes_of(
+        "orthogonalize_via_newton_schulz(dimension_numbers=...)", dimension_numbers, x
+    )
+    if axes is None:
+        raise ValueError(
+            "orthogonalize_via_newton_schulz(x=...) must be a matrix, or dimension_numbers=... "
+            f"must name its axes; got shape {x.shape}."
+        )
+    factor = gdjax.polar(axes.matrices(x), ns_coeffs, ns_steps, eps, preconditioning)
+    return axes.array(factor, x)
+
+
 class MuonState(NamedTuple):
     """What Muon remembers.
 

@@ -274,7 +274,8 @@ def schedule_free(
         )
         return native._replace(count=state.step_count - 1, slots=slots)
 
-    return on_gdjax(optimizer, ScheduleFreeState, read=read, write=write, extra_args=True)
+    counts = dict(step_count="count")
+    return on_gdjax(optimizer, ScheduleFreeState, counts, read=read, write=write, extra_args=True)
 
 
 def schedule_free_sgd(
