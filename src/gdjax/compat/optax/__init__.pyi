@@ -1,7 +1,6 @@
 # ruff: noqa: I001
 """optax's names on gdjax: `from gdjax.compat import optax`."""
 
-
 # Pairs, empty states and types
 from gdjax.compat.optax.base import (
     AdaptiveGradClipState as AdaptiveGradClipState,

@@ -2,6 +2,15 @@
 
 # --- line searches --------------------------------------------------------------------------------
 
+# --- contrib --------------------------------------------------------------------------------------
+from gdjax.compat.optax.contrib.adaptive import scale_by_sophia as scale_by_sophia
+from gdjax.compat.optax.contrib.matrices import compute_muon_reshape as _compute_muon_reshape  # noqa: F401
+from gdjax.compat.optax.contrib.matrices import (
+    orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz,
+)
+from gdjax.compat.optax.contrib.matrices import scale_by_shape as scale_by_shape
+from gdjax.compat.optax.contrib.parameter_free import scale_by_dog as scale_by_dog
+from gdjax.compat.optax.contrib.parameter_free import scale_by_dowg as scale_by_dowg
 from gdjax.compat.optax.linesearch import (
     FLAG_CURVATURE_COND_NOT_SATISFIED as FLAG_CURVATURE_COND_NOT_SATISFIED,
 )
@@ -13,3 +22,9 @@ from gdjax.compat.optax.linesearch import (
 )
 from gdjax.compat.optax.linesearch import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
 from gdjax.compat.optax.linesearch import extract_fns_kwargs as _extract_fns_kwargs  # noqa: F401
+
+# --- masks ----------------------------------------------------------------------------------------
+from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F401
+from gdjax.wrappers.complex_parts import (
+    SplitRealAndImaginaryArrays as SplitRealAndImaginaryArrays,
+)

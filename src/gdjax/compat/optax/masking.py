@@ -86,13 +86,18 @@ def masked(
     return GradientTransformationExtraArgs(init, update)
 
 
-def tree_given_by(given: PyTree | Callable[[Params], PyTree], params: Params) -> PyTree:
-    """Return a tree of masks or labels, or what a function gives for these parameters.
+def is_function(given: PyTree) -> bool:
+    """Return whether a mask or labels are a function, not a tree that is callable itself.
 
-    A tree may itself be callable, as an Equinox module is: a function has itself as its only leaf.
+    An Equinox module is such a tree; a function has itself as its only leaf.
     """
     leaves = jax.tree.leaves(given)
-    return given(params) if leaves and all(map(callable, leaves)) else given
+    return bool(leaves) and all(map(callable, leaves))
+
+
+def tree_given_by(given: PyTree | Callable[[Params], PyTree], params: Params) -> PyTree:
+    """Return a tree of masks or labels, or what a function gives for these parameters."""
+    return given(params) if is_function(given) else given
 
 
 def _kept(mask: PyTree, tree: PyTree) -> PyTree:
