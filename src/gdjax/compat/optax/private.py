@@ -13,8 +13,8 @@ from typing import Any
 
 SEARCHED = (
     "", "contrib", "tree_utils", "losses", "schedules", "transforms", "projections",
-    "perturbations", "assignment", "second_order", "microbatching", "experimental", "base",
-    "helpers",
+    "perturbations", "assignment", "second_order", "microbatching", "experimental",
+    "aggregating", "base", "helpers",
 )  # fmt: skip
 ROOT = "gdjax.compat.optax"
 
