@@ -7,7 +7,7 @@ pair keeps them, and gives them to the same program in each step: another number
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.core

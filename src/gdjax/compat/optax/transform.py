@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from jax import Array
+
 import gdjax
 from gdjax.compat.optax.adapter import on_gdjax
 from gdjax.compat.optax.base import (
@@ -12,7 +14,6 @@ from gdjax.compat.optax.base import (
     Schedule,
     Updates,
 )
-from jax import Array
 
 
 class ScaleByAdamState(NamedTuple):
