@@ -3,8 +3,8 @@
     python tests/compat/optax_names.py         what optax has
     python tests/compat/optax_names.py --use   what public code uses of it, by repositories
 
-`test_optax_names.py` demands that `ARGUMENTS` says exactly what the first one prints. The list of the
-second one is `optax_public_use.txt`.
+`test_optax_names.py` demands that `ARGUMENTS` says exactly what the first one prints. The list of
+the second one is `optax_public_use.txt`.
 """
 
 import importlib
@@ -14,9 +14,8 @@ import types
 import warnings
 from pathlib import Path
 
-import optax
-
 from gdjax.compat import optax as compat
+from gdjax.compat.optax.private import public_names
 
 MODULES = (
     "", "assignment", "contrib", "experimental", "experimental.aggregating", "losses",
@@ -27,12 +26,14 @@ MODULES = (
 # Arguments that differ on purpose; docs/migrating.md says so too.
 ARGUMENTS: dict[str, str] = {}
 
-# Imported into modules, as `typing` is in optax's.
-HELPERS = {"add_private_modules", "annotations"}
+# Used by public code, but not given, with the reason.
+NOT_GIVEN = {
+    "_src.linesearch.zoom_linesearch": "the state machine inside scale_by_zoom_linesearch, in one file",
+}
 
 
 def public_use():
-    """Return {name: repositories that use it} of `optax_public_use.txt`; 0 if they are not known."""
+    """Return {name: repositories that use it}, 0 if they are not known."""
     text = Path(__file__).with_name("optax_public_use.txt").read_text()
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     return {name: int(count.replace("-", "0")) for name, count, *_ in lines}
@@ -68,10 +69,13 @@ def arguments(thing):
 
 
 def same(a, b):
-    """Return whether two defaults are the same, functions and objects by name."""
-    if type(a) is type(b) and not callable(a) and not isinstance(a, tuple):
-        return a == b
-    if isinstance(a, tuple) and type(b) is tuple is type(a):
+    """Return whether two defaults are the same, functions by a value and objects by class."""
+    if inspect.isfunction(a) and inspect.isfunction(b):
+        try:
+            return bool(a(16.0) == b(16.0))
+        except TypeError:
+            return a is b
+    if type(a) is type(b) and not isinstance(a, tuple | type):
         return a == b
     return getattr(a, "__name__", type(a).__name__) == getattr(b, "__name__", type(b).__name__)
 
@@ -112,7 +116,12 @@ def audit():
                     missing.append(full)
                 elif found := list(differences(thing, getattr(ours, name))):
                     different[full] = ", ".join(found)
-            mine = public(ours).keys() - theirs.keys() - HELPERS
+            mine = public_names(inspect.getsource(ours)) if module else {*dir(ours)}
+            mine = {name for name in mine if not name.startswith("_")} - theirs.keys()
+            if module:  # at the top level, modules too
+                mine -= {n for n in mine if isinstance(getattr(ours, n), types.ModuleType)}
+            else:
+                mine -= {m.partition(".")[0] for m in MODULES}
             more += [f"{module}.{name}".strip(".") for name in sorted(mine)]
     return missing, more, different
 

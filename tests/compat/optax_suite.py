@@ -82,7 +82,7 @@ def run_file(path: Path, real: bool) -> dict[str, str | None]:
         import optax._src
 
         optax._src.test_utils = sys.modules["optax._src.test_utils"]
-        if path.name == "_common_test.py":  # it takes data from another test
+        if path.name in ("_common_test.py", "_schedule_test.py"):  # take data from another test
             load("optax._src.alias_test", folder() / "_src" / "alias_test.py")
             optax._src.alias_test = sys.modules["optax._src.alias_test"]
     name = str(path.relative_to(folder()).with_suffix("")).replace("/", ".")

@@ -1,6 +1,16 @@
 """Names that are private in optax, but which public code or optax's own tests import."""
 
 # ruff: noqa: I001
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gdjax.compat.optax.base import Params
+from gdjax.compat.optax.contrib.matrices import MuonDimensionNumbers
 
 # --- line searches --------------------------------------------------------------------------------
 from gdjax.compat.optax.linesearch import (
@@ -33,3 +43,27 @@ from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F4
 
 # --- trees ----------------------------------------------------------------------------------------
 from gdjax.core.hyper import Placeholder as _ParamsPlaceholder  # noqa: F401
+
+
+# --- losses ---------------------------------------------------------------------------------------
+def weighted_logsoftmax(x: ArrayLike, weights: ArrayLike) -> Array:
+    """Return weights * log_softmax(x) over the last axis, which is 0 where a weight is 0."""
+    log_p = jax.nn.log_softmax(x, axis=-1)
+    weights = jnp.asarray(weights)
+    return jnp.where(weights == 0, 0, weights * jnp.where(weights == 0, 0, log_p))
+
+
+# --- `contrib._muon` ------------------------------------------------------------------------------
+WeightDimNumOrFn: TypeAlias = MuonDimensionNumbers | Params | Callable[[Params], Any]
+_DEFAULT_NS_COEFFS = (3.4445, -4.7750, 2.0315)
+
+
+def _is_weight_dim_nums(x: object) -> bool:
+    return isinstance(x, MuonDimensionNumbers)
+
+
+def _base_ns_iterator(i: ArrayLike, x: Array, coeffs: ArrayLike) -> Array:
+    """Return a x + (b A + c A**2) x with A = x x', the i-th step of Newton-Schulz."""
+    a, b, c = jnp.asarray(coeffs)
+    gram = x @ x.T
+    return a * x + (b * gram + c * gram @ gram) @ x

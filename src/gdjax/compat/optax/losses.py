@@ -1,4 +1,11 @@
-"""The names of `optax.losses`, which are those of gdjax, and its second name of one."""
+"""The names of `optax.losses`, which are those of gdjax, and its old name of one."""
+
+from __future__ import annotations
+
+import warnings
+
+from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.compat.optax.private import add_private_modules
 from gdjax.losses import binary_dice_loss as binary_dice_loss
@@ -34,8 +41,17 @@ from gdjax.losses import (
 from gdjax.losses import sparsemax_loss as sparsemax_loss
 from gdjax.losses import squared_error as squared_error
 from gdjax.losses import triplet_margin_loss as triplet_margin_loss
+from gdjax.losses.divergence import Axis
 
-convex_kl_divergence = generalized_kl_divergence
+
+def convex_kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    """Return `generalized_kl_divergence`: its old name, deprecated as in optax."""
+    message = "optax.convex_kl_divergence is deprecated: use generalized_kl_divergence."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return generalized_kl_divergence(log_predictions, targets, axis, where)
+
 
 add_private_modules(
     __name__,
