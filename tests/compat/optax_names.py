@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, str] = {}
 
 # Used by public code, but not given, with the reason.
 NOT_GIVEN = {
-    "_src.linesearch.zoom_linesearch": "the state machine inside scale_by_zoom_linesearch, in one file",
+    "_src.linesearch.zoom_linesearch": "inside scale_by_zoom_linesearch; in one file",
 }
 
 

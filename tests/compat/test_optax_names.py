@@ -1,5 +1,6 @@
 """`gdjax.compat.optax` has exactly the public names of optax, with their arguments."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -108,6 +109,13 @@ def test_deprecated_names_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compat.tree_utils.tree_scale(2, 3) == 6
+
+
+def test_the_program_with_install_on_the_page():
+    (program,) = re.findall(r"^``` python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert shown == "gdjax.compat.optax 0.2.8\n"
 
 
 def test_names_are_imported_when_they_are_used():
