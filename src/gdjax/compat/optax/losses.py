@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+import gdjax.losses
 from gdjax.compat.optax.private import add_private_modules
 from gdjax.losses import binary_dice_loss as binary_dice_loss
 from gdjax.losses import cosine_distance as cosine_distance
@@ -35,13 +38,37 @@ from gdjax.losses import sigmoid_binary_cross_entropy as sigmoid_binary_cross_en
 from gdjax.losses import sigmoid_focal_loss as sigmoid_focal_loss
 from gdjax.losses import smooth_labels as smooth_labels
 from gdjax.losses import softmax_cross_entropy as softmax_cross_entropy
-from gdjax.losses import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
-)
 from gdjax.losses import sparsemax_loss as sparsemax_loss
 from gdjax.losses import squared_error as squared_error
 from gdjax.losses import triplet_margin_loss as triplet_margin_loss
 from gdjax.losses.divergence import Axis
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    """Return -log_softmax(logits)[labels]; see `gdjax.softmax_cross_entropy_with_integer_labels`.
+
+    As in optax, a negative label counts from the end of the classes: code that masks the losses of
+    labels of -1 or -100 afterwards relies on it. The loss is NaN in gdjax.
+
+    Example:
+      >>> from gdjax.compat import optax
+      >>> import jax.numpy as jnp
+      >>> logits, labels = jnp.zeros((2, 200)), jnp.array([7, -100])
+      >>> print(optax.softmax_cross_entropy_with_integer_labels(logits, labels).round(2))
+      [5.3 5.3]
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if jnp.issubdtype(labels.dtype, jnp.signedinteger):
+        axes = axis if isinstance(axis, tuple) else (axis,)
+        if all(-logits.ndim <= i < logits.ndim for i in axes):  # else the next line says so
+            classes = math.prod(logits.shape[i] for i in axes)
+            labels = jnp.where(labels < 0, labels + classes, labels)
+    return gdjax.losses.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
 
 
 def convex_kl_divergence(
