@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax import Array
 
-from gdjax import tree
+from gdjax.compat.optax import tree
 from gdjax.compat.optax.base import ArrayTree
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gdjax.linalg.nnls import nnls as nnls
@@ -12,7 +12,7 @@ from gdjax.linalg.power_iteration import power_iteration as power_iteration
 
 
 def global_norm(updates: ArrayTree) -> Array:
-    """Return the Euclidean norm of all elements of a tree; see `gdjax.tree.norm`.
+    """Return the Euclidean norm of all elements of a tree, in the dtype of its leaves.
 
     Example:
       >>> from gdjax.compat import optax
