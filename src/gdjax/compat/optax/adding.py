@@ -83,4 +83,6 @@ def add_noise(
     if key is None:
         warnings.warn("add_noise without key=... uses 0: pass a key.", stacklevel=2)
         key = 0
-    return on_gdjax(gdjax.add_noise(eta, gamma, key), AddNoiseState, {"rng_key": "key"})
+    return on_gdjax(
+        gdjax.add_noise(eta, gamma, key), AddNoiseState, {"rng_key": "key"}, takes_params=False
+    )
