@@ -191,6 +191,11 @@ def test_guards_are_read():
     assert state.count == 0, "what the guard leaves out is no step of the average"
 
 
+def test_no_updates_at_all_stay_none():
+    for tx in (compat.add_decayed_weights(0.1), compat.clip(1.0), compat.scale(2.0)):
+        assert tx.update(None, tx.init(PARAMS), PARAMS)[0] is None
+
+
 # --- inside of gdjax's ----------------------------------------------------------------------------
 
 

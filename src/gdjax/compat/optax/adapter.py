@@ -89,6 +89,8 @@ def on_gdjax(
         return updates, read(new)
 
     def update_empty(updates, state, params=None, **extra):
+        if updates is None:
+            return None, state
         return step(updates, fresh(), params, extra)[0], state
 
     if state_class is EmptyState:
