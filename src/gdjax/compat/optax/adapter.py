@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -105,8 +105,8 @@ def _written(state: State, of_optax: Any, names: Mapping[str, str], kind: type) 
         new = {name: getattr(of_optax, field) for field, name in names.items()}
     except AttributeError:
         raise AttributeError(
-            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the state "
-            "of another transformation, or the states of a chain in another order."
+            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the "
+            "state of another transformation, or the states of a chain in another order."
         ) from None
     count = new.pop("count", state.count)
     return state._replace(count=count, slots=state.slots._replace(**new) if new else state.slots)
@@ -143,7 +143,7 @@ def _is_schedule(value: object) -> bool:
     return isinstance(value, Schedule)
 
 
-# --- leaves that gdjax does not take ----------------------------------------------------------------
+# --- leaves that gdjax does not take --------------------------------------------------------------
 
 
 def _leniently(updates: Any, state: State, params: Any) -> tuple[Any, State, Any] | None:

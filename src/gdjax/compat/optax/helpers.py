@@ -1,6 +1,6 @@
 """Names that are private in optax, but which public code or optax's own tests import."""
 
-# --- of `_src.transform`, `_src.numerics`, `_src.utils` --------------------------------------------
+# --- of `_src.transform`, `_src.numerics`, `_src.utils` -------------------------------------------
 
 from gdjax.compat.optax.numerics import abs_sq as abs_sq
 from gdjax.compat.optax.transform import (
@@ -10,7 +10,9 @@ from gdjax.compat.optax.transform import (
     ScaleByOptimisticGradientState as ScaleByOptimisticGradientState,
 )
 from gdjax.compat.optax.transform import ScaleByRmsWithCountState as ScaleByRmsWithCountState
-from gdjax.compat.optax.transform import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
+from gdjax.compat.optax.transform import (
+    ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState,
+)
 from gdjax.compat.optax.transform import precondition_by_lbfgs as _precondition_by_lbfgs  # noqa: F401
 from gdjax.compat.optax.utils import MultiNormalDiagFromLogScale as MultiNormalDiagFromLogScale
 from gdjax.compat.optax.utils import canonicalize_dtype as canonicalize_dtype
