@@ -280,6 +280,13 @@ def test_trees_with_functions():
         np.testing.assert_allclose(updates["w"], -0.5, rtol=1e-6)
 
 
+def test_lookahead_is_not_hidden_by_its_file():
+    compat.LookaheadParams  # noqa: B018
+    assert compat.lookahead is compat.__getattr__("lookahead")
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        compat.lookahead(compat.scale(-1.0), 0, 0.5)
+
+
 def test_lbfgs_steps_as_in_optax():
     def fun(x):
         return jnp.sum(jnp.array([1.0, 5.0, 20.0]) * x["a"] ** 2) + jnp.sum(jnp.cosh(x["b"] - 1))
