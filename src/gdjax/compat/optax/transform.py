@@ -695,12 +695,13 @@ def scale_by_distance_over_gradients(
 
     def init(params):
         start, zeros, squares = optimizer.init(params).slots
-        first = jax.tree.map(functools.partial(derived, distance), params)
-        first = jax.tree.map(lambda x, zero: jnp.asarray(x, zero.dtype), first, zeros)
+        first = jax.tree.map(
+            lambda x, zero: derived(functools.partial(distance, zero.dtype), x), params, zeros
+        )
         return ScaleByDistanceOverGradientsState(first, squares, start)
 
-    def distance(x):
-        return reps_rel * (1 + safe_sqrt(sum_sq(jnp.asarray(x))))
+    def distance(dtype, x):
+        return jnp.asarray(reps_rel * (1 + safe_sqrt(sum_sq(jnp.asarray(x)))), dtype)
 
     fields = dict(max_dist="max_dist", grad_sum_of_squares="sum_sq", init_params="start")
     return on_gdjax(optimizer, ScaleByDistanceOverGradientsState, fields, init=init)
