@@ -38,7 +38,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
             return None
         if update is None or not _is_integer(param) or not is_inexact(jnp.result_type(update)):
             return update
-        return (param + update).astype(jnp.result_type(param)) - param
+        return jnp.asarray(param + update).astype(jnp.result_type(param)) - param
 
     updates = jax.tree.map(of_its_kind, params, updates, is_leaf=none)
     return chain.apply_updates(params, updates)
