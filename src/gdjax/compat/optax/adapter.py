@@ -107,8 +107,8 @@ def _written(state: State, of_optax: Any, names: Mapping[str, str], kind: type) 
         new = {name: getattr(of_optax, field) for field, name in names.items()}
     except AttributeError:
         raise AttributeError(
-            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the state "
-            "of another transformation, or the states of a chain in another order."
+            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the "
+            "state of another transformation, or the states of a chain in another order."
         ) from None
     count = new.pop("count", state.count)
     return state._replace(count=count, slots=state.slots._replace(**new) if new else state.slots)
@@ -145,7 +145,7 @@ def _is_schedule(value: object) -> bool:
     return isinstance(value, Schedule)
 
 
-# --- leaves that gdjax does not take ----------------------------------------------------------------
+# --- leaves that gdjax does not take --------------------------------------------------------------
 
 
 def _leniently(updates: Any, state: State, params: Any) -> tuple[Any, State, Any] | None:
