@@ -24,6 +24,7 @@ PARAMS = {
 }
 TARGET = jax.tree.map(lambda x: np.float32(0.3) - 0.5 * x, PARAMS)
 STEPS = 5
+QUICKLY = {"xla_backend_optimization_level": 0}  # the time of these tests is that of compiling
 
 
 def loss(params):
@@ -145,7 +146,9 @@ CASES = {
     "inject_stateful_hyperparams": lambda o: o.inject_stateful_hyperparams(o.sgd)(0.1),
     "lookahead": lambda o: o.lookahead(o.sgd(0.1), sync_period=2, slow_step_size=0.5),
     "masked": lambda o: o.masked(o.adam(0.1), {"bias": True, "kernel": False}),
-    "measure_with_ema": lambda o: o.measure_with_ema(lambda updates: updates["bias"][0], 0.9),
+    "measure_with_ema": lambda o: o.monitor(
+        {"first": o.measure_with_ema(lambda updates: updates["bias"][0], 0.9)}
+    ),
     "monitor": lambda o: o.monitor({"first": lambda updates: updates["bias"][0]}),
     "multi_transform": lambda o: o.multi_transform(
         {"a": o.adam(0.1), "b": o.set_to_zero()}, {"bias": "a", "kernel": "b"}
@@ -198,7 +201,9 @@ CASES = {
     "contrib.scale_by_cocob": lambda o: o.contrib.scale_by_cocob(),
     "contrib.scale_by_galore": lambda o: o.contrib.scale_by_galore(rank=2),
     "contrib.scale_by_madgrad": lambda o: o.contrib.scale_by_madgrad(0.1),
-    "contrib.scale_by_muon": lambda o: o.contrib.scale_by_muon(),
+    "contrib.scale_by_muon": lambda o: o.masked(
+        o.contrib.scale_by_muon(), {"bias": False, "kernel": True}
+    ),
     "contrib.scale_by_simplified_ademamix": lambda o: o.contrib.scale_by_simplified_ademamix(),
     "contrib.schedule_free": lambda o: o.contrib.schedule_free(o.sgd(0.1), 0.1),
     "contrib.schedule_free_adamw": lambda o: o.contrib.schedule_free_adamw(0.1, weight_decay=0.1),
@@ -253,6 +258,7 @@ def run(case, module):
     """Return the states at first and after one update, the last one, and all parameters."""
     init, update = pair(case, module)
 
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     def step(params, state):
         fast = params.fast if factory(case) == "lookahead" else params
         grads = gradients(case, fast)
