@@ -66,6 +66,15 @@ class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 
 
+AdaptiveGradClipState: TypeAlias = EmptyState
+AddDecayedWeightsState: TypeAlias = EmptyState
+ClipByGlobalNormState: TypeAlias = EmptyState
+ClipState: TypeAlias = EmptyState
+NonNegativeParamsState: TypeAlias = EmptyState
+ScaleByTrustRatioState: TypeAlias = EmptyState
+ScaleState: TypeAlias = EmptyState
+
+
 def init_empty_state(params: Params) -> EmptyState:
     """Return the empty state, whatever the parameters are."""
     return EmptyState()
