@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import sys
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
@@ -76,6 +78,15 @@ class State(NamedTuple):
       slots: a NamedTuple of trees shaped like the parameters (`mu`, `nu`, ...), or `()`.
       rounding: "<name>_rounding" -> the exact decay minus the one stored, for each decay in
         `hyperparams`, in a tree of the same structure; see `gdjax.core.numerics.Decay`.
+
+    Slots and numbers are attributes, too, as they are kept: `state.mu`, `state.learning_rate`. If a
+    slot and a number have the same name, it is the slot. `_replace` takes the four fields only.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> state = gdjax.adam(0.25).init(jnp.ones(2))
+      >>> print(state.learning_rate, state.mu)
+      0.25 [0. 0.]
     """
 
     count: Array
@@ -83,10 +94,48 @@ class State(NamedTuple):
     slots: PyTree
     rounding: dict[str, PyTree] = {}
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a slot, or a number, by its name."""
+        if not name.startswith("_") and name not in OF_ARRAYS:
+            if name in _fields_of(self.slots):
+                return getattr(self.slots, name)
+            if name in self.hyperparams:
+                return self.hyperparams[name]
+        raise AttributeError(_no_attribute(self, name), name=name, obj=self)
+
+    def __dir__(self) -> list[str]:
+        """List slots and numbers among the attributes."""
+        return sorted({*object.__dir__(self), *_fields_of(self.slots), *self.hyperparams})
+
     def __repr__(self) -> str:
         """Show the numbers; of the slots, how large they are."""
         numbers = ", ".join(f"{k}={short(v)}" for k, v in self.hyperparams.items())
         return f"State(count={short(self.count)}, {numbers or 'no numbers'}, {_of_slots(self)})"
+
+
+# What JAX and NumPy look for to find out whether an object is an array: a state has none of them.
+OF_ARRAYS = frozenset("aval dtype itemsize nbytes ndim shape sharding size weak_type".split())
+
+
+def _fields_of(slots: PyTree) -> tuple[str, ...]:
+    """Return the names of the slots; none if they are the state of another optimizer, or a tree."""
+    if dataclasses.is_dataclass(slots):
+        return tuple(field.name for field in dataclasses.fields(slots))
+    return () if is_state(slots) or not isinstance(slots, tuple) else getattr(slots, "_fields", ())
+
+
+def _no_attribute(state: State, name: str) -> str:
+    if name.startswith("_") or name in OF_ARRAYS:  # looked for by Python and JAX, not by a person
+        return f"{type(state).__name__!r} object has no attribute {name!r}"
+    kinds = {
+        "fields": state._fields,
+        "slots": _fields_of(state.slots),
+        "numbers": tuple(state.hyperparams),
+    }
+    known = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
+    near = difflib.get_close_matches(name, [x for names in kinds.values() for x in names], 1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return f"this state has no attribute {name!r}. It has the {known}.{meant}"
 
 
 def short(value: PyTree) -> str:

@@ -220,7 +220,7 @@ def _all(answers: Iterator[Array | None]) -> Array | None:
 
 
 def _reports_step(node: object) -> bool:
-    if not isinstance(node, tuple):
+    if not isinstance(node, tuple) or is_state(node):  # it is the slots of a state that report
         return False
     return hasattr(node, "stepped") or hasattr(node, "inner_opt_state") or _optax_guard(node)
 

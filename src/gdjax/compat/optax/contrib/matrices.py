@@ -64,6 +64,8 @@ def axes_of(what: str, spec: Any, params: Params) -> list[Axes | None]:
         function of the parameters that gives one, or None for the leaves of two dimensions.
       params: the parameters.
     """
+    if not jax.tree.leaves(params):
+        return []
     spec = tree_given_by(spec, params)
     native: MatrixSpec = jax.tree.map(_native, spec, is_leaf=_is_spec_or_none)
     return matrix_axes(what, native, params)
