@@ -55,3 +55,15 @@ def test_the_old_name_warns():
     with pytest.warns(DeprecationWarning, match="use generalized_kl_divergence"):
         loss = compat.convex_kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.5, 0.5]))
     np.testing.assert_allclose(loss, 0, atol=1e-6)
+
+
+def test_schedules_without_steps_are_constant():
+    for library in (compat, optax):
+        schedules = [
+            library.exponential_decay(0.1, -1, 0.9),
+            library.exponential_decay(0.1, 5, 0.0),
+            library.polynomial_schedule(0.1, 1.0, 1, 0),
+        ]
+        assert all(abs(schedule(3) - 0.1) < 1e-7 for schedule in schedules)
+        assert abs(library.exponential_decay(0.1, 10, 0.9)(10) - 0.09) < 1e-6
+        assert abs(library.polynomial_schedule(1.0, 0.0, 1, 4)(2) - 0.5) < 1e-6

@@ -42,6 +42,7 @@ from gdjax.wrappers.complex_parts import (
 )
 
 # --- masks and trees ------------------------------------------------------------------------------
+from gdjax.compat.optax.inject import WrappedScheduleState as WrappedScheduleState
 from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F401
 from gdjax.core.hyper import Placeholder as _ParamsPlaceholder  # noqa: F401
 
