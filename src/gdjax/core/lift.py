@@ -678,6 +678,41 @@ def keywords_of(rule: Rule) -> Keywords:
     return Keywords({p.name for p in keyword}, required, takes_all)
 
 
+class Compiled:
+    """An update function, jitted, that runs as it is where that is better; see `compiled`.
+
+    It is an object, since libraries take functions apart: Equinox's `closure_to_pytree`, by which
+    optimistix takes an optimizer, copies a function with other values in place of those that it
+    closes over, so that each copy would be a program of its own.
+    """
+
+    def __init__(self, update: Callable, name: str):
+        """Jit the function, and call the result by a name."""
+        self._update, self._jitted = update, jax.jit(update)
+        self.__name__ = self.__qualname__ = update.__name__ = name
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        """Return `(updates, state)` after one step."""
+        with weak_functions() as functions:
+            leaves = jax.tree.leaves((state, updates))
+        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
+        if not plain and any(map(_is_static, jax.tree.leaves(extra))):
+            plain, state = True, jax.tree.map(_as_jax, state)
+        if plain:
+            return self._update(updates, state, params, **extra)
+        if not functions:
+            return self._jitted(updates, state, params, **extra)
+        with weak_functions():
+            program = _program_with(self._update, tuple(functions))
+            return program(updates, state, params, **extra)
+
+    def __repr__(self) -> str:
+        """Show the name, as a function does."""
+        return f"<update function of {self.__name__}>"
+
+
 def compiled(update: Callable, name: str) -> Callable:
     """Jit an update function, but run it as it is where that is better.
 
@@ -688,23 +723,7 @@ def compiled(update: Callable, name: str) -> Callable:
     arrays of NumPy, as under jit. A function in the structure of the state, a schedule, has a
     program of its own, which goes with it.
     """
-    jitted = jax.jit(update)
-
-    def step(updates, state, params=None, **extra):
-        with weak_functions() as functions:
-            leaves = jax.tree.leaves((state, updates))
-        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
-        if not plain and any(map(_is_static, jax.tree.leaves(extra))):
-            plain, state = True, jax.tree.map(_as_jax, state)
-        if plain:
-            return update(updates, state, params, **extra)
-        if not functions:
-            return jitted(updates, state, params, **extra)
-        with weak_functions():
-            return _program_with(update, tuple(functions))(updates, state, params, **extra)
-
-    step.__name__ = step.__qualname__ = update.__name__ = name
-    return step
+    return Compiled(update, name)
 
 
 @remembered
