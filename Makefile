@@ -20,6 +20,8 @@ WORKERS = 2
 DIST = loadfile
 # What to install for the tests: `versions` is enough for those that run with several versions.
 EXTRA = test
+# How to install into the environment that is the folder of the target.
+INSTALL ?= $(@D)/bin/python -m pip install -qq --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
@@ -52,7 +54,7 @@ table: $(VENV)/.test
 	$(VENV)/bin/python docs/make_table.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
+	rm -rf .venv .venv-uv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache examples/output bench/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -61,5 +63,5 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.lint .venv-bench/.ben
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@echo "Installing into $(@D); the first time takes a minute or two."
-	$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -e ".[$(@F:.%=%)]"
+	$(INSTALL) $(PIP_FLAGS) -e ".[$(@F:.%=%)]"
 	@touch $@

@@ -26,10 +26,10 @@ def _pointer(name: str) -> str:
     """Return where a name of optax is that gdjax itself does not have, or nothing."""
     if name.startswith("_"):  # what Python and its tools look for
         return ""
-    from gdjax.compat import optax
+    from gdjax.compat.optax.private import home_of
 
-    inside = name in dir(optax) or name in dir(optax.contrib)
-    return "; optax's spellings are in gdjax.compat.optax" if inside else ""
+    home = home_of(name)
+    return f"; optax's is {home}.{name}" if home else ""
 
 
 def __dir__() -> list[str]:

@@ -1,52 +1,63 @@
-"""Compare optax's public names and arguments with `gdjax.compat.optax`, and print what differs.
+"""Compare optax's names and arguments with `gdjax.compat.optax`, and print what differs.
 
-python tests/compat/optax_names.py
+    python tests/compat/optax_names.py         what optax has
+    python tests/compat/optax_names.py --use   what public code uses of it, by repositories
 
-`test_optax_names.py` demands that the two lists below say exactly what is printed here.
+`test_optax_names.py` demands that `ARGUMENTS` says exactly what the first one prints. The list of
+the second one is `optax_public_use.txt`.
 """
 
+import importlib
 import inspect
+import sys
 import types
 import warnings
-
-import optax
+from pathlib import Path
 
 from gdjax.compat import optax as compat
-from gdjax.compat.optax.left_out import hint
+from gdjax.compat.optax.private import public_names
 
 MODULES = (
-    "", "losses", "schedules", "transforms", "projections", "tree", "perturbations", "assignment",
-    "microbatching", "second_order", "contrib",
+    "", "assignment", "contrib", "experimental", "experimental.aggregating", "losses",
+    "microbatching", "perturbations", "projections", "schedules", "second_order", "transforms",
+    "tree", "tree_utils",
 )  # fmt: skip
 
 # Arguments that differ on purpose; docs/migrating.md says so too.
-ARGUMENTS = {
-    "MultiSteps": "accumulator_dtype=None is float32 or wider",
-    "adadelta": "learning_rate=1.0, the paper's; None in optax, which then ascends",
-    "adafactor": "dtype_momentum=None is float32 or wider",
-    "add_noise": "key is required, as optax announces; seed is deprecated",
-    "adopt": "the same default for clip_value_fn, another object",
-    "differentially_private_aggregate": "key is required, as optax announces; seed is deprecated",
-    "hutchinson_estimator_diag_hessian": "random_seed=0, which is what None means in optax",
-    "lbfgs": "the same default for linesearch, another object",
-    "nadam": "always Nesterov; formula= chooses between optax's and torch's",
-    "nadamw": "as nadam",
-    "noisy_sgd": "key=0, which is what None means in optax; seed is deprecated",
-    "scale_by_adopt": "as adopt",
-    "scale_by_factored_rms": "decay_rate_fn=None is the same schedule",
-    "scale_by_learning_rate": "learning_rate is required; None in optax ascends at rate 1",
-    "scale_by_zoom_linesearch": "approx_dec_rtol=None follows the dtype",
-    "sophia": "without verbose and print_win_rate_every_n_steps; None is the same estimator",
+ARGUMENTS: dict[str, str] = {}
+
+# Used by public code, but not given, with the reason.
+NOT_GIVEN = {
+    "_src.linesearch.zoom_linesearch": "inside scale_by_zoom_linesearch; in one file",
 }
 
 
+def public_use():
+    """Return {name: repositories that use it}, 0 if they are not known."""
+    text = Path(__file__).with_name("optax_public_use.txt").read_text()
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: int(count.replace("-", "0")) for name, count, *_ in lines}
+
+
+def find(package, name):
+    """Return what a dotted name is in a package, importing modules on the way."""
+    found = importlib.import_module(package)
+    for part in name.split(".") if name else ():
+        if not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    return found
+
+
 def public(module):
-    """Yield name and object of everything public in a module of optax except modules."""
-    for name in dir(module):
-        if not name.startswith("_"):
-            thing = getattr(module, name)
-            if not isinstance(thing, types.ModuleType):
-                yield name, thing
+    """Return everything public in a module except modules, also what is deprecated."""
+    names = {*dir(module), *getattr(module, "_deprecations", ())}
+    found = {name: getattr(module, name, None) for name in names if not name.startswith("_")}
+    return {
+        name: thing
+        for name, thing in sorted(found.items())
+        if thing is not None and not isinstance(thing, types.ModuleType)
+    }
 
 
 def arguments(thing):
@@ -58,8 +69,13 @@ def arguments(thing):
 
 
 def same(a, b):
-    """Return whether two defaults are the same, functions and classes by name."""
-    if type(a) is type(b) and not callable(a):
+    """Return whether two defaults are the same, functions by a value and objects by class."""
+    if inspect.isfunction(a) and inspect.isfunction(b):
+        try:
+            return bool(a(16.0) == b(16.0))
+        except TypeError:
+            return a is b
+    if type(a) is type(b) and not isinstance(a, tuple | type):
         return a == b
     return getattr(a, "__name__", type(a).__name__) == getattr(b, "__name__", type(b).__name__)
 
@@ -88,24 +104,54 @@ def differences(theirs, ours):
 
 
 def audit():
-    """Return {module.name: why it is missing or ""} and {name: how its arguments differ}."""
-    missing, different = {}, {}
+    """Return names that gdjax lacks, names that optax lacks, and {name: how arguments differ}."""
+    missing, more, different = [], [], {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations, which optax announces on access
         for module in MODULES:
-            theirs = getattr(optax, module) if module else optax
-            ours = compat if module in ("", "contrib") else getattr(compat, module, None)
-            for name, thing in public(theirs):
+            ours, theirs = find(compat.__name__, module), public(find("optax", module))
+            for name, thing in theirs.items():
+                full = f"{module}.{name}".strip(".")
                 if not hasattr(ours, name):
-                    missing[f"{module}.{name}".strip(".")] = hint(name).removeprefix("; ")
+                    missing.append(full)
                 elif found := list(differences(thing, getattr(ours, name))):
-                    different[name] = ", ".join(found)
-    return missing, different
+                    different[full] = ", ".join(found)
+            mine = public_names(inspect.getsource(ours)) if module else {*dir(ours)}
+            mine = {name for name in mine if not name.startswith("_")} - theirs.keys()
+            if module:  # at the top level, modules too
+                mine -= {n for n in mine if isinstance(getattr(ours, n), types.ModuleType)}
+            else:
+                mine -= {m.partition(".")[0] for m in MODULES}
+            more += [f"{module}.{name}".strip(".") for name in sorted(mine)]
+    return missing, more, different
+
+
+def lacking():
+    """Return the names that public code uses, optax has, and `gdjax.compat.optax` has not."""
+
+    def has(package, name):
+        try:
+            find(package, name)
+        except (AttributeError, ImportError):
+            return False
+        return True
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = [name for name in public_use() if has("optax", name)]
+        return [name for name in names if not has(compat.__name__, name)]
 
 
 if __name__ == "__main__":
-    missing, different = audit()
-    for name, why in missing.items():
-        print(f"{name:50} {why or 'MISSING'}")
-    for name, how in different.items():
-        print(f"{name:50} {how} ({ARGUMENTS.get(name, 'UNEXPLAINED')})")
+    if "--use" in sys.argv:
+        absent = lacking()
+        for name, count in sorted(public_use().items(), key=lambda item: -item[1]):
+            print(f"{name:60} {count or '':4} {'MISSING' if name in absent else ''}")
+    else:
+        missing, more, different = audit()
+        for name in missing:
+            print(f"{name:60} MISSING")
+        for name in more:
+            print(f"{name:60} NOT IN OPTAX")
+        for name, how in different.items():
+            print(f"{name:60} {how} ({ARGUMENTS.get(name, 'UNEXPLAINED')})")

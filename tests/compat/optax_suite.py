@@ -4,14 +4,15 @@
     python tests/compat/optax_suite.py --real     on optax itself
     python tests/compat/optax_suite.py masking    only files whose path contains a word
 
-A test counts if it passes on optax itself. `optax_suite_failures.py` says for each one that does not
-pass here why not. Each file runs in a process of its own.
+A test counts if it passes on optax itself. `optax_suite_failures.py` says for each one that does
+not pass here why not. Each file runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +24,7 @@ import unittest
 from pathlib import Path
 
 
+@functools.cache  # before gdjax takes optax's place
 def folder() -> Path:
     """Return where optax is installed, without importing it."""
     where = importlib.metadata.distribution("optax").locate_file("optax/__init__.py")
@@ -74,6 +76,7 @@ def run_file(path: Path, real: bool) -> dict[str, str | None]:
     from absl import flags
 
     flags.FLAGS(["test"])
+    folder()
     if not real:
         import gdjax.compat
 
@@ -82,7 +85,7 @@ def run_file(path: Path, real: bool) -> dict[str, str | None]:
         import optax._src
 
         optax._src.test_utils = sys.modules["optax._src.test_utils"]
-        if path.name == "_common_test.py":  # it takes data from another test
+        if path.name in ("_common_test.py", "_schedule_test.py"):  # take data from another test
             load("optax._src.alias_test", folder() / "_src" / "alias_test.py")
             optax._src.alias_test = sys.modules["optax._src.alias_test"]
     name = str(path.relative_to(folder()).with_suffix("")).replace("/", ".")

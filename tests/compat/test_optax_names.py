@@ -1,25 +1,51 @@
-"""Every public name of optax is in `gdjax.compat.optax`, with its arguments, or says why not."""
+"""`gdjax.compat.optax` has exactly the public names of optax, with their arguments."""
 
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
-import optax
 import pytest
-from optax_names import ARGUMENTS, arguments, audit, differences
+from optax_names import (
+    ARGUMENTS,
+    NOT_GIVEN,
+    arguments,
+    audit,
+    differences,
+    find,
+    lacking,
+    public_use,
+)
 
 import gdjax
 from gdjax.compat import optax as compat
-from gdjax.compat.optax.left_out import LEFT_OUT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
-MISSING, DIFFERENT = audit()
+MISSING, MORE, DIFFERENT = audit()
 
 
-def test_nothing_is_missing_without_a_reason():
-    unexplained = {name.rpartition(".")[-1] for name, why in MISSING.items() if not why}
-    assert unexplained == set(), "optax has them, gdjax not"
+def test_no_public_name_is_missing():
+    assert MISSING == []
+
+
+def test_there_are_no_others():
+    assert MORE == []
+
+
+def test_what_public_code_uses_is_there():
+    assert lacking() == list(NOT_GIVEN)
+    assert len(public_use()) > 200
+
+
+@pytest.mark.parametrize("name", ["_src.base.NO_PARAMS_MSG", "contrib._muon.scale_by_muon"])
+def test_the_list_has_private_names(name):
+    assert name in public_use()
+    assert find("gdjax.compat.optax", name) is not None
+    with pytest.raises(ImportError):
+        find("gdjax.compat.optax", "_src.no_such_module.adam")
+    with pytest.raises((ImportError, AttributeError)):
+        find("gdjax.compat.optax", "_src.base.no_such_name")
 
 
 def test_arguments_differ_only_where_a_reason_is_given():
@@ -27,26 +53,9 @@ def test_arguments_differ_only_where_a_reason_is_given():
     assert set(ARGUMENTS) - set(DIFFERENT) == set(), "they do not differ any more"
 
 
-@pytest.mark.parametrize("name", sorted(LEFT_OUT))
-def test_what_is_left_out_says_what_to_use(name):
-    with pytest.raises(AttributeError, match=re.escape(LEFT_OUT[name])):
-        getattr(compat, name)
-    with pytest.raises(AttributeError, match="optax's spellings are in gdjax.compat.optax"):
-        getattr(gdjax, name)
-    assert f"`{name}`" in PAGE, "docs/migrating.md has to say it too"
-    removed = {"monte_carlo"}  # optax itself has only an error message for it
-    modules = (optax, optax.transforms)
-    assert name in removed or any(hasattr(m, name) for m in modules), "optax has no such name"
-    for advice in re.findall(r"optax((?:\.\w+)+)", LEFT_OUT[name]):
-        thing = compat
-        for part in advice.strip(".").split("."):
-            assert hasattr(thing, part), f"there is no optax{advice}"
-            thing = getattr(thing, part)
-
-
 def test_differences_of_arguments_are_documented():
     for name in ARGUMENTS:
-        assert f"`{name}`" in PAGE
+        assert f"`{name.rpartition('.')[-1]}`" in PAGE
 
 
 def test_the_comparison_sees_differences():
@@ -65,47 +74,60 @@ def test_the_comparison_sees_differences():
     assert [p.name for p in arguments(theirs)] == ["a", "b", "c", "d"]
 
 
-def test_one_type_serves_as_both_of_optax():
-    opt = compat.GradientTransformation(lambda params: (), lambda updates, state, params=None: 1)
-    assert isinstance(opt, gdjax.Optimizer)
-    assert isinstance(gdjax.adam(0.1), compat.GradientTransformationExtraArgs)
-    assert isinstance(gdjax.chain(opt, gdjax.adam(0.1)), compat.GradientTransformation)
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("", "MultiSteps"),
+        ("", "ScaleByAdamState"),
+        ("", "global_norm"),
+        (".contrib", "ProdigyState"),
+        (".transforms", "ConditionFn"),
+        (".tree_utils", "tree_add"),
+        (".losses", "convex_kl_divergence"),
+    ],
+)
+def test_gdjax_says_where_a_name_of_optax_is(module, name):
+    if name == "convex_kl_divergence":  # which is at the top level, too
+        module = ""
+    with pytest.raises(AttributeError, match=f"; optax's is gdjax.compat.optax{module}.{name}$"):
+        getattr(gdjax, name)
+    assert hasattr(find("gdjax.compat.optax", module.strip(".")), name)
 
 
-OWN = """
-    GradientTransformation GradientTransformationExtraArgs MaskOrFn MultiSteps OptState Params
-    ScalarOrSchedule StatefulSchedule TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn
-    Updates WrappedSchedule inject_hyperparams multi_transform
-""".split()
-
-
-def test_names_that_only_optax_has_are_not_in_gdjax():
-    assert set(dir(compat)) >= {*OWN, *dir(gdjax)} - {"__version__"}
-    for name in OWN:
-        assert hasattr(compat, name)
-        with pytest.raises(AttributeError, match="optax's spellings are in gdjax.compat.optax"):
+def test_other_names_have_no_pointer():
+    for name in ("no_such_name", "add_private_modules", "annotations"):
+        with pytest.raises(AttributeError, match=f"'gdjax' has no attribute '{name}'$"):
             getattr(gdjax, name)
-    with pytest.raises(AttributeError, match="'gdjax' has no attribute 'no_such_name'$"):
-        gdjax.no_such_name  # noqa: B018
+    with pytest.raises(AttributeError, match="optax has no such name. It is gdjax.fit$"):
+        compat.fit  # noqa: B018
 
 
-def test_all_other_names_are_those_of_gdjax():
-    for name in set(dir(gdjax)) - {"__version__", "schedules", "transforms"}:
-        assert getattr(compat, name) is getattr(gdjax, name)
-    for module in ("schedules", "transforms"):
-        for name in dir(getattr(compat, module)):
-            if not name.startswith("_") and name in dir(gdjax):
-                assert getattr(getattr(compat, module), name) is getattr(gdjax, name)
+def test_deprecated_names_warn():
+    with pytest.warns(DeprecationWarning, match="use optax.tree_utils.tree_norm"):
+        norm = compat.tree_utils.tree_l2_norm
+    assert norm({"a": 3.0, "b": 4.0}) == 5.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compat.tree_utils.tree_scale(2, 3) == 6
+
+
+def test_the_program_with_install_on_the_page():
+    (program,) = re.findall(r"^``` python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert shown == "gdjax.compat.optax 0.2.8\n"
 
 
 def test_names_are_imported_when_they_are_used():
-    """Only then is JAX imported, too."""
+    """Only then is JAX imported, too; also not to say where a name is."""
     code = """
 import sys
 import gdjax.compat.optax
 from gdjax.compat import optax
-assert optax is gdjax.compat.optax and "jax" not in sys.modules
-optax.MultiSteps
-assert "gdjax.wrappers.accumulate" in sys.modules and "gdjax.solvers.lbfgs" not in sys.modules
+assert optax is gdjax.compat.optax
+assert not hasattr(gdjax, "ProdigyState")
+assert "jax" not in sys.modules
+optax.constant_schedule
+assert "gdjax.schedules" in sys.modules and "gdjax.solvers.lbfgs" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -84,7 +84,7 @@ CASES = [
     (
         lambda: L.binary_dice_loss(X + 1, X, apply_sigmoid=False),
         ValueError,
-        r"binary_dice_loss\(apply_sigmoid=False\) needs predictions that are probabilities",
+        r"binary_dice_loss\(apply_sigmoid=False\) needs predictions that are valid prob",
     ),
     (
         lambda: L.multiclass_generalized_dice_loss(X, ROW),

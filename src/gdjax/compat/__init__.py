@@ -5,12 +5,27 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _OURS = "gdjax.compat.optax"
+
+
+class _Distribution(importlib.metadata.Distribution):
+    """Says which version of optax it is, to packages that ask `importlib.metadata`."""
+
+    def read_text(self, filename: str) -> str | None:
+        if filename != "METADATA":
+            return None
+        version = importlib.import_module(_OURS).__version__
+        return f"Metadata-Version: 2.1\nName: optax\nVersion: {version}\n"
+
+    def locate_file(self, path: Any) -> Path:
+        return Path(__file__).parent / path
 
 
 class _Loader(importlib.abc.Loader):
@@ -32,6 +47,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname != "optax" and not fullname.startswith("optax."):
             return None
         return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=True)
+
+    def find_distributions(self, context: Any = None) -> Iterable[importlib.metadata.Distribution]:
+        return [_Distribution()] if getattr(context, "name", None) == "optax" else []
 
 
 def install() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import called, foreign_state, strict
-from gdjax.core.hyper import path_name
+from gdjax.core.hyper import is_left_out, path_name
 from gdjax.core.lift import compiled, leafwise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.remember import remembered_with_owners
@@ -171,7 +171,7 @@ def apply_updates(params: P, updates: Updates) -> P:
       >>> print(gdjax.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])}))
       {'w': Array([1.5, 0. ], dtype=float32)}
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_left_out)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_left_out)
     try:
         parts = treedef.flatten_up_to(params)
     except (ValueError, TypeError) as error:
@@ -182,14 +182,8 @@ def apply_updates(params: P, updates: Updates) -> P:
     return treedef.unflatten(new)
 
 
-def _is_left_out(update: object) -> bool:
-    return update is None or (
-        isinstance(update, tuple) and not update and hasattr(update, "_fields")
-    )
-
-
 def _added(path, update, param):
-    if _is_left_out(update) or getattr(update, "dtype", None) == jax.dtypes.float0:
+    if is_left_out(update) or getattr(update, "dtype", None) == jax.dtypes.float0:
         return param
     if not jax.tree_util.all_leaves([param]):
         raise ValueError(

@@ -220,14 +220,26 @@ def _matches(pattern: str, name: str) -> bool:
     return bool(re.fullmatch(pattern, name) or re.fullmatch(pattern, bare))
 
 
+def is_left_out(node: object) -> bool:
+    """Return whether a node stands for a parameter that is not there: None, or optax's MaskedNode.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> class Nothing(NamedTuple): ...
+      >>> is_left_out(None), is_left_out(Nothing()), is_left_out(())
+      (True, True, False)
+    """
+    return node is None or (isinstance(node, tuple) and not node and hasattr(node, "_fields"))
+
+
 def check_patterns(what: str, patterns: tuple[str, ...], tree: PyTree) -> None:
     """Raise if a pattern is the first to match for no path of a tree; see `by_path`.
 
-    Leaves that are None count: in a group, they are the parameters of other groups.
+    What is left out counts: in a group, it stands for the parameters of other groups.
     """
     if isinstance(tree, Placeholder) or not jax.tree.leaves(tree):
         return
-    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_left_out)[0]
     names = [path_name(path) for path, _ in paths]
     used = {first_match(patterns, name) for name in names}
     for i, pattern in enumerate(patterns):

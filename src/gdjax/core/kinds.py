@@ -127,8 +127,15 @@ def is_float_dtype(value: Any) -> bool:
 
 
 def is_pair(value: object) -> bool:
-    """Return whether a value is two functions, as an `(init, update)` pair is."""
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(callable, value))
+    """Return whether a value is two functions, as an `(init, update)` pair is.
+
+    It may also be an object that has them as methods, and unpacks into them.
+    """
+    methods = hasattr(value, "init") and hasattr(value, "update")
+    if not isinstance(value, (tuple, list)) and not (methods and isinstance(value, Iterable)):
+        return False
+    parts = tuple(value)
+    return len(parts) == 2 and all(map(callable, parts))
 
 
 # --- trees of values ------------------------------------------------------------------------------

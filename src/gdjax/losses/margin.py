@@ -63,10 +63,10 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: float array of any shape.
-      labels: integer or boolean array that broadcasts with it, with values 0 and 1.
+      labels: array that broadcasts with it, with values 0 and 1.
 
     Raises:
-      TypeError: if `logits` is not float, or `labels` neither integer nor boolean.
+      TypeError: if `logits` is not float.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -77,10 +77,6 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
       Blondel, Martins & Niculae (2020), "Learning with Fenchel-Young losses", section 4.4.
     """
     labels = as_array("sparsemax_loss(labels=...)", labels)
-    if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == bool):
-        raise TypeError(
-            f"sparsemax_loss(labels=...) must be integer or boolean, got dtype {labels.dtype}."
-        )
     logits, labels = read("sparsemax_loss", {"logits": logits}, {"labels": labels})
     logits, labels = broadcast("sparsemax_loss", logits=logits, labels=labels)
     z = jnp.where(labels != 0, -logits, logits)

@@ -235,7 +235,8 @@ def _check_probabilities(call: str, argument: str, p: Array) -> None:
         or not np.allclose(total, 1, rtol=1e-5, atol=1e-5)
     ):
         raise ValueError(
-            f"{call}({argument}=False) needs predictions that are probabilities, got values in "
-            f"[{values.min():.6g}, {values.max():.6g}] that sum to [{total.min():.6g}, "
-            f"{total.max():.6g}] over the classes. For logits use {argument}=True."
+            f"{call}({argument}=False) needs predictions that are valid probability distributions, "
+            f"got values in [{values.min():.6g}, {values.max():.6g}] that sum to "
+            f"[{total.min():.6g}, {total.max():.6g}] over the classes. For logits use "
+            f"{argument}=True."
         )

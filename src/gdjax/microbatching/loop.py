@@ -131,7 +131,7 @@ def microbatch(
         (size,) = sizes
         if size % microbatch_size:
             raise ValueError(
-                f"microbatch: a batch of {size} rows is not a multiple of microbatch_size="
+                f"microbatch: a batch of {size} rows is not divisible by microbatch_size="
                 f"{microbatch_size}. Pad the batch, see num_real_microbatches."
             )
         parts = size // microbatch_size

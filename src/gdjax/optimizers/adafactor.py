@@ -36,7 +36,7 @@ class Factors(NamedTuple):
     mu: Array | None  # running mean of the update, with momentum
 
 
-def _factored_rms(
+def factored_rms_rule(
     grad,
     slots,
     param,
@@ -49,9 +49,10 @@ def _factored_rms(
     min_dim_size_to_factor,
     decay_rate_fn=None,
 ):
+    """Return the gradient over its factored root-mean-square, and the new means."""
     decay = (decay_rate_fn or _power)(count - 1 - step_offset, decay_rate)
     squared = abs_sq(grad) + epsilon
-    axes = _axes(grad.shape, factored, min_dim_size_to_factor)
+    axes = factored_axes(grad.shape, factored, min_dim_size_to_factor)
     if axes is None:
         v = decay * slots.v + (1 - decay) * squared
         return safe_divide(grad, safe_sqrt(v)), slots._replace(v=v)
@@ -83,7 +84,7 @@ def _adafactor(
 ):
     if param is None and (min_scale is not None or weight_decay_rate is not None):
         raise ValueError(f"adafactor needs {NEEDS_PARAMS}")
-    x, slots = _factored_rms(
+    x, slots = factored_rms_rule(
         grad,
         slots,
         param,
@@ -114,7 +115,7 @@ def _power(step: Array, decay_rate: Array) -> Decay:
     return Decay.of(jnp.where(t < 1, 1, t) ** -decay_rate)
 
 
-def _axes(
+def factored_axes(
     shape: tuple[int, ...], factored: bool, min_dim_size_to_factor: int
 ) -> tuple[int, int] | None:
     """Return the second largest and the largest axis, or None if nothing is factored."""
@@ -128,11 +129,12 @@ def _mean(x: Array, axis: int) -> Array:
     return jnp.sum(x, axis, keepdims=True) / max(x.shape[axis], 1)
 
 
-def _slots(
+def zero_factors(
     param: Array, factored: bool, min_dim: int, momentum: bool = False, mu_dtype: FloatDType = None
 ) -> Factors:
+    """Return zeros for one parameter."""
     mu, v = zero_moments(param, mu_dtype)
-    axes = _axes(param.shape, factored, min_dim)
+    axes = factored_axes(param.shape, factored, min_dim)
     mu = mu if momentum else None
     if axes is None:
         return Factors(None, None, v, mu)
@@ -182,8 +184,8 @@ def scale_by_factored_rms(
     name = "scale_by_factored_rms"
     min_dim = check_integer(f"{name}(min_dim_size_to_factor=...)", min_dim_size_to_factor, 0)
     return leafwise(
-        _factored_rms,
-        functools.partial(_slots, factored=factored, min_dim=min_dim),
+        factored_rms_rule,
+        functools.partial(zero_factors, factored=factored, min_dim=min_dim),
         dict(decay_rate=decay_rate, step_offset=step_offset, epsilon=epsilon),
         name=name,
         factored=factored,
@@ -269,7 +271,7 @@ def adafactor(
     )
     numbers |= {k: v for k, v in optional.items() if v is not None}
     slots = functools.partial(
-        _slots,
+        zero_factors,
         factored=factored,
         min_dim=min_dim,
         momentum=momentum is not None,

@@ -45,11 +45,7 @@ class Dowg(NamedTuple):
 
 def _dog(grads, slots, params, count, *, init_step, eps, kind):
     """Scale the gradients of a tree, or for L-DoG of one array."""
-    first = init_step
-    if kind == "heuristic":
-        first = init_step * (1 + safe_sqrt(sum_sq(slots.start)))
-    elif kind == "learning_rate":
-        first = jnp.zeros_like(init_step)
+    first = first_distance(kind, init_step, slots.start)
     dist = safe_sqrt(_distance_sq(params, slots.start))
     max_dist = jnp.maximum(jnp.where(count == 1, first, slots.max_dist), dist)
     norms_sq = slots.sum_sq + sum_sq(grads)
@@ -57,6 +53,13 @@ def _dog(grads, slots, params, count, *, init_step, eps, kind):
     if kind == "learning_rate":
         eta = jnp.where(count == 1, init_step, eta)
     return times(grads, eta), Dog(slots.start, max_dist, norms_sq)
+
+
+def first_distance(kind: str, init_step: Array, start: Params) -> Array:
+    """Return r_0 for the first parameters, a tree or an array; see `dog`."""
+    if kind == "heuristic":
+        return init_step * (1 + safe_sqrt(sum_sq(start)))
+    return jnp.zeros_like(init_step) if kind == "learning_rate" else init_step
 
 
 def _distance_over_gradients(grad, slots, param, count, *, reps_rel, eps, global_scale):

@@ -35,8 +35,14 @@ class Rms(NamedTuple):
 def _rms(
     grad, slots, param, count, *, decay, eps, initial_scale, centered, eps_in_sqrt, bias_correction
 ):
-    nu = jnp.where(count == 1, initial_scale, slots.nu)
-    nu = decay * nu + (1 - decay) * abs_sq(grad)
+    slots = slots._replace(nu=jnp.where(count == 1, initial_scale, slots.nu))
+    static = dict(centered=centered, eps_in_sqrt=eps_in_sqrt, bias_correction=bias_correction)
+    return rms_rule(grad, slots, param, count, decay=decay, eps=eps, **static)
+
+
+def rms_rule(grad, slots, param, count, *, decay, eps, centered, eps_in_sqrt, bias_correction):
+    """Return the gradient over its running root-mean-square, and the new means."""
+    nu = decay * slots.nu + (1 - decay) * abs_sq(grad)
     mu, weight = slots.mu, correction(decay, count) if bias_correction else 1
     var = nu / weight
     if centered:

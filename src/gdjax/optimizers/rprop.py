@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, checked
@@ -29,21 +30,12 @@ class Steps(NamedTuple):
     previous: Array  # the last gradient, 0 where its sign had changed, likewise
 
 
-def _rprop(
-    grad,
-    slots,
-    param,
-    count,
-    *,
-    learning_rate,
-    eta_minus,
-    eta_plus,
-    min_step_size,
-    max_step_size,
-    flip_sign,
+def rprop_rule(
+    grad, slots, param, count, *, eta_minus, eta_plus, min_step_size, max_step_size, flip_sign
 ):
+    """Return Rprop's step and the new slots, of which the first step sizes are not 0."""
+
     def parts(grad, sizes, previous):
-        sizes = jnp.where(count == 1, learning_rate, sizes)
         turn = jnp.sign(grad) * jnp.sign(previous)
         longer, same, shorter = (
             jnp.clip(eta * sizes, min_step_size, max_step_size) for eta in (eta_plus, 1, eta_minus)
@@ -60,6 +52,40 @@ def _rprop(
     else:
         step, *new = parts(grad, *slots)
     return step, Steps(*new)
+
+
+def first_sizes(like: Array, learning_rate: ArrayLike) -> Array:
+    """Return the first step sizes, of both parts of a complex number."""
+    if jnp.iscomplexobj(like):
+        return jax.lax.complex(*(first_sizes(x, learning_rate) for x in (like.real, like.imag)))
+    return jnp.full_like(like, learning_rate)
+
+
+def _rprop(
+    grad,
+    slots,
+    param,
+    count,
+    *,
+    learning_rate,
+    eta_minus,
+    eta_plus,
+    min_step_size,
+    max_step_size,
+    flip_sign,
+):
+    first = first_sizes(slots.step_sizes, learning_rate)
+    return rprop_rule(
+        grad,
+        slots._replace(step_sizes=jnp.where(count == 1, first, slots.step_sizes)),
+        param,
+        count,
+        eta_minus=eta_minus,
+        eta_plus=eta_plus,
+        min_step_size=min_step_size,
+        max_step_size=max_step_size,
+        flip_sign=flip_sign,
+    )
 
 
 def _zero_steps(param: Array) -> Steps:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import checked
+from gdjax.core.checks import CLOSED_UNIT, checked
 from gdjax.core.lift import descend, leafwise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import FloatDType, Hyperparam
@@ -130,7 +130,7 @@ def _trace(grad, slots, param, count, *, decay, nesterov):
     return momentum_rule(grad, slots, param, count, momentum=decay, nesterov=nesterov)
 
 
-@checked()
+@checked(decay=CLOSED_UNIT)
 def trace(
     decay: Hyperparam, nesterov: bool = False, accumulator_dtype: FloatDType = None
 ) -> Optimizer:
@@ -142,7 +142,8 @@ def trace(
     `ema`, is (1 - decay) times this sum.
 
     Args:
-      decay: decay of the sum, in [0, 1): a number, schedule or prefix tree.
+      decay: decay of the sum, in [0, 1], where 1 is the sum of all: a number, schedule or prefix
+        tree.
       nesterov: whether to look one step ahead.
       accumulator_dtype: dtype of the sum; None is at least float32.
 

@@ -28,7 +28,8 @@ class Covers(NamedTuple):
     accumulators: tuple[Array, ...]  # for each axis, real, of length 1 along all other axes
 
 
-def _sm3(grad, slots, param, count, *, b1, b2, eps):
+def sm3_rule(grad, slots, param, count, *, b1, b2, eps):
+    """Return SM3's direction, uphill, and the new accumulators."""
     nu = slots.accumulators[0]
     for other in slots.accumulators[1:]:
         nu = jnp.minimum(nu, other)
@@ -47,7 +48,8 @@ def _other_axes(ndim: int) -> list[tuple[int, ...]]:
     return [tuple(j for j in range(ndim) if j != i) for i in range(ndim)]
 
 
-def _slots(param: Array) -> Covers:
+def zero_covers(param: Array) -> Covers:
+    """Return zeros for one parameter."""
     mu, nu = zero_moments(param)
     return Covers(mu, tuple(jnp.sum(nu, axis, keepdims=True) for axis in _other_axes(nu.ndim)))
 
@@ -65,7 +67,7 @@ def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1
       [[0.7071 0.    ]
        [0.     0.7071]]
     """
-    return descend(_sm3, _slots, dict(b1=b1, b2=b2, eps=eps), None, name="scale_by_sm3")
+    return descend(sm3_rule, zero_covers, dict(b1=b1, b2=b2, eps=eps), None, name="scale_by_sm3")
 
 
 @checked(b2=CLOSED_UNIT)
@@ -105,4 +107,4 @@ def sm3(
     References:
       Anil et al. (2019), "Memory efficient adaptive optimization".
     """
-    return descend(_sm3, _slots, dict(b1=momentum, b2=b2, eps=eps), learning_rate)
+    return descend(sm3_rule, zero_covers, dict(b1=momentum, b2=b2, eps=eps), learning_rate)

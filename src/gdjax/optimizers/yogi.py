@@ -19,9 +19,15 @@ from gdjax.optimizers.adam import Moments, zero_moments
 
 def _yogi(grad, slots, param, count, *, b1, b2, eps, eps_root, initial_accumulator_value):
     mu, nu = (jnp.where(count == 1, initial_accumulator_value, x) for x in slots)
+    numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    return yogi_rule(grad, Moments(mu, nu), param, count, **numbers)
+
+
+def yogi_rule(grad, slots, param, count, *, b1, b2, eps, eps_root):
+    """Return Yogi's direction, uphill, and the new moments, of which the first are not 0."""
     squared = abs_sq(grad)
-    mu = b1 * mu + (1 - b1) * grad
-    nu = nu - (1 - b2) * jnp.sign(nu - squared) * squared
+    mu = b1 * slots.mu + (1 - b1) * grad
+    nu = slots.nu - (1 - b2) * jnp.sign(slots.nu - squared) * squared
     nu_hat = nu / bias_correction(b2, count)
     direction = safe_divide(mu / bias_correction(b1, count), safe_sqrt(nu_hat + eps_root) + eps)
     return direction, Moments(mu, nu)

@@ -143,7 +143,7 @@ def line(name: str, updates: Updates, raw_params: Params, extra: dict[str, Any])
       raw_params: the parameters in their own dtype.
       extra: all extra arguments of the update. `value_fn` gets those that it takes by name.
     """
-    _check_given(name, raw_params, extra)
+    check_given(name, raw_params, extra)
     value_fn, more = extra["value_fn"], accepted(extra["value_fn"], extra)
     d, x, g = as_vector(updates), as_vector(raw_params), as_vector(extra["grad"])
     if d.size != g.size:
@@ -175,7 +175,8 @@ def line(name: str, updates: Updates, raw_params: Params, extra: dict[str, Any])
     )
 
 
-def _check_given(name: str, raw_params: Params, extra: dict[str, Any]) -> None:
+def check_given(name: str, raw_params: Params, extra: dict[str, Any]) -> None:
+    """Raise if an update lacks the parameters, or an extra argument of line searches."""
     if raw_params is None:
         raise ValueError(f"{name} needs {NEEDS_PARAMS}")
     for key in ("value", "grad", "value_fn"):
@@ -276,7 +277,7 @@ def _searched(
     grads, slots, params, count, *, raw_params, caller, direction_update, direction_numbers,
     linesearch_update, linesearch_numbers, learning_rate=None, **rest,
 ):  # fmt: skip
-    _check_given(caller, raw_params, rest)
+    check_given(caller, raw_params, rest)
     first = State(count - 1, {k: rest.pop(k) for k in direction_numbers}, slots.direction)
     numbers = {k: rest.pop(k) for k in linesearch_numbers}
     second = State(count - 1, numbers, LineSearch(*slots[1:]))

@@ -130,7 +130,9 @@ def measures(measures: dict[str, Measure]) -> Optimizer:
     )
 
 
-def _floats(measurement: PyTree) -> PyTree:
+def floats(measurement: PyTree) -> PyTree:
+    """Return a tree of numbers, also booleans, as floating-point arrays."""
+
     def up(x):
         x = jnp.asarray(x)
         return x.astype(compute_dtype(x))
@@ -141,7 +143,7 @@ def _floats(measurement: PyTree) -> PyTree:
 @remembered_with_owners
 def _averaging(measure: Callable, update: Callable) -> Callable:
     def averaged(updates, state, params=None, **extra):
-        return update(_floats(measure(updates)), state)
+        return update(floats(measure(updates)), state)
 
     return averaged
 
@@ -177,6 +179,6 @@ def measure_with_ema(
     mean = ema(decay, debias, accumulator_dtype)
 
     def init(params: Params) -> OptState:
-        return mean.init(derived(lambda x: _floats(measure(x)), params))
+        return mean.init(derived(lambda x: floats(measure(x)), params))
 
     return Optimizer(init, _averaging(measure, mean.update))

@@ -1,7 +1,7 @@
 """Running moments of a tree, for optimizers written by hand.
 
-They compute in at least float32 and return the common dtype of the leaves. The result is None where
-the updates are None.
+They compute in at least float32 and return the common dtype of the leaves, or float32 for integers.
+The result is None where the updates are None.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import strict
-from gdjax.core.numerics import abs_sq, cast, compute_dtype
+from gdjax.core.numerics import abs_sq, cast, compute_dtype, is_inexact
 from gdjax.core.types import ArrayTree, Number, PyTree, Updates
 from gdjax.tree.mapping import map_named
 
@@ -30,7 +30,8 @@ def _map(
             return None
         g, t = jnp.asarray(g), jnp.asarray(t)
         new = jnp.asarray(leaf(cast(g, compute_dtype(g)), cast(t, compute_dtype(t))))
-        return cast(new, jnp.result_type(new, t) if g.dtype != t.dtype else t.dtype)
+        same = g.dtype == t.dtype and is_inexact(t.dtype)  # integers would lose the fraction
+        return cast(new, t.dtype if same else jnp.result_type(new, t))
 
     none = lambda x: x is None  # noqa: E731
     return map_named(call, one, also=numbers, is_leaf=none, updates=updates, moments=moments)
@@ -131,6 +132,7 @@ def bias_correction(moment: ArrayTree, decay: Number, count: Number) -> PyTree:
     def correct(t):
         t = jnp.asarray(t)
         dtype = compute_dtype(t)
-        return cast(cast(t, dtype) / weight.astype(jnp.finfo(dtype).dtype), t.dtype)
+        mean = cast(t, dtype) / weight.astype(jnp.finfo(dtype).dtype)
+        return cast(mean, t.dtype if is_inexact(t.dtype) else dtype)
 
     return map_named("tree.bias_correction", correct, also=["decay", "count"], moment=moment)

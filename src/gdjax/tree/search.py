@@ -255,7 +255,7 @@ def map_params(
       >>> print(specs.count, specs.slots.mu, specs.hyperparams["b1"])
       all {'w': 'rows'} all
     """
-    init = initable if callable(initable) else initable[0]
+    init = getattr(initable, "init", None) or (initable if callable(initable) else initable[0])
     template = init(Placeholder())
 
     def mapped(leaf, *others):  # None: the state has no such part for this parameter

@@ -19,7 +19,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name, strict
-from gdjax.core.hyper import by_path, nearest, whole_leaf_values
+from gdjax.core.hyper import by_path, is_left_out, nearest, whole_leaf_values
 from gdjax.core.kinds import check_kind
 from gdjax.core.lift import compiled
 from gdjax.core.protocols import took_step
@@ -85,8 +85,8 @@ def _init(
                 "add a group; None in place of an optimizer freezes its parameters."
             )
     unused = [name for name in members if names and not may_be_empty and name not in names]
-    if unused:  # a leaf that is None counts, as in patterns: it may be a parameter of another group
-        other = names_of(jax.tree.map(_filled, params, is_leaf=lambda x: x is None))
+    if unused:  # what is left out counts, as in patterns: it may be a parameter of another group
+        other = names_of(jax.tree.map(_filled, params, is_leaf=is_left_out))
         for name in unused:
             if name in other:
                 continue
@@ -107,7 +107,7 @@ def _init(
 
 
 def _filled(x: Any) -> Any:
-    return jax.ShapeDtypeStruct((), jnp.float32) if x is None else x
+    return jax.ShapeDtypeStruct((), jnp.float32) if is_left_out(x) else x
 
 
 def _part(treedef: TreeDef, leaves: list, names: tuple, name: Hashable) -> PyTree:

@@ -4,6 +4,8 @@ The names are listed in `__init__.pyi`, and each is imported when it is first us
 private paths that public code imports are in `private.py`.
 """
 
+import sys as _sys
+from types import ModuleType as _ModuleType
 from typing import Any
 
 from gdjax.namespace import homes as _homes
@@ -34,3 +36,15 @@ def _hint(name: str) -> str:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(_ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python sets each file that is imported as an attribute of its package. Where the file has
+        # the name of the function in it, as lookahead.py, the function goes first.
+        if isinstance(value, _ModuleType) and _NAMES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package

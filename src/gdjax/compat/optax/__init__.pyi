@@ -1,7 +1,6 @@
 # ruff: noqa: I001
 """optax's names on gdjax: `from gdjax.compat import optax`."""
 
-
 # Pairs, empty states and types
 from gdjax.compat.optax.base import (
     AdaptiveGradClipState as AdaptiveGradClipState,
@@ -232,12 +231,14 @@ from gdjax.compat.optax.utils import (
 from gdjax.compat.optax.microbatching import (
     microbatch as microbatch,
 )
-from gdjax.compat.optax.tree_utils import (
+from gdjax.compat.optax.tree import (
     bias_correction as bias_correction,
-    tree_map_params as tree_map_params,
     update_infinity_moment as update_infinity_moment,
     update_moment as update_moment,
     update_moment_per_elem_norm as update_moment_per_elem_norm,
+)
+from gdjax.compat.optax.tree_utils import (
+    tree_map_params as tree_map_params,
 )
 
 # Losses and schedules

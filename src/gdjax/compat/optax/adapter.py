@@ -6,11 +6,13 @@ pair keeps them, and gives them to the same program in each step: another number
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.core
+import jax.numpy as jnp
 
 from gdjax.compat.optax.base import (
     EmptyState,
@@ -19,8 +21,9 @@ from gdjax.compat.optax.base import (
     init_empty_state,
 )
 from gdjax.core.base import Optimizer, State
-from gdjax.core.hyper import Placeholder
-from gdjax.core.numerics import scalar_dtype
+from gdjax.core.hyper import Placeholder, Schedule
+from gdjax.core.numerics import is_inexact, scalar_dtype
+from gdjax.core.trees import derived
 
 S = TypeVar("S", bound=tuple[Any, ...])
 
@@ -30,40 +33,67 @@ def on_gdjax(
     state_class: type[Any] = EmptyState,
     fields: Mapping[str, str] | None = None,
     *,
+    init: Callable[[Any], Any] | None = None,
     read: Callable[[State], Any] | None = None,
     write: Callable[[State, Any], State] | None = None,
     extra_args: bool = False,
+    takes_params: bool = True,
 ) -> GradientTransformation:
     """Return an optimizer of gdjax as a pair of optax, with optax's state.
+
+    As in optax, leaves may be integers, which count as float32, and an update may be None where
+    the parameter is not: that parameter and its part of the state then stay as they are.
 
     Args:
       optimizer: has one `State`, with the numbers that the pair is to have.
       state_class: a NamedTuple. `EmptyState` for what remembers nothing, neither slots nor a count.
       fields: field of `state_class` -> where it is in gdjax's state: "count", or a slot. Those that
         are not named here have the same name there. Slots that have no field must be constant.
+        Without a field for the count, no update counts as the first one, and no number may be a
+        schedule.
+      init: gives optax's first state of the parameters, in place of the optimizer's own.
       read: gives optax's state of gdjax's, in place of `fields`.
       write: gives gdjax's state, from one with the pair's numbers and optax's state.
       extra_args: whether optax's pair takes extra arguments.
+      takes_params: whether the parameters matter in an update; others may then be of any kind.
     """
     kind = GradientTransformationExtraArgs if extra_args else GradientTransformation
-    fresh = _Fresh(optimizer)
     names = {field: (fields or {}).get(field, field) for field in state_class._fields}
+    fresh = _Fresh(optimizer, counts="count" in names.values())
     read = read or (lambda state: state_class(*(_of(state, name) for name in names.values())))
     write = write or (lambda state, of_optax: _written(state, of_optax, names, state_class))
 
-    def init(params):
-        return read(optimizer.init(params))
+    make = init or (lambda params: read(optimizer.init(params)))
+
+    def first(params):
+        try:
+            return make(params)
+        except TypeError:
+            if (floats := _as_floats(params)) is params:
+                raise
+            return make(floats)
+
+    def step(updates, state, params, extra):
+        params = params if takes_params else None
+        try:
+            return optimizer.update(updates, state, params, **extra)
+        except (TypeError, ValueError):
+            if (given := _leniently(updates, state, params)) is None:
+                raise
+            merge = functools.partial(_where_given_if_like, updates)
+            new, part = optimizer.update(*given, **extra)
+            return new, part._replace(slots=_of_slots(merge, part.slots, state.slots))
 
     def update(updates, state, params=None, **extra):
-        updates, new = optimizer.update(updates, write(fresh(), state), params, **extra)
+        updates, new = step(updates, write(fresh(), state), params, extra)
         return updates, read(new)
 
     def update_empty(updates, state, params=None, **extra):
-        return optimizer.update(updates, fresh(), params, **extra)[0], state
+        return step(updates, fresh(), params, extra)[0], state
 
     if state_class is EmptyState:
         return kind(init_empty_state, update_empty)
-    return kind(init, update)
+    return kind(first, update)
 
 
 def _of(state: State, name: str) -> Any:
@@ -83,16 +113,90 @@ def _written(state: State, of_optax: Any, names: Mapping[str, str], kind: type) 
 
 
 class _Fresh:
-    """The first state for no parameters, which has the pair's numbers. Outside a trace it is kept."""
+    """The first state for no parameters, which has the pair's numbers. Outside a trace it is kept.
 
-    def __init__(self, optimizer: Optimizer):
-        self._init, self._kept = optimizer.init, {}
+    Without `counts` it is that after the first update.
+    """
+
+    def __init__(self, optimizer: Optimizer, counts: bool):
+        self._init, self._counts, self._kept = optimizer.init, counts, {}
 
     def __call__(self) -> State:
         dtype = scalar_dtype()  # with or without x64
         if dtype in self._kept:
             return self._kept[dtype]
         state = self._init(Placeholder())
+        if not self._counts:
+            for name, value in state.hyperparams.items():
+                if any(map(_is_schedule, jax.tree.leaves(value, is_leaf=_is_schedule))):
+                    raise TypeError(
+                        f"{name}=... is a schedule, but this transformation does not count its "
+                        "updates: use inject_hyperparams, or scale_by_schedule for a factor."
+                    )
+            state = state._replace(count=jnp.ones((), jnp.int32))
         if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
             self._kept[dtype] = state
         return state
+
+
+def _is_schedule(value: object) -> bool:
+    return isinstance(value, Schedule)
+
+
+# --- leaves that gdjax does not take ----------------------------------------------------------------
+
+
+def _leniently(updates: Any, state: State, params: Any) -> tuple[Any, State, Any] | None:
+    """Return all without what belongs to updates that are None, and without integers.
+
+    It is None if there is nothing of that kind.
+    """
+    try:
+        some = None if params is None else _where_given(updates, params)
+    except ValueError:  # trees of another structure
+        return None
+    slots = _of_slots(functools.partial(_where_given_if_like, updates), state.slots)
+    as_they_are = jax.tree.structure((slots, some)) == jax.tree.structure((state.slots, params))
+    new = _as_floats(updates), _as_floats(some)
+    if as_they_are and new[0] is updates and new[1] is some:
+        return None
+    return new[0], state._replace(slots=slots), new[1]
+
+
+def _of_slots(function: Callable[..., Any], *slots: Any) -> Any:
+    if not hasattr(slots[0], "_fields"):
+        return slots[0]
+    return type(slots[0])(*map(function, *slots))
+
+
+def _where_given_if_like(updates: Any, tree: Any, *other: Any) -> Any:
+    try:
+        return _where_given(updates, tree, *other)
+    except ValueError:  # a slot that is not shaped like the parameters
+        return tree
+
+
+def _where_given(updates: Any, tree: Any, *other: Any) -> Any:
+    """Return the parts of a tree whose update is not None, and where it is, those of `other`."""
+
+    def choose(update, part, instead=None):
+        return instead if update is None else part
+
+    return jax.tree.map(choose, updates, tree, *other, is_leaf=lambda x: x is None)
+
+
+def _as_floats(tree: Any) -> Any:
+    """Return integers and booleans as float32; the same tree if there are none."""
+    leaves, treedef = jax.tree.flatten(tree)
+    new = [_as_float(x) for x in leaves]
+    return tree if all(a is b for a, b in zip(new, leaves, strict=True)) else treedef.unflatten(new)
+
+
+def _as_float(x: Any) -> Any:
+    if isinstance(x, int):
+        return jnp.asarray(x, jnp.float32)
+    if not hasattr(x, "dtype") or is_inexact(x.dtype):
+        return x
+    if not (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool):
+        return x  # a random key, a gradient of an integer
+    return derived(lambda x: jnp.asarray(x, jnp.float32), x)

@@ -36,7 +36,8 @@ class _OfAnyLibrary(type):
     """Counts gdjax's own pairs, which take every extra argument, as pairs of both kinds."""
 
     def __instancecheck__(cls, pair: object) -> bool:
-        return super().__instancecheck__(pair) or isinstance(pair, Optimizer)
+        ours = cls in (GradientTransformation, GradientTransformationExtraArgs)
+        return super().__instancecheck__(pair) or ours and isinstance(pair, Optimizer)
 
 
 class GradientTransformation(InitUpdate, metaclass=_OfAnyLibrary):
@@ -65,6 +66,15 @@ class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 
 
+AdaptiveGradClipState: TypeAlias = EmptyState
+AddDecayedWeightsState: TypeAlias = EmptyState
+ClipByGlobalNormState: TypeAlias = EmptyState
+ClipState: TypeAlias = EmptyState
+NonNegativeParamsState: TypeAlias = EmptyState
+ScaleByTrustRatioState: TypeAlias = EmptyState
+ScaleState: TypeAlias = EmptyState
+
+
 def init_empty_state(params: Params) -> EmptyState:
     """Return the empty state, whatever the parameters are."""
     return EmptyState()
@@ -74,7 +84,7 @@ def with_extra_args_support(tx: Any) -> GradientTransformationExtraArgs:
     """Return a pair whose `update` takes extra arguments, and drops them if `tx` takes none."""
     if isinstance(tx, GradientTransformationExtraArgs) and not isinstance(tx, Optimizer):
         return tx
-    init, update = tx
+    init, update = (tx.init, tx.update) if hasattr(tx, "init") else tx
     if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(update).parameters.values()):
         return GradientTransformationExtraArgs(init, update)
 

@@ -6,17 +6,49 @@ Each of them has every public name of optax, wherever that is, and those private
 
 from __future__ import annotations
 
+import ast
 import importlib
+import pkgutil
 import sys
 from types import ModuleType
 from typing import Any
 
 SEARCHED = (
     "", "contrib", "tree_utils", "losses", "schedules", "transforms", "projections",
-    "perturbations", "assignment", "second_order", "microbatching", "experimental", "base",
-    "helpers",
+    "perturbations", "assignment", "second_order", "microbatching", "experimental",
+    "aggregating", "base", "helpers",
 )  # fmt: skip
 ROOT = "gdjax.compat.optax"
+
+
+def home_of(name: str) -> str | None:
+    """Return the module of a public name, as `gdjax.compat.optax.contrib`, without importing it.
+
+    Args:
+      name: a name, as it is in its module.
+
+    Returns:
+      The first module that has it, or None.
+    """
+    stub = {"": "__init__.pyi", "contrib": "contrib/__init__.py"}
+    for part in SEARCHED[: SEARCHED.index("base")]:
+        source = pkgutil.get_data(ROOT, stub.get(part, f"{part}.py")) or b""
+        if name in public_names(source):
+            return f"{ROOT}.{part}".rstrip(".")
+    return None
+
+
+def public_names(source: str | bytes) -> set[str]:
+    """Return what a module defines, and what it imports for others, as `from m import a as a`."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {a.asname for a in node.names if a.asname is not None}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
 
 
 class PrivateModule(ModuleType):

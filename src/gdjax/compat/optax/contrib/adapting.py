@@ -1,0 +1,57 @@
+"""What the pairs of `optax.contrib` need from the adapter beyond equal fields."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gdjax.compat.optax.adapter import on_gdjax
+from gdjax.compat.optax.base import GradientTransformation, GradientTransformationExtraArgs
+from gdjax.core.base import Optimizer, State
+from gdjax.core.trees import derived
+from gdjax.core.types import Params
+
+
+def starting(
+    pair: GradientTransformation, first: Callable[[Params], dict[str, Any]]
+) -> GradientTransformation:
+    """Return a pair whose first state has other values in some fields.
+
+    gdjax computes in the first step what optax has in the state from the beginning.
+
+    Args:
+      pair: has a NamedTuple as state.
+      first: returns field -> value, given the parameters.
+    """
+
+    def init(params):
+        return pair.init(params)._replace(**derived(first, params))
+
+    return type(pair)(init, pair.update)
+
+
+def on_trees(
+    optimizer: Optimizer,
+    state_class: type[Any],
+    read: Callable[[State], Any],
+    write: Callable[[State, Any, Any, Any], State],
+    extra_args: bool = False,
+) -> GradientTransformation | GradientTransformationExtraArgs:
+    """Return an optimizer of gdjax whose state cannot be told from optax's without the trees.
+
+    Args:
+      optimizer: as for `on_gdjax`, like `read` and the arguments not named here.
+      state_class: the class of optax's state.
+      read: returns optax's state, given gdjax's.
+      write: returns gdjax's state, given one with the pair's numbers, optax's state, the updates
+        and the parameters.
+      extra_args: whether optax's pair takes extra arguments.
+    """
+
+    def with_trees(native, given):
+        return write(native, *given)
+
+    pair = on_gdjax(optimizer, state_class, read=read, write=with_trees, extra_args=extra_args)
+
+    def update(updates, state, params=None, **extra):
+        return pair.update(updates, (state, updates, params), params, **extra)
+
+    return type(pair)(pair.init, update)
