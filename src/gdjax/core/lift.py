@@ -34,9 +34,11 @@ from gdjax.core.checks import (
     remember_ranges,
     strict,
 )
+from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
     Masked,
     Schedule,
+    as_given,
     as_hyper,
     leaf_numbers,
     leaf_values,
@@ -152,7 +154,7 @@ def leafwise(
       >>> print(updates["w"])
       [-0.5  0.5]
     """
-    given = dict(hyperparams or {})
+    given = as_given(hyperparams or {})
     return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
 
 
@@ -189,11 +191,12 @@ def descend(
       map_rows: as for `leafwise`.
       **static: as for `leafwise`.
     """
-    numbers = dict(hyperparams)
+    numbers: dict[str, Hyperparam | None] = dict(hyperparams)
     if learning_rate is not None:
         numbers["learning_rate"] = learning_rate
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
+    numbers = as_given(numbers)
     descends = learning_rate is not None
     optimizer = _lift(rule, slots, numbers, name, map_rows, static, False, descends)
     return mask_decay(optimizer, mask)
@@ -427,7 +430,7 @@ def treewise(
       [Array([0.25, 1.  ], dtype=float32)]
     """
     name = called(name or rule_name(rule))
-    given = dict(hyperparams or {})
+    given = as_given(hyperparams or {})
     ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
@@ -500,6 +503,7 @@ def without_slots(
       ranges: their ranges, as far as they are declared.
       params: the parameters.
     """
+    tell_flax()
     hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
     decays = (k for k, v in hyper.items() if v is not None and k in ranges and ranges[k].decay)
     rounding = {rounding_key(k): rounding_of(given[k], params) for k in decays}
@@ -695,6 +699,7 @@ class Compiled:
         self, updates: Updates, state: OptState, params: Params = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         """Return `(updates, state)` after one step."""
+        tell_flax()
         with weak_functions() as functions:
             leaves = jax.tree.leaves((state, updates))
         plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
