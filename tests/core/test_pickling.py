@@ -65,7 +65,9 @@ def test_the_update_of_a_pickled_optimizer_is_the_same_object():
 def test_a_lambda_is_an_error_that_names_it_and_cloudpickle_saves_it():
     masked = gdjax.adamw(0.1, mask=lambda params: {"w": True, "b": False})
     for optimizer in (masked, gdjax.chain(gdjax.clip(1.0), masked)):
-        with pytest.raises(pickle.PicklingError, match=r"adamw\(mask=...\) has a lambda of .*test_"):
+        with pytest.raises(
+            pickle.PicklingError, match=r"adamw\(mask=...\) has a lambda of .*test_"
+        ):
             pickle.dumps(optimizer)
         assert copy.deepcopy(optimizer) is optimizer
     with pytest.raises(pickle.PicklingError, match=r"sgd\(learning_rate=...\) has a lambda"):

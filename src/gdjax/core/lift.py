@@ -251,7 +251,7 @@ def _lift(
     needs_params: bool,
     descends: bool,
 ) -> Optimizer:
-    name = called(name or rule_name(rule))
+    name, slots = called(name or rule_name(rule)), _as_node(slots)
     ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
@@ -352,7 +352,7 @@ def mask_decay(
     if mask is None:
         return optimizer
     what = f"{called(getattr(optimizer.update, '__name__', 'mask_decay'))}({argument}=...)"
-    init = functools.partial(_init_masked, optimizer.init, what, mask, name)
+    init = jax.tree_util.Partial(_init_masked, optimizer.init, what, mask, name)
     return Optimizer(init, optimizer.update)
 
 
@@ -429,7 +429,7 @@ def treewise(
       >>> print(updates)
       [Array([0.25, 1.  ], dtype=float32)]
     """
-    name = called(name or rule_name(rule))
+    name, slots = called(name or rule_name(rule)), _as_node(slots)
     given = as_given(hyperparams or {})
     ranges = declared_ranges(given)
 
@@ -487,6 +487,14 @@ def _treewise_update(
         return new, state._replace(count=count, slots=cast_like(slots, state.slots))
 
     return compiled(update, name)
+
+
+def _as_node(function: T) -> T:
+    """Return a `functools.partial` as a node, whose parts libraries compare; see `Compiled`."""
+    if type(function) is not functools.partial:
+        return function
+    args, kwargs = function.args, function.keywords
+    return jax.tree_util.Partial(function.func, *args, **kwargs)  # pyright: ignore[reportReturnType]
 
 
 # --- what both share ------------------------------------------------------------------------------

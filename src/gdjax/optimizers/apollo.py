@@ -20,8 +20,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, check_integer, checked
-from gdjax.core.flax_details import serialized
 from gdjax.core.every import as_interval
+from gdjax.core.flax_details import serialized
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import (
