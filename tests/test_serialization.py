@@ -97,3 +97,26 @@ def test_every_leaf_has_a_readable_path(case):
     state = jax.eval_shape(case.make(**case.numbers).init, PARAMS)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     assert len(set(paths)) == len(paths) and not [p for p in paths if "flat index" in p]
+
+
+@pytest.mark.interop
+def test_orbax_restores_typed_keys_and_groups(tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint", reason="Orbax is not installed")
+    optimizer = gdjax.groups({r"b": None, r".*": gdjax.noisy_sgd(0.1, key=0)})
+    state = optimizer.init(PARAMS)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "a", state)
+    like = jax.eval_shape(optimizer.init, PARAMS)
+    with ocp.StandardCheckpointer() as checkpointer:
+        same(checkpointer.restore(tmp_path / "a", like), state)
+
+
+@pytest.mark.interop
+def test_safetensors_by_the_recipe_of_docs_checkpoints(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    state = NESTED["schedule and mask"]().init(PARAMS)
+    path = jax.tree_util.keystr
+    saved = {path(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+    numpy.save_file(saved, tmp_path / "state")
+    saved = numpy.load_file(tmp_path / "state")
+    same(jax.tree_util.tree_map_with_path(lambda p, x: jnp.asarray(saved[path(p)]), state), state)

@@ -103,3 +103,10 @@ def test_pickles_where_optax_is_imported():
     assert isinstance(optimizer, optax.GradientTransformation)
     assert pickle.loads(pickle.dumps(optimizer)).update is optimizer.update
     assert copy.deepcopy(optimizer) is optimizer and type(optimizer) is gdjax.Optimizer
+
+
+def test_fiddle_configures_factories():
+    fiddle = pytest.importorskip("fiddle", reason="Fiddle is not installed")
+    config = fiddle.Config(gdjax.adam, learning_rate=1e-3)
+    config.b1 = 0.5
+    assert float(fiddle.build(config).init(PARAMS).b1) == 0.5
