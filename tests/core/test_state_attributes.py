@@ -83,7 +83,9 @@ def test_only_own_slots_are_attributes():
     wrapped = gdjax.average(gdjax.adam(0.1)).init(PARAMS)
     assert not hasattr(wrapped, "mu") and not hasattr(wrapped, "learning_rate")
     inner = dict(list(states_in(wrapped))[1:])
-    assert [s.learning_rate for s in inner.values()] and all(hasattr(s, "mu") for s in inner.values())
+    assert [s.learning_rate for s in inner.values()] and all(
+        hasattr(s, "mu") for s in inner.values()
+    )
     chained = gdjax.chain(gdjax.clip(1.0), gdjax.adam(0.1)).init(PARAMS)
     assert chained[1].mu is chained[1].slots.mu
 
