@@ -216,7 +216,7 @@ def test_an_update_function_without_extra_arguments():
 
 
 def test_optimizers_are_chosen_by_name():
-    """learned_optimization: `getattr(optax, name)(rate)`; big_vision: `attrgetter("a.b")(optax)`."""
+    """learned_optimization has `getattr(optax, name)`, big_vision `attrgetter("a.b")(optax)`."""
     for name in ("adam", "adamw", "sgd", "rmsprop", "lion", "adafactor", "lamb", "radam"):
         tx, expected = getattr(optax, name)(1e-2), getattr(real, name)(1e-2)
         close(steps(tx)[0], steps(expected)[0], rtol=1e-4)
