@@ -224,12 +224,63 @@ def test_optax_in_gdjax_and_gdjax_in_optax():
 
 
 def test_extra_arguments_within_optax_chain():
-    """optax #1131: it hands them on by type, to its own kind of pair."""
+    """optax #1131: it hands them on by class, and ours is of that class once it is imported."""
     optax = pytest.importorskip("optax", reason="optax is not installed")
     params, value = jnp.array([1.0, 2.0]), jnp.float32(0.7)
     alone = gdjax.polyak_sgd()
-    tx = optax.chain(optax.identity(), optax.GradientTransformationExtraArgs(*alone))
+    assert isinstance(alone, optax.GradientTransformationExtraArgs)
+    assert isinstance(alone, gdjax.Optimizer) and type(alone) is gdjax.Optimizer
+    tx = optax.chain(optax.identity(), alone)
     updates, _ = tx.update(params, tx.init(params), params, value=value)
     close(updates, alone.update(params, alone.init(params), params, value=value)[0])
     with pytest.raises(TypeError, match="needs value="):
-        optax.chain(alone).update(params, optax.chain(alone).init(params), params, value=value)
+        tx.update(params, tx.init(params), params)
+
+
+def _rate(count):
+    return 0.1 / (1 + count)
+
+
+MINIMIZERS = {
+    "plain": lambda rate: gdjax.adam(rate),
+    "schedule": lambda rate: gdjax.sgd(gdjax.cosine_decay_schedule(rate, 10)),
+    "function": lambda rate: gdjax.chain(gdjax.sgd(_rate), gdjax.scale(rate)),
+    "mask": lambda rate: gdjax.adamw(rate, mask={"w": True, "b": False}),
+    "by path": lambda rate: gdjax.adamw(rate, weight_decay=gdjax.by_path({r"b": None, r".*": 0.1})),
+    "groups": lambda rate: gdjax.groups({r"b": gdjax.sgd(rate), r".*": gdjax.adam(rate)}),
+    "wrappers": lambda rate: gdjax.average(gdjax.noisy_sgd(rate, key=0)),
+    "an extra argument": lambda rate: gdjax.polyak_sgd(rate),
+}
+
+
+@pytest.mark.parametrize("name", MINIMIZERS)
+def test_optimistix(name):
+    optx = pytest.importorskip("optimistix", reason="optimistix is not installed")
+    params, tx = {"w": jnp.ones((1, 1)), "b": jnp.zeros((1, 1))}, MINIMIZERS[name](0.1)
+    loss_fn = lambda p, _=None: mse(X @ p["w"] + p["b"])  # noqa: E731
+    solver = optx.OptaxMinimiser(tx, rtol=1e-9, atol=1e-9)
+    found = optx.minimise(loss_fn, solver, params, max_steps=STEPS, throw=False)
+    close(found.value, plain(tx, loss_fn, params)[0])
+
+
+def test_optimistix_takes_rates_as_data():
+    """`closure_to_pytree` makes leaves of the arrays that `init` closes over."""
+    internal = pytest.importorskip("equinox.internal", reason="Equinox is not installed")
+    for name in ("plain", "schedule", "function", "mask", "by path"):
+        a, b = (internal.closure_to_pytree(MINIMIZERS[name](0.1)) for _ in range(2))
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            assert np.all(x == y), f"{name}: {x} and {y} would be two programs"
+    traced = internal.closure_to_pytree(gdjax.adam(jnp.float32(0.3)))
+    assert any(isinstance(x, jax.Array) and x == 0.3 for x in jax.tree.leaves(traced))
+
+
+@each
+def test_jaxopt(name):
+    jaxopt = pytest.importorskip("jaxopt", reason="jaxopt is not installed")
+    if name == "an extra argument":
+        pytest.skip("jaxopt passes none on")
+    params = {"layer": {"w": jnp.ones((1, 1)), "b": jnp.zeros((1, 1))}}
+    loss_fn = lambda p: mse(X @ p["layer"]["w"] + p["layer"]["b"])  # noqa: E731
+    solver = jaxopt.OptaxSolver(loss_fn, OPTIMIZERS[name], maxiter=STEPS, tol=0.0)
+    close(solver.run(params).params, plain(OPTIMIZERS[name], loss_fn, params)[0])

@@ -24,7 +24,7 @@ MODULES = (
 )  # fmt: skip
 
 # Arguments that differ on purpose; docs/migrating.md says so too.
-ARGUMENTS: dict[str, str] = {}
+ARGUMENTS = {"scale_by_factored_rms": "decay_rate_fn=None is optax's default function"}
 
 # Used by public code, but not given, with the reason.
 NOT_GIVEN = {

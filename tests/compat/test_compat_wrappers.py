@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from parity import MASK, assert_same, falling
+from parity import assert_same, falling
 
 import gdjax
 from gdjax.compat import optax as compat
+from gdjax.core.protocols import took_step
 
+MASK = {"vector": False, "tall": True, "still": True}
 LABELS = {k: "on" if on else "off" for k, on in MASK.items()}
 CASES = {
     "trace": lambda lib: lib.trace(1.0, nesterov=True),
@@ -60,8 +62,9 @@ def layout(node):
 @pytest.mark.parametrize("case", CASES)
 def test_same_steps_and_states_as_in_optax(case):
     ours, theirs = CASES[case](compat), CASES[case](optax)
+    of = dict(steps=3, keys=tuple(MASK))
     down = compat.scale(-0.1), optax.scale(-0.1)
-    assert_same(compat.chain(ours, down[0]), optax.chain(theirs, down[1]), steps=3)
+    assert_same(compat.chain(ours, down[0]), optax.chain(theirs, down[1]), **of)
     params = {k: jnp.ones((2, 3) if k == "tall" else 2) for k in MASK}
     states = [tx.update(params, tx.init(params), params)[1] for tx in (ours, theirs)]
     assert layout(states[0]) == layout(states[1])
@@ -117,8 +120,8 @@ def test_optimizers_of_gdjax_inside_of_a_mask():
         tx = compat.masked(inner, ON)
         for update in (tx.update, jax.jit(tx.update)):
             updates, state = update(PARAMS, tx.init(PARAMS), PARAMS)
-            alone = inner.init({"kernel": PARAMS["kernel"]})
             if inner.update is gdjax.adam(0.1).update:
+                alone = inner.init({"kernel": PARAMS["kernel"]})
                 expected = inner.update({"kernel": PARAMS["kernel"]}, alone)[0]["kernel"]
                 np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-6)
             np.testing.assert_array_equal(updates["bias"], PARAMS["bias"])
@@ -180,12 +183,17 @@ def test_a_condition_must_be_one_boolean():
 def test_guards_are_read():
     tx = compat.apply_if_finite(gdjax.sgd(0.1), 3)
     _, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
-    assert gdjax.took_step(state)
+    assert took_step(state)
     _, state = tx.update(jnp.full(1, jnp.nan), state)
-    assert not gdjax.took_step(state) and state.inner_state.count == 1
+    assert not took_step(state) and state.inner_state.count == 1
     averaged = gdjax.average(tx, 0.5)
     _, state = averaged.update(jnp.full(1, jnp.nan), averaged.init(jnp.ones(1)), jnp.ones(1))
     assert state.count == 0, "what the guard leaves out is no step of the average"
+
+
+def test_no_updates_at_all_stay_none():
+    for tx in (compat.add_decayed_weights(0.1), compat.clip(1.0), compat.scale(2.0)):
+        assert tx.update(None, tx.init(PARAMS), PARAMS)[0] is None
 
 
 # --- inside of gdjax's ----------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_arguments_differ_only_where_a_reason_is_given():
 
 def test_differences_of_arguments_are_documented():
     for name in ARGUMENTS:
-        assert f"`{name.rpartition('.')[-1]}`" in PAGE
+        assert f"`{name.rpartition('.')[-1]}" in PAGE
 
 
 def test_the_comparison_sees_differences():

@@ -1,6 +1,7 @@
 """Slots and numbers of a state are its attributes."""
 
 import copy
+import dataclasses
 import pickle
 from typing import NamedTuple
 
@@ -83,7 +84,9 @@ def test_only_own_slots_are_attributes():
     wrapped = gdjax.average(gdjax.adam(0.1)).init(PARAMS)
     assert not hasattr(wrapped, "mu") and not hasattr(wrapped, "learning_rate")
     inner = dict(list(states_in(wrapped))[1:])
-    assert [s.learning_rate for s in inner.values()] and all(hasattr(s, "mu") for s in inner.values())
+    assert [s.learning_rate for s in inner.values()] and all(
+        hasattr(s, "mu") for s in inner.values()
+    )
     chained = gdjax.chain(gdjax.clip(1.0), gdjax.adam(0.1)).init(PARAMS)
     assert chained[1].mu is chained[1].slots.mu
 
@@ -93,6 +96,8 @@ def test_every_state_has_its_own_names_and_is_no_array(case):
     for _, state in states_in(jax.eval_shape(case.make(**case.numbers).init, PARAMS)):
         assert not [name for name in PROBES if hasattr(state, name)]
         own = getattr(state.slots, "_fields", ()) if not isinstance(state.slots, State) else ()
+        if dataclasses.is_dataclass(state.slots):
+            own = tuple(field.name for field in dataclasses.fields(state.slots))
         for name in own:
             assert name in State._fields or getattr(state, name) is getattr(state.slots, name)
         for name in state.hyperparams:

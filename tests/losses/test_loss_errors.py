@@ -40,7 +40,6 @@ CASES = [
     (lambda: CE(X, ROW), TypeError, r"labels=...\) must be integer class indices, got dtype float"),
     (lambda: L.softmax_cross_entropy(X, Y[:2]), TypeError, r"one-hot or probabilities, got int32"),
     (lambda: L.multiclass_hinge_loss(X, ROW), TypeError, r"multiclass_hinge_loss\(labels=...\)"),
-    (lambda: L.sparsemax_loss(X, X), TypeError, r"sparsemax_loss\(labels=...\) must be integer"),
     (lambda: L.ntxent(X, ROW), TypeError, r"ntxent\(labels=...\) must be integer or boolean"),
     # shapes
     (lambda: L.squared_error(COLUMN, ROW), ValueError, r"predictions \[3, 1\], targets \[3\]"),

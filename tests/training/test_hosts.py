@@ -70,9 +70,7 @@ def results(directory):
         steps=6, report_every=3, lanes_per_program=4, held_out=DATA, directory=directory, **MORE
     )
     sweeps = [gdjax.sweep(*task, **kept) for _ in range(2)]
-    race = gdjax.successive_halving(
-        *task, steps=2, eta=2, min_steps=1, vectorize=False, **MORE
-    )
+    race = gdjax.successive_halving(*task, steps=2, eta=2, min_steps=1, vectorize=False, **MORE)
     return [{k: v for k, v in vars(r).items() if k != "seconds"} for r in (*sweeps, race)]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol, Self, TypeGuard
 
 import jax
 import jax.core
 import numpy as np
 from jax import Array
 
+from gdjax.core.pickling import reduced
 from gdjax.core.types import OptState, P, Params, PyTree
 
 
@@ -52,16 +53,32 @@ class Optimizer(InitUpdate):
       [0.5 1.5]
     """
 
-    __slots__ = ()
-
     @property
     def __class__(self) -> type:
         """The class that `isinstance` also accepts: optax's, if the program has imported optax.
 
         Other libraries ask for optax's pairs by class. The class itself is `type(optimizer)`.
         """
-        optax = sys.modules.get("optax")
-        return getattr(optax, "GradientTransformationExtraArgs", type(self))
+        return getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", type(self))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse: a pair never changes."""
+        raise AttributeError(
+            f"an optimizer never changes, so its {name!r} cannot be set. Its numbers are in the "
+            "state: use gdjax.with_hyperparams(state, ...)."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Save the call that made the optimizer; see `gdjax.core.pickling`."""
+        return reduced(self)
+
+    def __copy__(self) -> Self:
+        """Return the pair itself, which never changes."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the pair itself, which never changes."""
+        return self
 
     def __repr__(self) -> str:
         """Name the update function, which says what the optimizer is."""

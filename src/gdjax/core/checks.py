@@ -16,7 +16,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import State
+from gdjax.core.base import Optimizer, State
 from gdjax.core.hyper import Schedule, is_value, path_name
 from gdjax.core.kinds import (
     LARGEST,
@@ -28,6 +28,7 @@ from gdjax.core.kinds import (
     shown,
 )
 from gdjax.core.numerics import is_inexact, scalar_dtype
+from gdjax.core.pickling import with_recipe
 from gdjax.core.types import OptState, PyTree, TreeDef
 
 P = ParamSpec("P")
@@ -163,7 +164,7 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(factory: Callable[P, R]) -> Callable[P, R]:
-        check = arguments_check(factory, ranges)
+        check, name = arguments_check(factory, ranges), factory.__name__
         parameters = inspect.signature(factory).parameters
         known = {k: r for k, r in STANDARD.items() if k in parameters} | ranges
 
@@ -171,7 +172,7 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
             check(args, kwargs)
             tokens = (
-                _running.set(called(factory.__name__)),
+                _running.set(called(name)),
                 _ranges.set(_ranges.get() | known),
             )
             try:
@@ -181,7 +182,7 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 _ranges.reset(tokens[1])
             if isinstance(made, Schedule):
                 remember_ranges(made, STANDARD | ranges)
-            return made
+            return _with_recipe(made, build, args, kwargs)
 
         vars(build)["__ranges__"] = ranges  # for `direction_of`
         return build
@@ -213,11 +214,15 @@ def strict(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def checked_call(*args: P.args, **kwargs: P.kwargs) -> R:
             check(args, kwargs)
-            return function(*args, **kwargs)
+            return _with_recipe(function(*args, **kwargs), checked_call, args, kwargs)
 
         return checked_call
 
     return decorate
+
+
+def _with_recipe(made: R, factory: Callable[..., R], args: tuple, kwargs: dict[str, Any]) -> R:
+    return with_recipe(made, factory, args, kwargs) if isinstance(made, Optimizer) else made
 
 
 def arguments_check(

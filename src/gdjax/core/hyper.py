@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -20,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import State
+from gdjax.core.flax_details import serialized
 from gdjax.core.numerics import Decay, scalar_dtype
 from gdjax.core.remember import as_static
 from gdjax.core.types import Hyperparam, Number, Params, PyTree, ScheduleFn
@@ -60,7 +62,7 @@ def schedule(cls: type[S]) -> type[S]:
     made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     static = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
-    return jax.tree_util.register_dataclass(made, data, static)
+    return serialized(jax.tree_util.register_dataclass(made, data, static))
 
 
 @schedule
@@ -74,6 +76,7 @@ class FunctionSchedule(Schedule):
         return self.function(count)
 
 
+@serialized
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlainFunction(FunctionSchedule):
     """A user's own function; it has no leaves."""
@@ -101,6 +104,7 @@ class PerLeaf:
         """Raise if a part of this can apply to no parameter of the tree; `what` is for errors."""
 
 
+@serialized
 @jax.tree_util.register_pytree_with_keys_class
 class ByPath(PerLeaf):
     """Pattern -> value; see `by_path`."""
@@ -141,6 +145,7 @@ class ByPath(PerLeaf):
         return f"by_path({dict(zip(self.patterns, self.values, strict=True))})"
 
 
+@serialized
 @jax.tree_util.register_pytree_with_keys_class
 class Masked(PerLeaf):
     """One value for the leaves where `mask` is true, None (no such term) for the others."""
@@ -311,6 +316,18 @@ def as_array(what: str, x: object, scalar: bool = False) -> Array:
             "vmap over init: jax.vmap(lambda h: optimizer(h).init(params))(values)."
         )
     return x
+
+
+def as_given(numbers: Mapping[str, Hyperparam | None]) -> dict[str, Any]:
+    """Return the numbers of an optimizer as it keeps them: a plain function as a node.
+
+    Libraries that take functions apart then leave it whole; see `gdjax.core.lift.Compiled`.
+    """
+
+    def one(value):
+        return PlainFunction(value) if isinstance(value, types.FunctionType) else value
+
+    return {k: jax.tree.map(one, v, is_leaf=is_value) for k, v in numbers.items()}
 
 
 def as_hyper(what: str, value: Hyperparam | None, params: Params = None) -> PyTree:

@@ -34,9 +34,11 @@ from gdjax.core.checks import (
     remember_ranges,
     strict,
 )
+from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
     Masked,
     Schedule,
+    as_given,
     as_hyper,
     leaf_numbers,
     leaf_values,
@@ -152,7 +154,7 @@ def leafwise(
       >>> print(updates["w"])
       [-0.5  0.5]
     """
-    given = dict(hyperparams or {})
+    given = as_given(hyperparams or {})
     return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
 
 
@@ -189,11 +191,12 @@ def descend(
       map_rows: as for `leafwise`.
       **static: as for `leafwise`.
     """
-    numbers = dict(hyperparams)
+    numbers: dict[str, Hyperparam | None] = dict(hyperparams)
     if learning_rate is not None:
         numbers["learning_rate"] = learning_rate
     if weight_decay is not None:
         numbers["weight_decay"] = weight_decay
+    numbers = as_given(numbers)
     descends = learning_rate is not None
     optimizer = _lift(rule, slots, numbers, name, map_rows, static, False, descends)
     return mask_decay(optimizer, mask)
@@ -248,7 +251,7 @@ def _lift(
     needs_params: bool,
     descends: bool,
 ) -> Optimizer:
-    name = called(name or rule_name(rule))
+    name, slots = called(name or rule_name(rule)), _as_node(slots)
     ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
@@ -349,7 +352,7 @@ def mask_decay(
     if mask is None:
         return optimizer
     what = f"{called(getattr(optimizer.update, '__name__', 'mask_decay'))}({argument}=...)"
-    init = functools.partial(_init_masked, optimizer.init, what, mask, name)
+    init = jax.tree_util.Partial(_init_masked, optimizer.init, what, mask, name)
     return Optimizer(init, optimizer.update)
 
 
@@ -426,8 +429,8 @@ def treewise(
       >>> print(updates)
       [Array([0.25, 1.  ], dtype=float32)]
     """
-    name = called(name or rule_name(rule))
-    given = dict(hyperparams or {})
+    name, slots = called(name or rule_name(rule)), _as_node(slots)
+    given = as_given(hyperparams or {})
     ranges = declared_ranges(given)
 
     def init(params: Params) -> State:
@@ -486,6 +489,14 @@ def _treewise_update(
     return compiled(update, name)
 
 
+def _as_node(function: T) -> T:
+    """Return a `functools.partial` as a node, whose parts libraries compare; see `Compiled`."""
+    if type(function) is not functools.partial:
+        return function
+    args, kwargs = function.args, function.keywords
+    return jax.tree_util.Partial(function.func, *args, **kwargs)  # pyright: ignore[reportReturnType]
+
+
 # --- what both share ------------------------------------------------------------------------------
 
 
@@ -500,6 +511,7 @@ def without_slots(
       ranges: their ranges, as far as they are declared.
       params: the parameters.
     """
+    tell_flax()
     hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
     decays = (k for k, v in hyper.items() if v is not None and k in ranges and ranges[k].decay)
     rounding = {rounding_key(k): rounding_of(given[k], params) for k in decays}
@@ -678,6 +690,42 @@ def keywords_of(rule: Rule) -> Keywords:
     return Keywords({p.name for p in keyword}, required, takes_all)
 
 
+class Compiled:
+    """An update function, jitted, that runs as it is where that is better; see `compiled`.
+
+    It is an object, since libraries take functions apart: Equinox's `closure_to_pytree`, by which
+    optimistix takes an optimizer, copies a function with other values in place of those that it
+    closes over, so that each copy would be a program of its own.
+    """
+
+    def __init__(self, update: Callable, name: str):
+        """Jit the function, and call the result by a name."""
+        self._update, self._jitted = update, jax.jit(update)
+        self.__name__ = self.__qualname__ = update.__name__ = name
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        """Return `(updates, state)` after one step."""
+        tell_flax()
+        with weak_functions() as functions:
+            leaves = jax.tree.leaves((state, updates))
+        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
+        if not plain and any(map(_is_static, jax.tree.leaves(extra))):
+            plain, state = True, jax.tree.map(_as_jax, state)
+        if plain:
+            return self._update(updates, state, params, **extra)
+        if not functions:
+            return self._jitted(updates, state, params, **extra)
+        with weak_functions():
+            program = _program_with(self._update, tuple(functions))
+            return program(updates, state, params, **extra)
+
+    def __repr__(self) -> str:
+        """Show the name, as a function does."""
+        return f"<update function of {self.__name__}>"
+
+
 def compiled(update: Callable, name: str) -> Callable:
     """Jit an update function, but run it as it is where that is better.
 
@@ -688,23 +736,7 @@ def compiled(update: Callable, name: str) -> Callable:
     arrays of NumPy, as under jit. A function in the structure of the state, a schedule, has a
     program of its own, which goes with it.
     """
-    jitted = jax.jit(update)
-
-    def step(updates, state, params=None, **extra):
-        with weak_functions() as functions:
-            leaves = jax.tree.leaves((state, updates))
-        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
-        if not plain and any(map(_is_static, jax.tree.leaves(extra))):
-            plain, state = True, jax.tree.map(_as_jax, state)
-        if plain:
-            return update(updates, state, params, **extra)
-        if not functions:
-            return jitted(updates, state, params, **extra)
-        with weak_functions():
-            return _program_with(update, tuple(functions))(updates, state, params, **extra)
-
-    step.__name__ = step.__qualname__ = update.__name__ = name
-    return step
+    return Compiled(update, name)
 
 
 @remembered

@@ -27,6 +27,8 @@ import jax
 import jax.core
 import numpy as np
 
+from gdjax.core.flax_details import serialized
+
 Q = ParamSpec("Q")
 V = TypeVar("V")
 MOST = 1024  # things made of the same functions, or of none of the user
@@ -455,4 +457,4 @@ def register_with_functions(
     jax.tree_util.register_pytree_with_keys(
         node, with_keys, build, lambda x: (children(x), static(x))
     )
-    return node
+    return serialized(node)

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gdjax.core.flax_details import serialized
 from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import compute_dtype, rounded
 from gdjax.core.types import Params, PyTree, Updates
 
 
+@serialized
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["param_dtype"]
 )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import PerLeaf, path_name
 from gdjax.core.kinds import shown
 from gdjax.core.types import Params, PrefixTree
@@ -38,6 +39,7 @@ class DimensionNumbers(NamedTuple):
     splits: int | tuple[int, ...] = 1
 
 
+@serialized
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[],

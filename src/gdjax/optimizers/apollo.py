@@ -21,6 +21,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import as_interval
+from gdjax.core.flax_details import serialized
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import (
@@ -43,6 +44,7 @@ RANGES = dict(
 )
 
 
+@serialized
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["axes", "rank", "tensor"]
 )

@@ -21,6 +21,7 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import FINITE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import is_due, when_due
+from gdjax.core.flax_details import serialized
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
@@ -34,6 +35,7 @@ Side: TypeAlias = Literal["smaller", "larger"]
 RANGES = dict(scale=FINITE, update_proj_gap=WHOLE)
 
 
+@serialized
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["basis"], meta_fields=["axes", "left"]
 )

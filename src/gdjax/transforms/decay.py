@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import checked, strict
+from gdjax.core.checks import FINITE, checked, strict
 from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.types import Hyperparam, Mask, Params, PyTree
 
@@ -19,7 +19,7 @@ def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
     return grad + weight_decay * param, slots
 
 
-@checked()
+@checked(weight_decay=FINITE)
 def add_decayed_weights(weight_decay: Hyperparam | None = 0.0, mask: Mask = None) -> Optimizer:
     """Add `weight_decay * param`: before an optimizer this is L2 regularization.
 

@@ -19,6 +19,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name, strict
+from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import by_path, is_left_out, nearest, whole_leaf_values
 from gdjax.core.kinds import check_kind
 from gdjax.core.lift import compiled
@@ -34,6 +35,7 @@ LabelsLike: TypeAlias = (
 NamesOf: TypeAlias = Callable[[Params], tuple[Any, ...]]
 
 
+@serialized
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Labels:

@@ -49,7 +49,7 @@ def trace(
       >>> print(tx.update(jnp.ones(1), state)[0], state.trace)
       [1.5] [1.]
     """
-    return on_gdjax(gdjax.trace(decay, nesterov, accumulator_dtype), TraceState)
+    return on_gdjax(gdjax.trace(decay, nesterov, accumulator_dtype), TraceState, takes_params=False)
 
 
 class EmaState(NamedTuple):
@@ -68,7 +68,7 @@ def ema(
     decay: Any, debias: bool = True, accumulator_dtype: FloatDType = None
 ) -> GradientTransformation:
     """Replace the updates by their running mean; see `gdjax.ema`."""
-    return on_gdjax(gdjax.ema(decay, debias, accumulator_dtype), EmaState)
+    return on_gdjax(gdjax.ema(decay, debias, accumulator_dtype), EmaState, takes_params=False)
 
 
 # --- one step for several batches -----------------------------------------------------------------

@@ -89,6 +89,8 @@ def on_gdjax(
         return updates, read(new)
 
     def update_empty(updates, state, params=None, **extra):
+        if updates is None:
+            return None, state
         return step(updates, fresh(), params, extra)[0], state
 
     if state_class is EmptyState:
@@ -119,8 +121,8 @@ def _written(state: State, of_optax: Any, names: Mapping[str, str], kind: type) 
         new = {name: getattr(of_optax, field) for field, name in names.items()}
     except AttributeError:
         raise AttributeError(
-            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the state "
-            "of another transformation, or the states of a chain in another order."
+            f"update(state=...) must be a {kind.__name__}, got {type(of_optax).__name__}: the "
+            "state of another transformation, or the states of a chain in another order."
         ) from None
     count = new.pop("count", state.count)
     return state._replace(count=count, slots=state.slots._replace(**new) if new else state.slots)
@@ -157,7 +159,7 @@ def _is_schedule(value: object) -> bool:
     return isinstance(value, Schedule)
 
 
-# --- leaves that gdjax does not take ----------------------------------------------------------------
+# --- leaves that gdjax does not take --------------------------------------------------------------
 
 
 def _leniently(updates: Any, state: State, params: Any) -> tuple[Any, State, Any] | None:

@@ -15,7 +15,6 @@ from gdjax.compat.optax.base import (
     GradientTransformation,
     Params,
     PRNGKey,
-    ScalarOrSchedule,
 )
 from gdjax.compat.optax.masking import masked
 from gdjax.core.types import PyTree
@@ -28,13 +27,13 @@ class WeightDecaySchedule(NamedTuple):
 
 
 def add_decayed_weights(
-    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay: Any = 0.0,
     mask: PyTree | Callable[[Params], PyTree] | None = None,
 ) -> GradientTransformation:
     """Add the parameters times a number, or times a schedule of the count.
 
     Args:
-      weight_decay: the number.
+      weight_decay: the number, or the schedule.
       mask: where to add them; see `masked`. None is everywhere.
 
     Example:
@@ -83,4 +82,6 @@ def add_noise(
     if key is None:
         warnings.warn("add_noise without key=... uses 0: pass a key.", stacklevel=2)
         key = 0
-    return on_gdjax(gdjax.add_noise(eta, gamma, key), AddNoiseState, {"rng_key": "key"})
+    return on_gdjax(
+        gdjax.add_noise(eta, gamma, key), AddNoiseState, {"rng_key": "key"}, takes_params=False
+    )

@@ -259,7 +259,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         size = get_batch_size_from_per_elt_updates(updates, per_elt_axis)
         return _mean(updates, axes), jax.tree.map(spread, updates), size
 
-    def update_alone(updates, state, params=None, **extra_args):
+    def update_alone(updates, state, params=None, **extra_args) -> tuple[Any, OptState]:
         mean, squares, size = of_batch(updates)
         return (mean, dict(sum_sq_diff_grads=squares, sample_size=size)), state
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.base import InitFn, InitUpdate, Optimizer, UpdateFn
-from gdjax.core.types import PyTree
+from gdjax.core.types import Number, PyTree, Scalar, ScheduleFn
 
 ArrayTree: TypeAlias = PyTree
 Params: TypeAlias = PyTree
@@ -21,9 +21,9 @@ OptState: TypeAlias = PyTree
 ScheduleState: TypeAlias = Any
 PRNGKey: TypeAlias = Array
 Shape: TypeAlias = Sequence[int]
-NumLike: TypeAlias = ArrayLike
-Schedule: TypeAlias = Callable[[ArrayLike], ArrayLike]
-ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
+NumLike: TypeAlias = Number
+Schedule: TypeAlias = ScheduleFn
+ScalarOrSchedule: TypeAlias = Scalar
 MaskOrFn: TypeAlias = "Any | Callable[[Params], Any] | None"
 TransformInitFn: TypeAlias = InitFn
 TransformUpdateFn: TypeAlias = UpdateFn

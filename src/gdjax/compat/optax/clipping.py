@@ -16,12 +16,12 @@ unitwise_clip = gdjax.unitwise_clip
 
 def clip(max_delta: Any) -> GradientTransformation:
     """Clip each element to [-max_delta, max_delta]; see `gdjax.clip`."""
-    return on_gdjax(gdjax.clip(max_delta))
+    return on_gdjax(gdjax.clip(max_delta), takes_params=False)
 
 
 def clip_by_block_rms(threshold: Any) -> GradientTransformation:
     """Scale each array down to a root-mean-square; see `gdjax.clip_by_block_rms`."""
-    return on_gdjax(gdjax.clip_by_block_rms(threshold))
+    return on_gdjax(gdjax.clip_by_block_rms(threshold), takes_params=False)
 
 
 def clip_by_global_norm(max_norm: Any) -> GradientTransformation:
@@ -34,7 +34,7 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformation:
       >>> print(tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))[0])
       [0.6 0.8]
     """
-    return on_gdjax(gdjax.clip_by_global_norm(max_norm))
+    return on_gdjax(gdjax.clip_by_global_norm(max_norm), takes_params=False)
 
 
 def adaptive_grad_clip(

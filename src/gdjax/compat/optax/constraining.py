@@ -34,4 +34,4 @@ def zero_nans() -> GradientTransformation:
       >>> print(updates, state.found_nan)
       [1. 0.] True
     """
-    return on_gdjax(gdjax.zero_nans(), ZeroNansState)
+    return on_gdjax(gdjax.zero_nans(), ZeroNansState, takes_params=False)

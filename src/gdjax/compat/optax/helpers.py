@@ -1,15 +1,9 @@
 """Names that are private in optax, but which public code or optax's own tests import."""
 
-from gdjax.compat.optax.contrib.adaptive import scale_by_sophia as scale_by_sophia
-from gdjax.compat.optax.contrib.matrices import compute_muon_reshape as _compute_muon_reshape  # noqa: F401
-from gdjax.compat.optax.contrib.matrices import (
-    orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz,
-)
-from gdjax.compat.optax.contrib.matrices import scale_by_shape as scale_by_shape
-from gdjax.compat.optax.contrib.parameter_free import scale_by_dog as scale_by_dog
-from gdjax.compat.optax.contrib.parameter_free import scale_by_dowg as scale_by_dowg
-
 # ruff: noqa: I001
+
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -33,16 +27,23 @@ from gdjax.compat.optax.linesearch import (
 )
 from gdjax.compat.optax.linesearch import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
 from gdjax.compat.optax.linesearch import extract_fns_kwargs as _extract_fns_kwargs  # noqa: F401
-from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F401
 
 # --- contrib --------------------------------------------------------------------------------------
+from gdjax.compat.optax.contrib.adaptive import scale_by_sophia as scale_by_sophia
+from gdjax.compat.optax.contrib.matrices import compute_muon_reshape as _compute_muon_reshape  # noqa: F401
+from gdjax.compat.optax.contrib.matrices import (
+    orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz,
+)
+from gdjax.compat.optax.contrib.matrices import scale_by_shape as scale_by_shape
+from gdjax.compat.optax.contrib.parameter_free import scale_by_dog as scale_by_dog
+from gdjax.compat.optax.contrib.parameter_free import scale_by_dowg as scale_by_dowg
 from gdjax.wrappers.complex_parts import (
     SplitRealAndImaginaryArrays as SplitRealAndImaginaryArrays,
 )
 
-# --- masks ----------------------------------------------------------------------------------------
-
-# --- trees ----------------------------------------------------------------------------------------
+# --- masks and trees ------------------------------------------------------------------------------
+from gdjax.compat.optax.inject import WrappedScheduleState as WrappedScheduleState
+from gdjax.compat.optax.masking import is_function as _mask_callable  # noqa: F401
 from gdjax.core.hyper import Placeholder as _ParamsPlaceholder  # noqa: F401
 
 # --- of `_src.transform`, `_src.numerics`, `_src.utils` -------------------------------------------
@@ -78,7 +79,7 @@ def weighted_logsoftmax(x: ArrayLike, weights: ArrayLike) -> Array:
 
 
 # --- `contrib._muon` ------------------------------------------------------------------------------
-WeightDimNumOrFn: TypeAlias = MuonDimensionNumbers | Params | Callable[[Params], Any]
+WeightDimNumOrFn: TypeAlias = "MuonDimensionNumbers | Params | Callable[[Params], Any]"
 _DEFAULT_NS_COEFFS = (3.4445, -4.7750, 2.0315)
 
 

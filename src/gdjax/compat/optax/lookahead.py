@@ -73,7 +73,7 @@ def lookahead(
     Example:
       >>> from gdjax.compat import optax
       >>> import jax.numpy as jnp
-      >>> tx = optax.lookahead(optax.sgd(1.0), sync_period=2, slow_step_size=0.5)
+      >>> tx = optax.lookahead(optax.scale(-1.0), sync_period=2, slow_step_size=0.5)
       >>> params = optax.LookaheadParams.init_synced(jnp.array(8.0))
       >>> state = tx.init(params)
       >>> for _ in range(2):

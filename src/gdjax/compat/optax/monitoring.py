@@ -50,7 +50,7 @@ def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Gradien
     def taken(tree: PyTree) -> SnapshotState:
         return SnapshotState({measure_name: strong(measure(tree))})
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra_args):
         return updates, taken(updates)
 
     return GradientTransformation(lambda params: derived(taken, params), update)

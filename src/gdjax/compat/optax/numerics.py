@@ -28,12 +28,15 @@ def safe_increment(count: ArrayLike) -> Array:
     """
     count = jnp.asarray(count)
     if jnp.issubdtype(count.dtype, jnp.integer):
-        return numerics.safe_increment(count)
-    if not jnp.issubdtype(count.dtype, jnp.floating):
+        most = jnp.iinfo(count.dtype).max
+    elif jnp.issubdtype(count.dtype, jnp.floating):
+        most = jnp.finfo(count.dtype).max
+    else:
         raise ValueError(
             f"safe_increment(count=...) must be an integer or a float, got dtype {count.dtype}."
         )
-    return jnp.minimum(count + 1, jnp.finfo(count.dtype).max).astype(count.dtype)
+    largest = np.asarray(most, count.dtype)
+    return jnp.where(count < largest, count + np.ones((), count.dtype), largest)
 
 
 safe_int32_increment = safe_increment

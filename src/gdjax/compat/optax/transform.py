@@ -33,7 +33,7 @@ from gdjax.optimizers.sm3 import Covers, sm3_rule, zero_covers
 from gdjax.optimizers.yogi import yogi_rule
 from gdjax.transforms.apply_every import UpdateSum
 
-# --- factors ----------------------------------------------------------------------------------------
+# --- factors --------------------------------------------------------------------------------------
 
 
 def scale(step_size: Number) -> GradientTransformation:
@@ -140,7 +140,7 @@ def normalize_by_update_norm(
     return on_gdjax(gdjax.normalize_by_update_norm(scale_factor, eps), takes_params=False)
 
 
-# --- Adam and its relatives -------------------------------------------------------------------------
+# --- Adam and its relatives -----------------------------------------------------------------------
 
 
 class ScaleByAdamState(NamedTuple):
@@ -364,7 +364,7 @@ def scale_by_lion(
     return on_gdjax(optimizer, ScaleByLionState, takes_params=False)
 
 
-# --- sums and means of squares ----------------------------------------------------------------------
+# --- sums and means of squares --------------------------------------------------------------------
 
 
 class ScaleByRssState(NamedTuple):
@@ -381,9 +381,7 @@ def scale_by_rss(
 
     def read_first(params):
         squares = optimizer.init(params).slots.sum_of_squares
-        return ScaleByRssState(
-            jax.tree.map(lambda x: _full(x, initial_accumulator_value), squares)
-        )
+        return ScaleByRssState(jax.tree.map(lambda x: _full(x, initial_accumulator_value), squares))
 
     return on_gdjax(optimizer, ScaleByRssState, init=read_first, takes_params=False)
 
@@ -540,7 +538,7 @@ def scale_by_sm3(
     return on_gdjax(optimizer, ScaleBySM3State, takes_params=False)
 
 
-# --- others -----------------------------------------------------------------------------------------
+# --- others ---------------------------------------------------------------------------------------
 
 
 class ScaleByRpropState(NamedTuple):
@@ -697,12 +695,13 @@ def scale_by_distance_over_gradients(
 
     def init(params):
         start, zeros, squares = optimizer.init(params).slots
-        first = jax.tree.map(functools.partial(derived, distance), params)
-        first = jax.tree.map(lambda x, zero: jnp.asarray(x, zero.dtype), first, zeros)
+        first = jax.tree.map(
+            lambda x, zero: derived(functools.partial(distance, zero.dtype), x), params, zeros
+        )
         return ScaleByDistanceOverGradientsState(first, squares, start)
 
-    def distance(x):
-        return reps_rel * (1 + safe_sqrt(sum_sq(jnp.asarray(x))))
+    def distance(dtype, x):
+        return jnp.asarray(reps_rel * (1 + safe_sqrt(sum_sq(jnp.asarray(x)))), dtype)
 
     fields = dict(max_dist="max_dist", grad_sum_of_squares="sum_sq", init_params="start")
     return on_gdjax(optimizer, ScaleByDistanceOverGradientsState, fields, init=init)

@@ -60,7 +60,7 @@ def norm(
       >>> optax.tree.norm([jnp.ones(400, jnp.bfloat16)])
       Array(20, dtype=bfloat16)
     """
-    return _as_leaves(_native.norm(tree, ord, squared), tree)
+    return jnp.asarray(_as_leaves(_native.norm(tree, ord, squared), tree))
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array | int:  # noqa: A001

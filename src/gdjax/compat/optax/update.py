@@ -17,7 +17,8 @@ from gdjax.targets import periodic_update as periodic_update
 def apply_updates(params: Params, updates: Updates) -> Params:
     """Add updates to parameters; see `gdjax.apply_updates`.
 
-    Integers stay integers: a sum that is none is rounded towards 0.
+    Integers stay integers: a sum that is none is rounded towards 0. What is None stays None,
+    whatever the update is.
 
     Example:
       >>> from gdjax.compat import optax
@@ -27,16 +28,19 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     """
     try:
         return chain.apply_updates(params, updates)
-    except TypeError:
-        if not any(map(_is_integer, jax.tree.leaves(params))):
+    except (TypeError, ValueError):
+        none = lambda x: x is None  # noqa: E731
+        if not any(x is None or _is_integer(x) for x in jax.tree.leaves(params, is_leaf=none)):
             raise
 
-    def whole(update: Any, param: Any) -> Any:
+    def of_its_kind(param: Any, update: Any) -> Any:
+        if param is None:
+            return None
         if update is None or not _is_integer(param) or not is_inexact(jnp.result_type(update)):
             return update
-        return (param + update).astype(jnp.result_type(param)) - param
+        return jnp.asarray(param + update).astype(jnp.result_type(param)) - param
 
-    updates = jax.tree.map(whole, updates, params, is_leaf=lambda x: x is None)
+    updates = jax.tree.map(of_its_kind, params, updates, is_leaf=none)
     return chain.apply_updates(params, updates)
 
 

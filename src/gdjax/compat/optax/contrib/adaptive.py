@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 import gdjax
 from gdjax.compat.optax.adapter import on_gdjax
@@ -18,6 +18,7 @@ from gdjax.compat.optax.base import (
     Params,
     ScalarOrSchedule,
     Updates,
+    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.transform import (
@@ -27,11 +28,12 @@ from gdjax.compat.optax.transform import (
 )
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.trees import magnitude, total_count
+from gdjax.core.types import Number
 from gdjax.optimizers.adopt import quartic_root
 
 
 def scale_by_acprop(
-    b1: ArrayLike = 0.9, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-16, eps_root: ArrayLike = 1e-16
+    b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-16, eps_root: Number = 1e-16
 ) -> GradientTransformation:
     """Return ACProp's direction, uphill; see `acprop`."""
     return on_gdjax(gdjax.scale_by_acprop(b1, b2, eps, eps_root), ScaleByBeliefState)
@@ -39,11 +41,11 @@ def scale_by_acprop(
 
 def acprop(
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-16,
-    eps_root: ArrayLike = 1e-16,
-    weight_decay: ArrayLike = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-16,
+    eps_root: Number = 1e-16,
+    weight_decay: Number = 0.0,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """ACProp; see `gdjax.acprop`, also for what differs from optax."""
@@ -73,12 +75,12 @@ class ScaleByAdemamixState(NamedTuple):
 
 
 def scale_by_ademamix(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
     b3: ScalarOrSchedule = 0.9999,
     alpha: ScalarOrSchedule = 6.0,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
     mu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Return AdEMAMix's direction, uphill; see `ademamix`.
@@ -99,14 +101,14 @@ def _with_both_counts(pair: GradientTransformation) -> GradientTransformation:
 
 def ademamix(
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
     b3: ScalarOrSchedule = 0.9999,
     alpha: ScalarOrSchedule = 5.0,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
     mu_dtype: Any | None = None,
-    weight_decay: ArrayLike = 0.0,
+    weight_decay: Number = 0.0,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """AdEMAMix; see `gdjax.ademamix`.
@@ -142,11 +144,11 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 
 
 def scale_by_simplified_ademamix(
-    b1: ArrayLike = 0.99,
-    b2: ArrayLike = 0.95,
+    b1: Number = 0.99,
+    b2: Number = 0.95,
     alpha: ScalarOrSchedule = 0.0,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
 ) -> GradientTransformation:
     """Return the direction of `simplified_ademamix`, uphill."""
     optimizer = gdjax.scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root)
@@ -156,12 +158,12 @@ def scale_by_simplified_ademamix(
 
 def simplified_ademamix(
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.99,
-    b2: ArrayLike = 0.95,
+    b1: Number = 0.99,
+    b2: Number = 0.95,
     alpha: ScalarOrSchedule = 0.0,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
-    weight_decay: ArrayLike = 0.0,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    weight_decay: Number = 0.0,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """AdEMAMix with one mean; see `gdjax.simplified_ademamix`."""
@@ -173,9 +175,9 @@ def simplified_ademamix(
 
 
 def scale_by_adopt(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.9999,
-    eps: ArrayLike = 1e-6,
+    b1: Number = 0.9,
+    b2: Number = 0.9999,
+    eps: Number = 1e-6,
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
@@ -197,9 +199,9 @@ def scale_by_adopt(
 
 def adopt(
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.9999,
-    eps: ArrayLike = 1e-6,
+    b1: Number = 0.9,
+    b2: Number = 0.9999,
+    eps: Number = 1e-6,
     mu_dtype: Any | None = None,
     *,
     nesterov: bool = False,
@@ -311,16 +313,16 @@ _HUTCHINSON = hutchinson_estimator_diag_hessian()
 
 
 def scale_by_sophia(
-    b1: ArrayLike = 0.965,
-    b2: ArrayLike = 0.99,
-    eps: ArrayLike = 1e-8,
-    gamma: ArrayLike = 0.01,
-    clip_threshold: ArrayLike | None = 1.0,
-    update_interval: ArrayLike = 10,
+    b1: Number = 0.965,
+    b2: Number = 0.99,
+    eps: Number = 1e-8,
+    gamma: Number = 0.01,
+    clip_threshold: Number | None = 1.0,
+    update_interval: Number = 10,
     hessian_diagonal_fn: GradientTransformation = _HUTCHINSON,
     mu_dtype: Any | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: ArrayLike = 0,
+    print_win_rate_every_n_steps: Number = 0,
 ) -> GradientTransformationExtraArgs:
     """Return Sophia's direction, uphill; see `sophia`."""
     optimizer = gdjax.scale_by_sophia(
@@ -328,7 +330,7 @@ def scale_by_sophia(
     )
     pair = on_gdjax(optimizer, SophiaState, extra_args=True)
     if not verbose or clip_threshold is None:
-        return pair
+        return with_extra_args_support(pair)
 
     def update(updates, state, params=None, **extra_args):
         updates, state = pair.update(updates, state, params, **extra_args)
@@ -340,7 +342,7 @@ def scale_by_sophia(
     return GradientTransformationExtraArgs(pair.init, update)
 
 
-def _print_win_rate(updates: Updates, clip_threshold: ArrayLike) -> None:
+def _print_win_rate(updates: Updates, clip_threshold: Number) -> None:
     inside = jax.tree.map(lambda u: jnp.sum(magnitude(u) < clip_threshold), updates)
     size = sum(u.size for u in jax.tree.leaves(updates))
     jax.debug.print("Sophia: share of unclipped elements {}", total_count(inside) / max(size, 1))
@@ -348,18 +350,18 @@ def _print_win_rate(updates: Updates, clip_threshold: ArrayLike) -> None:
 
 def sophia(
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.965,
-    b2: ArrayLike = 0.99,
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 1e-4,
+    b1: Number = 0.965,
+    b2: Number = 0.99,
+    eps: Number = 1e-8,
+    weight_decay: Number = 1e-4,
     weight_decay_mask: MaskOrFn = None,
-    gamma: ArrayLike = 0.01,
-    clip_threshold: ArrayLike | None = 1.0,
-    update_interval: ArrayLike = 10,
+    gamma: Number = 0.01,
+    clip_threshold: Number | None = 1.0,
+    update_interval: Number = 10,
     hessian_diagonal_fn: GradientTransformation = _HUTCHINSON,
     mu_dtype: Any | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: ArrayLike = 0,
+    print_win_rate_every_n_steps: Number = 0,
 ) -> GradientTransformationExtraArgs:
     """Sophia; see `gdjax.sophia`.
 

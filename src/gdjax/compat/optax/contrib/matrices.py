@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 import gdjax
 from gdjax.compat.optax.adding import add_decayed_weights
@@ -27,6 +27,7 @@ from gdjax.compat.optax.transform import scale_by_adam, scale_by_learning_rate
 from gdjax.core.checks import check_choice
 from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype, upcast
 from gdjax.core.trees import copied
+from gdjax.core.types import Number
 from gdjax.linalg.matrices import Axes, DimensionNumbers, MatrixSpec, matrix_axes
 from gdjax.linalg.polar import NAMED, Preconditioning
 from gdjax.optimizers.galore import Projector
@@ -187,7 +188,7 @@ def galore(
     update_proj_gap: int = 200,
     scale: float = 1.0,
     base_optimizer: GradientTransformation | None = None,
-    weight_decay: ArrayLike = 0.0,
+    weight_decay: Number = 0.0,
     mask: MaskOrFn = None,
     weight_dimension_numbers: GaLoreDimNumsOrFn | None = None,
 ) -> GradientTransformation:
@@ -232,7 +233,7 @@ def orthogonalize_via_newton_schulz(
     ns_coeffs: Array,
     ns_steps: int = 5,
     preconditioning: Preconditioning = "frobenius",
-    eps: ArrayLike = 1e-8,
+    eps: Number = 1e-8,
     dimension_numbers: MuonDimensionNumbers | None = None,
 ) -> Array:
     """Return the polar factor of a matrix, or of each matrix of an array; see `gdjax.polar`.
@@ -267,16 +268,16 @@ class MuonState(NamedTuple):
     ns_coeffs: Array
 
 
-Triple = tuple[ArrayLike, ArrayLike, ArrayLike]
+Triple = tuple[Number, Number, Number]
 WeightDimNumOrFn = MuonDimensionNumbers | Params | Callable[[Params], Params | None]
 _STANDARD = (3.4445, -4.7750, 2.0315)
 
 
 def scale_by_muon(
     ns_coeffs: Triple | tuple[Triple, ...] = _STANDARD,
-    ns_steps: ArrayLike = 5,
-    beta: ArrayLike = 0.95,
-    eps: ArrayLike = 1e-8,
+    ns_steps: int = 5,
+    beta: Number = 0.95,
+    eps: Number = 1e-8,
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = True,
@@ -291,7 +292,6 @@ def scale_by_muon(
         parameter does not have two dimensions and no dimension numbers.
     """
     what = "scale_by_muon(weight_dimension_numbers=...)"
-    coefficients = jnp.asarray if isinstance(ns_coeffs, (Array, jax.core.Tracer)) else _as_array
     optimizer = gdjax.scale_by_muon(
         ns_coeffs,
         ns_steps,
@@ -305,7 +305,7 @@ def scale_by_muon(
 
     def init(params):
         mu = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)), params)
-        return MuonState(jnp.zeros((), jnp.int32), mu, coefficients(ns_coeffs))
+        return MuonState(jnp.zeros((), jnp.int32), mu, _as_array(ns_coeffs))
 
     def write(native, state, updates, params):
         axes = axes_of(what, weight_dimension_numbers, updates)
@@ -345,16 +345,17 @@ def _as_array(numbers: Any) -> Array:
 
 def scale_by_shape(
     weight_dimension_numbers: WeightDimNumOrFn | None = None,
-    consistent_rms: ArrayLike | None = None,
+    consistent_rms: Number | None = None,
 ) -> GradientTransformation:
     """Scale each matrix by its shape, as `scale` and `consistent_rms` of `gdjax.muon` say."""
     what = "scale_by_shape(weight_dimension_numbers=...)"
+    rms = None if consistent_rms is None else jnp.asarray(consistent_rms)
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
         leaves, treedef = jax.tree.flatten(updates)
         axes = axes_of(what, weight_dimension_numbers, updates)
         out = [
-            x if a is None else cast_like(scaled(upcast(x), a, "width", consistent_rms), x)
+            x if a is None else cast_like(scaled(upcast(x), a, "width", rms), x)
             for x, a in zip(leaves, axes, strict=True)
         ]
         return treedef.unflatten(out), state
@@ -365,23 +366,23 @@ def scale_by_shape(
 def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Triple | tuple[Triple, ...] | str = _STANDARD,
-    ns_steps: ArrayLike = 5,
-    beta: ArrayLike = 0.95,
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 0.0,
+    ns_steps: int = 5,
+    beta: Number = 0.95,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
     weight_decay_mask: MaskOrFn = None,
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = "frobenius",
-    adam_b1: ArrayLike = 0.9,
-    adam_b2: ArrayLike = 0.999,
-    adam_eps_root: ArrayLike = 0.0,
-    adam_weight_decay: ArrayLike = 0.0,
+    adam_b1: Number = 0.9,
+    adam_b2: Number = 0.999,
+    adam_eps_root: Number = 0.0,
+    adam_weight_decay: Number = 0.0,
     adam_learning_rate: ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: WeightDimNumOrFn | None = None,
-    consistent_rms: ArrayLike | None = None,
+    consistent_rms: Number | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, Adam for the rest; see `gdjax.muon`.
 

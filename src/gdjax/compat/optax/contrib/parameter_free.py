@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 import gdjax
 from gdjax.compat.optax.adapter import on_gdjax
@@ -17,15 +16,17 @@ from gdjax.compat.optax.base import (
     ScalarOrSchedule,
     Updates,
     identity,
+    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.contrib.adapting import starting
 from gdjax.compat.optax.transform import scale_by_learning_rate
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.types import Number
 from gdjax.optimizers.dog import first_distance
 
 
-def _number(x: ArrayLike) -> Array:
+def _number(x: Number) -> Array:
     return jnp.array(x, scalar_dtype(), copy=True)
 
 
@@ -50,7 +51,7 @@ class COCOBState(NamedTuple):
     reward: Updates
 
 
-def scale_by_cocob(alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> GradientTransformation:
+def scale_by_cocob(alpha: Number = 100.0, eps: Number = 1e-8) -> GradientTransformation:
     """Return COCOB's update, downhill; see `gdjax.scale_by_cocob`."""
     fields = dict(init_particles="start", cumulative_gradients="bets", subgradients="abs_sum")
     return on_gdjax(gdjax.scale_by_cocob(alpha, eps), COCOBState, fields)
@@ -58,9 +59,9 @@ def scale_by_cocob(alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> GradientT
 
 def cocob(
     learning_rate: ScalarOrSchedule = 1.0,
-    alpha: ArrayLike = 100.0,
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 0.0,
+    alpha: Number = 100.0,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """COCOB; see `gdjax.cocob`."""
@@ -99,10 +100,10 @@ _ESTIMATE = dict(exp_avg="mu", exp_avg_sq="nu", estim_lr="distance", numerator_w
 
 def dadapt_adamw(
     learning_rate: ScalarOrSchedule = 1.0,
-    betas: tuple[ArrayLike, ArrayLike] = (0.9, 0.999),
-    eps: ArrayLike = 1e-8,
-    estim_lr0: ArrayLike = 1e-6,
-    weight_decay: ArrayLike = 0.0,
+    betas: tuple[Number, Number] = (0.9, 0.999),
+    eps: Number = 1e-8,
+    estim_lr0: Number = 1e-6,
+    weight_decay: Number = 0.0,
 ) -> GradientTransformationExtraArgs:
     """AdamW with D-Adaptation; see `gdjax.dadapt_adamw`.
 
@@ -110,7 +111,8 @@ def dadapt_adamw(
     """
     optimizer = gdjax.dadapt_adamw(learning_rate, betas, eps, estim_lr0, weight_decay)
     pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, extra_args=True)
-    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    return with_extra_args_support(pair)
 
 
 class ProdigyState(NamedTuple):
@@ -140,12 +142,12 @@ class ProdigyState(NamedTuple):
 
 def prodigy(
     learning_rate: ScalarOrSchedule = 1.0,
-    betas: tuple[ArrayLike, ArrayLike] = (0.9, 0.999),
-    beta3: ArrayLike | None = None,
-    eps: ArrayLike = 1e-8,
-    estim_lr0: ArrayLike = 1e-6,
-    estim_lr_coef: ArrayLike = 1.0,
-    weight_decay: ArrayLike = 0.0,
+    betas: tuple[Number, Number] = (0.9, 0.999),
+    beta3: Number | None = None,
+    eps: Number = 1e-8,
+    estim_lr0: Number = 1e-6,
+    estim_lr_coef: Number = 1.0,
+    weight_decay: Number = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Prodigy; see `gdjax.prodigy`.
@@ -163,7 +165,8 @@ def prodigy(
     )
     fields = _ESTIMATE | dict(params0="start")
     pair = on_gdjax(optimizer, ProdigyState, fields, extra_args=True)
-    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    return with_extra_args_support(pair)
 
 
 class DoGState(NamedTuple):
@@ -182,10 +185,10 @@ class DoGState(NamedTuple):
     sum_sq_norm_grads: Array
 
 
-InitStep = tuple[Literal["distance", "learning_rate", "heuristic"], ArrayLike]
+InitStep = tuple[Literal["distance", "learning_rate", "heuristic"], Number]
 
 
-def scale_by_dog(init_step: InitStep, eps: ArrayLike = 1e-8) -> GradientTransformation:
+def scale_by_dog(init_step: InitStep, eps: Number = 1e-8) -> GradientTransformation:
     """Scale the gradient by DoG's step size; see `dog`."""
     optimizer = gdjax.scale_by_dog(init_step, eps)
 
@@ -210,8 +213,8 @@ def scale_by_dog(init_step: InitStep, eps: ArrayLike = 1e-8) -> GradientTransfor
 def dog(
     learning_rate: ScalarOrSchedule = 1.0,
     init_step: InitStep = ("heuristic", 1e-6),
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike | None = None,
+    eps: Number = 1e-8,
+    weight_decay: Number | None = None,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """Distance over gradients; see `gdjax.dog`."""
@@ -237,7 +240,7 @@ class DoWGState(NamedTuple):
 
 
 def scale_by_dowg(
-    init_estim_sq_dist: ArrayLike | None = None, eps: ArrayLike = 1e-4
+    init_estim_sq_dist: Number | None = None, eps: Number = 1e-4
 ) -> GradientTransformation:
     """Scale the gradient by DoWG's step size; see `dowg`."""
     optimizer = gdjax.scale_by_dowg(init_estim_sq_dist, eps)
@@ -262,9 +265,9 @@ def scale_by_dowg(
 
 def dowg(
     learning_rate: ScalarOrSchedule = 1.0,
-    init_estim_sq_dist: ArrayLike | None = None,
-    eps: ArrayLike = 1e-4,
-    weight_decay: ArrayLike | None = None,
+    init_estim_sq_dist: Number | None = None,
+    eps: Number = 1e-4,
+    weight_decay: Number | None = None,
     mask: MaskOrFn = None,
 ) -> GradientTransformation:
     """Distance over weighted gradients; see `gdjax.dowg`."""
@@ -303,9 +306,9 @@ _LOSS_MODEL = dict(
 
 def momo(
     learning_rate: ScalarOrSchedule = 1.0,
-    beta: ArrayLike = 0.9,
-    lower_bound: ArrayLike = 0.0,
-    weight_decay: ArrayLike = 0.0,
+    beta: Number = 0.9,
+    lower_bound: Number = 0.0,
+    weight_decay: Number = 0.0,
     adapt_lower_bound: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Momentum with a Polyak step, `update(..., value=loss)`; see `gdjax.momo`.
@@ -314,7 +317,8 @@ def momo(
     """
     optimizer = gdjax.momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound)
     pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, extra_args=True)
-    return starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    return with_extra_args_support(pair)
 
 
 class MomoAdamState(NamedTuple):
@@ -330,11 +334,11 @@ class MomoAdamState(NamedTuple):
 
 def momo_adam(
     learning_rate: ScalarOrSchedule = 1e-2,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    lower_bound: ArrayLike = 0.0,
-    weight_decay: ArrayLike = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    lower_bound: Number = 0.0,
+    weight_decay: Number = 0.0,
     adapt_lower_bound: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Adam with a Polyak step, `update(..., value=loss)`; see `gdjax.momo_adam` and `momo`."""
@@ -342,4 +346,5 @@ def momo_adam(
         learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound
     )
     pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, extra_args=True)
-    return starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    return with_extra_args_support(pair)

@@ -4,7 +4,6 @@ import warnings
 from typing import NamedTuple
 
 from jax import Array
-from jax.typing import ArrayLike
 
 import gdjax
 from gdjax.compat.optax.accumulation import trace
@@ -14,9 +13,11 @@ from gdjax.compat.optax.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     identity,
+    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.transform import scale_by_learning_rate
+from gdjax.core.types import Number
 
 
 class DifferentiallyPrivateAggregateState(NamedTuple):
@@ -26,8 +27,8 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
 
 
 def differentially_private_aggregate(
-    l2_norm_clip: ArrayLike,
-    noise_multiplier: ArrayLike,
+    l2_norm_clip: Number,
+    noise_multiplier: Number,
     key: Array | int | None = None,
     *,
     seed: int | None = None,
@@ -64,10 +65,10 @@ def differentially_private_aggregate(
 
 def dpsgd(
     learning_rate: ScalarOrSchedule,
-    l2_norm_clip: ArrayLike,
-    noise_multiplier: ArrayLike,
+    l2_norm_clip: Number,
+    noise_multiplier: Number,
     seed: int,
-    momentum: ArrayLike | None = None,
+    momentum: Number | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """Gradient descent with differential privacy; see `gdjax.dpsgd`."""
@@ -100,12 +101,12 @@ class ReduceLROnPlateauState(NamedTuple):
 
 def reduce_on_plateau(
     factor: float = 0.1,
-    patience: ArrayLike = 10,
+    patience: Number = 10,
     rtol: float = 1e-4,
     atol: float = 0.0,
-    cooldown: ArrayLike = 0,
-    accumulation_size: ArrayLike = 1,
-    min_scale: ArrayLike = 0.0,
+    cooldown: Number = 0,
+    accumulation_size: Number = 1,
+    min_scale: Number = 0.0,
 ) -> GradientTransformationExtraArgs:
     """Reduce the scale of the updates when `update(..., value=loss)` stops decreasing.
 
@@ -132,4 +133,5 @@ def reduce_on_plateau(
     def write(native, state):
         return native._replace(slots=type(native.slots)(*state))
 
-    return on_gdjax(optimizer, ReduceLROnPlateauState, read=read, write=write, extra_args=True)
+    pair = on_gdjax(optimizer, ReduceLROnPlateauState, read=read, write=write, extra_args=True)
+    return with_extra_args_support(pair)

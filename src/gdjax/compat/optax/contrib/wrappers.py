@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 import gdjax
 from gdjax.compat.optax.adapter import on_gdjax
@@ -27,6 +27,7 @@ from gdjax.compat.optax.schedules import warmup_constant_schedule
 from gdjax.compat.optax.transform import scale_by_learning_rate, scale_by_rms
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.types import Number
 from gdjax.optimizers.shared.averaging import extrapolated
 from gdjax.wrappers.complex_parts import merge, split
 from gdjax.wrappers.shared.reset import memory
@@ -89,9 +90,9 @@ class MechanicState(NamedTuple):
 
 def mechanize(
     base_optimizer: GradientTransformation,
-    weight_decay: ArrayLike = 1e-2,
-    eps: ArrayLike = 1e-8,
-    s_init: ArrayLike = 1e-6,
+    weight_decay: Number = 1e-2,
+    eps: Number = 1e-8,
+    s_init: Number = 1e-6,
     num_betas: int = 6,
 ) -> GradientTransformationExtraArgs:
     """Learn the scale of another optimizer's updates; see `gdjax.mechanize`."""
@@ -175,7 +176,7 @@ def sam(
         )
         return native._replace(slots=slots)
 
-    return on_trees(native_sam, SAMState, read, write, extra_args=True)
+    return with_extra_args_support(on_trees(native_sam, SAMState, read, write, extra_args=True))
 
 
 # --- schedule-free --------------------------------------------------------------------------------
@@ -229,8 +230,9 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
         residual = getattr(node, "residual", None)
         lost = [None] * len(z) if residual is None else treedef.flatten_up_to(residual)
         own = [i for i, x in enumerate(z) if jax.tree_util.all_leaves([x])]  # not a MaskedNode
-        parts = ([column[i] for i in own] for column in (z, leaves, lost))
-        for i, x in zip(own, extrapolated(*parts, node.b1), strict=True):
+        averaged, given, residuals = ([column[i] for i in own] for column in (z, leaves, lost))
+        averages_of_own = extrapolated(averaged, given, residuals, node.b1)
+        for i, x in zip(own, averages_of_own, strict=True):
             leaves[i] = x
     return treedef.unflatten(leaves)
 
@@ -238,8 +240,8 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    weight_lr_power: ArrayLike = 2.0,
+    b1: Number = 0.9,
+    weight_lr_power: Number = 2.0,
     state_dtype: DTypeLike | None = None,
 ) -> GradientTransformationExtraArgs:
     """Average the path of an optimizer, in place of a schedule; see `gdjax.schedule_free`.
@@ -275,15 +277,16 @@ def schedule_free(
         return native._replace(count=state.step_count - 1, slots=slots)
 
     counts = dict(step_count="count")
-    return on_gdjax(optimizer, ScheduleFreeState, counts, read=read, write=write, extra_args=True)
+    pair = on_gdjax(optimizer, ScheduleFreeState, counts, read=read, write=write, extra_args=True)
+    return with_extra_args_support(pair)
 
 
 def schedule_free_sgd(
-    learning_rate: ArrayLike = 1.0,
+    learning_rate: Number = 1.0,
     warmup_steps: int | None = None,
-    b1: ArrayLike = 0.9,
-    weight_decay: ArrayLike | None = None,
-    weight_lr_power: ArrayLike = 2.0,
+    b1: Number = 0.9,
+    weight_decay: Number | None = None,
+    weight_lr_power: Number = 2.0,
     state_dtype: DTypeLike | None = None,
 ) -> GradientTransformationExtraArgs:
     """Schedule-free gradient descent; see `schedule_free`.
@@ -298,13 +301,13 @@ def schedule_free_sgd(
 
 
 def schedule_free_adamw(
-    learning_rate: ArrayLike = 0.0025,
+    learning_rate: Number = 0.0025,
     warmup_steps: int | None = None,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 0.0,
-    weight_lr_power: ArrayLike = 2.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
+    weight_lr_power: Number = 2.0,
     state_dtype: DTypeLike | None = None,
 ) -> GradientTransformationExtraArgs:
     """Schedule-free AdamW; see `schedule_free`.
@@ -331,7 +334,7 @@ def schedule_free_adamw(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
 
 
-def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
+def _warmed_up(learning_rate: Number, warmup_steps: int | None) -> ScalarOrSchedule:
     if warmup_steps is None:
         return learning_rate
     return warmup_constant_schedule(0.0, learning_rate, warmup_steps)
