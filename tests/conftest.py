@@ -34,7 +34,7 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-collect_ignore = ["golden"]  # scripts that need other libraries
+collect_ignore = ["golden", "interop"]  # scripts that need other libraries
 
 # `make quick`: all of these, and of the other tests every 25th, by a hash of its name.
 QUICK = ("core/", "test_registry.py", "test_oracles.py", "tree/", "test_assignment.py")
