@@ -4,7 +4,8 @@ Their states have optax's nesting: that of `adam(0.1)` is the pair of a `ScaleBy
 `EmptyState`. What each optimizer computes is described at the function of gdjax that is named.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: as in optax, the annotation of a learning rate that
+# may be a schedule is `ScalarOrSchedule` itself, with which programs compare it.
 
 import functools
 import warnings
