@@ -91,7 +91,7 @@ def lookahead(
         fast = getattr(params, "fast", params)
         return LookaheadState(optimizer.init(fast), jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, **extra_args: Any):
+    def update(updates, state, params: Any = None, **extra_args: Any):
         if not hasattr(params, "fast"):
             raise AttributeError(
                 "lookahead needs both sets of parameters: call update(updates, state, params) "

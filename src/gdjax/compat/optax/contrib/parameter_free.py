@@ -16,7 +16,6 @@ from gdjax.compat.optax.base import (
     ScalarOrSchedule,
     Updates,
     identity,
-    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.contrib.adapting import starting
@@ -110,9 +109,8 @@ def dadapt_adamw(
     A zero gradient leaves the estimate as it is; optax's becomes NaN.
     """
     optimizer = gdjax.dadapt_adamw(learning_rate, betas, eps, estim_lr0, weight_decay)
-    pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, extra_args=True)
-    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
 
 
 class ProdigyState(NamedTuple):
@@ -164,9 +162,8 @@ def prodigy(
         learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup
     )
     fields = _ESTIMATE | dict(params0="start")
-    pair = on_gdjax(optimizer, ProdigyState, fields, extra_args=True)
-    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, ProdigyState, fields, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
 
 
 class DoGState(NamedTuple):
@@ -316,9 +313,8 @@ def momo(
     The step is divided by 1 + learning_rate * weight_decay, as in the paper; in optax it is not.
     """
     optimizer = gdjax.momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound)
-    pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, extra_args=True)
-    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(lb=_number(lower_bound)))
 
 
 class MomoAdamState(NamedTuple):
@@ -345,6 +341,5 @@ def momo_adam(
     optimizer = gdjax.momo_adam(
         learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound
     )
-    pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, extra_args=True)
-    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(lb=_number(lower_bound)))

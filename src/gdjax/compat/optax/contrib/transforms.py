@@ -13,7 +13,6 @@ from gdjax.compat.optax.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     identity,
-    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.transform import scale_by_learning_rate
@@ -133,5 +132,10 @@ def reduce_on_plateau(
     def write(native, state):
         return native._replace(slots=type(native.slots)(*state))
 
-    pair = on_gdjax(optimizer, ReduceLROnPlateauState, read=read, write=write, extra_args=True)
-    return with_extra_args_support(pair)
+    return on_gdjax(
+        optimizer,
+        ReduceLROnPlateauState,
+        read=read,
+        write=write,
+        kind=GradientTransformationExtraArgs,
+    )
