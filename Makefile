@@ -18,7 +18,8 @@ VENV = .venv
 WORKERS = 2
 # The tests of a file run in one process, since they share compiled programs. DIST=load splits files.
 DIST = loadfile
-# What to install for the tests: `versions` is enough for those that run with several versions.
+# What to install for the tests: `versions` is enough for those that run with several versions,
+# `interop` also has the packages that gdjax is tested inside of.
 EXTRA = test
 # How to install into the environment that is the folder of the target.
 INSTALL ?= $(@D)/bin/python -m pip install -qq --disable-pip-version-check
@@ -59,7 +60,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # DIRECTORY/.EXTRA says that this environment has the package, in place, with that extra.
-$(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.lint .venv-bench/.bench: pyproject.toml
+$(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.interop $(VENV)/.lint .venv-bench/.bench: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@echo "Installing into $(@D); the first time takes a minute or two."

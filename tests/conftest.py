@@ -34,15 +34,23 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-collect_ignore = ["golden"]  # scripts that need other libraries
+collect_ignore = ["golden", "interop"]  # scripts that need other libraries
 
 # `make quick`: all of these, and of the other tests every 25th, by a hash of its name.
 QUICK = ("core/", "test_registry.py", "test_oracles.py", "tree/", "test_assignment.py")
 NOT_QUICK = ("slow", "interop", "processes")
 
 
-def pytest_collection_modifyitems(items):
-    """Mark what `make quick` runs."""
+def pytest_addoption(parser):
+    parser.addoption("--share", type=int, default=1, help="run every n-th test, by a hash")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what `make quick` runs; keep a share of all tests if only that is wanted."""
+    if (n := config.getoption("--share", 1)) > 1:
+        left_out = [item for item in items if zlib.crc32(item.nodeid.encode()) % n]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     here = Path(__file__).parent
     for item in items:
         if not item.path.is_relative_to(here) or any(map(item.get_closest_marker, NOT_QUICK)):

@@ -1,5 +1,9 @@
 """gdjax in the training loops of other libraries: the same steps as in a plain loop."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,10 @@ import gdjax
 
 pytestmark = pytest.mark.interop
 
+PAGE = Path(__file__).parent.parent / "docs" / "other-libraries.md"
+SECTIONS = dict(
+    section.split("\n", 1) for section in PAGE.read_text().split("\n## ")
+)  # title -> text; the first one is what all others begin with
 X = jnp.linspace(-1.0, 1.0, 16)[:, None]
 Y = jnp.sin(3.0 * X) + 0.5
 STEPS = 6
@@ -25,6 +33,30 @@ OPTIMIZERS = {
     "an extra argument": gdjax.polyak_sgd(0.5),
 }
 each = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def code(section):
+    """Return the Python blocks of a section, with line numbers of the section."""
+    text = SECTIONS[section]
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in found]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("section", [s for s in list(SECTIONS)[1:] if code(s)])
+def test_section_of_the_page(section, tmp_path, monkeypatch):
+    blocks = code(section)
+    for name in re.findall(r"^(?:import|from) (\w+)", "\n".join(blocks), re.MULTILINE):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    monkeypatch.chdir(tmp_path)
+    namespace, x64 = {"__name__": "reader"}, jax.config.jax_enable_x64
+    try:
+        with jax.numpy_rank_promotion("allow"):  # as for readers
+            for block in [*code(next(iter(SECTIONS))), *blocks]:
+                exec(compile(block, f"{PAGE.name}: {section}", "exec"), namespace)
+    finally:
+        jax.config.update("jax_enable_x64", x64)  # some of them switch it on
 
 
 def mse(predictions):

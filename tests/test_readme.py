@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = ROOT / "docs" / "other-libraries.md"  # tests/test_interop.py runs it, section by section
 
 
 def blocks(text):
@@ -20,7 +21,7 @@ def blocks(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p != OTHERS], ids=lambda p: p.name)
 def test_the_code_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")

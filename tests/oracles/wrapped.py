@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import problems
 
 import gdjax
-from gdjax.compat import optax
 from oracles import adam, groups, sgd
 from oracles.case import ADAM, Case, loss_value
 
@@ -65,12 +64,9 @@ def _in_chain(make):
     return whole
 
 
-def _two_rates(factory):
-    def make(fast, learning_rate, momentum):
-        members = {"slow": gdjax.sgd(learning_rate, momentum), "fast": gdjax.sgd(fast, momentum)}
-        return factory(members, LABELS, allow_unused=True)
-
-    return make
+def _two_rates(fast, learning_rate, momentum):
+    members = {"slow": gdjax.sgd(learning_rate, momentum), "fast": gdjax.sgd(fast, momentum)}
+    return gdjax.partition(members, LABELS, allow_unused=True)
 
 
 def _around_sgd(wrapper, *args, **kwargs):
@@ -104,12 +100,6 @@ CASES = [
         dict(learning_rate=0.05, factor=0.9, min_scale=0.3, atol=0.01),
         extras=loss_value,
         not_differentiable=("atol",),
-    ),
-    Case(
-        "inject_hyperparams",
-        optax.inject_hyperparams(lambda learning_rate, mass: gdjax.sgd(2 * learning_rate, mass)),
-        dict(learning_rate=0.025, mass=0.8),
-        lambda learning_rate, mass: sgd.sgd(2 * learning_rate, mass),
     ),
     Case(
         "polynomial_average",
@@ -173,8 +163,5 @@ CASES = [
         MOMENTUM,
         lambda learning_rate, momentum: every_other(learning_rate, momentum, 0.0),
     ),
-    Case("partition", _two_rates(gdjax.partition), MOMENTUM | dict(fast=0.07), two_rates),
-    Case(
-        "multi_transform", _two_rates(optax.multi_transform), MOMENTUM | dict(fast=0.07), two_rates
-    ),
+    Case("partition", _two_rates, MOMENTUM | dict(fast=0.07), two_rates),
 ]

@@ -93,8 +93,22 @@ def on_gdjax(
         return step(updates, fresh(), params, extra)[0], state
 
     if state_class is EmptyState:
-        return kind(init_empty_state, update_empty)
-    return kind(first, update)
+        return kind(init_empty_state, _Opaque(update_empty))
+    return kind(_Opaque(first), _Opaque(update))
+
+
+class _Opaque:
+    """A function whose closure is its own affair.
+
+    Optimistix makes pytrees of the closures of functions, and needs leaves that can be hashed.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        functools.update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
 
 
 def _of(state: State, name: str) -> Any:
