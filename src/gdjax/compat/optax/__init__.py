@@ -36,7 +36,7 @@ def __dir__() -> list[str]:
 class _Package(_ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         # Python sets each file that is imported as an attribute of its package. Where the file has
-        # the name of the function in it, as lookahead.py, the function goes first.
+        # the name of the function in it, as lookahead.py, the function takes precedence.
         if isinstance(value, _ModuleType) and _NAMES.get(name) == value.__name__:
             value = getattr(value, name)
         super().__setattr__(name, value)

@@ -374,7 +374,7 @@ def adafactor(
       learning_rate: a number, or a schedule.
       min_dim_size_to_factor: arrays of which fewer than two sides are as long keep all of it.
       decay_rate: the decay of the second moment at step t is 1 - t^-decay_rate.
-      decay_offset: what is subtracted from t, for a fine-tuning that begins anew.
+      decay_offset: what is subtracted from t, for a fine-tuning that starts again.
       multiply_by_parameter_scale: whether steps are relative to the parameter's root mean square.
       clipping_threshold: the most that the root mean square of a direction may be.
       momentum: decay of a mean of the steps.

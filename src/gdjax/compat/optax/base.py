@@ -24,7 +24,7 @@ Shape: TypeAlias = Sequence[int]
 NumLike: TypeAlias = Number
 Schedule: TypeAlias = ScheduleFn
 ScalarOrSchedule: TypeAlias = Scalar
-MaskOrFn: TypeAlias = "Any | Callable[[Params], Any] | None"
+MaskOrFn: TypeAlias = Any | Callable[[Params], Any] | None
 TransformInitFn: TypeAlias = InitFn
 TransformUpdateExtraArgsFn: TypeAlias = UpdateFn
 

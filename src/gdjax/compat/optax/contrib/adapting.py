@@ -1,13 +1,23 @@
 """What the pairs of `optax.contrib` need from the adapter beyond equal fields."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.compat.optax.adapter import Pair, on_gdjax
 from gdjax.compat.optax.base import GradientTransformation
 from gdjax.core.base import Optimizer, State
+from gdjax.core.numerics import scalar_dtype
 from gdjax.core.trees import derived
 from gdjax.core.types import Params
+
+
+def as_numbers(x: ArrayLike | Sequence[Any]) -> Array:
+    """Return a new array, which may be donated, in the dtype that gdjax keeps numbers in."""
+    return jnp.array(x, scalar_dtype(), copy=True)
 
 
 def starting(pair: Pair, first: Callable[[Params], dict[str, Any]]) -> Pair:

@@ -18,16 +18,10 @@ from gdjax.compat.optax.base import (
     identity,
 )
 from gdjax.compat.optax.combine import chain
-from gdjax.compat.optax.contrib.adapting import starting
+from gdjax.compat.optax.contrib.adapting import as_numbers, starting
 from gdjax.compat.optax.transform import scale_by_learning_rate
-from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import Number
 from gdjax.optimizers.dog import first_distance
-
-
-def _number(x: Number) -> Array:
-    return jnp.array(x, scalar_dtype(), copy=True)
-
 
 # --- betting --------------------------------------------------------------------------------------
 
@@ -110,7 +104,7 @@ def dadapt_adamw(
     """
     optimizer = gdjax.dadapt_adamw(learning_rate, betas, eps, estim_lr0, weight_decay)
     pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, kind=GradientTransformationExtraArgs)
-    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    return starting(pair, lambda params: dict(estim_lr=as_numbers(estim_lr0)))
 
 
 class ProdigyState(NamedTuple):
@@ -163,7 +157,7 @@ def prodigy(
     )
     fields = _ESTIMATE | dict(params0="start")
     pair = on_gdjax(optimizer, ProdigyState, fields, kind=GradientTransformationExtraArgs)
-    return starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
+    return starting(pair, lambda params: dict(estim_lr=as_numbers(estim_lr0)))
 
 
 class DoGState(NamedTuple):
@@ -203,7 +197,7 @@ def scale_by_dog(init_step: InitStep, eps: Number = 1e-8) -> GradientTransformat
     pair = on_gdjax(optimizer, DoGState, read=read, write=write)
     kind, value = init_step
     return starting(
-        pair, lambda params: dict(max_dist=first_distance(kind, _number(value), params))
+        pair, lambda params: dict(max_dist=first_distance(kind, as_numbers(value), params))
     )
 
 
@@ -257,7 +251,7 @@ def scale_by_dowg(
 
     first = eps if init_estim_sq_dist is None else init_estim_sq_dist
     pair = on_gdjax(optimizer, DoWGState, read=read, write=write)
-    return starting(pair, lambda params: dict(estim_sq_dist=_number(first)))
+    return starting(pair, lambda params: dict(estim_sq_dist=as_numbers(first)))
 
 
 def dowg(
@@ -314,7 +308,7 @@ def momo(
     """
     optimizer = gdjax.momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound)
     pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
-    return starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    return starting(pair, lambda params: dict(lb=as_numbers(lower_bound)))
 
 
 class MomoAdamState(NamedTuple):
@@ -342,4 +336,4 @@ def momo_adam(
         learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound
     )
     pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
-    return starting(pair, lambda params: dict(lb=_number(lower_bound)))
+    return starting(pair, lambda params: dict(lb=as_numbers(lower_bound)))
