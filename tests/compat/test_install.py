@@ -49,6 +49,26 @@ PROGRAMS = {
                 continue
             raise AssertionError(name)
     """,
+    "reloading, as notebooks do": """
+        import importlib, gdjax.compat
+        gdjax.compat.install()
+        import optax, optax.contrib
+        for module in (optax, optax.contrib):
+            name = module.__name__
+            assert importlib.reload(module) is module and module.__name__ == name
+        assert optax.sgd(0.1) and optax.contrib.prodigy() and optax.lion(0.1)
+    """,
+    "modules that there are not": """
+        import importlib.util, gdjax.compat
+        gdjax.compat.install()
+        assert importlib.util.find_spec("optax.nope") is None
+        assert importlib.util.find_spec("optax").origin.endswith("__init__.py")
+        assert importlib.util.find_spec("optax._src.base") is not None
+        try:
+            import optax.nope
+        except ModuleNotFoundError as error:
+            assert error.name == "optax.nope", error
+    """,
     "jax is not imported": """
         import sys, gdjax.compat
         gdjax.compat.install()

@@ -6,6 +6,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,14 +29,26 @@ class _Distribution(importlib.metadata.Distribution):
         return Path(__file__).parent / path
 
 
+_OWN = ("__name__", "__spec__", "__loader__", "__package__", "__path__", "__file__")
+_kept: dict[str, dict[str, Any]] = {}  # name below optax -> what its module says of itself
+
+
 class _Loader(importlib.abc.Loader):
     """Gives the module of `gdjax.compat.optax` for a module of `optax`."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return importlib.import_module(_OURS + spec.name.removeprefix("optax"))
+        module = importlib.import_module(_ours(spec.name))
+        _kept[spec.name] = {k: v for k, v in vars(module).items() if k in _OWN}
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the module has been imported, under its own name."""
+        """Let the module keep its own name and path, which Python has set to those of optax."""
+        assert module.__spec__ is not None
+        vars(module).update(_kept[module.__spec__.name])
+
+
+def _ours(name: str) -> str:
+    return _OURS + name.removeprefix("optax")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -46,7 +59,14 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != "optax" and not fullname.startswith("optax."):
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=True)
+        ours, origin = _ours(fullname), None
+        importlib.import_module(ours.rpartition(".")[0])
+        if ours not in sys.modules:  # the private ones are, since their parent is
+            found = importlib.util.find_spec(ours)
+            if found is None:
+                return None
+            origin = found.origin
+        return importlib.machinery.ModuleSpec(fullname, _Loader(), origin=origin, is_package=True)
 
     def find_distributions(self, context: Any = None) -> Iterable[importlib.metadata.Distribution]:
         return [_Distribution()] if getattr(context, "name", None) == "optax" else []

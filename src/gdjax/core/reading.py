@@ -271,8 +271,8 @@ def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
     inside of the step.
 
     Args:
-      state: a state of an optimizer of the same kind, which may have other numbers. Counts and
-        slots are kept.
+      state: a state of an optimizer of the same kind, which may have other numbers, or that of
+        several runs, which all get these. Counts and slots are kept.
       optimizer: has the numbers, which may be traced.
       params: the parameters, or their shapes: masks and patterns are evaluated with them.
 
@@ -293,12 +293,25 @@ def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
         if not is_state(fresh):
             return old
         if not is_state(old) or fresh.hyperparams.keys() != old.hyperparams.keys():
-            raise ValueError(
-                f"with_hyperparams_of(state=...) is {short(old)}, where the optimizer has "
-                f"{short(fresh)}: it is of another kind."
-            )
+            raise ValueError(f"it is {short(old)}, where the optimizer has {short(fresh)}.")
+        runs = jnp.shape(old.count)
+
+        def slot(new, was):
+            if jnp.shape(was) != runs + jnp.shape(new):
+                raise ValueError(f"a slot is {short(was)}, for these parameters {short(new)}.")
+
+        def for_all(number):
+            return jnp.broadcast_to(number, runs + jnp.shape(number)) if runs else number
+
         slots = jax.tree.map(part, fresh.slots, old.slots, is_leaf=is_state)
-        return old._replace(hyperparams=fresh.hyperparams, rounding=fresh.rounding, slots=slots)
+        jax.tree.map(
+            lambda new, was: None if is_state(new) else slot(new, was),
+            fresh.slots,
+            old.slots,
+            is_leaf=is_state,
+        )
+        hyper, rounding = jax.tree.map(for_all, (fresh.hyperparams, fresh.rounding))
+        return old._replace(hyperparams=hyper, rounding=rounding, slots=slots)
 
     try:
         return jax.tree.map(part, optimizer.init(params), state, is_leaf=is_state)

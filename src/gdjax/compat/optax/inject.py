@@ -93,7 +93,8 @@ def inject_hyperparams(
     """Keep the numbers that a factory is given in `state.hyperparams`, by its arguments' names.
 
     A number there may be replaced, without a new compile; a scheduled one is that of the last
-    update, and writing to it has no effect. In gdjax itself the numbers of every optimizer are in
+    update, and writing to it has no effect. Inside of jit, nor has writing to an integer whose
+    default is an integer, such as Muon's `ns_steps`. In gdjax itself the numbers of every optimizer are in
     the state: see `gdjax.with_hyperparams`.
 
     Numbers are float32 at least, where optax rounds them to the parameters' dtype: 0.999 is 1 in
@@ -148,17 +149,22 @@ def inject_hyperparams(
                 return value.astype(hyperparam_dtype or scalar_dtype())
             return value.astype(value.dtype)  # not weakly typed
 
+        def make(kept: dict[str, Array]) -> GradientTransformation:
+            whole = {k: v for k, v in numbers.items() if _is_whole(v, signature.parameters.get(k))}
+            known = {k: int(v) for k, v in kept.items() if k in whole and _is_known(v)}
+            return inner_factory(**{**fixed, **kept, **whole, **known})
+
         def init(params: Params) -> InjectStatefulHyperparamsState:
             states = {k: s.init() for k, s in schedules.items()}
             kept = {k: _number(v) for k, v in numbers.items()} | current(states)
-            inner = inner_factory(**fixed, **kept).init(params)
+            inner = make(kept).init(params)
             return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), kept, states, inner)
 
         def update(updates, state, params=None, **extra_args):
             states = state.hyperparams_states
             kept = {k: _number(v) for k, v in state.hyperparams.items()}
             kept |= current(states, **extra_args)
-            pair, inner = inner_factory(**fixed, **kept), state.inner_state
+            pair, inner = make(kept), state.inner_state
             if isinstance(pair, Optimizer):
                 inner = with_hyperparams_of(inner, pair, updates if params is None else params)
             pair = with_extra_args_support(pair)
@@ -194,6 +200,15 @@ def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[
         if parameter.kind is parameter.VAR_KEYWORD:
             named |= named.pop(name)
     return named
+
+
+def _is_whole(value: Any, parameter: inspect.Parameter | None) -> bool:
+    default = None if parameter is None else parameter.default
+    return all(isinstance(x, int) and not isinstance(x, bool) for x in (value, default))
+
+
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer)
 
 
 def _sorted(
