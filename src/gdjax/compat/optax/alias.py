@@ -4,8 +4,6 @@ Their states have optax's nesting: that of `adam(0.1)` is the pair of a `ScaleBy
 `EmptyState`. What each optimizer computes is described at the function of gdjax that is named.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from typing import Any
