@@ -11,24 +11,25 @@ import pytest
 from gdjax.compat import optax as compat
 
 NAME = "softmax_cross_entropy_with_integer_labels"
-LOGITS = jax.random.normal(jax.random.key(0), (4, 3, 50))
+LOGITS = jax.random.normal(jax.random.key(0), (12, 3, 50))
 
 
-@pytest.mark.parametrize("labels", [[3, -1, 49, -50], [0, -100, 7, 1], [50, 1, 2, 3]])
 @pytest.mark.parametrize("dtype", ["int32", "int8", "uint8"])
-def test_negative_labels_count_from_the_end(labels, dtype):
+def test_negative_labels_count_from_the_end(dtype):
     """Losses of padding are masked afterwards; NaN times 0 would be NaN."""
-    labels = np.array(labels).astype(dtype)[:, None] + np.zeros(3, dtype)
+    labels = np.array([3, -1, 49, -50, 0, -100, 7, 1, 50, 1, 2, 3]).astype(dtype)
+    labels = labels[:, None] + np.zeros(3, dtype)
     ours = jax.jit(getattr(compat, NAME))(LOGITS, labels)
-    np.testing.assert_allclose(ours, getattr(optax, NAME)(LOGITS, labels), rtol=1e-5, atol=1e-5)
+    theirs = getattr(optax, NAME)(LOGITS, labels)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     ours = compat.losses.softmax_cross_entropy_with_integer_labels(
         jnp.swapaxes(LOGITS, 0, 2), labels.T, axis=0
     )
-    np.testing.assert_allclose(ours.T, getattr(optax, NAME)(LOGITS, labels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.T, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_several_axes_of_classes():
-    labels = np.array([0, -1, 149, -150])
+    labels = np.array([0, -1, 149, -150] * 3)
     ours, theirs = (getattr(m, NAME)(LOGITS, labels, axis=(1, 2)) for m in (compat, optax))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     with pytest.raises(ValueError, match=f"{NAME}.axis=...."):

@@ -9,7 +9,7 @@ import pytest
 import gdjax
 from gdjax.compat import optax as compat
 
-PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
 SPECS = {"w": "rows", "b": "all"}
 
 
@@ -64,13 +64,13 @@ def test_pairs_of_all_kinds_in_any_chain(library):
         optimizer = chain(library.clip(1.0), library.scale_by_adam())
         state = optimizer.init(PARAMS)
         for get in (compat.tree.get, compat.tree_utils.tree_get, gdjax.tree.get):
-            np.testing.assert_array_equal(get(state, "mu")["w"], jnp.zeros((2, 3)))
+            np.testing.assert_array_equal(get(state, "mu")["w"], jnp.zeros((3, 2)))
             assert get(state, "no_such_name", default=7) == 7
         new = compat.tree_utils.tree_set(state, mu=PARAMS)
         assert compat.tree.get(new, "mu") is PARAMS
         assert jax.tree.structure(new) == jax.tree.structure(state)
         shapes = compat.tree_map_params(optimizer, lambda x: x.shape, state)
-        assert compat.tree.get(shapes, "nu") == {"w": (2, 3), "b": (3,)}
+        assert compat.tree.get(shapes, "nu") == {"w": (3, 2), "b": (2,)}
         _, state = jax.jit(optimizer.update)(PARAMS, new, PARAMS)
         counts = compat.tree.get_all_with_path(state, "count")
         assert counts and all(count == 1 for _, count in counts)

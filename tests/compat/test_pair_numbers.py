@@ -1,4 +1,4 @@
-"""In optax the numbers belong to the pair: whoever updates decides, whoever made the state."""
+"""In optax the numbers belong to the pair: it is the one that updates that decides."""
 
 import contextlib
 
@@ -12,7 +12,7 @@ from x64 import enable_x64
 
 from gdjax.compat import optax as compat
 
-PARAMS = {"w": jnp.array([[1.0, -2.0, 0.5], [0.3, 4.0, -1.0]]), "b": jnp.array([0.5, -0.25])}
+PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 0.3], [4.0, -1.0]]), "b": jnp.array([0.5, -0.25])}
 GRADS = [
     jax.tree.map(lambda x, t=t: 0.5 * x + 0.1 * (t + 1) * jnp.cos(3 * x), PARAMS) for t in range(4)
 ]

@@ -60,7 +60,7 @@ def install() -> None:
     `import optax.contrib`, `from optax._src import base`. Calling it twice does nothing more.
 
     Raises:
-      RuntimeError: if something has imported the real optax already: it would go on using it.
+      RuntimeError: if something has imported the real optax already: it would still use that one.
 
     Example:
       >>> import gdjax.compat, sys

@@ -10,6 +10,7 @@ import sys
 from typing import Any, TypeVar
 
 import jax
+import jax.core
 
 from gdjax.core.types import PyTree
 

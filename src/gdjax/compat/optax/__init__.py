@@ -8,6 +8,7 @@ import sys as _sys
 from types import ModuleType as _ModuleType
 from typing import Any
 
+from gdjax.namespace import HOMES as _OF_GDJAX
 from gdjax.namespace import homes as _homes
 from gdjax.namespace import load as _load
 
@@ -25,13 +26,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _hint(name: str) -> str:
-    if name.startswith("_"):  # what Python and its tools look for
-        return ""
-    import gdjax
-
-    if hasattr(gdjax, name):
-        return f"; optax has no such name. It is gdjax.{name}"
-    return ""
+    return f"; optax has no such name. It is gdjax.{name}" if name in _OF_GDJAX else ""
 
 
 def __dir__() -> list[str]:
@@ -41,7 +36,7 @@ def __dir__() -> list[str]:
 class _Package(_ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         # Python sets each file that is imported as an attribute of its package. Where the file has
-        # the name of the function in it, as lookahead.py, the function goes first.
+        # the name of the function in it, as lookahead.py, the function takes precedence.
         if isinstance(value, _ModuleType) and _NAMES.get(name) == value.__name__:
             value = getattr(value, name)
         super().__setattr__(name, value)

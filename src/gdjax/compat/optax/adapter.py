@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from gdjax.compat.optax.base import (
     EmptyState,
     GradientTransformation,
-    GradientTransformationExtraArgs,
     init_empty_state,
 )
 from gdjax.core.base import Optimizer, State
@@ -25,7 +24,7 @@ from gdjax.core.hyper import Placeholder, Schedule
 from gdjax.core.numerics import is_inexact, scalar_dtype
 from gdjax.core.trees import derived
 
-S = TypeVar("S", bound=tuple[Any, ...])
+Pair = TypeVar("Pair", bound=GradientTransformation)
 
 
 def on_gdjax(
@@ -36,9 +35,9 @@ def on_gdjax(
     init: Callable[[Any], Any] | None = None,
     read: Callable[[State], Any] | None = None,
     write: Callable[[State, Any], State] | None = None,
-    extra_args: bool = False,
+    kind: type[Pair] = GradientTransformation,
     takes_params: bool = True,
-) -> GradientTransformation:
+) -> Pair:
     """Return an optimizer of gdjax as a pair of optax, with optax's state.
 
     As in optax, leaves may be integers, which count as float32, and an update may be None where
@@ -54,14 +53,14 @@ def on_gdjax(
       init: gives optax's first state of the parameters, in place of the optimizer's own.
       read: gives optax's state of gdjax's, in place of `fields`.
       write: gives gdjax's state, from one with the pair's numbers and optax's state.
-      extra_args: whether optax's pair takes extra arguments.
+      kind: the class of the pair: whether optax's takes extra arguments.
       takes_params: whether the parameters matter in an update; others may then be of any kind.
     """
-    kind = GradientTransformationExtraArgs if extra_args else GradientTransformation
-    names = {field: (fields or {}).get(field, field) for field in state_class._fields}
+    of_optax: tuple[str, ...] = state_class._fields
+    names = {field: (fields or {}).get(field, field) for field in of_optax}
     fresh = _Fresh(optimizer, counts="count" in names.values())
     read = read or (lambda state: state_class(*(_of(state, name) for name in names.values())))
-    write = write or (lambda state, of_optax: _written(state, of_optax, names, state_class))
+    write = write or (lambda state, theirs: _written(state, theirs, names, state_class))
 
     make = init or (lambda params: read(optimizer.init(params)))
 

@@ -49,7 +49,7 @@ def add_decayed_weights(
 
 
 class AddNoiseState(NamedTuple):
-    """Where the noise stands.
+    """What `add_noise` remembers.
 
     Attributes:
       count: number of updates so far, int32.
@@ -74,14 +74,24 @@ def add_noise(
     Raises:
       ValueError: if both are given.
     """
+    optimizer = gdjax.add_noise(eta, gamma, key_of("add_noise", key, seed))
+    return on_gdjax(optimizer, AddNoiseState, {"rng_key": "key"}, takes_params=False)
+
+
+def key_of(name: str, key: PRNGKey | int | None, seed: int | None) -> PRNGKey | int:
+    """Return the key of noise that may be given by its old name, or not at all, with a warning.
+
+    Raises:
+      ValueError: if both are given.
+    """
     if seed is not None:
+        message = f"{name}(seed=...) is deprecated: use key=..."
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
         if key is not None:
-            raise ValueError("add_noise takes key=... or seed=..., not both; seed is deprecated.")
-        warnings.warn("add_noise(seed=...) is deprecated: use key=...", DeprecationWarning, 2)
-        key = seed
+            raise ValueError(f"{name} takes key=... or the deprecated seed=..., not both.")
+        return seed
     if key is None:
-        warnings.warn("add_noise without key=... uses 0: pass a key.", stacklevel=2)
-        key = 0
-    return on_gdjax(
-        gdjax.add_noise(eta, gamma, key), AddNoiseState, {"rng_key": "key"}, takes_params=False
-    )
+        message = f"{name} without key=... always draws the same noise, that of key=0."
+        warnings.warn(message, stacklevel=3)
+        return 0
+    return key

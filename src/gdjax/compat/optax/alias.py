@@ -4,6 +4,9 @@ Their states have optax's nesting: that of `adam(0.1)` is the pair of a `ScaleBy
 `EmptyState`. What each optimizer computes is described at the function of gdjax that is named.
 """
 
+# Without `from __future__ import annotations`: as in optax, the annotation of a learning rate that
+# may be a schedule is `ScalarOrSchedule` itself, with which programs compare it.
+
 import functools
 import warnings
 from typing import Any
@@ -371,7 +374,7 @@ def adafactor(
       learning_rate: a number, or a schedule.
       min_dim_size_to_factor: arrays of which fewer than two sides are as long keep all of it.
       decay_rate: the decay of the second moment at step t is 1 - t^-decay_rate.
-      decay_offset: what is subtracted from t, for a fine-tuning that begins anew.
+      decay_offset: what is subtracted from t, for a fine-tuning that starts again.
       multiply_by_parameter_scale: whether steps are relative to the parameter's root mean square.
       clipping_threshold: the most that the root mean square of a direction may be.
       momentum: decay of a mean of the steps.

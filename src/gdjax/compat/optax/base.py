@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,21 @@ Shape: TypeAlias = Sequence[int]
 NumLike: TypeAlias = Number
 Schedule: TypeAlias = ScheduleFn
 ScalarOrSchedule: TypeAlias = Scalar
-MaskOrFn: TypeAlias = "Any | Callable[[Params], Any] | None"
+MaskOrFn: TypeAlias = Any | Callable[[Params], Any] | None
 TransformInitFn: TypeAlias = InitFn
-TransformUpdateFn: TypeAlias = UpdateFn
 TransformUpdateExtraArgsFn: TypeAlias = UpdateFn
 
 NO_PARAMS_MSG = "This transformation needs the parameters: call update(updates, state, params)."
+
+
+class TransformUpdateFn(Protocol):
+    """The second function of a pair; it may take extra arguments, but need not."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, OptState]:
+        """Return what to add to the parameters, and the next state."""
+        ...
 
 
 class _OfAnyLibrary(type):
@@ -54,6 +63,14 @@ class GradientTransformation(InitUpdate, metaclass=_OfAnyLibrary):
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # the field is an `UpdateFn`, so that any pair can be called with more
+
+        def __new__(
+            cls, init: TransformInitFn, update: TransformUpdateFn | TransformUpdateExtraArgsFn
+        ) -> Self:
+            """Return the pair."""
+            ...
 
 
 class GradientTransformationExtraArgs(GradientTransformation):

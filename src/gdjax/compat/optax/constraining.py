@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import gdjax
 from gdjax.compat.optax.adapter import on_gdjax
-from gdjax.compat.optax.base import EmptyState, GradientTransformation
+from gdjax.compat.optax.base import GradientTransformation
 from gdjax.core.types import PyTree
-
-NonNegativeParamsState = EmptyState
 
 
 def keep_params_nonnegative() -> GradientTransformation:

@@ -80,10 +80,12 @@ def _factored_rms(
 
 def _means(factors: Factors, axes: tuple[int, int] | None) -> _Means:
     """Return what optax remembers in place of what gdjax does."""
-    if factors.v is not None:
-        none = jnp.zeros((1,), factors.v.dtype)
-        return _Means(none, jnp.zeros_like(none), factors.v)
-    (second, first), row, col = axes, factors.v_row, factors.v_col
+    row, col, whole = factors.v_row, factors.v_col, factors.v
+    if axes is None or row is None or col is None:
+        assert whole is not None, "all of the mean square, or its rows and columns"
+        none = jnp.zeros((1,), whole.dtype)
+        return _Means(none, jnp.zeros_like(none), whole)
+    second, first = axes
     return _Means(jnp.squeeze(row, first), jnp.squeeze(col, second), jnp.zeros((1,), row.dtype))
 
 

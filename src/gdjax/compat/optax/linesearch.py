@@ -187,7 +187,9 @@ def scale_by_backtracking_linesearch(
         rate, value = jnp.ones((), dtype), jnp.full((), jnp.inf, dtype)
         return ScaleByBacktrackingLinesearchState(rate, value, grad, info)
 
-    def update(updates, state, params=None, *, value=None, grad=None, value_fn=None, **extra_args):
+    def update(
+        updates, state, params=None, *, value=None, grad=None, value_fn: Any = None, **extra_args
+    ):
         check_given(name, params, dict(value=value, grad=grad, value_fn=value_fn))
         objective = _objective(name, value_fn, extra_args)
         dtype = _numbers_dtype(params)
@@ -363,7 +365,9 @@ def scale_by_zoom_linesearch(
             ZoomLinesearchInfo(jnp.zeros((), jnp.int32), *(jnp.copy(infinite) for _ in range(2))),
         )  # fmt: skip
 
-    def update(updates, state, params=None, *, value=None, grad=None, value_fn=None, **extra_args):
+    def update(
+        updates, state, params=None, *, value=None, grad=None, value_fn: Any = None, **extra_args
+    ):
         check_given(name, params, dict(value=value, grad=grad, value_fn=value_fn))
         objective = _objective(name, value_fn, extra_args)
         dtype = _numbers_dtype(params)
@@ -376,9 +380,10 @@ def scale_by_zoom_linesearch(
 
         numbers = (
             jnp.inf if max_learning_rate is None else max_learning_rate,
-            tol, increase_factor, slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision,
+            tol, increase_factor, slope_rtol, curv_rtol, stepsize_precision,
         )  # fmt: skip
-        numbers = [None if x is None else jnp.asarray(x, dtype) for x in numbers]
+        numbers = [jnp.asarray(x, dtype) for x in numbers]
+        approx = None if approx_dec_rtol is None else jnp.asarray(approx_dec_rtol, dtype)
         guess = jnp.ones((), dtype)
         if initial_guess_strategy == "keep":
             last = state.learning_rate.astype(dtype)
@@ -386,7 +391,7 @@ def scale_by_zoom_linesearch(
         value = jnp.asarray(value, dtype).reshape(())
         start = OnLine(jnp.zeros((), dtype), value, _slope(grad, updates, dtype))
         slopes = cast_like(tree.conj(grad), params)
-        end = _zoom(at, start, slopes, guess, max_linesearch_steps, *numbers)
+        end = _zoom(at, start, slopes, guess, max_linesearch_steps, approx, *numbers)
         take_safe = end.failed & ((end.safe.t > 0) | jnp.isinf(end.decrease_error))
         found, slopes = pick(take_safe, (end.safe, end.safe_grad), (end.last, end.grad))
         if verbose:
@@ -400,8 +405,8 @@ def scale_by_zoom_linesearch(
 
 def _zoom(
     at: Callable[[Array], tuple[OnLine, Updates]], start: OnLine, slopes: Updates, guess: Array,
-    max_tries: NumLike, longest: Array, tol: Array, grow: Array, c1: Array, c2: Array,
-    approx_rtol: Array | None, precision: Array,
+    max_tries: NumLike, approx_rtol: Array | None, longest: Array, tol: Array, grow: Array,
+    c1: Array, c2: Array, precision: Array,
 ) -> _Zoom:  # fmt: skip
     """Search along a line; `slopes` are the gradient at its start as `jax.grad` returns it."""
 

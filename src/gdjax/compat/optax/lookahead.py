@@ -64,7 +64,7 @@ def lookahead(
       fast_optimizer: the optimizer of the fast parameters.
       sync_period: how many of its steps are between two moves of the slow parameters, >= 1.
       slow_step_size: how far these move towards the fast ones, usually in [0, 1].
-      reset_state: whether the optimizer starts anew after each of these moves. Random keys in its
+      reset_state: whether the optimizer starts again after each of these moves. Random keys in its
         state are not reset: it would draw the same numbers again.
 
     Raises:
@@ -91,7 +91,7 @@ def lookahead(
         fast = getattr(params, "fast", params)
         return LookaheadState(optimizer.init(fast), jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, **extra_args: Any):
+    def update(updates, state, params: Any = None, **extra_args: Any):
         if not hasattr(params, "fast"):
             raise AttributeError(
                 "lookahead needs both sets of parameters: call update(updates, state, params) "

@@ -129,7 +129,7 @@ def scale_by_polyak(
 ) -> GradientTransformationExtraArgs:
     """Multiply by Polyak's step size, for which `update` needs `value=`, the loss."""
     optimizer = gdjax.scale_by_polyak(f_min, max_learning_rate, eps, variant)
-    return on_gdjax(optimizer, extra_args=True, takes_params=False)
+    return on_gdjax(optimizer, kind=GradientTransformationExtraArgs, takes_params=False)
 
 
 def centralize() -> GradientTransformation:
@@ -464,7 +464,7 @@ def _root(grad, slots, param, count, *, decay, eps, centered, eps_in_sqrt, bias_
     static = dict(centered=centered, eps_in_sqrt=eps_in_sqrt, bias_correction=bias_correction)
     kept = Rms(slots.nu, slots.mu if centered else None, None)
     out, new = rms_rule(grad, kept, param, count, decay=decay, eps=eps, **static)
-    return out, Moments(new.mu, new.nu) if centered else _MeanSquare(new.nu)
+    return out, _MeanSquare(new.nu) if new.mu is None else Moments(new.mu, new.nu)
 
 
 def _scale_by_root(

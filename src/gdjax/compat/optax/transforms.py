@@ -12,6 +12,7 @@ from gdjax.compat.optax.accumulation import trace as trace
 from gdjax.compat.optax.adding import AddNoiseState as AddNoiseState
 from gdjax.compat.optax.adding import add_decayed_weights as add_decayed_weights
 from gdjax.compat.optax.adding import add_noise as add_noise
+from gdjax.compat.optax.base import NonNegativeParamsState as NonNegativeParamsState
 from gdjax.compat.optax.clipping import adaptive_grad_clip as adaptive_grad_clip
 from gdjax.compat.optax.clipping import clip as clip
 from gdjax.compat.optax.clipping import clip_by_block_rms as clip_by_block_rms
@@ -33,7 +34,6 @@ from gdjax.compat.optax.conditionality import ConditionFn as ConditionFn
 from gdjax.compat.optax.conditionality import apply_if_finite as apply_if_finite
 from gdjax.compat.optax.conditionality import conditionally_mask as conditionally_mask
 from gdjax.compat.optax.conditionality import conditionally_transform as conditionally_transform
-from gdjax.compat.optax.constraining import NonNegativeParamsState as NonNegativeParamsState
 from gdjax.compat.optax.constraining import ZeroNansState as ZeroNansState
 from gdjax.compat.optax.constraining import keep_params_nonnegative as keep_params_nonnegative
 from gdjax.compat.optax.constraining import zero_nans as zero_nans

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 import gdjax
 from gdjax.core.keys import fresh_key
+from gdjax.core.numerics import scalar_dtype
 from gdjax.distributions import MultiNormal
 from gdjax.transforms.scale import scale_gradient as scale_gradient
 
@@ -102,7 +103,7 @@ def set_diags(a: Array, new_diags: ArrayLike) -> Array:
 @contextlib.contextmanager
 def x64_precision(enable_x64_precision: bool = True) -> Iterator[None]:
     """Turn double precision on or off in a `with` block."""
-    before = jax.config.jax_enable_x64
+    before = scalar_dtype() == jnp.float64
     jax.config.update("jax_enable_x64", enable_x64_precision)
     try:
         yield

@@ -1,4 +1,7 @@
-"""The optimizers of `optax.contrib`."""
+"""The optimizers of `optax.contrib`.
+
+The files here leave out `from __future__ import annotations`, as `alias.py` does.
+"""
 
 from gdjax.compat.optax.contrib.adaptive import HutchinsonState as HutchinsonState
 from gdjax.compat.optax.contrib.adaptive import MadgradState as MadgradState

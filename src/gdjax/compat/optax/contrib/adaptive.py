@@ -18,7 +18,6 @@ from gdjax.compat.optax.base import (
     Params,
     ScalarOrSchedule,
     Updates,
-    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.transform import (
@@ -339,9 +338,9 @@ def scale_by_sophia(
     optimizer = gdjax.scale_by_sophia(
         b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype
     )
-    pair = on_gdjax(optimizer, SophiaState, extra_args=True)
+    pair = on_gdjax(optimizer, SophiaState, kind=GradientTransformationExtraArgs)
     if not verbose or clip_threshold is None:
-        return with_extra_args_support(pair)
+        return pair
 
     def update(updates, state, params=None, **extra_args):
         updates, state = pair.update(updates, state, params, **extra_args)

@@ -21,12 +21,11 @@ from gdjax.compat.optax.base import (
     init_empty_state,
 )
 from gdjax.compat.optax.combine import chain, partition
-from gdjax.compat.optax.contrib.adapting import on_trees
+from gdjax.compat.optax.contrib.adapting import as_numbers, on_trees
 from gdjax.compat.optax.masking import tree_given_by
 from gdjax.compat.optax.transform import scale_by_adam, scale_by_learning_rate
 from gdjax.core.checks import check_choice
-from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype, upcast
-from gdjax.core.trees import copied
+from gdjax.core.numerics import cast_like, compute_dtype, upcast
 from gdjax.core.types import Number
 from gdjax.linalg.matrices import Axes, DimensionNumbers, MatrixSpec, matrix_axes
 from gdjax.linalg.polar import NAMED, Preconditioning
@@ -305,7 +304,7 @@ def scale_by_muon(
 
     def init(params):
         mu = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)), params)
-        return MuonState(jnp.zeros((), jnp.int32), mu, _as_array(ns_coeffs))
+        return MuonState(jnp.zeros((), jnp.int32), mu, as_numbers(ns_coeffs))
 
     def write(native, state, updates, params):
         axes = axes_of(what, weight_dimension_numbers, updates)
@@ -337,10 +336,6 @@ def scale_by_muon(
         return updates, new._replace(ns_coeffs=state.ns_coeffs)
 
     return GradientTransformation(init, update)
-
-
-def _as_array(numbers: Any) -> Array:
-    return copied(jnp.asarray(numbers, scalar_dtype()))
 
 
 def scale_by_shape(

@@ -16,19 +16,12 @@ from gdjax.compat.optax.base import (
     ScalarOrSchedule,
     Updates,
     identity,
-    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
-from gdjax.compat.optax.contrib.adapting import starting
+from gdjax.compat.optax.contrib.adapting import as_numbers, starting
 from gdjax.compat.optax.transform import scale_by_learning_rate
-from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import Number
 from gdjax.optimizers.dog import first_distance
-
-
-def _number(x: Number) -> Array:
-    return jnp.array(x, scalar_dtype(), copy=True)
-
 
 # --- betting --------------------------------------------------------------------------------------
 
@@ -110,9 +103,8 @@ def dadapt_adamw(
     A zero gradient leaves the estimate as it is; optax's becomes NaN.
     """
     optimizer = gdjax.dadapt_adamw(learning_rate, betas, eps, estim_lr0, weight_decay)
-    pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, extra_args=True)
-    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, DAdaptAdamWState, _ESTIMATE, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(estim_lr=as_numbers(estim_lr0)))
 
 
 class ProdigyState(NamedTuple):
@@ -164,9 +156,8 @@ def prodigy(
         learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup
     )
     fields = _ESTIMATE | dict(params0="start")
-    pair = on_gdjax(optimizer, ProdigyState, fields, extra_args=True)
-    pair = starting(pair, lambda params: dict(estim_lr=_number(estim_lr0)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, ProdigyState, fields, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(estim_lr=as_numbers(estim_lr0)))
 
 
 class DoGState(NamedTuple):
@@ -206,7 +197,7 @@ def scale_by_dog(init_step: InitStep, eps: Number = 1e-8) -> GradientTransformat
     pair = on_gdjax(optimizer, DoGState, read=read, write=write)
     kind, value = init_step
     return starting(
-        pair, lambda params: dict(max_dist=first_distance(kind, _number(value), params))
+        pair, lambda params: dict(max_dist=first_distance(kind, as_numbers(value), params))
     )
 
 
@@ -260,7 +251,7 @@ def scale_by_dowg(
 
     first = eps if init_estim_sq_dist is None else init_estim_sq_dist
     pair = on_gdjax(optimizer, DoWGState, read=read, write=write)
-    return starting(pair, lambda params: dict(estim_sq_dist=_number(first)))
+    return starting(pair, lambda params: dict(estim_sq_dist=as_numbers(first)))
 
 
 def dowg(
@@ -316,9 +307,8 @@ def momo(
     The step is divided by 1 + learning_rate * weight_decay, as in the paper; in optax it is not.
     """
     optimizer = gdjax.momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound)
-    pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, extra_args=True)
-    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, MomoState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(lb=as_numbers(lower_bound)))
 
 
 class MomoAdamState(NamedTuple):
@@ -345,6 +335,5 @@ def momo_adam(
     optimizer = gdjax.momo_adam(
         learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound
     )
-    pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, extra_args=True)
-    pair = starting(pair, lambda params: dict(lb=_number(lower_bound)))
-    return with_extra_args_support(pair)
+    pair = on_gdjax(optimizer, MomoAdamState, _LOSS_MODEL, kind=GradientTransformationExtraArgs)
+    return starting(pair, lambda params: dict(lb=as_numbers(lower_bound)))

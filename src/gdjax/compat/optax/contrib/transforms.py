@@ -1,6 +1,5 @@
 """Transformations of gradients: privacy, and a scale that falls when the loss stops decreasing."""
 
-import warnings
 from typing import NamedTuple
 
 from jax import Array
@@ -8,12 +7,12 @@ from jax import Array
 import gdjax
 from gdjax.compat.optax.accumulation import trace
 from gdjax.compat.optax.adapter import on_gdjax
+from gdjax.compat.optax.adding import key_of
 from gdjax.compat.optax.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     identity,
-    with_extra_args_support,
 )
 from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.transform import scale_by_learning_rate
@@ -46,19 +45,7 @@ def differentially_private_aggregate(
     Raises:
       ValueError: if both `key` and `seed` are given.
     """
-    name = "differentially_private_aggregate"
-    if seed is not None:
-        warnings.warn(
-            f"{name}(seed=...) is deprecated: use key=....", DeprecationWarning, stacklevel=2
-        )
-        if key is not None:
-            raise ValueError(f"{name} takes key=... or the deprecated seed=..., not both.")
-        key = seed
-    if key is None:
-        warnings.warn(
-            f"{name} without key=... always draws the same noise, that of key=0.", stacklevel=2
-        )
-        key = 0
+    key = key_of("differentially_private_aggregate", key, seed)
     optimizer = gdjax.differentially_private_aggregate(l2_norm_clip, noise_multiplier, key)
     return on_gdjax(optimizer, DifferentiallyPrivateAggregateState, dict(rng_key="key"))
 
@@ -133,5 +120,10 @@ def reduce_on_plateau(
     def write(native, state):
         return native._replace(slots=type(native.slots)(*state))
 
-    pair = on_gdjax(optimizer, ReduceLROnPlateauState, read=read, write=write, extra_args=True)
-    return with_extra_args_support(pair)
+    return on_gdjax(
+        optimizer,
+        ReduceLROnPlateauState,
+        read=read,
+        write=write,
+        kind=GradientTransformationExtraArgs,
+    )

@@ -176,7 +176,7 @@ def sam(
         )
         return native._replace(slots=slots)
 
-    return with_extra_args_support(on_trees(native_sam, SAMState, read, write, extra_args=True))
+    return on_trees(native_sam, SAMState, read, write, kind=GradientTransformationExtraArgs)
 
 
 # --- schedule-free --------------------------------------------------------------------------------
@@ -277,8 +277,14 @@ def schedule_free(
         return native._replace(count=state.step_count - 1, slots=slots)
 
     counts = dict(step_count="count")
-    pair = on_gdjax(optimizer, ScheduleFreeState, counts, read=read, write=write, extra_args=True)
-    return with_extra_args_support(pair)
+    return on_gdjax(
+        optimizer,
+        ScheduleFreeState,
+        counts,
+        read=read,
+        write=write,
+        kind=GradientTransformationExtraArgs,
+    )
 
 
 def schedule_free_sgd(
