@@ -277,7 +277,7 @@ def hutchinson_estimator_diag_hessian(
     """
     name = "hutchinson_estimator_diag_hessian"
     seed = 0 if random_seed is None else random_seed
-    typed = hasattr(seed, "dtype") and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    typed = isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
 
     def read(state):
         key = state.slots.key
