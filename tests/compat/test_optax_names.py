@@ -1,5 +1,6 @@
 """`gdjax.compat.optax` has exactly the public names of optax, with their arguments."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -131,3 +132,10 @@ optax.constant_schedule
 assert "gdjax.schedules" in sys.modules and "gdjax.solvers.lbfgs" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_annotations_are_what_they_name():
+    """Tools compare them with `base.ScalarOrSchedule`, to see what may be scheduled."""
+    for factory in (compat.sgd, compat.adamw, compat.contrib.muon):
+        annotation = inspect.signature(factory).parameters["learning_rate"].annotation
+        assert annotation == compat.ScalarOrSchedule

@@ -233,7 +233,6 @@ LAYOUTS = {
     "contrib.schedule_free": RESIDUAL,
     "contrib.schedule_free_adamw": RESIDUAL,
     "contrib.schedule_free_sgd": RESIDUAL,
-    "contrib.sophia": "the key is typed",
     "measure_with_ema": ZEROS,
     "monitor": ZEROS,
     "scale_by_distance_over_gradients": "one number per array is a scalar, not of shape (1,)",

@@ -49,6 +49,7 @@ def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
 
     gdjax refuses both: the loss of the former is [n, n], most often by mistake.
     """
+    call: Callable[..., Array] = loss
     signature = inspect.signature(loss)
     first, second = list(signature.parameters)[:2]
 
@@ -60,7 +61,7 @@ def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
             given[first] = scores.astype(jnp.float32)
         if given.get(second) is not None:
             given |= zip((first, second), jnp.broadcast_arrays(given[first], given[second]))
-        return loss(**given)
+        return call(**given)
 
     lenient.__module__ = __name__
     return lenient

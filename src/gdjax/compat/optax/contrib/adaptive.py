@@ -259,7 +259,7 @@ def madgrad(
 
 
 class HutchinsonState(NamedTuple):
-    """The key of the next random signs, a typed one."""
+    """The key of the next random signs, typed if the seed is a typed key."""
 
     key: Array
 
@@ -277,7 +277,18 @@ def hutchinson_estimator_diag_hessian(
     """
     name = "hutchinson_estimator_diag_hessian"
     seed = 0 if random_seed is None else random_seed
-    estimate = on_gdjax(gdjax.hutchinson_estimator_diag_hessian(seed), HutchinsonState)
+    typed = isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+
+    def read(state):
+        key = state.slots.key
+        return HutchinsonState(key if typed else jax.random.key_data(key))
+
+    def write(state, of_optax):
+        key = of_optax.key if typed else jax.random.wrap_key_data(of_optax.key)
+        return state._replace(slots=state.slots._replace(key=key))
+
+    optimizer = gdjax.hutchinson_estimator_diag_hessian(seed)
+    estimate = on_gdjax(optimizer, HutchinsonState, read=read, write=write)
 
     def update(updates, state, params=None, obj_fn=None, **extra_args):
         if params is None:
