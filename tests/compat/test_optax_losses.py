@@ -1,5 +1,7 @@
 """Habits of code that was written for optax's losses."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,24 @@ def test_float_labels_of_sparsemax():
     for library in (compat, optax):
         loss = library.losses.sparsemax_loss(jnp.array([0.0, 2.0, 2.0]), jnp.array([1.0, 1.0, 0.0]))
         np.testing.assert_allclose(loss, [0.25, 0.0, 2.0])
+
+
+@pytest.mark.parametrize("name", ["huber_loss", "log_cosh", "hinge_loss", "sigmoid_focal_loss"])
+def test_columns_and_rows_broadcast(name):
+    """gdjax refuses [n, 1] with [n], most often a mistake; code on optax may mean it."""
+    scores, targets = jnp.array([[0.5], [-1.0], [2.0]]), jnp.array([1.0, 0.0, 1.0])
+    with jax.numpy_rank_promotion("allow"):
+        ours, theirs = (getattr(library, name)(scores, targets) for library in (compat, optax))
+    assert ours.shape == (3, 3)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert pickle.loads(pickle.dumps(getattr(compat, name))) is getattr(compat, name)
+
+
+def test_integer_scores_and_targets_that_are_left_out():
+    np.testing.assert_allclose(compat.hinge_loss(jnp.array([1, 0]), jnp.array([1, -1])), [0, 1])
+    np.testing.assert_allclose(compat.huber_loss(jnp.array([2.0]), delta=1.0), [1.5])
+    with pytest.raises(TypeError, match="targets"):
+        compat.hinge_loss(jnp.array([1.0]))
 
 
 def test_the_old_name_warns():

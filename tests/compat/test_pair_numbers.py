@@ -29,6 +29,11 @@ PAIRS = {
     "scale_by_param_block_rms": (dict(min_scale=1e-3), dict(min_scale=9.0), "min_scale"),
     "scale_by_trust_ratio": ({}, dict(trust_coefficient=0.3, eps=0.1), "trust_coefficient"),
     "scale_by_polyak": ({}, dict(f_min=0.1, max_learning_rate=5.0, eps=0.2), "f_min"),
+    "scale_by_polyak without a limit": (
+        dict(max_learning_rate=0.1),
+        dict(max_learning_rate=float("inf"), f_min=0.1),
+        "f_min",
+    ),
     "normalize_by_update_norm": ({}, dict(scale_factor=-2.0, eps=0.5), "scale_factor"),
     "apply_every": (dict(k=3), dict(k=2), None),
     "scale_by_adam": MOMENTS,
@@ -44,6 +49,11 @@ PAIRS = {
     "scale_by_adan": (dict(b1=0.98), dict(b1=0.5, b2=0.5, b3=0.7), "b1"),
     "scale_by_novograd": ({}, dict(b1=0.5, b2=0.7, weight_decay=0.3), "weight_decay"),
     "scale_by_lion": ({}, dict(b1=0.3, b2=0.6, mode="smooth", smooth_beta=2.0), "smooth_beta"),
+    "scale_by_lion of the last gradient": (
+        dict(b2=0.9),
+        dict(b1=0.3, b2=0, mode="smooth", smooth_beta=2.0),
+        "b1",
+    ),
     "scale_by_rss": (
         dict(initial_accumulator_value=0.5),
         dict(initial_accumulator_value=3.0, eps=0.2),
@@ -85,7 +95,7 @@ def pair(lib, name, which, **more):
 
 
 def extra(name):
-    return {"value": jnp.float32(2.0)} if name == "scale_by_polyak" else {}
+    return {"value": jnp.float32(2.0)} if name.startswith("scale_by_polyak") else {}
 
 
 def steps(name, make, use, params=PARAMS, grads=GRADS):
@@ -122,6 +132,16 @@ def test_the_count_sees_compiles():
     with counted_compiles() as compiles:
         jax.jit(lambda x: x * 1.2345)(1.0)
     assert len(compiles) == 1
+
+
+def test_scale_by_an_array():
+    for factor in (jnp.array([[2.0], [-1.0]]), np.arange(3.0, dtype=np.float32)[None]):
+        grads = {"w": GRADS[0]["w"], "none": None}
+        ours, theirs = (lib.scale(factor) for lib in (compat, optax))
+        assert_close(
+            jax.jit(ours.update)(grads, ours.init(grads))[0],
+            theirs.update(grads, theirs.init(grads))[0],
+        )
 
 
 @ALL

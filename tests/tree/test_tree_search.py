@@ -50,6 +50,13 @@ def _is_array(path, value):
     return isinstance(value, jax.Array)
 
 
+def test_parts_of_a_node_come_before_deeper_ones():
+    tree = {"a": {"rate": 1, "b": {"rate": 2}}, "c": [{"rate": 3}], "rate": {"rate": 4}}
+    expected = optax.tree.get_all_with_path(tree, "rate")
+    assert gdjax.tree.get_all_with_path(tree, "rate") == expected
+    assert [value for _, value in expected] == [{"rate": 4}, 1, 2, 3, 4]
+
+
 def test_replaces_what_optax_replaces():
     state = optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.adam(0.1), optax.trace(0.9)).init(
         PARAMS

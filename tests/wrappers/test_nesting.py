@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.compat import optax
 
 PARAMS = {"a": jnp.array([1.0, -2.0]), "b": {"c": jnp.array([0.5, 3.0, -1.0])}}
 FIRST = gdjax.by_path({r"a": "one", r".*": "two"})
@@ -30,7 +29,6 @@ WRAPPERS = {
     "skip_spikes": gdjax.skip_spikes,
     "split_real_and_imaginary": gdjax.split_real_and_imaginary,
     "with_prox": lambda opt: gdjax.with_prox(opt, gdjax.proximal.prox_lasso, 0.1),
-    "inject_hyperparams": lambda opt: optax.inject_hyperparams(lambda: opt)(),
     "masked": lambda opt: gdjax.masked(opt, {"a": True, "b": False}),
     "chain": lambda opt: gdjax.chain(gdjax.clip_by_global_norm(1.0), opt),
 }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, called, check_choice, checked
@@ -33,13 +34,18 @@ def _lion(grad, slots, param, count, *, b1, b2, smooth_beta=1.0, mode):
     mu = b2 * slots.mu + (1 - b2) * grad
     # c = b1 m + (1 - b1) g in terms of the new m, so that XLA overwrites the old one in place
     c = b1 / b2 * mu + ((1 - b1) - (1 - b2)) / b2 * grad
+    return direction_of_mean(c, mode, smooth_beta), Mean(mu)
+
+
+def direction_of_mean(c: Array, mode: str, smooth_beta: ArrayLike) -> Array:
+    """Return the sign of each element, or what the mode has in its place."""
     direction = jnp.sign(c)  # of a complex number: its phase
     if mode == "smooth":  # tanh itself has poles in the complex plane
         soft = jnp.tanh(smooth_beta * jnp.abs(c)) * direction
         direction = soft if jnp.iscomplexobj(c) else jnp.tanh(smooth_beta * c)
     elif mode == "refined":
         direction = jnp.where(jnp.abs(c) < 1, c, direction)
-    return direction, Mean(mu)
+    return direction
 
 
 def zero_mean(param: Array, mu_dtype: FloatDType = None) -> Mean:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import FINITE, NONNEGATIVE, called, check_choice, checked
+from gdjax.core.checks import FINITE, NONNEGATIVE, Range, called, check_choice, checked
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.trees import sum_sq, times
@@ -39,7 +39,8 @@ def _build(variant: str, **numbers: Scalar) -> Optimizer:
     return treewise(_polyak, None, numbers, variant=variant)
 
 
-_RANGES = dict(f_min=FINITE, max_learning_rate=NONNEGATIVE, scaling=NONNEGATIVE)
+_LIMIT = Range(">= 0", lambda x: x >= 0)
+_RANGES = dict(f_min=FINITE, max_learning_rate=_LIMIT, scaling=NONNEGATIVE)
 
 
 @checked(**_RANGES)
@@ -76,7 +77,7 @@ def polyak_sgd(
     the norm over the whole tree; 0 for a zero gradient
 
     Args:
-      max_learning_rate: the largest step size, >= 0: a number or a schedule.
+      max_learning_rate: the largest step size, >= 0: a number or a schedule; infinity for no limit.
       scaling: multiplies the step, >= 0; less than 1 if the minimum is uncertain.
       f_min: the smallest value of the loss, 0 for over-parametrized problems.
       eps: added to the squared norm, >= 0.

@@ -95,11 +95,21 @@ def _read(path: Path, node: PyTree, owner: PyTree) -> PyTree:
 
 
 def _find(tree: PyTree, key: Hashable, filtering: Filter | None) -> list[Found]:
+    walked = list(_walk(tree))
     found = [
         (path, _read(path, node, owner), owner)
-        for path, node, owner in _walk(tree)
+        for path, node, owner in walked
         if _matches(path, node, key)
     ]
+    if len(found) > 1:  # first what is directly in a node, then what is in its children
+        place = {path: i for i, (path, _, _) in enumerate(walked)}
+        parents = {path[:-1] for path, _, _ in found}
+
+        def order(f: Found) -> list[tuple[bool, int]]:
+            within = [i for i in range(len(f[0]) - 1) if f[0][:i] in parents]
+            return [*((True, place[f[0][: i + 1]]) for i in within), (False, place[f[0]])]
+
+        found.sort(key=order)
     return [f for f in found if filtering is None or filtering(f[0], f[1])]
 
 
@@ -116,7 +126,8 @@ def get_all_with_path(
         of `jax.tree_util` and of `NamedTupleKey`s, which also contain the name of the class.
 
     Returns:
-      A list of `(path, value)`; `jax.tree_util.keystr(path)` formats a path.
+      A list of `(path, value)`, in the order of the tree, but a part of a node comes before others
+      deeper in the same node; `jax.tree_util.keystr(path)` formats a path.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,12 +22,9 @@ from gdjax.losses import ctc_loss as ctc_loss
 from gdjax.losses import ctc_loss_with_forward_probs as ctc_loss_with_forward_probs
 from gdjax.losses import dice_loss as dice_loss
 from gdjax.losses import generalized_kl_divergence as generalized_kl_divergence
-from gdjax.losses import hinge_loss as hinge_loss
-from gdjax.losses import huber_loss as huber_loss
 from gdjax.losses import kl_divergence as kl_divergence
 from gdjax.losses import kl_divergence_with_log_targets as kl_divergence_with_log_targets
 from gdjax.losses import l2_loss as l2_loss
-from gdjax.losses import log_cosh as log_cosh
 from gdjax.losses import make_fenchel_young_loss as make_fenchel_young_loss
 from gdjax.losses import multiclass_generalized_dice_loss as multiclass_generalized_dice_loss
 from gdjax.losses import multiclass_hinge_loss as multiclass_hinge_loss
@@ -34,14 +35,43 @@ from gdjax.losses import perceptron_loss as perceptron_loss
 from gdjax.losses import poly_loss_cross_entropy as poly_loss_cross_entropy
 from gdjax.losses import ranking_softmax_loss as ranking_softmax_loss
 from gdjax.losses import safe_softmax_cross_entropy as safe_softmax_cross_entropy
-from gdjax.losses import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
-from gdjax.losses import sigmoid_focal_loss as sigmoid_focal_loss
 from gdjax.losses import smooth_labels as smooth_labels
 from gdjax.losses import softmax_cross_entropy as softmax_cross_entropy
-from gdjax.losses import sparsemax_loss as sparsemax_loss
 from gdjax.losses import squared_error as squared_error
 from gdjax.losses import triplet_margin_loss as triplet_margin_loss
 from gdjax.losses.divergence import Axis
+
+P = ParamSpec("P")
+
+
+def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
+    """Return the loss that takes shapes like [n, 1] and [n], and integer scores, as in optax.
+
+    gdjax refuses both: the loss of the former is [n, n], most often by mistake.
+    """
+    signature = inspect.signature(loss)
+    first, second = list(signature.parameters)[:2]
+
+    @functools.wraps(loss)
+    def lenient(*args: P.args, **kwargs: P.kwargs) -> Array:
+        given: dict[str, Any] = dict(signature.bind(*args, **kwargs).arguments)
+        scores = given[first] = jnp.asarray(given[first])
+        if jnp.issubdtype(scores.dtype, jnp.integer):
+            given[first] = scores.astype(jnp.float32)
+        if given.get(second) is not None:
+            given |= zip((first, second), jnp.broadcast_arrays(given[first], given[second]))
+        return loss(**given)
+
+    lenient.__module__ = __name__
+    return lenient
+
+
+hinge_loss = _broadcasting(gdjax.losses.hinge_loss)
+huber_loss = _broadcasting(gdjax.losses.huber_loss)
+log_cosh = _broadcasting(gdjax.losses.log_cosh)
+sigmoid_binary_cross_entropy = _broadcasting(gdjax.losses.sigmoid_binary_cross_entropy)
+sigmoid_focal_loss = _broadcasting(gdjax.losses.sigmoid_focal_loss)
+sparsemax_loss = _broadcasting(gdjax.losses.sparsemax_loss)
 
 
 def softmax_cross_entropy_with_integer_labels(

@@ -19,6 +19,7 @@ from gdjax.compat.optax.base import (
     Schedule,
     Updates,
     identity,
+    stateless,
 )
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, POSITIVE, check_integer, checked
 from gdjax.core.lift import leafwise, treewise
@@ -26,6 +27,7 @@ from gdjax.core.numerics import compute_dtype, real_dtype, safe_sqrt, scalar_dty
 from gdjax.core.trees import derived, inner_product, sum_sq, total, zeros_like
 from gdjax.core.types import FloatDType, Hyperparam, Number, Scalar
 from gdjax.optimizers.adam import Moments, zero_moments
+from gdjax.optimizers.lion import Mean, direction_of_mean, zero_mean
 from gdjax.optimizers.optimistic import Previous
 from gdjax.optimizers.rmsprop import Rms, rms_rule
 from gdjax.optimizers.rprop import Steps, first_sizes, rprop_rule
@@ -37,7 +39,9 @@ from gdjax.transforms.apply_every import UpdateSum
 
 
 def scale(step_size: Number) -> GradientTransformation:
-    """Multiply by a number."""
+    """Multiply by a number, or by an array that broadcasts with each update."""
+    if jnp.ndim(step_size):
+        return stateless(lambda updates, _: jax.tree.map(lambda g: step_size * g, updates))
     return on_gdjax(gdjax.scale(step_size), takes_params=False)
 
 
@@ -359,9 +363,21 @@ def scale_by_lion(
     mode: str = "hard",
     smooth_beta: Hyperparam = 1.0,
 ) -> GradientTransformation:
-    """Return Lion's direction, uphill; see `gdjax.scale_by_lion`."""
-    optimizer = gdjax.scale_by_lion(b1, b2, mu_dtype, mode=mode, smooth_beta=smooth_beta)
+    """Return Lion's direction, uphill; see `gdjax.scale_by_lion`. As in optax, b2 may be 0."""
+    of_last = isinstance(b2, (int, float)) and b2 == 0
+    optimizer = gdjax.scale_by_lion(
+        b1, 0.5 if of_last else b2, mu_dtype, mode=mode, smooth_beta=smooth_beta
+    )
+    if of_last:
+        slots = functools.partial(zero_mean, mu_dtype=mu_dtype)
+        numbers = dict(b1=b1, smooth_beta=smooth_beta)
+        optimizer = leafwise(_lion_of_last, slots, numbers, name="scale_by_lion", mode=mode)
     return on_gdjax(optimizer, ScaleByLionState, takes_params=False)
+
+
+def _lion_of_last(grad, slots, param, count, *, b1, smooth_beta, mode):
+    c = b1 * slots.mu + (1 - b1) * grad
+    return direction_of_mean(c, mode, smooth_beta), Mean(grad)
 
 
 # --- sums and means of squares --------------------------------------------------------------------
