@@ -117,10 +117,10 @@ def test_static_arguments_and_stateful_schedules():
         compat.inject_hyperparams(factory, static_args="slope")
 
 
-@pytest.mark.parametrize("factory", [optax.adafactor, optax.contrib.muon])
+@pytest.mark.parametrize("factory", [compat.adafactor, compat.contrib.muon])
 def test_integers_with_integer_defaults_are_whole_also_under_jit(factory):
     params = {"w": jnp.ones((3, 2))}
-    tx = optax.inject_hyperparams(factory)(learning_rate=0.1)
+    tx = compat.inject_hyperparams(factory)(learning_rate=0.1)
     eager, _ = tx.update(params, tx.init(params), params)
     jitted, _ = jax.jit(tx.update)(params, tx.init(params), params)
     np.testing.assert_allclose(eager["w"], jitted["w"], rtol=1e-5)

@@ -1,9 +1,12 @@
 """`gdjax.compat.optax` has exactly the public names of optax, with their arguments."""
 
+import copy
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
+import typing
 import warnings
 from pathlib import Path
 
@@ -103,6 +106,14 @@ def test_other_names_have_no_pointer():
         compat.fit  # noqa: B018
 
 
+def test_functions_can_be_inspected():
+    for make in (compat.adamw, compat.contrib.acprop):
+        annotation = inspect.signature(make).parameters["learning_rate"].annotation
+        assert annotation == compat.ScalarOrSchedule == typing.get_type_hints(make)["learning_rate"]
+        assert "learning_rate" in pydoc.render_doc(make)
+        assert copy.copy(make) is make
+
+
 def test_deprecated_names_warn():
     with pytest.warns(DeprecationWarning, match="use optax.tree_utils.tree_norm"):
         norm = compat.tree_utils.tree_l2_norm
@@ -127,9 +138,14 @@ import gdjax.compat.optax
 from gdjax.compat import optax
 assert optax is gdjax.compat.optax
 assert not hasattr(gdjax, "ProdigyState")
+assert not hasattr(optax, "fit") and not hasattr(optax, "x")
+assert set(optax.__all__) < set(dir(optax))
 assert "jax" not in sys.modules
 optax.constant_schedule
 assert "gdjax.schedules" in sys.modules and "gdjax.solvers.lbfgs" not in sys.modules
+names = {}
+exec("from gdjax.compat.optax import *", names)
+assert set(optax.__all__) | {"__builtins__"} == set(names)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -163,6 +163,29 @@ def test_numbers_of_the_pair_that_updates_count(name):
                 np.testing.assert_allclose(x, np.reshape(y, np.shape(x)), rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd", "adamw"])
+def test_the_rate_of_the_optimizer_that_updates_counts(name):
+    """Programs initialize once, and make the optimizer with another rate in each step."""
+    make = getattr(compat, name)
+    s = make(1.0).init(PARAMS)
+    updates, _ = make(3e-4).update(GRADS[0], s, PARAMS)
+    theirs = getattr(optax, name)
+    expected, _ = theirs(3e-4).update(GRADS[0], theirs(1.0).init(PARAMS), PARAMS)
+    assert_close(updates, expected)
+    assert abs(updates["w"]).max() < 1e-3
+
+    @jax.jit
+    def step(rate, s):
+        return make(rate).update(GRADS[0], s, PARAMS)
+
+    traced, _ = step(3e-4, s)
+    assert_close(traced, updates)
+    with counted_compiles() as compiles:
+        longer, _ = step(3e-3, s)
+    assert not compiles
+    assert_close(longer, jax.tree.map(lambda x: 10 * x, updates))
+
+
 @ALL
 def test_another_number_needs_no_compile(name):
     _, second, key = PAIRS[name]

@@ -4,15 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.compat.optax.base import Params
 from gdjax.compat.optax.contrib.matrices import MuonDimensionNumbers
 
 # --- line searches --------------------------------------------------------------------------------
@@ -34,6 +30,8 @@ from gdjax.compat.optax.contrib.matrices import compute_muon_reshape as _compute
 from gdjax.compat.optax.contrib.matrices import (
     orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz,
 )
+from gdjax.compat.optax.contrib.matrices import STANDARD as _DEFAULT_NS_COEFFS  # noqa: F401
+from gdjax.compat.optax.contrib.matrices import WeightDimNumOrFn as WeightDimNumOrFn
 from gdjax.compat.optax.contrib.matrices import scale_by_shape as scale_by_shape
 from gdjax.compat.optax.contrib.parameter_free import scale_by_dog as scale_by_dog
 from gdjax.compat.optax.contrib.parameter_free import scale_by_dowg as scale_by_dowg
@@ -79,10 +77,6 @@ def weighted_logsoftmax(x: ArrayLike, weights: ArrayLike) -> Array:
 
 
 # --- `contrib._muon` ------------------------------------------------------------------------------
-WeightDimNumOrFn: TypeAlias = "MuonDimensionNumbers | Params | Callable[[Params], Any]"
-_DEFAULT_NS_COEFFS = (3.4445, -4.7750, 2.0315)
-
-
 def _is_weight_dim_nums(x: object) -> bool:
     return isinstance(x, MuonDimensionNumbers)
 

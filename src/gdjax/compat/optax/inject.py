@@ -94,8 +94,8 @@ def inject_hyperparams(
 
     A number there may be replaced, without a new compile; a scheduled one is that of the last
     update, and writing to it has no effect. Inside of jit, nor has writing to an integer whose
-    default is an integer, such as Muon's `ns_steps`. In gdjax itself the numbers of every optimizer are in
-    the state: see `gdjax.with_hyperparams`.
+    default is an integer, such as Muon's `ns_steps`. In gdjax itself the numbers of every optimizer
+    are in the state: see `gdjax.with_hyperparams`.
 
     Numbers are float32 at least, where optax rounds them to the parameters' dtype: 0.999 is 1 in
     bfloat16.

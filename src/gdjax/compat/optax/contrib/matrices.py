@@ -269,11 +269,11 @@ class MuonState(NamedTuple):
 
 Triple = tuple[Number, Number, Number]
 WeightDimNumOrFn = MuonDimensionNumbers | Params | Callable[[Params], Params | None]
-_STANDARD = (3.4445, -4.7750, 2.0315)
+STANDARD: Triple = NAMED["standard"][0]
 
 
 def scale_by_muon(
-    ns_coeffs: Triple | tuple[Triple, ...] = _STANDARD,
+    ns_coeffs: Triple | tuple[Triple, ...] = STANDARD,
     ns_steps: int = 5,
     beta: Number = 0.95,
     eps: Number = 1e-8,
@@ -360,7 +360,7 @@ def scale_by_shape(
 
 def muon(
     learning_rate: ScalarOrSchedule,
-    ns_coeffs: Triple | tuple[Triple, ...] | str = _STANDARD,
+    ns_coeffs: Triple | tuple[Triple, ...] | str = STANDARD,
     ns_steps: int = 5,
     beta: Number = 0.95,
     eps: Number = 1e-8,

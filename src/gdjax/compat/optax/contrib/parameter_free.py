@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,7 +33,7 @@ class COCOBState(NamedTuple):
     Attributes:
       init_particles: the first parameters.
       cumulative_gradients: minus the sum of the gradients.
-      scale: largest |gradient| so far; 0, not `eps`, before the first update.
+      scale: largest |gradient| so far, at first `eps`.
       subgradients: sum of |gradient|.
       reward: the gains so far.
     """
@@ -47,7 +48,13 @@ class COCOBState(NamedTuple):
 def scale_by_cocob(alpha: Number = 100.0, eps: Number = 1e-8) -> GradientTransformation:
     """Return COCOB's update, downhill; see `gdjax.scale_by_cocob`."""
     fields = dict(init_particles="start", cumulative_gradients="bets", subgradients="abs_sum")
-    return on_gdjax(gdjax.scale_by_cocob(alpha, eps), COCOBState, fields)
+    pair = on_gdjax(gdjax.scale_by_cocob(alpha, eps), COCOBState, fields)
+
+    def init(params):
+        state = pair.init(params)
+        return state._replace(scale=jax.tree.map(lambda x: jnp.full_like(x, eps), state.scale))
+
+    return GradientTransformation(init, pair.update)
 
 
 def cocob(
