@@ -1,5 +1,7 @@
 """What users of `optax.contrib` write works; that steps are optax's is in test_state_layouts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 import gdjax
 from gdjax.compat import optax as compat
 
+# The time of these tests is that of compiling.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PARAMS = {"w": jnp.linspace(-1.0, 1.5, 6).reshape(3, 2), "b": jnp.array([1.0, -2.0])}
 CURVATURE = {"w": jnp.linspace(0.5, 2.0, 6).reshape(3, 2), "b": jnp.array([1.0, 3.0])}
 
@@ -28,8 +32,8 @@ def train(tx, params=PARAMS, steps=5, scan=True, with_value=True, **extra):
 
     carry = params, tx.init(params)
     if scan:
-        return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])(carry)
-    step = jax.jit(lambda carry, step=step: step(carry, None)[0])
+        return jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])(carry)
+    step = jit(lambda carry, step=step: step(carry, None)[0])
     for _ in range(steps):
         carry = step(carry)
     return carry

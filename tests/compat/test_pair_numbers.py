@@ -1,6 +1,7 @@
 """In optax the numbers belong to the pair: it is the one that updates that decides."""
 
 import contextlib
+import functools
 
 import jax
 import jax.monitoring
@@ -78,6 +79,8 @@ PAIRS = {
         "decay_rate",
     ),
 }
+# The time of these tests is that of compiling.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 ALL = pytest.mark.parametrize("name", PAIRS)
 # one of each way in which states are translated
 KINDS = """
@@ -174,7 +177,7 @@ def test_the_rate_of_the_optimizer_that_updates_counts(name):
     assert_close(updates, expected)
     assert abs(updates["w"]).max() < 1e-3
 
-    @jax.jit
+    @jit
     def step(rate, s):
         return make(rate).update(GRADS[0], s, PARAMS)
 
@@ -213,7 +216,7 @@ def test_traced_numbers(name):
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(out))
 
     numbers = np.float32([second[key], 0.8 * second[key]])
-    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total)))(numbers)
+    values, slopes = jit(jax.vmap(jax.value_and_grad(total)))(numbers)
     assert np.isfinite(slopes).all()
     assert np.any(slopes != 0)
     np.testing.assert_allclose(values[0], total(second[key]), rtol=1e-4)
@@ -231,7 +234,7 @@ def test_states_are_donated_and_carried(name):
 
         return jax.lax.scan(step, state, length=2)
 
-    run = jax.jit(run, donate_argnums=0)
+    run = jit(run, donate_argnums=0)
     kinds = [jax.tree.map(jax.typeof, tx.init(params))]
     for _ in range(2):  # the pair keeps nothing that was donated
         state, updates = run(tx.init(params))
@@ -344,9 +347,9 @@ def test_lbfgs_steps_as_in_optax():
     def run(lib, scaled):
         tx = lib.chain(lib.scale_by_lbfgs(3, scaled), lib.scale(-0.05))
         x = {"a": jnp.array([1.0, -1.0, 0.5]), "b": jnp.array([[0.3], [2.0]])}
-        state = tx.init(x)
+        state, step = tx.init(x), jit(tx.update)
         for _ in range(7):
-            updates, state = jax.jit(tx.update)(jax.grad(fun)(x), state, x)
+            updates, state = step(jax.grad(fun)(x), state, x)
             x = lib.apply_updates(x, updates)
         return x, state[0]
 

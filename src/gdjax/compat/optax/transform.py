@@ -40,7 +40,7 @@ from gdjax.transforms.apply_every import UpdateSum
 
 def scale(step_size: Number) -> GradientTransformation:
     """Multiply by a number, or by an array that broadcasts with each update."""
-    if jnp.ndim(step_size):
+    if not callable(step_size) and jnp.ndim(step_size):
         return stateless(lambda updates, _: jax.tree.map(lambda g: step_size * g, updates))
     return on_gdjax(gdjax.scale(step_size), takes_params=False)
 
