@@ -49,8 +49,8 @@ def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
 
     gdjax refuses both: the loss of the former is [n, n], most often by mistake.
     """
-    call: Callable[..., Array] = loss
     signature = inspect.signature(loss)
+    by_name: Callable[..., Array] = loss
     first, second = list(signature.parameters)[:2]
 
     @functools.wraps(loss)
@@ -61,7 +61,7 @@ def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
             given[first] = scores.astype(jnp.float32)
         if given.get(second) is not None:
             given |= zip((first, second), jnp.broadcast_arrays(given[first], given[second]))
-        return call(**given)
+        return by_name(**given)
 
     lenient.__module__ = __name__
     return lenient
