@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ import optax
 import pytest
 
 import gdjax
+from gdjax.compat import optax as compat
 from gdjax.namespace import HOMES
 
 TOP = Path(__file__).parent.parent
@@ -200,6 +202,16 @@ def test_public_functions_are_annotated():
         if inspect.signature(function).return_annotation is inspect.Signature.empty:
             bare.append(f"{name} -> ?")
     assert not bare, "\n".join(bare)
+
+
+def test_annotations_can_be_evaluated():
+    """Tools that build configs from signatures do so."""
+    packages = {"gdjax": gdjax, "optax": compat, "optax.contrib": compat.contrib}
+    for package, module in packages.items():
+        for name in dir(module):
+            function = getattr(module, name)
+            if inspect.isfunction(function) and name != "search":  # it names a class of Optuna
+                assert typing.get_type_hints(function) is not None, f"{package}.{name}"
 
 
 # What may be anything: axes of matplotlib, a default to return, data of a user's function.

@@ -25,8 +25,8 @@ from gdjax.core.trees import sum_sq, times
 from gdjax.core.types import Number, PrefixTree, PyTree
 from gdjax.projections.reading import broadcasts
 
-Strength: TypeAlias = "ArrayLike | PrefixTree | None"  # None is 1, or in a tree "no penalty"
-Scaling: TypeAlias = "ArrayLike | PrefixTree"
+Strength: TypeAlias = ArrayLike | PrefixTree | None  # None is 1, or in a tree "no penalty"
+Scaling: TypeAlias = ArrayLike | PrefixTree
 
 
 @strict()

@@ -7,15 +7,16 @@ function to those that it knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ForwardRef, Protocol, TypeAlias, TypeVar, Union
 
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 if TYPE_CHECKING:
-    from jax.typing import DTypeLike
-
     from gdjax.core.hyper import PerLeaf
+else:  # hyper imports this file; tools that evaluate annotations look it up there
+    PerLeaf = ForwardRef("PerLeaf", module="gdjax.core.hyper")
 
 
 class Dataclass(Protocol):
@@ -41,17 +42,19 @@ OptState: TypeAlias = PyTree  # the state of an optimizer
 Number: TypeAlias = float | int | Array | np.ndarray | np.number  # one number, maybe traced
 ScheduleFn: TypeAlias = Callable[[Any], Any]  # of the step count; `gdjax.Schedule` is one
 Scalar: TypeAlias = Number | ScheduleFn  # one number for the whole tree, maybe scheduled
-PrefixTree: TypeAlias = "Mapping[Any, Any] | list[Any] | tuple[Any, ...] | Dataclass | PerLeaf"
-Hyperparam: TypeAlias = "Scalar | PrefixTree"  # one number, or one for each part of the tree
+PrefixTree: TypeAlias = Union[  # noqa: UP007 (a reference ahead has no |)
+    Mapping[Any, Any], list[Any], tuple[Any, ...], Dataclass, PerLeaf
+]
+Hyperparam: TypeAlias = Scalar | PrefixTree  # one number, or one for each part of the tree
 
 # --- what is static ---
 
-Mask: TypeAlias = "bool | PrefixTree | Callable[[Any], Any] | None"  # which leaves take part
-DType: TypeAlias = "DTypeLike | None"  # None is the default that the docstring names
-FloatDType: TypeAlias = "DTypeLike | None"  # a real floating one of at least 16 bits, or None
+Mask: TypeAlias = bool | PrefixTree | Callable[[Any], Any] | None  # which leaves take part
+DType: TypeAlias = DTypeLike | None  # None is the default that the docstring names
+FloatDType: TypeAlias = DTypeLike | None  # a real floating one of at least 16 bits, or None
 Key: TypeAlias = int | Array  # a seed, or a key of jax.random
 KeyArray: TypeAlias = Array  # a key of jax.random
-AxisName: TypeAlias = "str | tuple[str, ...] | None"  # of `vmap`, `pmap` or `shard_map`
+AxisName: TypeAlias = str | tuple[str, ...] | None  # of `vmap`, `pmap` or `shard_map`
 
 # --- functions ---
 

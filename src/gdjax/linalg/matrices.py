@@ -18,8 +18,6 @@ from gdjax.core.hyper import PerLeaf, path_name
 from gdjax.core.kinds import shown
 from gdjax.core.types import Params, PrefixTree
 
-# which leaves are matrices, and how: one for all leaves, a prefix tree, or a function giving one
-MatrixSpec: TypeAlias = "DimensionNumbers | PrefixTree | Callable[[Params], Any] | None"
 # an axis or several, for all matrices or by path
 AxesSpec: TypeAlias = int | tuple[int, ...] | PerLeaf | None
 
@@ -37,6 +35,10 @@ class DimensionNumbers(NamedTuple):
     reduction_axis: int | tuple[int, ...] = 0
     output_axis: int | tuple[int, ...] = 1
     splits: int | tuple[int, ...] = 1
+
+
+# which leaves are matrices, and how: one for all leaves, a prefix tree, or a function giving one
+MatrixSpec: TypeAlias = DimensionNumbers | PrefixTree | Callable[[Params], Any] | None
 
 
 @serialized

@@ -15,7 +15,7 @@ from gdjax.core.hyper import as_array
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import Number, PrefixTree, PyTree
 
-Bound: TypeAlias = "ArrayLike | PrefixTree | None"  # None is no bound
+Bound: TypeAlias = ArrayLike | PrefixTree | None  # None is no bound
 
 
 def read(call: str, tree: PyTree, complex_too: bool = False, argument: str = "tree") -> PyTree:

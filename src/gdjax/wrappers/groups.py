@@ -29,9 +29,7 @@ from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef
 
 FROZEN, KEPT = "frozen", "kept"  # in place of an optimizer: updates are 0; are the gradients
 Member: TypeAlias = Pair | Literal["frozen", "kept"]
-LabelsLike: TypeAlias = (
-    "PrefixTree | Hashable | Callable[[Any], Any]"  # which leaf is in which group
-)
+LabelsLike: TypeAlias = PrefixTree | Hashable | Callable[[Any], Any]  # which leaf is in which group
 NamesOf: TypeAlias = Callable[[Params], tuple[Any, ...]]
 
 
