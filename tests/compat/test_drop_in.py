@@ -42,8 +42,18 @@ def test_there_are_twelve_packages():
     assert len(set().union(*map(imported, SCRIPTS)) - {"jax", "optax", "warnings"}) >= 12
 
 
+# Those that take the longest to import and to compile, of which CI runs none.
+LONG = {"with_blackjax", "with_evosax", "with_flowjax", "with_gpjax", "with_netket", "with_ott"}
+
+
 @pytest.mark.interop
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LONG else ())
+        for path in SCRIPTS
+    ],
+)
 def test_the_losses_are_those_on_optax(path):
     for name in imported(path):
         if importlib.util.find_spec(name) is None:

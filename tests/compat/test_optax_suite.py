@@ -10,7 +10,6 @@ QUICK_AND_TELLING = """
 """.split()
 
 
-@pytest.mark.slow
 @pytest.mark.interop
 def test_optax_passes_its_own_tests_here():
     report = optax_suite.compared(optax_suite.run_all(QUICK_AND_TELLING, real=False, workers=1))

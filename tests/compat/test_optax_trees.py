@@ -87,7 +87,11 @@ def test_names_of_fields_classes_and_keys(library):
         compat.tree.get(state, "count")
     key = compat.tree_utils.NamedTupleKey("ScaleByAdamState", "count")
     new = compat.tree.set(state, lambda path, _: path[-1] == key, count=5)
-    assert [int(c) for _, c in compat.tree.get_all_with_path(new, "count")] == [0, 5, 0]
+    assert [int(c) for _, c in compat.tree.get_all_with_path(new, "count")] == [
+        0,
+        0,
+        5,
+    ]  # outer first
     new = jax.jit(lambda s, x: compat.tree.set(s, learning_rate=x))(state, 0.5)
     assert new[0].hyperparams["learning_rate"] == 0.5
     new = compat.tree.set(state, AddNoiseState=noise._replace(count=jnp.int32(3)))

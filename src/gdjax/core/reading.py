@@ -10,8 +10,8 @@ import jax.core
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.base import Optimizer, is_state, short
-from gdjax.core.checks import Range, check_range, ranges_of
+from gdjax.core.base import is_state, short
+from gdjax.core.checks import Range, check_range, ranges_of, strict
 from gdjax.core.hyper import (
     Masked,
     PerLeaf,
@@ -25,7 +25,7 @@ from gdjax.core.hyper import (
 )
 from gdjax.core.protocols import states_in
 from gdjax.core.remember import remembered, weak_functions
-from gdjax.core.types import Hyperparam, OptState, Params, PyTree, T, TreeDef
+from gdjax.core.types import Hyperparam, OptState, Pair, Params, PyTree, T, TreeDef
 
 Path = tuple[Any, ...]  # keys of jax.tree_util
 Entry = tuple[Path, int, PyTree, Array]  # path, depth of its shortest name, value, count
@@ -262,7 +262,8 @@ def with_hyperparams(state: T, **values: Hyperparam) -> T:
     return edit_states(state, ())
 
 
-def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
+@strict()
+def with_hyperparams_of(state: T, optimizer: Pair, params: Params) -> T:
     """Return a state in which the hyperparameters are those that an optimizer was made with.
 
     The numbers of an optimizer are in its state, so `adam(3e-4).update` with a state of `adam(1.0)`
@@ -277,7 +278,8 @@ def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
       params: the parameters, or their shapes: masks and patterns are evaluated with them.
 
     Raises:
-      ValueError: if the state is that of another kind of optimizer.
+      TypeError: if `optimizer` is no pair.
+      ValueError: if the state is that of another kind of optimizer, or for other parameters.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -313,8 +315,9 @@ def with_hyperparams_of(state: T, optimizer: Optimizer, params: Params) -> T:
         hyper, rounding = jax.tree.map(for_all, (fresh.hyperparams, fresh.rounding))
         return old._replace(hyperparams=hyper, rounding=rounding, slots=slots)
 
+    init, _ = optimizer
     try:
-        return jax.tree.map(part, optimizer.init(params), state, is_leaf=is_state)
+        return jax.tree.map(part, init(params), state, is_leaf=is_state)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "with_hyperparams_of(state=...) is not a state of the optimizer, for these parameters: "
