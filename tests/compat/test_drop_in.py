@@ -43,10 +43,9 @@ def test_there_are_twelve_packages():
 
 
 # Those that take the longest to import and to compile, of which CI runs none.
-LONG = {"with_blackjax", "with_evosax", "with_flowjax", "with_gpjax", "with_netket"} | {
-    "with_numpyro",
-    "with_ott",
-}
+LONG = """
+    with_blackjax with_evosax with_flowjax with_gpjax with_netket with_numpyro with_ott
+""".split()
 
 
 @pytest.mark.interop
