@@ -41,10 +41,10 @@ from gdjax.losses import squared_error as squared_error
 from gdjax.losses import triplet_margin_loss as triplet_margin_loss
 from gdjax.losses.divergence import Axis
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
-def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
+def _broadcasting(loss: Callable[_P, Array]) -> Callable[_P, Array]:
     """Return the loss that takes shapes like [n, 1] and [n], and integer scores, as in optax.
 
     gdjax refuses both: the loss of the former is [n, n], most often by mistake.
@@ -54,7 +54,7 @@ def _broadcasting(loss: Callable[P, Array]) -> Callable[P, Array]:
     first, second = list(signature.parameters)[:2]
 
     @functools.wraps(loss)
-    def lenient(*args: P.args, **kwargs: P.kwargs) -> Array:
+    def lenient(*args: _P.args, **kwargs: _P.kwargs) -> Array:
         given: dict[str, Any] = dict(signature.bind(*args, **kwargs).arguments)
         scores = given[first] = jnp.asarray(given[first])
         if jnp.issubdtype(scores.dtype, jnp.integer):
