@@ -14,15 +14,16 @@ def losses():
 
     found = []
     for tx in (optax.adam(1e-2), optax.lbfgs(), optax.chain(optax.clip(1.0), optax.sgd(1e-3))):
-        solver = optx.OptaxMinimiser(tx, rtol=0.0, atol=0.0)
-        solution = optx.minimise(
-            rosenbrock,
-            solver,
-            jnp.array([-1.0, 1.5, 0.5]),
-            args=10.0,
-            has_aux=True,
-            max_steps=200,
-            throw=False,
-        )
-        found += [solution.aux, *solution.value]
+        for scale in (10.0, 20.0):
+            solver = optx.OptaxMinimiser(tx, rtol=0.0, atol=0.0)
+            solution = optx.minimise(
+                rosenbrock,
+                solver,
+                jnp.array([-1.0, 1.5, 0.5]),
+                args=scale,
+                has_aux=True,
+                max_steps=200,
+                throw=False,
+            )
+            found += [solution.aux, *solution.value]
     return found
