@@ -4,6 +4,7 @@ import functools
 import gc
 import types
 import weakref
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -392,3 +393,14 @@ def test_structures_hold_functions_weakly_only_where_nothing_outlives_them():
     gc.collect()
     with pytest.raises(ReferenceError, match="has been deleted"):
         weak.unflatten(leaves)
+
+
+def test_nodes_of_different_classes_have_different_structures():
+    """With `jax.tree_util.register_dataclass` of jaxlib 0.10 to 0.12 they are equal."""
+    numbers = dict(init_value=0.3, end_value=0.05, transition_steps=11, transition_begin=4)
+    linear, rex = gdjax.linear_schedule(**numbers), gdjax.rex_schedule(**numbers)
+    assert jax.tree.structure(linear) != jax.tree.structure(rex)
+    assert jax.tree.structure(linear) == jax.tree.structure(gdjax.linear_schedule(**numbers))
+    sources = Path(gdjax.__file__).parent.rglob("*.py")
+    used = [p.name for p in sources if "tree_util.register_dataclass," in p.read_text()]
+    assert not used, "use gdjax.core.remember.register_node"

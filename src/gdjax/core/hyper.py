@@ -23,7 +23,7 @@ from jax import Array
 from gdjax.core.base import State
 from gdjax.core.flax_details import serialized
 from gdjax.core.numerics import Decay, scalar_dtype
-from gdjax.core.remember import as_static
+from gdjax.core.remember import as_static, register_node
 from gdjax.core.types import Hyperparam, Number, Params, PyTree, ScheduleFn
 
 S = TypeVar("S")
@@ -62,7 +62,7 @@ def schedule(cls: type[S]) -> type[S]:
     made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     static = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
-    return serialized(jax.tree_util.register_dataclass(made, data, static))
+    return register_node(made, data_fields=data, meta_fields=static)
 
 
 @schedule

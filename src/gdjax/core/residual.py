@@ -16,16 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.flax_details import serialized
 from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import compute_dtype, rounded
+from gdjax.core.remember import register_node
 from gdjax.core.types import Params, PyTree, Updates
 
 
-@serialized
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["param_dtype"]
-)
+@functools.partial(register_node, data_fields=["value"], meta_fields=["param_dtype"])
 @dataclasses.dataclass(frozen=True)
 class Residual:
     """What one parameter lost: its array, and the parameter's own dtype, which is static."""

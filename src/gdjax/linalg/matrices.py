@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import PerLeaf, path_name
 from gdjax.core.kinds import shown
+from gdjax.core.remember import register_node
 from gdjax.core.types import Params, PrefixTree
 
 # an axis or several, for all matrices or by path
@@ -41,9 +41,8 @@ class DimensionNumbers(NamedTuple):
 MatrixSpec: TypeAlias = DimensionNumbers | PrefixTree | Callable[[Params], Any] | None
 
 
-@serialized
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_node,
     data_fields=[],
     meta_fields=["batch", "rows", "columns", "splits"],
 )

@@ -21,7 +21,6 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import as_interval
-from gdjax.core.flax_details import serialized
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import (
@@ -32,6 +31,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
+from gdjax.core.remember import register_node
 from gdjax.core.types import Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, MatrixSpec
@@ -44,10 +44,7 @@ RANGES = dict(
 )
 
 
-@serialized
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["axes", "rank", "tensor"]
-)
+@functools.partial(register_node, data_fields=["key"], meta_fields=["axes", "rank", "tensor"])
 @dataclasses.dataclass(frozen=True)
 class Sketch:
     """The axes of one parameter's matrices and the source of its projections."""

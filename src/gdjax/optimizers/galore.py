@@ -21,9 +21,9 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import FINITE, WHOLE, check_choice, check_integer, checked
 from gdjax.core.every import is_due, when_due
-from gdjax.core.flax_details import serialized
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.remember import register_node
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, DimensionNumbers, MatrixSpec, matrix_axes
@@ -35,10 +35,7 @@ Side: TypeAlias = Literal["smaller", "larger"]
 RANGES = dict(scale=FINITE, update_proj_gap=WHOLE)
 
 
-@serialized
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["basis"], meta_fields=["axes", "left"]
-)
+@functools.partial(register_node, data_fields=["basis"], meta_fields=["axes", "left"])
 @dataclasses.dataclass(frozen=True)
 class Projector:
     """The basis of one parameter, and the axes of its matrices."""

@@ -20,14 +20,12 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import upcast
-from gdjax.core.remember import register_with_functions
+from gdjax.core.remember import register_node
 from gdjax.core.trees import derived
 from gdjax.core.types import Params, PyTree, Scalar
 
 
-@functools.partial(
-    register_with_functions, data_fields=["dual"], function_fields=["to_dual", "to_primal"]
-)
+@functools.partial(register_node, data_fields=["dual"], function_fields=["to_dual", "to_primal"])
 @dataclasses.dataclass(frozen=True)
 class Mirror:
     """The slots of mirror descent."""

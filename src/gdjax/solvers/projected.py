@@ -18,13 +18,13 @@ from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.remember import register_with_functions
+from gdjax.core.remember import register_node
 from gdjax.core.trees import copied
 from gdjax.core.types import Number, Pair, Params, PyTree
 
 
 @functools.partial(
-    register_with_functions,
+    register_node,
     data_fields=["numbers", "inner"],
     function_fields=["projection"],
 )

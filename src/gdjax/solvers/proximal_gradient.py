@@ -30,13 +30,13 @@ from gdjax.core.checks import (
 from gdjax.core.hyper import as_array, as_hyper
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
-from gdjax.core.remember import register_with_functions, remembered_with_owners
+from gdjax.core.remember import register_node, remembered_with_owners
 from gdjax.core.trees import copied, inner_product, total, zero
 from gdjax.core.types import Hyperparam, Params, PyTree, Scalar
 
 
 @functools.partial(
-    register_with_functions,
+    register_node,
     data_fields=["point", "momentum", "learning_rate", "evals", "failed"],
     function_fields=["prox"],
     meta_fields=["parts"],

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import short
+from gdjax.core.remember import register_node
 from gdjax.core.types import OptState, Params
 
 
@@ -58,11 +59,10 @@ class MinimizeError(RuntimeError):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_node,
     data_fields=[
         "params", "value", "grad_norm", "steps", "evaluations", "status", "state", "aux", "trace"
     ],
-    meta_fields=[],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:

@@ -16,16 +16,15 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import POSITIVE, checked
-from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import leaf_values, whole_leaf_values
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
+from gdjax.core.remember import register_node
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar
 from gdjax.wrappers.shared.skipping import at_steps
 
 
-@serialized
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["axis"])
+@functools.partial(register_node, data_fields=[], meta_fields=["axis"])
 @dataclasses.dataclass(frozen=True)
 class HeadAxis:
     """The axis along which a parameter's heads lie; static, without leaves."""
