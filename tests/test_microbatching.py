@@ -190,7 +190,7 @@ def test_errors_say_what_to_do():
     f = gdjax.microbatch(lambda x, y: x.sum() + y.sum(), (0, 1), 4)
     with pytest.raises(ValueError, match=r"the same length, got \[4, 8\]"):
         f(jnp.ones(4), jnp.ones(8))
-    with pytest.raises(ValueError, match="a batch of 6 rows is not a multiple of micro"):
+    with pytest.raises(ValueError, match="a batch of 6 rows is not divisible by micro"):
         f(jnp.ones(6), jnp.ones(6))
     with pytest.raises(ValueError, match="must be an Accumulator, an AccumulationType or a tree"):
         micro_vmap(lambda x: x, accumulator="sum")(jnp.arange(3))

@@ -19,8 +19,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gdjax.core.hyper import PerLeaf, Schedule, is_value
+from gdjax.core.types import PrefixTree
 
 LARGEST = 2**63  # beyond what an int64 holds, no integer can enter a program
 
@@ -354,8 +356,14 @@ def _kinds_of_alias(alias: Any, names: Mapping[str, Any]) -> tuple[Kind, ...]:
     if get_origin(alias) is Callable:
         return (KINDS["Callable"],)
     if get_origin(alias) in (types.UnionType, Union):
-        members = [_kinds_of_alias(member, names) for member in get_args(alias)]
-        return tuple(kind for member in members for kind in member) if all(members) else ()
+        members = get_args(alias)
+        kinds: list[tuple[Kind, ...]] = []
+        for name, known in (("ArrayLike", ArrayLike), ("PrefixTree", PrefixTree)):
+            if set(get_args(known)) <= set(members):  # Python made one flat union of them
+                kinds.append((KINDS[name],))
+                members = [member for member in members if member not in get_args(known)]
+        kinds += [_kinds_of_alias(member, names) for member in members]
+        return tuple(kind for several in kinds for kind in several) if all(kinds) else ()
     if get_origin(alias) is tuple:
         return kinds_of(str(alias), names)
     if get_origin(alias) is Sequence:
