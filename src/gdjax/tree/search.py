@@ -27,6 +27,7 @@ from gdjax.core.types import OptState, Pair, PyTree, TreeDef
 Path = tuple[Hashable, ...]  # keys of `jax.tree_util` and `NamedTupleKey`s
 Found = tuple[Path, PyTree, PyTree]  # path, node, innermost state that contains it
 Filter = Callable[[Path, Any], bool]
+LEAF = jax.tree.structure(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,12 +301,12 @@ def _map_below(
 ) -> PyTree:
     """Map over a tree and others, whose leaves may stand where it has several arrays, or none."""
     children, treedef = _one_level(stops, node)
-    if jax.tree_util.treedef_is_leaf(treedef):
+    if treedef == LEAF:
         return f(node, *rest)
     columns = []
     for tree in rest:
         below, other = _one_level(stops, tree)
-        if other != treedef and not jax.tree_util.treedef_is_leaf(other):
+        if other not in (treedef, LEAF):
             raise ValueError(f"The state has {treedef} where another tree has {other}.")
         columns.append(below if other == treedef else [tree] * len(children))
     rows = zip(*columns, strict=True) if rest else [()] * len(children)
