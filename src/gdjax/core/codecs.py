@@ -203,11 +203,14 @@ def encoded(
       scale_dtype: the dtype of scales; None is that of the numbers, float32 or float64.
       key: for a rounding with random bits.
     """
-    dtype = compute_dtype(x)
-    if name == STOCHASTIC:
-        return Encoded(x, None, key, Codec(name, dtype, ())).encode(x)
-    codec = Codec(name, dtype, tile(x.shape, block))
-    return Encoded(x, jnp.zeros((), scale_dtype or dtype), None, codec).encode(x)
+    codec = codec_of(x, name, block)
+    scales = None if name == STOCHASTIC else jnp.zeros((), scale_dtype or codec.dtype)
+    return Encoded(x, scales, key, codec).encode(x)
+
+
+def codec_of(x: Array, name: str, block: int) -> Codec:
+    """Return how an array is stored; see `encoded`."""
+    return Codec(name, compute_dtype(x), () if name == STOCHASTIC else tile(x.shape, block))
 
 
 def tile(shape: tuple[int, ...], block: int) -> tuple[int, ...]:

@@ -8,16 +8,22 @@ import warnings
 from collections.abc import Callable, Collection
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from gdjax.core.base import Optimizer, is_state
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import COUNT, WHOLE, strict
-from gdjax.core.codecs import NAMES, STOCHASTIC, encoded, is_encoded
+from gdjax.core.codecs import NAMES, STOCHASTIC, Encoded, codec_of, encoded, is_encoded
+from gdjax.core.explicit import automatically
 from gdjax.core.hyper import Placeholder
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import mask_leaves
+from gdjax.core.placement import placed_along, sharding_along
 from gdjax.core.protocols import KeepsIterates, states_in
+from gdjax.core.trees import derived
 from gdjax.core.types import (
     FloatDType,
     Key,
@@ -139,7 +145,7 @@ def with_slot_dtypes(
                 if x.size < min_size:
                     return kept
                 own = next(keys) if storage[name] == STOCHASTIC else None
-                return encoded(x, storage[name], block, scales, own)
+                return _encoded(x, storage[name], block, scales, own)
 
             if on is None:
                 return jax.tree.map(leaf, tree, is_leaf=is_encoded)
@@ -155,6 +161,31 @@ def with_slot_dtypes(
         return _changed(state, storage, slot)
 
     return Optimizer(init_stored, update)
+
+
+def _encoded(
+    x: Array, name: str, block: int, scale_dtype: np.dtype | None, key: Array | None
+) -> Encoded:
+    """Return `encoded(...)` with codes and scales where `x` lies, and the key on all devices."""
+    data = None if key is None else jax.random.key_data(key)
+
+    def parts(x, data):
+        own = None
+        if key is not None:
+            own = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+        kept = encoded(x, name, block, scale_dtype, own)
+        return kept.codes, kept.scales
+
+    def placed(part):
+        if part is None or isinstance(x, jax.core.Tracer):
+            return part if part is None else placed_along(part, x, range(x.ndim))
+        sharding = sharding_along(x, part.shape, range(x.ndim))
+        return part if sharding in (None, part.sharding) else jax.device_put(part, sharding)
+
+    codes, scales = map(placed, derived(lambda x: automatically(parts, x, data), x))
+    if key is not None:  # that of the next rounding
+        key = placed_along(jax.random.split(key)[1], x, ())
+    return Encoded(codes, scales, key, codec_of(x, name, block))
 
 
 def _storage(dtype: SlotDType) -> str:
