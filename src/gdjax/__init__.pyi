@@ -23,6 +23,7 @@ from gdjax.core.reading import hyperparams as hyperparams
 from gdjax.core.reading import hyperparams_in_use as hyperparams_in_use
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 from gdjax.core.reading import with_hyperparams_of as with_hyperparams_of
+from gdjax.core.shardings import state_shardings as state_shardings
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
