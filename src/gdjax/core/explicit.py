@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import jax
 from jax import Array
 
+from gdjax.core.placement import names_of
 from gdjax.core.types import OptState, Params, PyTree, Updates
 
 SUPPORTED = hasattr(jax, "typeof") and hasattr(jax.sharding, "use_abstract_mesh")
@@ -26,6 +28,9 @@ def explicit_mesh(leaves: Iterable[Any]) -> Any:
     """Return the abstract mesh of the first array that has explicit axes; None if there is none."""
     explicit = filter(is_explicit, leaves if SUPPORTED else ())
     return next((jax.typeof(x).sharding.mesh for x in explicit), None)
+
+
+_region: ContextVar[Region | None] = ContextVar("_region", default=None)
 
 
 def is_explicit(x: Any) -> TypeGuard[Array]:
@@ -55,11 +60,26 @@ def automatic(update: Callable[..., Any]) -> Callable[..., Any]:
         region = Region(mesh, updates if params is None else params)
         inside = [region.enter(tree) for tree in (updates, state, params)]
         extra = {name: region.enter_extra(x) for name, x in extra.items()}
-        with jax.sharding.use_abstract_mesh(region.mesh):
-            new, after = update(*inside, **extra)
+        token = _region.set(region)
+        try:
+            with jax.sharding.use_abstract_mesh(region.mesh):
+                new, after = update(*inside, **extra)
+        finally:
+            _region.reset(token)
         return region.leave(new, updates, params), region.leave(after, state)
 
     return run
+
+
+def axes_here() -> tuple[Any, tuple[str, ...]]:
+    """Return the mesh of the update that runs here, and the axes that shard its arrays.
+
+    None and no axes, if these are not on a mesh with explicit axes.
+    """
+    region = _region.get()
+    if region is None:
+        return None, ()
+    return region.mesh, tuple(name for name in region.mesh.axis_names if name in region.used)
 
 
 def automatically(function: Callable[..., Any], *trees: PyTree) -> Any:
@@ -93,6 +113,7 @@ class Region:
 
     Attributes:
       mesh: the abstract mesh inside, the context to trace in.
+      used: the axes that shard what has entered.
     """
 
     def __init__(self, mesh: Any, params: PyTree):
@@ -103,6 +124,7 @@ class Region:
         self.mesh, self._outside = mesh.update_axis_types(changed), mesh
         self._context = jax.sharding.get_abstract_mesh()
         self._params = params
+        self.used: set[str] = set()
         self._origins: dict[int, tuple[Array, Array]] = {}  # id -> an array inside, that outside
 
     def enter(self, tree: PyTree) -> PyTree:
@@ -141,6 +163,7 @@ class Region:
         if not is_explicit(x):
             return x
         inside = _resharded(x, self.mesh)
+        self.used.update(name for part in jax.typeof(x).sharding.spec for name in names_of(part))
         self._origins[id(inside)] = inside, x
         return inside
 

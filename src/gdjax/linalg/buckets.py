@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.dealing import Dealing, on_devices, places, stacked, unstacked
 from gdjax.core.lift import map_blocks
 from gdjax.core.remember import remembered
 
@@ -64,11 +65,8 @@ def map_buckets(
     keys = [(key, _like(row, stacks)) for key, row in zip(keys, rows, strict=True)]
     if not (jax.default_backend() != "cpu" if batched is None else batched):
         return map_blocks(_one_by_one(function) if stacks else function, rows, keys, shared)
-    buckets: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(keys):
-        buckets.setdefault(key, []).append(i)
     out: list[Any] = [None] * len(rows)
-    for members in buckets.values():
+    for members in _buckets(keys):
         more, bucket = shared[members[0]] if shared else (), [rows[i] for i in members]
         if len(bucket) == 1 and not stacks:
             out[members[0]] = function(bucket[0], *more)
@@ -95,6 +93,69 @@ def map_scanned(
     """Do as `map_buckets`, on a CPU in a loop over the stack: for rules that compile slowly."""
     lift = in_turn if jax.default_backend() == "cpu" else jax.vmap
     return map_buckets(function, rows, keys, shared, lift=lift, batched=True)
+
+
+def map_dealt(
+    function: Callable[..., Any],
+    rows: Sequence[Any],
+    keys: Sequence[Hashable],
+    shared: Sequence[tuple[Any, ...]],
+    over: Dealing,
+) -> list[Any]:
+    """Do as `map_buckets` with `stacks=True`, each bucket dealt over the devices of a mesh.
+
+    Args:
+      function: see `map_buckets`.
+      rows: pytrees of arrays with one leading axis of the same length. The first array of each is
+        of matrices, whose sides say what a row costs.
+      keys: see `map_buckets`.
+      shared: see `map_buckets`.
+      over: the devices.
+    """
+    keys = [(key, _like(row, True)) for key, row in zip(keys, rows, strict=True)]
+    buckets = _buckets(keys)
+    first = [jax.tree.leaves(row)[0] for row in rows]
+    counts = [sum(len(first[i]) for i in members) for members in buckets]
+    costs = [_cost(first[members[0]]) for members in buckets]
+    out: list[Any] = [None] * len(rows)
+    one = _with_nothing_kept(function)
+    for members, at in zip(buckets, places(counts, costs, over.devices), strict=True):
+        sizes = [len(first[i]) for i in members]
+        single = max(sizes) == 1
+        bucket = [jax.tree.map(lambda x: x[0], rows[i]) if single else rows[i] for i in members]
+
+        def in_stack(*xs, at=at, single=single):
+            return stacked(xs, at, over, not single)
+
+        moved = jax.tree.map(in_stack, *bucket)
+        results, _ = on_devices(one, moved, (), shared[members[0]], at, over)
+        arrays, treedef = jax.tree.flatten(results)
+        columns = [unstacked(x, sizes, at, over, not single) for x in arrays]
+        for position, i in enumerate(members):
+            found = treedef.unflatten([column[position] for column in columns])
+            out[i] = jax.tree.map(lambda x: x[None], found) if single else found
+    return out
+
+
+def _cost(stack: Array) -> float:
+    m, n = sorted(stack.shape[-2:])
+    return float(m * m * n)
+
+
+@remembered
+def _with_nothing_kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    def with_nothing(row, kept, *shared):
+        return function(row, *shared), kept
+
+    return with_nothing
+
+
+def _buckets(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the positions of equal keys."""
+    buckets: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        buckets.setdefault(key, []).append(i)
+    return list(buckets.values())
 
 
 def _like(row: Any, stacks: bool) -> Hashable:

@@ -13,41 +13,61 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Dealing, Devices, dealing, dealing_here, laid_out
+from gdjax.core.hyper import leaf_numbers
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import leafwise
-from gdjax.core.numerics import abs_sq, compute_dtype, safe_divide, safe_sqrt
+from gdjax.core.lift import compiled, leafwise
+from gdjax.core.numerics import (
+    abs_sq,
+    cast_like,
+    compute_dtype,
+    safe_divide,
+    safe_sqrt,
+    upcast,
+)
 from gdjax.core.placement import placed_along
-from gdjax.core.types import FloatDType, Hyperparam, Key, Mask
+from gdjax.core.types import FloatDType, Hyperparam, Key, Mask, Updates
 from gdjax.linalg.axes import matmul
+from gdjax.linalg.buckets import map_buckets, map_dealt
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.optimizers.shared.orthogonal import (
     RANGES,
     Orthogonal,
     Scale,
+    accumulated,
     check_share,
     numbers_of,
     on_matrices,
     only_momentum,
     or_adam,
     scaled,
+    stacks_sharded_as_before,
 )
 
 
-def _dion(grad, slots, count, *, beta, eps, scale, consistent_rms):
-    axes = slots.axes
-    m = axes.matrices(slots.mu) + axes.matrices(grad)
-    p = _orthonormal(matmul(m, slots.nu))
+def _dion(o, slots, count, *, scale, consistent_rms):
+    return scaled(o, slots.axes, scale, consistent_rms), slots
+
+
+def _low_rank(row, beta, eps):
+    """Return what a step of one matrix needs, from its momentum [m, n] and basis [n, r].
+
+    The momentum and the basis are put together where they live, so that they keep their shardings.
+
+    Returns:
+      The direction, what leaves the momentum, the next basis, and whether there is one.
+    """
+    m, basis = row
+    p = _orthonormal(matmul(m, basis))
     r = matmul(m.conj().mT, p)
-    m = m - (1 - beta) * matmul(p, r.conj().mT)
+    used = (1 - beta.astype(m.real.dtype)) * matmul(p, r.conj().mT)
     norms = safe_sqrt(jnp.sum(abs_sq(r), -2, keepdims=True))
-    q = safe_divide(r, norms + eps)
-    direction = axes.array(matmul(p, q.conj().mT), grad)
-    live = jnp.any(p != 0, (-2, -1), keepdims=True)
-    new = slots._replace(mu=axes.array(m, grad), nu=jnp.where(live, q, slots.nu))
-    return scaled(direction, axes, scale, consistent_rms), new
+    q = safe_divide(r, norms + eps.astype(norms.dtype))
+    return matmul(p, q.conj().mT), used, q, jnp.any(p != 0)
 
 
 def _orthonormal(x: Array) -> Array:
@@ -71,6 +91,7 @@ def _slots(
     key: Key,
     rank_fraction: float,
     mu_dtype: FloatDType,
+    over: Dealing | None,
 ) -> Orthogonal:
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
@@ -79,7 +100,53 @@ def _slots(
     shape = (*batch, n, max(1, math.ceil(rank_fraction * min(m, n))))
     key = jax.random.fold_in(fresh_key(key), index)
     basis = jax.random.normal(key, shape, compute_dtype(param))
-    return slots._replace(nu=placed_along(basis, param, (*stack, j)))
+    if over is None:
+        return slots._replace(nu=placed_along(basis, param, (*stack, j)))
+    axis = next((i for i, k in enumerate(shape[:-1]) if k % over.devices == 0), None)
+    spec = [over.axes if i == axis else None for i in range(len(shape))]
+    return slots._replace(nu=laid_out(basis, over, PartitionSpec(*spec)))
+
+
+@functools.lru_cache(maxsize=256)
+def _update(before: UpdateFn, after: UpdateFn, over: Dealing | None) -> UpdateFn:
+    def update(grads, state, params=None, **extra):
+        grads = jax.tree.map(jnp.asarray, grads)
+        m, mid = before(upcast(grads), state, params)
+        dealt = dealing_here(over)
+        o, slots = _stepped(m, state, dealt)
+        mid = mid._replace(count=state.count, slots=cast_like(slots, state.slots))
+        if dealt is not None:
+            o, mid = stacks_sharded_as_before(o, mid, grads if params is None else params, state)
+        updates, new = after(o, mid, params)
+        return cast_like(updates, grads), new
+
+    return compiled(update, "dion")
+
+
+def _stepped(tree: Updates, state: State, over: Dealing | None) -> tuple[Updates, Orthogonal]:
+    """Return the directions in place of the momenta of matrices, and the slots after the step."""
+    leaves, treedef = jax.tree.flatten(tree)
+    mu, nu, axes = map(treedef.flatten_up_to, state.slots)
+    hyper = leaf_numbers("dion", state, tree, state.count)
+    matrices = [i for i, a in enumerate(axes) if a]
+    rows = []
+    for i in matrices:
+        m, q = axes[i].matrices(leaves[i]), upcast(nu[i])
+        rows.append(tuple(x.reshape(-1, *x.shape[-2:]) for x in (m, q)))
+    shared = [(hyper["beta"][i], hyper["eps"][i]) for i in matrices]
+    keys = [tuple(map(id, more)) for more in shared]
+    if over is None:
+        out = map_buckets(_low_rank, rows, keys, shared, stacks=True)
+    else:
+        out = map_dealt(_low_rank, rows, keys, shared, over)
+    for i, (direction, used, q, live) in zip(matrices, out, strict=True):
+        m, shape = leaves[i], axes[i].shape(leaves[i])
+        leaves[i] = axes[i].array(direction.reshape(shape), m)
+        mu[i] = m - axes[i].array(used.reshape(shape), m)
+        live = live.reshape(*shape[:-2], 1, 1)
+        nu[i] = jnp.where(live, q.reshape(nu[i].shape), upcast(nu[i]))
+    unflatten = treedef.unflatten
+    return unflatten(leaves), state.slots._replace(mu=unflatten(mu), nu=unflatten(nu))
 
 
 @checked(**RANGES)
@@ -101,6 +168,7 @@ def dion(
     muon_weight_dimension_numbers: MatrixSpec = None,
     consistent_rms: Hyperparam | None = None,
     scale: Scale | None = "spectral",
+    mesh: Devices = None,
 ) -> Optimizer:
     """Step along a low-rank orthonormal approximation of the momentum; Adam for the rest.
 
@@ -126,6 +194,7 @@ def dion(
       muon_weight_dimension_numbers: see `muon`; without `splits`.
       consistent_rms: see `muon`.
       scale: see `muon`.
+      mesh: see `muon`; momenta and bases travel too.
 
     Returns:
       As `muon`. State of an m x n matrix: 4 m n + 4 r n bytes.
@@ -148,7 +217,13 @@ def dion(
     """
     arguments = locals()
     check_share("dion(rank_fraction=...)", rank_fraction)
-    rule, numbers = or_adam(_dion), numbers_of(arguments)
-    optimizer = leafwise(rule, None, numbers, name="dion", nesterov=False, scale=scale)
-    slots = functools.partial(_slots, key=key, rank_fraction=rank_fraction, mu_dtype=mu_dtype)
+    over, numbers = dealing("dion(mesh=...)", mesh), numbers_of(arguments)
+    rules = accumulated, or_adam(_dion)
+    before, after = (
+        leafwise(rule, None, numbers, name="dion", nesterov=False, scale=scale) for rule in rules
+    )
+    slots = functools.partial(
+        _slots, key=key, rank_fraction=rank_fraction, mu_dtype=mu_dtype, over=over
+    )
+    optimizer = Optimizer(before.init, _update(before.update, after.update, over))
     return on_matrices(optimizer, arguments, "dion", slots)

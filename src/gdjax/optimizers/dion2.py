@@ -16,6 +16,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Devices
 from gdjax.core.trees import magnitude
 from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import MatrixSpec
@@ -23,19 +24,13 @@ from gdjax.linalg.polar import Coefficients, Kernel, Preconditioning
 from gdjax.optimizers.shared.orthogonal import (
     RANGES,
     Scale,
+    accumulated,
     check_share,
     only_momentum,
     or_adam,
     orthogonalized,
     scaled,
 )
-
-
-def _accumulated(grad, slots, param, count, **rest):
-    if slots.axes is None:
-        return grad, slots
-    mu = slots.mu + grad
-    return mu, slots._replace(mu=mu)
 
 
 def _dion2(o, slots, count, *, beta, consistent_rms, scale, fraction):
@@ -88,6 +83,7 @@ def dion2(
     consistent_rms: Hyperparam | None = None,
     scale: Scale | None = "spectral",
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Run Muon on the largest rows of each matrix's momentum; the others only accumulate.
 
@@ -117,6 +113,7 @@ def dion2(
       consistent_rms: see `muon`.
       scale: see `muon`; of the whole matrix.
       ns_dtype: see `muon`.
+      mesh: see `muon`.
 
     Returns:
       As `muon`.
@@ -143,7 +140,7 @@ def dion2(
         arguments,
         name="dion2",
         slots=functools.partial(only_momentum, mu_dtype=mu_dtype, adam=True),
-        first=_accumulated,
+        first=accumulated,
         around=functools.partial(_of_largest_rows, fraction),
         nesterov=False,
         scale=scale,

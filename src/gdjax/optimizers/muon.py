@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Devices
 from gdjax.core.trees import product
 from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import DimensionNumbers, MatrixSpec
@@ -63,6 +64,7 @@ def scale_by_muon(
     preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: MatrixSpec = None,
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Replace the gradient of each matrix by the polar factor of its momentum, and no other.
 
@@ -110,6 +112,7 @@ def muon(
     consistent_rms: Hyperparam | None = None,
     scale: Scale | None = "width",
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
 
@@ -154,6 +157,10 @@ def muon(
       scale: used without `consistent_rms`. "width": sqrt(max(1, fan_out / fan_in)), as Jordan,
         optax and torch; "spectral": sqrt(fan_out / fan_in), as Bernstein and Dion; None: 1.
       ns_dtype: dtype of the kernel's products, see `gdjax.polar`: jnp.bfloat16 on accelerators.
+      mesh: devices to deal the matrices over: a `jax.sharding.Mesh`, or (mesh, names of axes). Each
+        device then computes the polar factors of equally many whole matrices, at the cost of two
+        all-to-alls; the state does not change. None: over the axes of an explicit mesh that shard
+        the arrays; on other meshes as XLA shards the products. See docs/matrices-over-a-mesh.md.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless both decays are None. State: 4

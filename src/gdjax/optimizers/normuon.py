@@ -17,6 +17,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Devices
 from gdjax.core.numerics import (
     abs_sq,
     bias_correction,
@@ -118,6 +119,7 @@ def normuon(
     consistent_rms: Hyperparam | None = 0.2,
     scale: Scale | None = "width",
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Run Muon with updates of equal norm for all output neurons.
 
@@ -148,6 +150,7 @@ def normuon(
         that O had and applies `scale`, as Dion's authors do.
       scale: see `muon`.
       ns_dtype: see `muon`.
+      mesh: see `muon`.
 
     Returns:
       As `muon`. State: 4 more bytes for each output of a matrix.
@@ -198,6 +201,7 @@ def adamuon(
     muon_weight_dimension_numbers: MatrixSpec = None,
     consistent_rms: Hyperparam = 0.2,
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Run Muon with the polar factor divided by its elementwise second moment, as in Adam.
 
@@ -226,6 +230,7 @@ def adamuon(
       muon_weight_dimension_numbers: see `muon`.
       consistent_rms: root mean square of a step > 0; 0.2 is AdamW's.
       ns_dtype: see `muon`.
+      mesh: see `muon`.
 
     Returns:
       As `muon`. State: 8 bytes for each element.

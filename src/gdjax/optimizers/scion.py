@@ -14,6 +14,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Devices
 from gdjax.core.lift import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, root_mean_sq
 from gdjax.core.types import FloatDType, Hyperparam
@@ -61,6 +62,7 @@ def scion(
     preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: MatrixSpec = None,
     ns_dtype: FloatDType = None,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Step towards the minimizer of the linearized loss over a ball of each layer's norm.
 
@@ -85,6 +87,7 @@ def scion(
       preconditioning: see `muon`.
       weight_dimension_numbers: which leaves are matrices, as in `muon`.
       ns_dtype: see `muon`.
+      mesh: see `muon`.
 
     Returns:
       An `Optimizer`; its `update` needs the parameters if constrained. State: 4 bytes per element.

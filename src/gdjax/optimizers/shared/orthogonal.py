@@ -18,11 +18,12 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
+from gdjax.core.dealing import Dealing, dealing, dealing_here, sharded_like
 from gdjax.core.hyper import Schedule, leaf_values, schedule
 from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
 from gdjax.core.types import FloatDType, Hyperparam, Number, Rule, Updates
-from gdjax.linalg.buckets import map_buckets
+from gdjax.linalg.buckets import map_buckets, map_dealt
 from gdjax.linalg.matrices import Axes
 from gdjax.linalg.polar import PRECONDITIONINGS, Kernel, ns_table, polar_kernel
 from gdjax.optimizers.adam import Moments, adam_rule, corrected_mean
@@ -95,6 +96,14 @@ def momentum(grad, slots, param, count, *, beta, nesterov, **rest):
     else:  # as optax; without Nesterov the correction matters to `eps` only
         ahead = corrected_mean(mu, grad, count, beta, nesterov == "corrected")
     return ahead, slots._replace(mu=mu)
+
+
+def accumulated(grad, slots, param, count, **rest):
+    """Return the sum of a matrix's momentum and gradient."""
+    if slots.axes is None:
+        return grad, slots
+    mu = slots.mu + grad
+    return mu, slots._replace(mu=mu)
 
 
 def scaled(o: Array, axes: Axes, scale: Scale | None, consistent_rms: Array | None = None) -> Array:
@@ -202,7 +211,9 @@ def orthogonalized(
     table = ns_table(name, arguments["ns_coeffs"], arguments["ns_steps"])
     numbers = numbers_of(arguments) | {"ns_coeffs": Table(table)}
     before, after = (leafwise(r, None, numbers, name=name, **static) for r in (first, rule))
-    optimizer = Optimizer(before.init, _update(name, before.update, after.update, kernel))
+    over = dealing(f"{name}(mesh=...)", arguments["mesh"])
+    update = _update(name, before.update, after.update, kernel, over)
+    optimizer = Optimizer(before.init, update)
     return on_matrices(optimizer, arguments, name, slots, splits=True)
 
 
@@ -234,18 +245,23 @@ def check_share(what: str, value: object) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _update(name: str, before: UpdateFn, after: UpdateFn, kernel: Kernel) -> UpdateFn:
+def _update(
+    name: str, before: UpdateFn, after: UpdateFn, kernel: Kernel, over: Dealing | None
+) -> UpdateFn:
     def update(grads, state, params=None, **extra):
         grads = jax.tree.map(jnp.asarray, grads)
         x, mid = before(upcast(grads), state, params)
-        o = _polar_factors(x, state, kernel)
+        dealt = dealing_here(over)
+        o = _polar_factors(x, state, kernel, dealt)
+        if dealt is not None:
+            o, mid = stacks_sharded_as_before(o, mid, grads if params is None else params, state)
         updates, new = after(o, mid._replace(count=state.count), params)
         return cast_like(updates, grads), new
 
     return compiled(update, name)
 
 
-def _polar_factors(tree: Updates, state: State, kernel: Kernel) -> Updates:
+def _polar_factors(tree: Updates, state: State, kernel: Kernel, over: Dealing | None) -> Updates:
     """Return the tree with the polar factor in place of each matrix."""
     leaves, treedef = jax.tree.flatten(tree)
     axes = treedef.flatten_up_to(state.slots.axes)
@@ -259,7 +275,10 @@ def _polar_factors(tree: Updates, state: State, kernel: Kernel) -> Updates:
             stacks.append(wide.reshape(-1, *wide.shape[-2:]))
             uses.append(more)
     keys = [tuple(map(id, more)) for more in uses]
-    factors = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
+    if over is None:
+        factors = iter(map_buckets(kernel, stacks, keys, uses, stacks=True))
+    else:
+        factors = iter(map_dealt(kernel, stacks, keys, uses, over))
 
     def factor(piece: Array) -> Array:
         o = next(factors)
@@ -268,6 +287,20 @@ def _polar_factors(tree: Updates, state: State, kernel: Kernel) -> Updates:
     return treedef.unflatten(
         [a.map(factor, x) if a else x for x, a in zip(leaves, axes, strict=True)]
     )
+
+
+def stacks_sharded_as_before(
+    o: Updates, mid: State, like: Updates, state: State
+) -> tuple[Updates, State]:
+    """Return polar factors and momenta of stacks sharded as parameters and momenta were."""
+    leaves, treedef = jax.tree.flatten(o)
+    flat = treedef.flatten_up_to
+    axes, mu = flat(state.slots.axes), list(flat(mid.slots.mu))
+    for i, (x, was) in enumerate(zip(flat(like), flat(state.slots.mu), strict=True)):
+        if axes[i] and axes[i].batch:
+            leaves[i], mu[i] = sharded_like(leaves[i], x), sharded_like(mu[i], was)
+    mid = mid._replace(slots=mid.slots._replace(mu=treedef.unflatten(mu)))
+    return treedef.unflatten(leaves), mid
 
 
 def _is_tall(matrix: Array) -> bool:
