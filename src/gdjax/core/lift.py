@@ -35,6 +35,15 @@ from gdjax.core.checks import (
     strict,
 )
 from gdjax.core.codecs import decoded, in_turn, is_encoded, stored
+from gdjax.core.dealing import (
+    Dealing,
+    DealtTree,
+    buckets_in,
+    check_dealing,
+    on_devices,
+    stacked,
+    unstacked,
+)
 from gdjax.core.explicit import automatic
 from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
@@ -129,6 +138,7 @@ def leafwise(
     name: str | None = None,
     needs_params: bool = False,
     map_rows: Callable[..., list[Any]] = map_blocks,
+    over: Dealing | None = None,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule for one array to an optimizer of trees.
@@ -148,6 +158,7 @@ def leafwise(
       needs_params: whether `update` raises an error if it is called without parameters.
       map_rows: how to go over the leaves: `map_blocks`, or `gdjax.linalg.buckets.map_buckets` for a
         rule that costs much to compile.
+      over: devices over which the slots of a state may be dealt, see `init_dealt`.
       **static: booleans, strings and functions: the static part of the rule.
 
     Returns:
@@ -164,7 +175,7 @@ def leafwise(
       [-0.5  0.5]
     """
     given = as_given(hyperparams or {})
-    return _lift(rule, slots, given, name, map_rows, static, needs_params, descends=False)
+    return _lift(rule, slots, given, name, map_rows, over, static, needs_params, descends=False)
 
 
 @strict()
@@ -178,6 +189,7 @@ def descend(
     *,
     name: str | None = None,
     map_rows: Callable[..., list[Any]] = map_blocks,
+    over: Dealing | None = None,
     **static: Hashable,
 ) -> Optimizer:
     """Lift a rule that gives a direction to an optimizer that walks against it.
@@ -198,6 +210,7 @@ def descend(
         gives one. None decays all.
       name: as for `leafwise`.
       map_rows: as for `leafwise`.
+      over: as for `leafwise`. A rule gets no parameters on dealt leaves.
       **static: as for `leafwise`.
     """
     numbers: dict[str, Hyperparam | None] = dict(hyperparams)
@@ -207,7 +220,7 @@ def descend(
         numbers["weight_decay"] = weight_decay
     numbers = as_given(numbers)
     descends = learning_rate is not None
-    optimizer = _lift(rule, slots, numbers, name, map_rows, static, False, descends)
+    optimizer = _lift(rule, slots, numbers, name, map_rows, over, static, False, descends)
     return mask_decay(optimizer, mask)
 
 
@@ -256,6 +269,7 @@ def _lift(
     given: dict[str, Hyperparam | None],
     name: str | None,
     map_rows: Callable,
+    over: Dealing | None,
     static: dict[str, Hashable],
     needs_params: bool,
     descends: bool,
@@ -278,7 +292,8 @@ def _lift(
         return remember_ranges(state._replace(slots=slots_tree), ranges)
 
     known = tuple(sorted(given)), slots_class(slots)
-    update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
+    fixed = frozen(static)
+    update = _lifted_update(rule, fixed, map_rows, over, name, *known, needs_params, descends)
     return Optimizer(init, update)
 
 
@@ -287,6 +302,7 @@ def _lifted_update(
     rule: Callable,
     static: Static,
     map_rows: Callable,
+    over: Dealing | None,
     name: str,
     numbers: tuple[str, ...],
     kind: type | None,
@@ -295,25 +311,91 @@ def _lifted_update(
 ) -> Callable:
     fixed, keywords = dict(static), keywords_of(rule)
 
-    @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
-    def leaf(row, count, hyper, extra):
+    def dtype_of(grad, param):
+        return compute_dtype(*(x for x in (grad, param) if x is not None))
+
+    def direction(row, count, hyper, extra, dtype):
         grad, slots, param = row
-        dtype = compute_dtype(*(x for x in (grad, param) if x is not None))
         real = real_dtype(dtype)
         wide = None if param is None else param.astype(dtype)
-        hyper = {k: None if v is None else v.astype(real) for k, v in hyper.items()}
-        rate = hyper.pop("learning_rate") if descends else None
-        decay = hyper.pop("weight_decay", None) if descends else None
+        own = {k: None if v is None else v.astype(real) for k, v in hyper.items()}
+        for k in ("learning_rate", "weight_decay") if descends else ():
+            own.pop(k, None)
         read = decoded(slots)
-        out, new = rule(grad.astype(dtype), upcast(read), wide, count, **hyper, **extra, **fixed)
+        out, new = rule(grad.astype(dtype), upcast(read), wide, count, **own, **extra, **fixed)
+        check_avals(name, grad, new, read)
+        return out, stored(new, slots, read)
+
+    def descent(out, grad, param, hyper):
+        dtype = dtype_of(grad, param)
+        rate, decay = (
+            None if not descends or (v := hyper.get(k)) is None else v.astype(real_dtype(dtype))
+            for k in ("learning_rate", "weight_decay")
+        )
         if decay is not None:
-            if wide is None:
+            if param is None:
                 raise ValueError(f"{name} with weight_decay needs {NEEDS_PARAMS}")
-            out = out + decay * wide
+            out = out + decay * param.astype(dtype)
         if rate is not None:
             out = -rate * out
-        check_avals(name, grad, new, read)
-        return out.astype(grad.dtype), stored(new, slots, read)
+        return out.astype(grad.dtype)
+
+    @jax.jit  # nested in the trace of the tree: one trace and one lowering for each distinct leaf
+    def leaf(row, count, hyper, extra):
+        grad, _, param = row
+        out, new = direction(row, count, hyper, extra, dtype_of(grad, param))
+        return descent(out, grad, param, hyper), new
+
+    @jax.jit
+    def last(row, hyper):
+        return descent(*row, hyper)
+
+    @functools.lru_cache
+    def dealt_leaf(dtype):
+        def of_dealt(moved, slots, count, hyper, extra):
+            grad, param, own = moved
+            out, new = direction((grad, slots, param), count, hyper | own, extra, dtype)
+            return out if descends else out.astype(grad.dtype), new
+
+        return of_dealt
+
+    def dealt_rows(buckets, rows, kept, shared):
+        """Return updates of the leaves in stacks, by index, and the new stacks."""
+        found, stacks = {}, []
+        for members, at, stack in zip(buckets.members, buckets.places, kept, strict=True):
+            count, _, extra = shared[members[0]]
+            hypers = [shared[i][1] for i in members]
+            same = {k for k in hypers[0] if len({id(h[k]) for h in hypers}) == 1}
+            stacked_in = functools.partial(stacked, at=at, over=over)
+            grads = [rows[i][0] for i in members]
+            params = [rows[i][2] for i in members]
+            moved = (
+                stacked_in(grads),
+                None if descends or params[0] is None else stacked_in(params),
+                jax.tree.map(
+                    lambda *xs, put=stacked_in: put(xs),
+                    *({k: v for k, v in h.items() if k not in same} for h in hypers),
+                ),
+            )
+            function = dealt_leaf(dtype_of(grads[0], params[0]))
+            common = count, {k: hypers[0][k] for k in same}, extra
+            out, new = on_devices(function, moved, stack, common, at, over)
+            stacks.append(new)
+            back = unstacked(out, members, at, over)
+            found |= dict(zip(members, back, strict=True))
+        if descends:
+            order = list(found)
+            given = [(found[i], rows[i][0], rows[i][2]) for i in order]
+            rates = [
+                ({k: v for k, v in shared[i][1].items() if k in ("learning_rate", "weight_decay")},)
+                for i in order
+            ]
+            keys = [
+                (g.shape, g.dtype, *map(id, rate[0].values()))
+                for (g, *_), rate in zip(given, rates, strict=True)
+            ]
+            found = dict(zip(order, map_blocks(last, given, keys, rates), strict=True))
+        return found, stacks
 
     def update(grads, state, params=None, **extra):
         leaves, parts, treedef = checked_leaves(
@@ -326,7 +408,9 @@ def _lifted_update(
         hyper = leaf_numbers(name, state, grads, state.count)
         count = safe_increment(state.count)
         try:
-            columns = [treedef.flatten_up_to(tree) for tree in state.slots]
+            buckets = buckets_in(state.slots, treedef)
+            trees = state.slots if buckets is None else [tree.rest for tree in state.slots]
+            columns = [treedef.flatten_up_to(tree) for tree in trees]
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{name}: the gradients do not have the tree structure that the state was made "
@@ -337,16 +421,37 @@ def _lifted_update(
         values = list(hyper.values())
         keys = [(g.shape, g.dtype, *(id(v[i]) for v in values)) for i, g in enumerate(leaves)]
         shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
+        plain = range(len(leaves)) if buckets is None else buckets.rest
+        stacks = None
+        out: list[Any] = [None] * len(leaves)
         try:
-            out = map_rows(leaf, rows, keys, shared)
+            of_plain = ([x[i] for i in plain] for x in (rows, keys, shared))
+            for i, result in zip(plain, map_rows(leaf, *of_plain), strict=True):
+                out[i] = result
+            if buckets is not None:
+                check_dealing(name, state.slots, over)
+                stacks = state.slots
+                by_bucket = [
+                    type(stacks)(*parts)
+                    for parts in zip(*(tree.stacks for tree in stacks), strict=True)
+                ]
+                found, stacks = dealt_rows(buckets, rows, by_bucket, shared)
+                for i, update in found.items():
+                    out[i] = update, kept[i]
         except (TypeError, ValueError) as error:
             own = str(error).startswith(name)
-            raise (None if own else misfit(name, grads, leaves, kept)) or error from None
+            whole = kept if buckets is None else [()] * len(leaves)
+            raise (None if own else misfit(name, grads, leaves, whole)) or error from None
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
-            columns = zip(*(new for _, new in out), strict=True)
-            slots = type(slots)(*map(treedef.unflatten, columns))
+            columns = [treedef.unflatten(c) for c in zip(*(new for _, new in out), strict=True)]
+            if stacks is not None:
+                columns = [
+                    DealtTree(of_field, rest, buckets.places)
+                    for of_field, rest in zip(zip(*stacks, strict=True), columns, strict=True)
+                ]
+            slots = type(slots)(*columns)
         return updates, state._replace(count=count, slots=slots)
 
     return compiled(update, name)
@@ -779,3 +884,10 @@ def _as_jax(x: T) -> T | Array:
 
 def _is_static(x: object) -> bool:
     return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))
+
+
+def off_numbers(name: str, state: State, params: Params) -> list[tuple[bool, ...]]:
+    """Return for each parameter which numbers are off, for `init_dealt`."""
+    columns = leaf_numbers(name, state, params).values()
+    leaves = range(len(jax.tree.leaves(params)))
+    return [tuple(column[i] is None for column in columns) for i in leaves]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.dealing import DealtTree
 from gdjax.core.lift import like_blocks, map_blocks
 from gdjax.core.numerics import (
     Decay,
@@ -60,7 +61,13 @@ def total_count(counts: PyTree) -> Array:
       >>> print(total_count({"a": jnp.array(1), "b": jnp.array(2)}))
       3
     """
-    return sum(jax.tree.leaves(counts), start=jnp.zeros((), jnp.int32))
+    is_dealt = lambda x: isinstance(x, DealtTree)  # noqa: E731
+    found = []
+    for node in jax.tree.leaves(counts, is_leaf=is_dealt):
+        stacks = jax.tree.leaves(node.stacks) if is_dealt(node) else []
+        found += [jnp.sum(x, -1, dtype=jnp.int32) for x in stacks]
+        found += jax.tree.leaves(node.rest if is_dealt(node) else node)
+    return sum(found, start=jnp.zeros((), jnp.int32))
 
 
 @remembered

@@ -15,6 +15,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
+from gdjax.core.dealing import Devices
 from gdjax.core.every import is_due
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_increment, safe_sqrt
 from gdjax.core.types import Hyperparam, Mask, Number
@@ -91,6 +92,7 @@ def kl_shampoo(
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Multiply a mean of the gradient by inverse square roots of factors weighted by each other.
 
@@ -122,6 +124,7 @@ def kl_shampoo(
       one_sided: see `soap`.
       precondition_1d: whether vectors have a factor too.
       stagger: see `soap`.
+      mesh: see `soap`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -166,6 +169,7 @@ def kl_soap(
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Run `soap` in the eigenbases of factors that are weighted by each other, as in `kl_shampoo`.
 
@@ -186,6 +190,7 @@ def kl_soap(
       one_sided: see `soap`.
       precondition_1d: see `soap`.
       stagger: see `soap`.
+      mesh: see `soap`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an

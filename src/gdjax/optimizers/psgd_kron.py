@@ -29,9 +29,10 @@ from gdjax.core.checks import (
     check_integer,
     checked,
 )
+from gdjax.core.dealing import Devices, dealing, dealt_init
 from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, off_numbers
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
 from gdjax.core.placement import placed_along, zeros_like
 from gdjax.core.trees import total_count
@@ -58,6 +59,11 @@ class Whitened(NamedTuple):
     def metrics(self) -> dict[str, Array]:
         """Return how many updates failed so far, of all parameters, for `gdjax.metrics`."""
         return {"failed_updates": total_count(self.failures)}
+
+    def cost(self) -> int:
+        """Return what a step of one parameter costs, for dealing; 0 if all factors are diagonal."""
+        sides = [len(q) for q in self.factors if q.ndim == 2]
+        return sum(n * (n * n + self.mu.size) for n in sides)
 
 
 def _psgd_kron(
@@ -142,6 +148,7 @@ def scale_by_psgd_kron(
     factor_update: FactorUpdate = "triangular",
     bound_decay: Hyperparam = 0.9,
     key: Key = 0,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Replace the gradient by PSGD's direction; the arguments are those of `psgd_kron`.
 
@@ -177,6 +184,7 @@ def psgd_kron(
     factor_update: FactorUpdate = "triangular",
     bound_decay: Hyperparam = 0.9,
     key: Key = 0,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Whiten a running mean of the gradient by Kronecker factors that are learned online.
 
@@ -211,6 +219,7 @@ def psgd_kron(
         side, Q_k = Q_k - preconditioner_lr * (C - tau) Q_k / l, rotated a little towards symmetry.
       bound_decay: decay of l in "procrustes", an upper bound of |C + tau|, in [0, 1).
       key: for the probes, an int or a `jax.random.key`. It is kept in the state.
+      mesh: devices to deal the parameters with full factors over, whole ones, see `soap`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -257,11 +266,13 @@ def _optimizer(
     factor_update: FactorUpdate,
     bound_decay: Hyperparam,
     key: Key,
+    mesh: Devices,
 ) -> Optimizer:
     """Return `psgd_kron`, or without a learning rate its direction; `name` is for errors."""
     check_choice(f"{name}(memory_save_mode=...)", memory_save_mode, SAVING)
     check_choice(f"{name}(factor_update=...)", factor_update, ("triangular", "procrustes"))
     procrustes = factor_update == "procrustes"
+    over = dealing(f"{name}(mesh=...)", mesh)
     if preconditioner_update_probability is None:
         preconditioner_update_probability = precond_update_prob_schedule()
     numbers = dict(
@@ -281,6 +292,7 @@ def _optimizer(
         mask,
         name=name,
         map_rows=map_scanned,
+        over=over,
         momentum_into_precond_update=momentum_into_precond_update,
     )
     slots = functools.partial(
@@ -297,4 +309,5 @@ def _optimizer(
         leaves = enumerate(jax.tree.leaves(params))
         return [slots(x, jax.random.fold_in(first, i)) for i, x in leaves]
 
-    return with_slots(optimizer, Whitened, rows)
+    optimizer = with_slots(optimizer, Whitened, rows)
+    return dealt_init(optimizer, over, functools.partial(off_numbers, name))

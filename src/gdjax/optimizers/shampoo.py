@@ -28,8 +28,9 @@ from gdjax.core.checks import (
     check_integer,
     checked,
 )
+from gdjax.core.dealing import Devices, dealing, dealt_init
 from gdjax.core.every import as_interval, init_phases, is_due
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, off_numbers
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
 from gdjax.core.placement import placed_along, zeros_along, zeros_like
 from gdjax.core.trees import total_count
@@ -54,6 +55,12 @@ class Blocked(NamedTuple):
     def metrics(self) -> dict[str, Array]:
         """Return how many roots failed so far, of all parameters, for `gdjax.metrics`."""
         return {"failed_roots": total_count(self.failures)}
+
+    def cost(self) -> int:
+        """Return what a step of one parameter costs, for dealing; 0 for a number."""
+        if self.mu.size < 2:
+            return 0
+        return sum(f.shape[-1] * (f.size + self.mu.size) for f in self.factors)
 
 
 def _shampoo(
@@ -166,6 +173,7 @@ def scale_by_shampoo(
     merge_dims: bool = True,
     root: Root = "eigh",
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Replace the gradient by Shampoo's direction; the arguments are those of `shampoo`.
 
@@ -200,6 +208,7 @@ def shampoo(
     merge_dims: bool = True,
     root: Root = "eigh",
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Multiply a running mean of the gradient by inverse roots of its second moments, axis by axis.
 
@@ -244,6 +253,7 @@ def shampoo(
         number and the same for all.
       stagger: whether the renewals of the blocks are spread over the interval, so that all steps
         take about the same time, except the first with roots.
+      mesh: devices to deal the parameters over, whole ones, see `soap`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -294,6 +304,7 @@ def _optimizer(
     merge_dims: bool,
     root: Root,
     stagger: bool,
+    mesh: Devices,
 ) -> Optimizer:
     """Return `shampoo`, or without a learning rate its direction; `name` is for errors."""
     block_size = check_integer(f"{name}(block_size=...)", block_size)
@@ -314,6 +325,7 @@ def _optimizer(
         graft_eps=None if graft in (None, "sgd") else graft_eps,
     )
     shape = dict(merge=merge_dims, block_size=block_size)
+    over = dealing(f"{name}(mesh=...)", mesh, stagger)
     optimizer = descend(
         _shampoo,
         functools.partial(_slots, graft=graft, stagger=stagger, **shape),
@@ -323,10 +335,11 @@ def _optimizer(
         mask,
         name=name,
         map_rows=map_in_turn if stagger else map_buckets,
+        over=over,
         graft=graft,
         order=order,
         **shape,
     )
-    if not stagger:
-        return optimizer
-    return Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)
+    if stagger:
+        optimizer = Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)
+    return dealt_init(optimizer, over, functools.partial(off_numbers, name))

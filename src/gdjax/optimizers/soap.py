@@ -20,8 +20,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, UNIT, WHOLE, check_integer, checked
+from gdjax.core.dealing import Devices, dealing, dealt_init
 from gdjax.core.every import init_phases, is_due, when_due
-from gdjax.core.lift import descend
+from gdjax.core.lift import descend, off_numbers
 from gdjax.core.numerics import (
     abs_sq,
     bias_correction,
@@ -57,6 +58,11 @@ class Rotated(NamedTuple):
     def metrics(self) -> dict[str, Array]:
         """Return how many bases failed so far, of all parameters, for `gdjax.metrics`."""
         return {"failed_bases": total_count(self.failures)}
+
+    def cost(self) -> int:
+        """Return what a step of one parameter costs, for dealing; 0 if it is updated by Adam."""
+        sides = [len(f) for f in self.factors if f is not None]
+        return sum(n * (n * n + self.mu.size) for n in sides)
 
 
 def _soap(
@@ -148,6 +154,7 @@ def scale_by_soap(
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Replace the gradient by SOAP's direction; the arguments are those of `soap`.
 
@@ -180,6 +187,7 @@ def soap(
     one_sided: bool = False,
     precondition_1d: bool = False,
     stagger: bool = False,
+    mesh: Devices = None,
 ) -> Optimizer:
     """Run Adam in the eigenbasis of Shampoo's factors, which is tracked by QR decompositions.
 
@@ -218,6 +226,10 @@ def soap(
       stagger: whether the renewals of the parameters are spread over the interval, so that all
         steps take about the same time, except the first. Accelerators then process parameters one
         by one.
+      mesh: devices to deal the rotated parameters over: a `jax.sharding.Mesh`, or (mesh, names of
+        axes). Each device then has moments, factors and bases of equally many whole parameters,
+        and only gradients and directions travel. Slots are stacks of like parameters then, see
+        `undealt`. None: slots shaped like the parameters. See docs/matrices-over-a-mesh.md.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
@@ -262,6 +274,7 @@ def soap_optimizer(
     one_sided: bool,
     precondition_1d: bool,
     stagger: bool,
+    mesh: Devices,
     init_factor: Number | None = None,
     rule: Rule = _soap,
     learn: Callable[..., tuple[PerAxis, PerAxis | None]] = _outer_products,
@@ -273,6 +286,7 @@ def soap_optimizer(
     """
     limit = check_integer(f"{name}(max_precond_dim=...)", max_precond_dim)
     merge = limit if merge_dims else None
+    over = dealing(f"{name}(mesh=...)", mesh, stagger)
     slots = functools.partial(
         _slots,
         merge=merge,
@@ -298,9 +312,10 @@ def soap_optimizer(
         mask,
         name=name,
         map_rows=map_in_turn if stagger else map_buckets,
+        over=over,
         merge=merge,
         learn=learn,
     )
-    if not stagger:
-        return optimizer
-    return Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)
+    if stagger:
+        optimizer = Optimizer(functools.partial(init_phases, optimizer.init), optimizer.update)
+    return dealt_init(optimizer, over, functools.partial(off_numbers, name))

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from gdjax.core.base import State, is_state
 from gdjax.core.checks import strict
 from gdjax.core.codecs import Encoded, is_encoded, stored
+from gdjax.core.dealing import DealtTree, Place
 from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
 from gdjax.core.types import OptState, Pair, PyTree, TreeDef
@@ -262,8 +263,8 @@ def map_params(
         `with_slot_dtypes`), it is called for each of them with what the other trees have for it.
       state: the state.
       *rest: trees with the structure of the parameters, or prefixes of it.
-      transform_non_params: applied to every other leaf (counts, numbers); None leaves them
-        unchanged.
+      transform_non_params: applied to every other leaf (counts, numbers, stacks of the slots of
+        several parameters); None leaves them unchanged.
       is_leaf: as in `jax.tree.map`, for the parts shaped like the parameters.
 
     Example:
@@ -281,16 +282,21 @@ def map_params(
     def other(node):
         return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
 
-    def mapped(leaf, *others):  # None: the state has no such part for this parameter
+    def not_there(leaf):  # the state has no such part for this parameter by itself
+        return leaf is None or isinstance(leaf, Place)
+
+    def mapped(leaf, *others):
         if is_encoded(leaf):
             parts = (None if x is None else f(x, *others) for x in (leaf.codes, leaf.scales))
             return Encoded(*parts, key=other(leaf.key), codec=leaf.codec)
-        return None if leaf is None else f(leaf, *others)
+        return leaf if not_there(leaf) else f(leaf, *others)
 
     def stops(node):
-        return node is None or is_encoded(node) or (is_leaf is not None and is_leaf(node))
+        return not_there(node) or is_encoded(node) or (is_leaf is not None and is_leaf(node))
 
     def visit(part, node):
+        if _is_placeholder(part) and isinstance(node, DealtTree):
+            return dataclasses.replace(node, stacks=other(node.stacks), rest=visit(part, node.rest))
         if _is_placeholder(part):
             return _map_below(mapped, stops, node, rest)
         if any(map(_is_placeholder, jax.tree.leaves(part, is_leaf=_is_placeholder))):
