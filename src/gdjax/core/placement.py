@@ -68,7 +68,7 @@ def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf]) -> 
         while size % math.prod(sharding.mesh.shape[name] for name in names):
             names = names[:-1]
         spec.append(names[0] if len(names) == 1 else names or None)
-        used.update(new)
+        used.update(new if names else ())
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)
 
