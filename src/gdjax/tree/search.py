@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import State, is_state
 from gdjax.core.checks import strict
+from gdjax.core.codecs import Encoded, is_encoded, stored
 from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
 from gdjax.core.types import OptState, Pair, PyTree, TreeDef
@@ -192,7 +193,8 @@ def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTr
       tree: any tree, usually a state.
       filtering: see `get_all_with_path`.
       **kwargs: name -> new value. If it replaces an array, a number or array of the same shape is
-        cast to its dtype (optax: unchanged), so that the next step does not compile again.
+        cast to its dtype (optax: unchanged), so that the next step does not compile again. A slot
+        with codes (see `with_slot_dtypes`) is given as arrays, which are encoded.
 
     Raises:
       KeyError: if nothing has that name.
@@ -230,6 +232,8 @@ def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTr
 
 
 def _fitting(new: PyTree, old: PyTree) -> PyTree:
+    if any(map(is_encoded, jax.tree.leaves(old, is_leaf=is_encoded))):
+        return stored(new, old)
     if not (isinstance(old, jax.Array) and jax.tree_util.all_leaves([new])):
         return new
     if callable(new) or isinstance(new, str) or jnp.shape(new) != old.shape:
@@ -254,8 +258,8 @@ def map_params(
     Args:
       initable: the optimizer that made the state, or its `init`.
       f: `f(leaf, *rest_leaves)`, for each leaf of each such part. If the state has several arrays
-        for a parameter, such as its factors, it is called for each of them with what the other
-        trees have for the parameter.
+        for a parameter, such as its factors, or the codes and the scales of a slot (see
+        `with_slot_dtypes`), it is called for each of them with what the other trees have for it.
       state: the state.
       *rest: trees with the structure of the parameters, or prefixes of it.
       transform_non_params: applied to every other leaf (counts, numbers); None leaves them
@@ -274,18 +278,24 @@ def map_params(
     init = getattr(initable, "init", None) or (initable if callable(initable) else initable[0])
     template = init(Placeholder())
 
+    def other(node):
+        return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
+
     def mapped(leaf, *others):  # None: the state has no such part for this parameter
+        if is_encoded(leaf):
+            parts = (None if x is None else f(x, *others) for x in (leaf.codes, leaf.scales))
+            return Encoded(*parts, key=other(leaf.key), codec=leaf.codec)
         return None if leaf is None else f(leaf, *others)
 
     def stops(node):
-        return node is None or (is_leaf is not None and is_leaf(node))
+        return node is None or is_encoded(node) or (is_leaf is not None and is_leaf(node))
 
     def visit(part, node):
         if _is_placeholder(part):
             return _map_below(mapped, stops, node, rest)
         if any(map(_is_placeholder, jax.tree.leaves(part, is_leaf=_is_placeholder))):
             return jax.tree.map(visit, part, node, is_leaf=lambda x: x is not part)
-        return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
+        return other(node)
 
     try:
         return visit(template, state)
