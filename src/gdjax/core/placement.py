@@ -117,9 +117,16 @@ def placed_along(x: Array, param: Any, axes: Sequence[AxisOf]) -> Array:
     return x if sharding is None else _placed(x, sharding, param)
 
 
-def zeros_like(param: Any, dtype: DType = None) -> Array:
-    """Return zeros that lie where `param` lies; `jnp.zeros_like` drops the type in a trace."""
-    return zeros_along(param, param.shape, range(len(param.shape)), dtype or param.dtype)
+def zeros_like(x: Array, dtype: DType = None) -> Array:
+    """Return zeros of the type of `x`, which lie where it lies.
+
+    In a trace `jnp.zeros_like` may drop how `x` is sharded, or varies over a manual axis.
+    """
+    dtype = x.dtype if dtype is None else dtype
+    if isinstance(x, jax.core.Tracer) and sharding_of(x) is None:
+        nothing = jnp.zeros((), dtype)
+        return jnp.where(x == x, nothing, nothing)
+    return zeros_along(x, x.shape, range(len(x.shape)), dtype)
 
 
 def replicated_like(tree: T, params: PyTree) -> T:
