@@ -39,6 +39,7 @@ from gdjax.training.inputs import (
     rebuilt,
 )
 from gdjax.training.jax_details import is_unchanged
+from gdjax.training.meshes import rows_of
 from gdjax.training.streams import Batch, is_stream, stacked
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
@@ -340,7 +341,7 @@ def chunk_program(program: Program) -> Any:
                 batch = data
                 if drawn is not None:
                     rows = jax.lax.dynamic_index_in_dim(drawn, i, keepdims=False)
-                    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0, mode="clip"), data)
+                    batch = rows_of(data, rows, program.places)
                 return move(trained, batch, jax.random.fold_in(key, start + i))
 
             return steps(one, carry, start, length)
@@ -416,15 +417,25 @@ def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
             given = (params, rebuilt(model_state)) if measure.takes_model_state else (params,)
             return by_name(measure.function(*given, batch, **more))
 
+        def rows(data, numbers):
+            return rows_of(data, numbers, measure.places)
+
         examples = len(jax.tree.leaves(data)[0])
         size = min(measure.batch_size or examples, examples)
         if size == examples:
             return on(data)
         whole = examples // size * size
-        parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
-        sums = jax.tree.map(lambda x: size * jnp.sum(x), jax.lax.map(on, parts))
+        if measure.places:
+            starts = jnp.arange(0, whole, size)
+            values = jax.lax.map(lambda at: on(rows(data, at + jnp.arange(size))), starts)
+        else:
+            parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
+            values = jax.lax.map(on, parts)
+        sums = jax.tree.map(lambda x: size * jnp.sum(x), values)
         if whole < examples:
-            rest = on(jax.tree.map(lambda x: x[whole:], data))
+            last = jnp.arange(whole, examples)
+            rest = rows(data, last) if measure.places else jax.tree.map(lambda x: x[whole:], data)
+            rest = on(rest)
             sums = jax.tree.map(lambda x, y: x + (examples - whole) * y, sums, rest)
         return jax.tree.map(lambda x: x / examples, sums)
 
