@@ -55,6 +55,7 @@ from gdjax.training.files import (
 from gdjax.training.hosts import SpreadFolders, is_spread, sums_of
 from gdjax.training.inputs import Plan, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
+from gdjax.training.meshes import in_types
 from gdjax.training.streams import first_batch, is_stream
 from gdjax.training.trials import Config, columns, words
 
@@ -580,7 +581,7 @@ def identity_of(
         "needs_key": plan.program.needs_key,
         "vectorize": plan.program.lanes,
         "key": [impl, to_host(key).tolist()],
-        "data": digest_of(plan.data) if plan.examples else f"an iterable of {batch}",
+        "data": digest_of(plan.data) if plan.examples else f"an iterable of {_sizes(batch)}",
         "held_out": None,
         "metric_fn": None,
         "loss_fn": _digest_of_program(traced),
@@ -588,12 +589,17 @@ def identity_of(
         "versions": {k: importlib.metadata.version(k) for k in ("gdjax", "jax", "jaxlib")},
     }
     if plan.held_out is not None:
-        single, shapes = plan._replace(program=plan.program._replace(lanes="")), plan.held_out
+        assert plan.measure is not None, "a plan with held-out data has a metric"
+        measure = plan.measure._replace(places=in_types(plan.measure.places))
+        single = plan._replace(program=plan.program._replace(lanes=""), measure=measure)
+        shapes = plan.held_out
         if is_stream(plan.held_out):
             shapes = first_batch(plan.held_out)
         shapes = _shapes(shapes)
         identity["held_out"] = (
-            f"an iterable of {shapes}" if is_stream(plan.held_out) else digest_of(plan.held_out)
+            f"an iterable of {_sizes(shapes)}"
+            if is_stream(plan.held_out)
+            else digest_of(plan.held_out)
         )
         with weak_functions():
             metric = metric_program(single).trace(lane.params, lane.state, lane.model_state, shapes)
@@ -659,7 +665,8 @@ def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 def digest_of_steps(plan: Plan, lane: Carry) -> str:
     """Return a digest of the program of a step, for one lane on one device."""
-    program = plan.program._replace(lanes="", own_keys=False, shards=1)
+    places = in_types(plan.program.places)
+    program = plan.program._replace(lanes="", own_keys=False, shards=1, places=places)
     step, inputs = _step(plan._replace(program=program, data=_shapes(plan.data)))
     with weak_functions():
         return _digest_of_program(step.trace(_shapes(lane), *inputs))
@@ -670,6 +677,11 @@ def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
     if plan.examples:
         return chunk_program(plan.program), (plan.data, plan.key, np.int32(0), 1)
     return stream_program(plan.program, True), (plan.data, plan.key, np.int32(0), np.int32(1))
+
+
+def _sizes(tree: PyTree) -> PyTree:
+    """Return shapes and dtypes only."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -148,7 +148,7 @@ def evaluate(plan: Plan, carry: Carry, program: Any) -> dict[str, Array]:
     with plan.held_out.reading(0, None) as reading:
         while taken := reading.take(1):
             with weak_functions():
-                values = by_name(program(*trained, taken[0].tree))
+                values = by_name(program(*trained, plan.held_out.on_devices(taken[0].tree)))
             size = len(taken[0].leaves[0])
             total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
             examples += size
@@ -209,7 +209,7 @@ def _from_stream(
                 if not taken:
                     break
                 if done + count == run.done:
-                    _check_first(plan, carry, taken[0].tree)
+                    _check_first(plan, carry, stream.on_devices(taken[0].tree))
                 carry, log = _take_steps(plan, carry, taken, done + count)
                 running.append(log[0])
                 logs.append((log, len(taken)))
@@ -250,7 +250,7 @@ def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tupl
     """Run one call of a program on batches of equal shapes; the logs have steps along an axis."""
     one = taken[0].together == 1
     program = stream_program(plan.program, one)
-    batches = taken[0].tree if one else stacked(taken)
+    batches = plan.data.on_devices(taken[0].tree if one else stacked(taken), stacked=not one)
     with weak_functions():
         return program(carry, batches, plan.key, np.int32(done), np.int32(len(taken)))
 

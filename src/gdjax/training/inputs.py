@@ -396,7 +396,7 @@ def _checked_held_out(caller: str, held_out: PyTree, size: int | None) -> tuple[
         )
     stream = Stream(caller, held_out, None, 1, "held_out")
     with stream.reading(0, 1) as reading:
-        return stream, reading.take(1)[0].tree
+        return stream, stream.on_devices(reading.take(1)[0].tree)
 
 
 def _checked_measure(

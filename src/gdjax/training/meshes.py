@@ -16,14 +16,16 @@ from gdjax.core.checks import leaf_name
 from gdjax.core.placement import replicated_like, sharding_of
 from gdjax.core.types import PyTree
 
+WHOLE = PartitionSpec()  # on each device
 Places = tuple[NamedSharding | None, ...]  # where the arrays of a tree lie; () is like all None
 
 
 def placed(x: Any) -> NamedSharding | None:
-    """Return the sharding of an array that lies on a mesh of several devices, else None."""
+    """Return the sharding of an array on a mesh of several devices, or with explicit axes."""
     sharding = None if isinstance(x, jax.core.Tracer) else sharding_of(x)
-    on_mesh = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
-    return sharding if on_mesh else None
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return sharding if sharding.mesh.size > 1 or is_explicit(sharding.mesh) else None
 
 
 def is_explicit(mesh: Any) -> bool:
@@ -46,9 +48,16 @@ def on_the_mesh(caller: str, moved: Mapping[str, PyTree], others: Mapping[str, P
     """
     check_one_mesh(caller, {**moved, **others})
     for x in jax.tree.leaves((dict(moved), dict(others))):
-        if placed(x) is not None:
-            return [replicated_like(tree, x) for tree in moved.values()]
+        if (sharding := placed(x)) is not None:
+            move = replicated_like if sharding.mesh.size > 1 else _to_the_device
+            return [move(tree, x) for tree in moved.values()]
     return list(moved.values())
+
+
+def _to_the_device(tree: PyTree, like: Any) -> PyTree:
+    """Return a tree with the type of arrays on a mesh of one device."""
+    whole = NamedSharding(like.sharding.mesh, WHOLE)
+    return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, whole), tree)
 
 
 def check_one_mesh(caller: str, trees: Mapping[str, PyTree]) -> None:
@@ -154,8 +163,28 @@ def _rows_of(x: Array, rows: Array, place: NamedSharding | None) -> Array:
     return jax.lax.with_sharding_constraint(jnp.take(x, rows, axis=0, mode="clip"), place)
 
 
-def shape_of_rows(x: Array, rows: int) -> jax.ShapeDtypeStruct:
-    """Return the type of some rows of an array, as `rows_of` gives them."""
-    shape, place = (rows, *x.shape[1:]), placed(x)
+def on_mesh(x: Any, sharding: NamedSharding, stacked: bool) -> Array:
+    """Return an array on a mesh; of several processes, each gives its own part.
+
+    Args:
+      x: a batch; scalars are whole on each device.
+      sharding: of its first axes; an axis that the devices do not divide is not split.
+      stacked: whether there is a further axis before these, which is not split.
+    """
+    spec = (None, *sharding.spec) if stacked else sharding.spec
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec[: x.ndim]))
+    if jax.process_count() > 1:
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+    return jax.device_put(x, fitting(sharding, x.shape) or NamedSharding(sharding.mesh, WHOLE))
+
+
+def shape_of_rows(x: Array, rows: int | None = None) -> jax.ShapeDtypeStruct:
+    """Return the type of some rows of an array, as `rows_of` gives them, or of all of it."""
+    shape, place = x.shape if rows is None else (rows, *x.shape[1:]), placed(x)
     place = fitting(place, shape) if place is not None and is_explicit(place.mesh) else None
     return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
+
+
+def in_types(places: Places) -> Places:
+    """Return the shardings if they are part of the types of arrays: these decide a program."""
+    return places if any(p is not None and is_explicit(p.mesh) for p in places) else ()
