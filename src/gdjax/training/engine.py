@@ -396,7 +396,8 @@ def stream_program(program: Program, one: bool) -> Any:
 def metric_program(plan: Plan) -> Any:
     """Return the jitted `metric(params, state, model_state, data)`, over lanes if there are."""
     assert plan.measure is not None, "a plan with held-out data has a metric"
-    return _metric_program(plan.measure, bool(plan.program.lanes), plan.program.functions)
+    program = plan.program
+    return _metric_program(plan.measure, bool(program.lanes), program.lanes_axis, program.functions)
 
 
 def lower_metric(plan: Plan, carry: Carry) -> Any:
@@ -408,7 +409,7 @@ def lower_metric(plan: Plan, carry: Carry) -> Any:
 
 
 @remembered
-def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
+def _metric_program(measure: Measure, lanes: bool, lanes_axis: str | None, functions: tuple) -> Any:
     def metric(params, state, model_state, data):
         params = eval_params(state, params)
         more = {"state": state} if measure.takes_state else {}
@@ -439,7 +440,9 @@ def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
             sums = jax.tree.map(lambda x, y: x + (examples - whole) * y, sums, rest)
         return jax.tree.map(lambda x: x / examples, sums)
 
-    return jax.jit(jax.vmap(metric, in_axes=(0, 0, 0, None)) if lanes else metric)
+    if lanes:
+        return jax.jit(jax.vmap(metric, in_axes=(0, 0, 0, None), spmd_axis_name=lanes_axis))
+    return jax.jit(metric)
 
 
 def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
@@ -614,14 +617,15 @@ def over_lanes(program: Program, function: Callable, carry: Carry, key: Any) -> 
     if not program.own_keys:
         key, function = None, functools.partial(_with_key, function, key)
     if program.lanes == "vmap":
-        return jax.vmap(function)(carry, key)
+        return jax.vmap(function, spmd_axis_name=program.lanes_axis)(carry, key)
     if program.shards == 1:
         return _one_by_one(function, carry, key)
 
     def split(x):
         return x.reshape(program.shards, len(x) // program.shards, *x.shape[1:])
 
-    out = jax.vmap(functools.partial(_one_by_one, function))(*jax.tree.map(split, (carry, key)))
+    parts = jax.vmap(functools.partial(_one_by_one, function), spmd_axis_name=program.lanes_axis)
+    out = parts(*jax.tree.map(split, (carry, key)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
 

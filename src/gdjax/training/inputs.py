@@ -40,6 +40,7 @@ class Program(NamedTuple):
       lanes: "" for a single run; "vmap" for lanes that step together; "map" for lanes that run one
         after the other, which keeps a CPU core in its cache.
       own_keys: whether each lane has a key of its own, so also batches of its own.
+      lanes_axis: the axis of the mesh that lanes lie along if arrays of a lane lie along others.
       shards: with "map": parts of the lanes that run at the same time, on a device each.
       functions: those in the structure of the state, such as schedules.
       places: where the data lie on a mesh, from which batches are drawn; empty if on none.
@@ -56,6 +57,7 @@ class Program(NamedTuple):
     shards: int = 1
     functions: tuple[Callable[..., Any], ...] = ()
     places: Places = ()
+    lanes_axis: str | None = None
 
 
 class Measure(NamedTuple):

@@ -1,4 +1,4 @@
-"""Arrays of a run that lie on a mesh of devices: all on one, and batches sharded as the data are."""
+"""Arrays of a run that lie on a mesh: all on one, and batches split as the data are."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from gdjax.core.checks import leaf_name
 from gdjax.core.placement import replicated_like, sharding_of
 from gdjax.core.types import PyTree
 
+set_mesh: Any = getattr(jax, "set_mesh", None) or getattr(jax.sharding, "use_mesh", None)
+NO_MESH = Mesh(np.empty((), object), ())  # as the context: as outside of `set_mesh`
 WHOLE = PartitionSpec()  # on each device
 Places = tuple[NamedSharding | None, ...]  # where the arrays of a tree lie; () is like all None
 
@@ -102,6 +104,31 @@ def context_mesh() -> Mesh | None:
     return None if mesh is None or mesh.empty else mesh
 
 
+def contexts_of_programs() -> list[Mesh]:
+    """Return meshes, the contexts to try when a program is written only to see what it is.
+
+    Without a mesh it is written in the same way wherever it runs. If it names axes, it needs a mesh
+    with these, of one device; one with explicit axes stays, as these are part of types.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return [NO_MESH]
+    if is_explicit(mesh):
+        return []
+    one = np.array(jax.devices()[:1]).reshape((1,) * len(mesh.axis_names))
+    return [NO_MESH, Mesh(one, mesh.axis_names)]
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """Return the mesh with all axes automatic."""
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """Return the names of the axes in an entry of a `PartitionSpec`."""
+    return entry if isinstance(entry, tuple) else (entry,) if entry is not None else ()
+
+
 def described(mesh: Any) -> str:
     """Return a mesh as a few words: its axes, their kinds and how many devices it has.
 
@@ -130,7 +157,7 @@ def fitting(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding | No
     """
     sizes, spec = sharding.mesh.shape, []
     for size, names in zip(shape, sharding.spec, strict=False):
-        parts = [sizes[n] for n in (names if isinstance(names, tuple) else (names,)) if n]
+        parts = [sizes[name] for name in axes_of(names)]
         spec.append(names if parts and size % int(np.prod(parts)) == 0 else None)
     if not any(spec) and not is_explicit(sharding.mesh):
         return None
