@@ -34,6 +34,7 @@ from gdjax.core.checks import (
     remember_ranges,
     strict,
 )
+from gdjax.core.explicit import automatic
 from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
     Masked,
@@ -703,7 +704,8 @@ class Compiled:
 
     def __init__(self, update: Callable, name: str):
         """Jit the function, and call the result by a name."""
-        self._update, self._jitted = update, jax.jit(update)
+        self._update = automatic(update)
+        self._jitted = jax.jit(self._update)
         self.__name__ = self.__qualname__ = update.__name__ = name
 
     def __call__(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.core
@@ -18,6 +18,8 @@ from jax import Array
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from gdjax.core.types import DType, PyTree, T
+
+AxisOf: TypeAlias = int | tuple[int | None, ...] | None  # an axis of an array, as that of another
 
 
 def sharding_of(x: Any) -> Sharding | None:
@@ -40,15 +42,15 @@ def mesh_of(tree: PyTree) -> Mesh | AbstractMesh | None:
     return None
 
 
-def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[int | None]) -> Sharding | None:
+def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf]) -> Sharding | None:
     """Return the sharding of an array of `shape` whose axis i lies along `axes[i]` of `param`.
 
     Args:
       param: an array, a tracer or a `jax.ShapeDtypeStruct`.
       shape: of the new array.
-      axes: for each of its axes that of `param`, or None for one that is not split; the last ones
-        may be left out. An axis that the devices do not divide is not split, nor is one along an
-        axis that is named a second time.
+      axes: for each of its axes that of `param`, several if it was made of them, or None if it is
+        not split; the last ones may be left out. An axis is split over as many of the first axes
+        of the mesh as divide it; an axis of `param` that is named a second time splits nothing.
 
     Returns:
       None if nobody chose where `param` lies.
@@ -60,11 +62,13 @@ def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[int | None])
     split = (*sharding.spec, *[None] * (len(param.shape) - len(sharding.spec)))
     spec, used = [], set()
     for size, axis in zip(shape, axes, strict=False):
-        names = names_of(split[axis]) if axis is not None and axis not in used else ()
+        several = axis if isinstance(axis, tuple) else (axis,)
+        new = [i for i in several if i is not None and i not in used]
+        names = tuple(name for i in new for name in names_of(split[i]))
         while size % math.prod(sharding.mesh.shape[name] for name in names):
             names = names[:-1]
         spec.append(names[0] if len(names) == 1 else names or None)
-        used.add(axis)
+        used.update(new)
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)
 
@@ -79,9 +83,7 @@ def names_of(entry: Any) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else entry if isinstance(entry, tuple) else ()
 
 
-def zeros_along(
-    param: Any, shape: Sequence[int], axes: Sequence[int | None], dtype: DType
-) -> Array:
+def zeros_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf], dtype: DType) -> Array:
     """Return zeros of `shape` whose axis i lies along axis `axes[i]` of `param`.
 
     Args:
@@ -106,7 +108,7 @@ def zeros_along(
     return placed_along(jnp.zeros(shape, dtype), param, axes)
 
 
-def placed_along(x: Array, param: Any, axes: Sequence[int | None]) -> Array:
+def placed_along(x: Array, param: Any, axes: Sequence[AxisOf]) -> Array:
     """Return an array, equal in all processes, whose axis i lies along axis `axes[i]` of `param`.
 
     The arguments are those of `zeros_along`.

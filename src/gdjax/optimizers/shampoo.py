@@ -123,9 +123,8 @@ def _slots(
     cut = _blocks(param.shape, merge, block_size)
     count, sides = math.prod(cut.grid), cut.block if param.size else ()
     axes = first_axes(param.shape, cut.shape)
-    # several blocks are spread over the devices of the first axis that is cut, with their rows
-    kept = [next((a for a, g in zip(axes, cut.grid, strict=True) if g > 1), None)]
-    rows = [(None, a) if count == 1 else kept for a in axes]
+    grid = tuple(a for a, g in zip(axes, cut.grid, strict=True) if g > 1)  # where blocks lie
+    rows = [(grid, a) for a in axes]
     factors = tuple(
         zeros_along(param, (count, n, n), row, dtype) for n, row in zip(sides, rows, strict=False)
     )
