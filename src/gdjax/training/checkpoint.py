@@ -585,7 +585,7 @@ def identity_of(
         "data": digest_of(plan.data) if plan.examples else f"an iterable of {_sizes(batch)}",
         "held_out": None,
         "metric_fn": None,
-        "loss_fn": _digest_of_program(loss),
+        "loss_fn": _digest_of_program(loss, (lane, batch)),
         "platform": jax.default_backend(),
         "versions": {k: importlib.metadata.version(k) for k in ("gdjax", "jax", "jaxlib")},
     }
@@ -606,7 +606,9 @@ def identity_of(
         )
         given = lane.params, lane.state, lane.model_state, shapes
         with weak_functions():
-            identity["metric_fn"] = _digest_of_program(lambda: metric_program(single).trace(*given))
+            identity["metric_fn"] = _digest_of_program(
+                lambda: metric_program(single).trace(*given), given
+            )
     return identity | dict(given)
 
 
@@ -623,7 +625,7 @@ def identity_of_lanes(
         "space": {k: words(v).tolist() for k, v in columns(configs).items()},
         "params": "a function" if params is None else digest_of(params),
         "model_state": "a function" if is_made else digest_of(model_state),
-        "optimizer": [_digest_of_program(kind.traced_start) for kind in kinds],
+        "optimizer": [_digest_of_program(kind.traced_start, ()) for kind in kinds],
         "program": [digest_of_steps(kind.plan, kind.lane_shapes()) for kind in kinds],
         **rules,
     }
@@ -674,7 +676,8 @@ def digest_of_steps(plan: Plan, lane: Carry) -> str:
     )
     step, inputs = _step(plan._replace(program=program, data=_shapes(plan.data)))
     with weak_functions():
-        return _digest_of_program(lambda: step.trace(_shapes(lane), *inputs))
+        lane = _shapes(lane)
+        return _digest_of_program(lambda: step.trace(lane, *inputs), (lane, inputs))
 
 
 def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
@@ -700,12 +703,12 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def _digest_of_program(trace: Callable[[], Any]) -> str:
+def _digest_of_program(trace: Callable[[], Any], arrays: PyTree) -> str:
     """Return a digest of a program that is the same in another process and on another mesh.
 
-    `trace` gives a `jax.stages.Traced`.
+    `trace` gives a `jax.stages.Traced`, of a program that is given `arrays`.
     """
-    traced, text = _lowered(trace)
+    traced, text = _lowered(trace, arrays)
     # Older versions of JAX write the address of a Python callback.
     text = re.sub(r'(callback.*?backend_config = ")\d+', r"\1", text)
     for where in SHARDINGS:  # what is computed is the same on another mesh
@@ -713,9 +716,9 @@ def _digest_of_program(trace: Callable[[], Any]) -> str:
     return digest_of([np.frombuffer(text.encode(), np.uint8), traced.jaxpr.consts])
 
 
-def _lowered(trace: Callable[[], Any]) -> tuple[Any, str]:
+def _lowered(trace: Callable[[], Any], arrays: PyTree) -> tuple[Any, str]:
     """Return a `jax.stages.Traced` and its text, which do not depend on `jax.set_mesh`."""
-    for mesh in contexts_of_programs():
+    for mesh in contexts_of_programs(arrays):
         with contextlib.suppress(Exception), set_mesh(mesh):  # a function may name axes
             traced = trace()
             return traced, traced.lower().as_text()

@@ -18,7 +18,6 @@ from gdjax.core.types import PyTree
 
 set_mesh: Any = getattr(jax, "set_mesh", None) or getattr(jax.sharding, "use_mesh", None)
 NO_MESH = Mesh(np.empty((), object), ())  # as the context: as outside of `set_mesh`
-WHOLE = PartitionSpec()  # on each device
 Places = tuple[NamedSharding | None, ...]  # where the arrays of a tree lie; () is like all None
 
 
@@ -51,15 +50,19 @@ def on_the_mesh(caller: str, moved: Mapping[str, PyTree], others: Mapping[str, P
     check_one_mesh(caller, {**moved, **others})
     for x in jax.tree.leaves((dict(moved), dict(others))):
         if (sharding := placed(x)) is not None:
+            like = jax.ShapeDtypeStruct((), np.float32, sharding=_whole(sharding.mesh))
             move = replicated_like if sharding.mesh.size > 1 else _to_the_device
-            return [move(tree, x) for tree in moved.values()]
+            return [move(tree, like) for tree in moved.values()]
     return list(moved.values())
 
 
 def _to_the_device(tree: PyTree, like: Any) -> PyTree:
     """Return a tree with the type of arrays on a mesh of one device."""
-    whole = NamedSharding(like.sharding.mesh, WHOLE)
-    return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, whole), tree)
+    return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, like.sharding), tree)
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def check_one_mesh(caller: str, trees: Mapping[str, PyTree]) -> None:
@@ -104,19 +107,21 @@ def context_mesh() -> Mesh | None:
     return None if mesh is None or mesh.empty else mesh
 
 
-def contexts_of_programs() -> list[Mesh]:
+def contexts_of_programs(arrays: PyTree) -> list[Mesh]:
     """Return meshes, the contexts to try when a program is written only to see what it is.
 
     Without a mesh it is written in the same way wherever it runs. If it names axes, it needs a mesh
-    with these, of one device; one with explicit axes stays, as these are part of types.
+    with these, of one device. With explicit axes, which are part of types, it needs that mesh.
+
+    Args:
+      arrays: what the program is given, or shapes.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return [NO_MESH]
-    if is_explicit(mesh):
-        return []
+    explicit = (p.mesh for p in map(placed, jax.tree.leaves(arrays)) if p and is_explicit(p.mesh))
+    mesh = next(explicit, None) or jax.sharding.get_abstract_mesh()
+    if not mesh.empty and is_explicit(mesh):
+        return [mesh] if isinstance(mesh, Mesh) else []
     one = np.array(jax.devices()[:1]).reshape((1,) * len(mesh.axis_names))
-    return [NO_MESH, Mesh(one, mesh.axis_names)]
+    return [NO_MESH] if mesh.empty else [NO_MESH, Mesh(one, mesh.axis_names)]
 
 
 def automatic(mesh: Mesh) -> Mesh:
@@ -202,7 +207,7 @@ def on_mesh(x: Any, sharding: NamedSharding, stacked: bool) -> Array:
     sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec[: x.ndim]))
     if jax.process_count() > 1:
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
-    return jax.device_put(x, fitting(sharding, x.shape) or NamedSharding(sharding.mesh, WHOLE))
+    return jax.device_put(x, fitting(sharding, x.shape) or _whole(sharding.mesh))
 
 
 def shape_of_rows(x: Array, rows: int | None = None) -> jax.ShapeDtypeStruct:
