@@ -383,6 +383,8 @@ from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
 from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import partition as partition
+from gdjax.wrappers.in_shard_map import in_shard_map as in_shard_map
+from gdjax.wrappers.in_shard_map import state_specs as state_specs
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked

@@ -627,41 +627,6 @@ MIXING = {
 }
 
 
-def mixed(function: Callable[..., PyTree], args: PyTree) -> tuple[str, frozenset[str]] | None:
-    """Return the first operation that combines elements of an array which varies, and over what.
-
-    Args:
-      function: a function of arrays.
-      args: its arguments, a tuple of trees; those that vary over manual axes say so by their type.
-    """
-    leaves, treedef = jax.tree.flatten(args)
-    at = [i for i, x in enumerate(leaves) if hasattr(x, "dtype")]
-
-    def of_arrays(*arrays):
-        new = list(leaves)
-        for i, x in zip(at, arrays, strict=True):
-            new[i] = x
-        return function(*treedef.unflatten(new))
-
-    jaxpr = jax.make_jaxpr(of_arrays)(*(leaves[i] for i in at)).jaxpr
-    return next(_mixing(jaxpr), None)
-
-
-def _mixing(jaxpr: Jaxpr) -> Iterator[tuple[str, frozenset[str]]]:
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in MIXING:
-            names = [_varying(x.aval) for x in eqn.invars if getattr(x.aval, "ndim", 0)]
-            if names := NOWHERE.union(*names):
-                yield eqn.primitive.name, names
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from _mixing(getattr(inner, "jaxpr", inner))
-
-
-def _is_jaxpr(x: Any) -> bool:
-    return isinstance(x, (Jaxpr, ClosedJaxpr))
-
-
 _own_values: ContextVar[bool] = ContextVar("_own_values", default=False)
 
 
@@ -673,3 +638,78 @@ def as_own() -> Iterator[None]:
         yield
     finally:
         _own_values.reset(token)
+
+
+def refuse_parts(
+    name: str, update: Callable[..., PyTree], grads: PyTree, state: PyTree, params: PyTree, extra: dict
+) -> None:
+    """Raise if an update combines elements of arrays which vary over manual axes.
+
+    Each device would combine those of its part only. An update inside that is to blame is named.
+
+    Args:
+      name: what the user called.
+      update: the function.
+      grads: its arguments, as the three below.
+      state: see `grads`.
+      params: see `grads`.
+      extra: see `grads`.
+    """
+    names = NOWHERE.union(*map(varying, jax.tree.leaves(grads)))
+    if _own_values.get() or not names:
+        return
+    leaves, treedef = jax.tree.flatten((grads, state, params, extra))
+    at = [i for i, x in enumerate(leaves) if hasattr(x, "dtype")]
+    avals = [jax.typeof(leaves[i]) for i in at]
+    like = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in avals]
+
+    def of_arrays(*arrays):
+        new = list(leaves)
+        for i, x in zip(at, arrays, strict=True):
+            new[i] = x
+        grads, state, params, extra = treedef.unflatten(new)
+        return update(grads, state, params, **extra)
+
+    try:
+        with as_own():
+            jaxpr = jax.make_jaxpr(of_arrays)(*like).jaxpr
+    except (TypeError, ValueError):  # the call itself will raise it
+        return
+    varies = [bool(varying(leaves[i])) for i in at]
+    found: list[str] = []
+    _follow(jaxpr, varies, found)
+    if not found:
+        return
+    with contextlib.suppress(TypeError, ValueError):  # of what need not fit together here
+        jax.make_jaxpr(of_arrays)(*(leaves[i] for i in at))  # an update inside raises this error
+    axes = ", ".join(map(repr, sorted(names)))
+    raise RuntimeError(  # which rules do not explain as a state that does not fit
+        f"{name} combines elements of an array ({found[0]}) that differs between the devices along "
+        f"the mesh axis {axes} of jax.shard_map, where each device sees its own part only. Use "
+        "gdjax.in_shard_map(optimizer, specs) with the PartitionSpecs of the parameters; if each "
+        "device has whole parameters of its own, specs=jax.sharding.PartitionSpec()."
+    )
+
+
+def _follow(jaxpr: Jaxpr, varies: Sequence[bool], found: list[str]) -> list[bool]:
+    """Return which results depend on arrays that vary; note operations that combine elements."""
+    known = dict(zip(jaxpr.invars, varies, strict=True))
+    for eqn in jaxpr.eqns:
+        given = [not isinstance(x, Literal) and known.get(x, False) for x in eqn.invars]
+        arrays = [x for x, varies in zip(eqn.invars, given, strict=True) if varies]
+        if eqn.primitive.name in MIXING and any(getattr(x.aval, "ndim", 0) for x in arrays):
+            found.append(eqn.primitive.name)
+        out = [any(given)] * len(eqn.outvars)
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner) and any(given):
+                inner = getattr(inner, "jaxpr", inner)
+                n = len(inner.invars)
+                loops = eqn.primitive.name in ("while", "scan") or len(given) < n
+                results = _follow(inner, [True] * n if loops else given[-n:] if n else [], found)
+                out = results if not loops and len(results) == len(out) else out
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [not isinstance(x, Literal) and known.get(x, False) for x in jaxpr.outvars]
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return isinstance(x, (Jaxpr, ClosedJaxpr))

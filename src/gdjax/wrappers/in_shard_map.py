@@ -2,62 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, short
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import strict
-from gdjax.core.lift import compiled
-from gdjax.core.parts import Split, as_own, axis_size, on_parts, split_of, unsplit
+from gdjax.core.checks import leaf_name, strict
+from gdjax.core.hyper import path_name
+from gdjax.core.kinds import shown
+from gdjax.core.parts import (
+    Part,
+    Repeated,
+    Split,
+    as_own,
+    axis_size,
+    local_shape,
+    on_parts,
+    split_of,
+    unsplit,
+)
 from gdjax.core.remember import remembered_with_owners
-from gdjax.core.types import OptState, Pair, Params, PyTree
+from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef
 
+Specs = tuple[tuple[PartitionSpec, ...], TreeDef]
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
 @strict()
 def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
-    """Let an optimizer run inside `jax.shard_map`, equal to its steps on whole arrays.
+    """Let an optimizer run inside `jax.shard_map` as it runs on whole arrays.
+
+    There each device sees a part of each parameter, and norms, means and products of matrices of a
+    part are not those of the parameter. With this wrapper they are those of the whole parameter,
+    up to the order of summation, for every optimizer, wrapper, rule of yours or pair of optax:
+    elementwise arithmetic exchanges nothing, norms and sums exchange a number for each array, and
+    what needs whole matrices (`muon`, `soap`, `galore`, ...) gathers each split matrix, is done on
+    all devices, and keeps the own part. To have matrices dealt over the devices instead, call
+    `update` outside of `shard_map`, on sharded arrays.
+
+    Outside of `shard_map` it is the optimizer itself: the state is the same, and may be made there.
+
+    Args:
+      optimizer: an `(init, update)` pair.
+      specs: the `PartitionSpec` of each parameter as in the `in_specs` of `jax.shard_map`: a tree
+        like the parameters, or a prefix of one. Over mesh axes that the spec of a parameter does
+        not name, the devices have whole arrays, which may differ from each other:
+        `PartitionSpec()` for all of them says that each device trains parameters of its own.
+
+    Returns:
+      An `Optimizer` with the state of `optimizer`, whose arrays are split as `state_specs` says. It
+      needs no memory of its own, except for what is gathered during a step.
+
+    Raises:
+      TypeError: if a leaf of `specs` is no `PartitionSpec`, or if `update` is called with a function
+        of the parameters (`value_fn=`, `obj_fn=`), which would be called with whole arrays.
+      ValueError: if `specs` does not fit the parameters, or the state is split in another way.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("model",), axis_types=(AxisType.Auto,))
+      >>> params = {"w": jnp.ones((8, 4)), "b": jnp.zeros(4)}
+      >>> specs = {"w": P("model"), "b": P()}
+      >>> opt = gdjax.in_shard_map(gdjax.lamb(0.1), specs)
+      >>> state_specs = gdjax.state_specs(opt, params, specs)
+      >>> step = jax.jit(
+      ...     jax.shard_map(
+      ...         lambda grads, state, params: opt.update(grads, state, params),
+      ...         mesh=mesh,
+      ...         in_specs=(specs, state_specs, specs),
+      ...         out_specs=(specs, state_specs),
+      ...     )
+      ... )
+      >>> updates, state = step(params, opt.init(params), params)
+      >>> print(updates["w"][0])
+      [-0.1 -0.1 -0.1 -0.1]
     """
-    leaves, treedef = jax.tree.flatten(specs, is_leaf=_is_spec)
-    for spec in leaves:
-        if not _is_spec(spec):
-            raise TypeError(
-                "in_shard_map(specs=...) must be a tree of jax.sharding.PartitionSpec like the "
-                f"in_specs of jax.shard_map, got {spec!r}."
-            )
+    known = _read(specs)
     init, update = with_extra_args_support(optimizer)
-    known = tuple(leaves), treedef
-
-    def wrapped(params: Params) -> OptState:
-        splits = _splits(known, params)
-        if not _is_inside(splits):
-            return init(params)
-        with as_own():
-            state = on_parts(init, (params,), splits)
-        wanted = _of_state(init, params, splits)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x.at(wanted.get(path, unsplit(len(x.shape)))), state, is_leaf=_is_value
-        )
-
-    return Optimizer(wrapped, _update(update, init, known))
-
-
-def state_specs(optimizer: Pair, params: Params, specs: PyTree) -> PyTree:
-    """Return the `PartitionSpec` of each array of a state, for the specs of `jax.shard_map`."""
-    leaves, treedef = jax.tree.flatten(specs, is_leaf=_is_spec)
-    init = with_extra_args_support(optimizer).init
-    state = jax.eval_shape(init, params)
-    splits = _splits((tuple(leaves), treedef), params)
-    known = _of_state(init, params, splits, axis_size=lambda names: 1)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: _as_spec(known.get(path, ())), state
+    return Optimizer(
+        jax.tree_util.Partial(_init, init, known), _update(update, init, known)
     )
+
+
+@strict()
+def state_specs(optimizer: Pair, params: Params, specs: PyTree) -> PyTree:
+    """Return the `PartitionSpec` of each array of an optimizer's state, for `jax.shard_map`.
+
+    An axis of an array in the state is split like that axis of a parameter with whose length it
+    grows; numbers, and arrays with two such axes (a factor for the rows of a matrix), are whole.
+
+    Args:
+      optimizer: an `(init, update)` pair.
+      params: the whole parameters: arrays, or `jax.ShapeDtypeStruct`s.
+      specs: the `PartitionSpec` of each parameter, a tree like them or a prefix of one.
+
+    Returns:
+      A tree like the state.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> from jax.sharding import PartitionSpec as P
+      >>> found = gdjax.state_specs(gdjax.adam(1e-3), jnp.ones((8, 4)), P(None, "model"))
+      >>> print(found.mu, found.count)
+      PartitionSpec(None, 'model') PartitionSpec()
+    """
+    init = with_extra_args_support(optimizer).init
+    leaves, treedef = jax.tree.flatten(params)
+    splits = _splits(_read(specs), params)
+    shapes = [jnp.shape(x) for x in leaves]
+    found = _splits_of_state(init, treedef, leaves, shapes, splits)
+    paths, of_state = jax.tree_util.tree_flatten_with_path(jax.eval_shape(init, params))
+    return of_state.unflatten([_as_spec(found[path][1]) for path, _ in paths])
 
 
 def _as_spec(split: Split) -> PartitionSpec:
@@ -72,10 +132,22 @@ def _is_spec(x: object) -> bool:
 
 
 def _is_value(x: object) -> bool:
-    return hasattr(x, "at") and hasattr(x, "split")
+    return isinstance(x, (Part, Repeated))
 
 
-def _splits(known: tuple, params: Params) -> list[Split]:
+def _read(specs: PyTree) -> Specs:
+    leaves, treedef = jax.tree.flatten(specs, is_leaf=_is_spec)
+    for spec in leaves:
+        if not _is_spec(spec):
+            raise TypeError(
+                "in_shard_map(specs=...) must be a tree of jax.sharding.PartitionSpec, as in the "
+                f"in_specs of jax.shard_map, got {shown(spec)}."
+            )
+    return tuple(leaves), treedef
+
+
+def _splits(known: Specs, params: Params) -> list[Split]:
+    """Return how each parameter is split."""
     specs, treedef = known
     try:
         parts = treedef.flatten_up_to(params)
@@ -84,83 +156,143 @@ def _splits(known: tuple, params: Params) -> list[Split]:
             "in_shard_map(specs=...) must be a tree like the parameters, or a prefix of one. "
             f"{error}"
         ) from None
-    pairs = zip(specs, parts, strict=True)
-    return [split_of(spec, jnp.ndim(x)) for spec, part in pairs for x in jax.tree.leaves(part)]
+    found: list[Split] = []
+    for spec, part in zip(specs, parts, strict=True):
+        for x in jax.tree.leaves(part):
+            if len(spec) > jnp.ndim(x):
+                raise ValueError(
+                    f"in_shard_map(specs=...): {spec} is for more axes than the parameter "
+                    f"{leaf_name(params, len(found))!r} has, whose shape is {list(jnp.shape(x))}."
+                )
+            found.append(split_of(spec, jnp.ndim(x)))
+    return found
 
 
-def _is_inside(splits: list[Split]) -> bool:
+def _is_inside(splits: Sequence[Split]) -> bool:
+    """Return whether the mesh axes are manual here."""
     try:
-        for split in splits:
-            for names in split:
-                axis_size(names)
+        for names in {names for split in splits for names in split}:
+            axis_size(names)
     except NameError:
         return False
     return True
 
 
-def _of_state(
-    init: Callable, params: Params, splits: list[Split], axis_size: Callable = axis_size
-) -> dict[Any, Split]:
-    """Return the split of each array of the state, by its path.
+def _whole_shapes(leaves: Sequence[Any], splits: Sequence[Split]) -> list[tuple[int, ...]]:
+    return [Part(x, split).shape for x, split in zip(leaves, splits, strict=True)]
 
-    An axis of the state is split like that axis of the parameters with whose length it grows.
+
+def _splits_of_state(
+    init: Callable[[Params], OptState],
+    treedef: TreeDef,
+    leaves: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]],
+    splits: Sequence[Split],
+) -> dict[Any, tuple[tuple[int, ...], Split]]:
+    """Return the whole shape of each array of the state and how it is split, by its path.
+
+    Which axes of the state grow with a split axis of a parameter is seen from the shapes of a state
+    for parameters whose split axes are longer.
+
+    Args:
+      init: makes the state.
+      treedef: the structure of the parameters.
+      leaves: the parameters, or parts of them, for their dtypes.
+      shapes: of the whole parameters.
+      splits: of the parameters.
     """
-    names = list(dict.fromkeys(n for split in splits for n in split if n))
+    names = dict.fromkeys(names for split in splits for names in split if names)
     factors = dict(zip(names, PRIMES, strict=False))
-    leaves, treedef = jax.tree.flatten(params)
-    shapes: list[tuple[int, ...]] = []
-    larger: list[tuple[int, ...]] = []
-    lengths: set[tuple[Any, int]] = set()
-    for x, split in zip(leaves, splits, strict=True):
-        sizes = [(n * axis_size(names), names) for n, names in zip(x.shape, split, strict=True)]
-        shapes.append(tuple(n for n, _ in sizes))
-        larger.append(tuple(n * factors.get(names, 1) for n, names in sizes))
-        lengths |= {(names, n) for n, names in sizes}
+    lengths: set[tuple[tuple[str, ...], int]] = set()
+    larger = []
+    for shape, split in zip(shapes, splits, strict=True):
+        pairs = list(zip(shape, split, strict=True))
+        lengths |= {(names, n) for n, names in pairs if n}
+        larger.append(tuple(n * factors.get(names, 1) for n, names in pairs))
 
-    def of(shapes):
+    def shapes_of_state(shapes):
         like = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(shapes, leaves, strict=True)]
         state = jax.eval_shape(init, treedef.unflatten(like))
         return {path: x.shape for path, x in jax.tree_util.tree_flatten_with_path(state)[0]}
 
-    grown, known = of(larger), {}
-    for path, shape in of(shapes).items():
-        split = []
+    grown = shapes_of_state(larger)
+    found: dict[Any, tuple[tuple[int, ...], Split]] = {}
+    for path, shape in shapes_of_state(shapes).items():
+        split: list[tuple[str, ...]] = []
         for n, m in zip(shape, grown.get(path, ()), strict=False):
-            at = next((k for k, f in factors.items() if n * f == m and (k, n) in lengths), ())
-            split.append(at if n else ())
-        used = [k for k in split if k]
-        fits = len(split) == len(shape) and len(set(used)) == len(used)
-        known[path] = tuple(split) if fits else unsplit(len(shape))
-    return known
+            fits = (k for k, f in factors.items() if n * f == m and (k, n) in lengths)
+            split.append(next(fits, ()))
+        used = [names for names in split if names]
+        sound = len(split) == len(shape) and len(set(used)) == len(used)
+        found[path] = shape, tuple(split) if sound else unsplit(len(shape))
+    return found
+
+
+def _init(init: Callable[[Params], OptState], known: Specs, params: Params) -> OptState:
+    splits = _splits(known, params)
+    if not _is_inside(splits) or not any(map(any, splits)):
+        return init(params)
+    leaves, treedef = jax.tree.flatten(params)
+    shapes = _whole_shapes(leaves, splits)
+    wanted = _splits_of_state(init, treedef, leaves, shapes, splits)
+    state = on_parts(init, (params,), splits)
+    paths, of_state = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_value)
+    return of_state.unflatten([x.at(wanted[path][1]) for path, x in paths])
 
 
 @remembered_with_owners
-def _update(update: Callable, init: Callable, known: tuple) -> Callable:
+def _update(update: Callable, init: Callable, known: Specs) -> Callable:
     def in_shard_map(grads, state, params=None, **extra):
-        splits = _splits(known, grads if params is None else params)
+        like = grads if params is None else params
+        splits = _splits(known, like)
         if not _is_inside(splits) or not any(map(any, splits)):
             with as_own():
                 return update(grads, state, params, **extra)
-        functions = [k for k, v in extra.items() if callable(v)]
-        if functions:
-            raise TypeError(
-                f"in_shard_map: {functions[0]}= is a function of the parameters, ...")
-        by_path = _of_state(init, grads if params is None else params, splits)
+        for name, x in extra.items():
+            if callable(x) and type(x) is not type(like):
+                raise TypeError(
+                    f"in_shard_map: {name}= is a function, which would be called with whole "
+                    "parameters, but it is one of the parts. Call update outside of "
+                    "jax.shard_map, on sharded arrays."
+                )
+        leaves, treedef = jax.tree.flatten(like)
+        shapes = _whole_shapes(leaves, splits)
+        of_state = _splits_of_state(init, treedef, leaves, shapes, splits)
         in_state = [
-            by_path.get(path, unsplit(jnp.ndim(x)))
+            _split_here(path, x, of_state.get(path))
             for path, x in jax.tree_util.tree_flatten_with_path(state)[0]
         ]
-        args = grads, state, params, extra
-        treedef = jax.tree.structure(grads)
-        more = []
+        of_params = splits if params is not None else []
+        alike = [jnp.shape(x) for x in leaves]
+        of_extra = []
         for x in extra.values():
-            alike = jax.tree.structure(x) == treedef
-            more += splits if alike else [unsplit(jnp.ndim(y)) for y in jax.tree.leaves(x)]
-        each = [*splits, *in_state, *(splits if params is not None else ()), *more]
-        with as_own():
-            out = on_parts(lambda g, s, p, e: update(g, s, p, **e), args, each)
-        new = jax.tree.leaves(out, is_leaf=_is_value)
-        placed = [x.at(split) for x, split in zip(new, [*splits, *in_state], strict=True)]
-        return jax.tree.unflatten(jax.tree.structure((grads, state)), placed)
+            parts = jax.tree.leaves(x)
+            same = jax.tree.structure(x) == treedef and [jnp.shape(y) for y in parts] == alike
+            of_extra += splits if same else [unsplit(jnp.ndim(y)) for y in parts]
+        new = on_parts(
+            lambda grads, state, params, extra: update(grads, state, params, **extra),
+            (grads, state, params, extra),
+            [*splits, *in_state, *of_params, *of_extra],
+        )
+        values, out = jax.tree.flatten(new, is_leaf=_is_value)
+        return out.unflatten(
+            [x.at(split) for x, split in zip(values, [*splits, *in_state], strict=True)]
+        )
 
-    return compiled(in_shard_map, "in_shard_map")
+    return in_shard_map
+
+
+def _split_here(path: Any, x: Any, expected: tuple[tuple[int, ...], Split] | None) -> Split:
+    """Return how an array of the state is split, which its shape says; raise if it is neither."""
+    shape, split = expected or (jnp.shape(x), unsplit(jnp.ndim(x)))
+    here = tuple(
+        () if n == m else names for n, m, names in zip(jnp.shape(x), shape, split, strict=False)
+    )
+    if len(here) != len(shape) or local_shape(shape, here) != jnp.shape(x):
+        raise ValueError(
+            f"in_shard_map: the state's {path_name(path)!r} is {short(x)}, where it should be the "
+            f"part of an array of shape {list(shape)} by {_as_spec(split)}. Give jax.shard_map the "
+            "state with gdjax.state_specs(optimizer, params, specs), and make it with this "
+            "optimizer for these parameters."
+        )
+    return here
