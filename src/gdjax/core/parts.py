@@ -26,7 +26,9 @@ from jax.sharding import PartitionSpec
 
 from gdjax.core.types import PyTree, T
 
-Split = tuple[tuple[str, ...], ...]  # for each axis the mesh axes that it is split over, major first
+Split = tuple[
+    tuple[str, ...], ...
+]  # for each axis the mesh axes that it is split over, major first
 
 
 # --- a part of an array ---------------------------------------------------------------------------
@@ -215,7 +217,9 @@ def _aval_of_whole(part: Part) -> jax.ShapeDtypeStruct:
     more: dict[str, Any] = {}
     if others := varying(part.local) - {name for names in part.split for name in names}:
         kind = getattr(aval, "manual_axis_type", None)
-        more = {"vma": others} if kind is None else {"manual_axis_type": kind.update(varying=others)}
+        more = (
+            {"vma": others} if kind is None else {"manual_axis_type": kind.update(varying=others)}
+        )
     return jax.ShapeDtypeStruct(part.shape, aval.dtype, weak_type=aval.weak_type, **more)
 
 
@@ -229,7 +233,9 @@ def _evaluate(
         return whole(jnp.asarray(x.val, x.aval.dtype)) if isinstance(x, Literal) else known[x]
 
     for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _equation(eqn, [*map(read, eqn.invars)], programs), strict=True))
+        known.update(
+            zip(eqn.outvars, _equation(eqn, [*map(read, eqn.invars)], programs), strict=True)
+        )
     return [read(x) for x in jaxpr.outvars]
 
 
@@ -287,7 +293,7 @@ ELEMENTWISE = {
     "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or",
     "polygamma", "population_count", "clz", "pow", "real", "reduce_precision", "rem", "round",
     "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign",
-    "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor", "zeta", "regularized_incomplete_beta",
+    "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor", "zeta",
 }
 DECOMPOSITIONS = ("cholesky", "eigh", "svd", "qr", "geqrf", "householder_product", "lu",
                   "triangular_solve", "schur", "eig")
@@ -434,8 +440,7 @@ def _dynamic_slice(eqn, values):
     x, starts = values[0], [s.at(()) for s in values[1:]]
     sizes = eqn.params["slice_sizes"]
     split = tuple(
-        names if n == size else ()
-        for names, n, size in zip(x.split, x.shape, sizes, strict=True)
+        names if n == size else () for names, n, size in zip(x.split, x.shape, sizes, strict=True)
     )
     return _done(eqn, [x.at(split), *starts], split, slice_sizes=local_shape(sizes, split))
 
@@ -519,7 +524,9 @@ def _traced(function: Callable, *args: Any) -> list[tuple[Split, frozenset[str]]
 
     def noting(*args):
         results = function(*args)
-        found[:] = [(x.split, frozenset().union(*map(varying, jax.tree.leaves(x)))) for x in results]
+        found[:] = [
+            (x.split, frozenset().union(*map(varying, jax.tree.leaves(x)))) for x in results
+        ]
         return jax.tree.leaves(results)
 
     jax.make_jaxpr(noting)(*args)
@@ -641,7 +648,12 @@ def as_own() -> Iterator[None]:
 
 
 def refuse_parts(
-    name: str, update: Callable[..., PyTree], grads: PyTree, state: PyTree, params: PyTree, extra: dict
+    name: str,
+    update: Callable[..., PyTree],
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    extra: dict,
 ) -> None:
     """Raise if an update combines elements of arrays which vary over manual axes.
 

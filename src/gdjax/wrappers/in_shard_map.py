@@ -24,6 +24,8 @@ from gdjax.core.parts import (
     on_parts,
     split_of,
     unsplit,
+    vary,
+    varying,
 )
 from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef
@@ -58,8 +60,8 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
       needs no memory of its own, except for what is gathered during a step.
 
     Raises:
-      TypeError: if a leaf of `specs` is no `PartitionSpec`, or if `update` is called with a function
-        of the parameters (`value_fn=`, `obj_fn=`), which would be called with whole arrays.
+      TypeError: if a leaf of `specs` is no `PartitionSpec`, or if `update` is called with a
+        function of the parameters (`value_fn=`, `obj_fn=`), which would get whole arrays.
       ValueError: if `specs` does not fit the parameters, or the state is split in another way.
 
     Example:
@@ -84,9 +86,7 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
     """
     known = _read(specs)
     init, update = with_extra_args_support(optimizer)
-    return Optimizer(
-        jax.tree_util.Partial(_init, init, known), _update(update, init, known)
-    )
+    return Optimizer(jax.tree_util.Partial(_init, init, known), _update(update, init, known))
 
 
 @strict()
@@ -237,7 +237,16 @@ def _init(init: Callable[[Params], OptState], known: Specs, params: Params) -> O
     wanted = _splits_of_state(init, treedef, leaves, shapes, splits)
     state = on_parts(init, (params,), splits)
     paths, of_state = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_value)
-    return of_state.unflatten([x.at(wanted[path][1]) for path, x in paths])
+    own = frozenset().union(*map(varying, leaves)) - _names(splits)  # as the next states will be
+    found = ((x, wanted[path][1]) for path, x in paths)
+    known_to_vary = any(map(varying, leaves))
+    return of_state.unflatten(
+        [vary(x.at(s), own | _names([s]) if known_to_vary else frozenset()) for x, s in found]
+    )
+
+
+def _names(splits: Sequence[Split]) -> frozenset[str]:
+    return frozenset(name for split in splits for names in split for name in names)
 
 
 @remembered_with_owners
@@ -275,9 +284,9 @@ def _update(update: Callable, init: Callable, known: Specs) -> Callable:
             [*splits, *in_state, *of_params, *of_extra],
         )
         values, out = jax.tree.flatten(new, is_leaf=_is_value)
-        return out.unflatten(
-            [x.at(split) for x, split in zip(values, [*splits, *in_state], strict=True)]
-        )
+        like = jax.tree.leaves((grads, state))
+        placed = zip(values, [*splits, *in_state], like, strict=True)
+        return out.unflatten([vary(x.at(split), varying(y)) for x, split, y in placed])
 
     return in_shard_map
 
