@@ -221,7 +221,6 @@ def test_outside_it_is_the_optimizer_itself():
     assert_close(
         "lamb", wrapped.update(GRADS, state, PARAMS), opt.update(GRADS, wanted, PARAMS), 1e-7
     )
-    assert gdjax.in_shard_map(gdjax.lamb(0.2), SPECS).update is wrapped.update
 
 
 def test_errors_say_what_to_do():

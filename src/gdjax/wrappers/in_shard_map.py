@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from gdjax.core.base import Optimizer, short
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import leaf_name, strict
+from gdjax.core.checks import called, leaf_name, strict
 from gdjax.core.hyper import path_name
 from gdjax.core.kinds import shown
 from gdjax.core.parts import (
@@ -27,8 +27,7 @@ from gdjax.core.parts import (
     vary,
     varying,
 )
-from gdjax.core.remember import remembered_with_owners
-from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef
+from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef, Updates
 
 Specs = tuple[tuple[PartitionSpec, ...], TreeDef]
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
@@ -85,8 +84,19 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
       [-0.1 -0.1 -0.1 -0.1]
     """
     known = _read(specs)
-    init, update = with_extra_args_support(optimizer)
-    return Optimizer(jax.tree_util.Partial(_init, init, known), _update(update, init, known))
+    pair = with_extra_args_support(optimizer)
+
+    def init(params: Params) -> OptState:
+        return _init(pair.init, known, params)
+
+    def update(
+        updates: Updates, state: OptState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        return _update(pair, known, updates, state, params, extra)
+
+    name = called("in_shard_map")
+    update.__name__ = update.__qualname__ = name
+    return Optimizer(init, update)
 
 
 @strict()
@@ -249,46 +259,47 @@ def _names(splits: Sequence[Split]) -> frozenset[str]:
     return frozenset(name for split in splits for names in split for name in names)
 
 
-@remembered_with_owners
-def _update(update: Callable, init: Callable, known: Specs) -> Callable:
-    def in_shard_map(grads, state, params=None, **extra):
-        like = grads if params is None else params
-        splits = _splits(known, like)
-        if not _is_inside(splits) or not any(map(any, splits)):
-            with as_own():
-                return update(grads, state, params, **extra)
-        for name, x in extra.items():
-            if callable(x) and type(x) is not type(like):
-                raise TypeError(
-                    f"in_shard_map: {name}= is a function, which would be called with whole "
-                    "parameters, but it is one of the parts. Call update outside of "
-                    "jax.shard_map, on sharded arrays."
-                )
-        leaves, treedef = jax.tree.flatten(like)
-        shapes = _whole_shapes(leaves, splits)
-        of_state = _splits_of_state(init, treedef, leaves, shapes, splits)
-        in_state = [
-            _split_here(path, x, of_state.get(path))
-            for path, x in jax.tree_util.tree_flatten_with_path(state)[0]
-        ]
-        of_params = splits if params is not None else []
-        alike = [jnp.shape(x) for x in leaves]
-        of_extra = []
-        for x in extra.values():
-            parts = jax.tree.leaves(x)
-            same = jax.tree.structure(x) == treedef and [jnp.shape(y) for y in parts] == alike
-            of_extra += splits if same else [unsplit(jnp.ndim(y)) for y in parts]
-        new = on_parts(
-            lambda grads, state, params, extra: update(grads, state, params, **extra),
-            (grads, state, params, extra),
-            [*splits, *in_state, *of_params, *of_extra],
-        )
-        values, out = jax.tree.flatten(new, is_leaf=_is_value)
-        like = jax.tree.leaves((grads, state))
-        placed = zip(values, [*splits, *in_state], like, strict=True)
-        return out.unflatten([vary(x.at(split), varying(y)) for x, split, y in placed])
-
-    return in_shard_map
+def _update(
+    pair: Pair,
+    known: Specs,
+    grads: Updates,
+    state: OptState,
+    params: Params,
+    extra: dict[str, Any],
+) -> tuple[Updates, OptState]:
+    init, update = pair
+    like = grads if params is None else params
+    splits = _splits(known, like)
+    if not _is_inside(splits) or not any(map(any, splits)):
+        with as_own():
+            return update(grads, state, params, **extra)
+    for name, x in extra.items():
+        if callable(x) and type(x) is not type(like):
+            raise TypeError(
+                f"in_shard_map: {name}= is a function, which would be called with whole "
+                "parameters, but it is one of the parts. Call update outside of jax.shard_map, on "
+                "sharded arrays."
+            )
+    leaves, treedef = jax.tree.flatten(like)
+    of_state = _splits_of_state(init, treedef, leaves, _whole_shapes(leaves, splits), splits)
+    in_state = [
+        _split_here(path, x, of_state.get(path))
+        for path, x in jax.tree_util.tree_flatten_with_path(state)[0]
+    ]
+    alike, of_extra = [jnp.shape(x) for x in leaves], []
+    for x in extra.values():
+        parts = jax.tree.leaves(x)
+        same = jax.tree.structure(x) == treedef and [jnp.shape(y) for y in parts] == alike
+        of_extra += splits if same else [unsplit(jnp.ndim(y)) for y in parts]
+    new = on_parts(
+        lambda grads, state, params, extra: update(grads, state, params, **extra),
+        (grads, state, params, extra),
+        [*splits, *in_state, *(splits if params is not None else ()), *of_extra],
+    )
+    values, out = jax.tree.flatten(new, is_leaf=_is_value)
+    as_they_came = jax.tree.leaves((grads, state))
+    placed = zip(values, [*splits, *in_state], as_they_came, strict=True)
+    return out.unflatten([vary(x.at(split), varying(y)) for x, split, y in placed])
 
 
 def _split_here(path: Any, x: Any, expected: tuple[tuple[int, ...], Split] | None) -> Split:
