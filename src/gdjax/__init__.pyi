@@ -23,6 +23,7 @@ from gdjax.core.reading import hyperparams as hyperparams
 from gdjax.core.reading import hyperparams_in_use as hyperparams_in_use
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 from gdjax.core.reading import with_hyperparams_of as with_hyperparams_of
+from gdjax.core.shardings import state_shardings as state_shardings
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
@@ -386,6 +387,12 @@ from gdjax.wrappers.groups import partition as partition
 from gdjax.wrappers.in_shard_map import in_shard_map as in_shard_map
 from gdjax.wrappers.in_shard_map import state_specs as state_specs
 from gdjax.wrappers.lookahead import lookahead as lookahead
+from gdjax.wrappers.loss_scale import loss_scale as loss_scale
+from gdjax.wrappers.loss_scale import with_loss_scale as with_loss_scale
+from gdjax.wrappers.low_precision import master_params as master_params
+from gdjax.wrappers.low_precision import with_kahan as with_kahan
+from gdjax.wrappers.low_precision import with_master_weights as with_master_weights
+from gdjax.wrappers.low_precision import with_stochastic_rounding as with_stochastic_rounding
 from gdjax.wrappers.masked import freeze as freeze
 from gdjax.wrappers.masked import masked as masked
 from gdjax.wrappers.masked import selective_transform as selective_transform

@@ -34,6 +34,7 @@ from gdjax.core.checks import (
     remember_ranges,
     strict,
 )
+from gdjax.core.explicit import automatic
 from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
     Masked,
@@ -51,6 +52,7 @@ from gdjax.core.hyper import (
 from gdjax.core.kinds import is_bool, shown
 from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
 from gdjax.core.parts import refuse_parts
+from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
 from gdjax.core.remember import remembered, remembered_with_owners, weak_functions
 from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
@@ -266,7 +268,8 @@ def _lift(
         columns = zip(*(rows if leaves else ()), strict=True)
         kind = type(rows[0])
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
-        return remember_ranges(state._replace(slots=kind(*trees)), ranges)
+        slots_tree = replicated_like(kind(*trees), params)
+        return remember_ranges(state._replace(slots=slots_tree), ranges)
 
     known = tuple(sorted(given)), slots_class(slots)
     update = _lifted_update(rule, frozen(static), map_rows, name, *known, needs_params, descends)
@@ -444,7 +447,8 @@ def treewise(
                     f"{name}({k}=...) is one number for the whole tree, got {v!r}. To treat parts "
                     "of the parameters differently, give each part an optimizer of its own."
                 )
-        state = state if slots is None else state._replace(slots=slots(params))
+        if slots is not None:
+            state = state._replace(slots=replicated_like(slots(params), params))
         return remember_ranges(state, ranges)
 
     known = tuple(sorted(given)), slots_class(slots)
@@ -516,7 +520,7 @@ def without_slots(
     hyper = {k: as_hyper(f"{name}({k}=...)", v, params) for k, v in given.items()}
     decays = (k for k, v in hyper.items() if v is not None and k in ranges and ranges[k].decay)
     rounding = {rounding_key(k): rounding_of(given[k], params) for k in decays}
-    state = State(jnp.zeros((), jnp.int32), hyper, (), rounding)
+    state = replicated_like(State(jnp.zeros((), jnp.int32), hyper, (), rounding), params)
     if (names := _names.get()) is not None:
         names.append((state.count, name))
     return state
@@ -701,7 +705,8 @@ class Compiled:
 
     def __init__(self, update: Callable, name: str):
         """Jit the function, and call the result by a name."""
-        self._update, self._jitted = update, jax.jit(update)
+        self._update = automatic(update)
+        self._jitted = jax.jit(self._update)
         self.__name__ = self.__qualname__ = update.__name__ = name
 
     def __call__(

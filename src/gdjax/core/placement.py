@@ -6,8 +6,9 @@ are known, from the type of the array; on an automatic mesh the compiler decides
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.core
@@ -17,6 +18,8 @@ from jax import Array
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from gdjax.core.types import DType, PyTree, T
+
+AxisOf: TypeAlias = int | tuple[int | None, ...] | None  # an axis of an array, as that of another
 
 
 def sharding_of(x: Any) -> Sharding | None:
@@ -39,39 +42,48 @@ def mesh_of(tree: PyTree) -> Mesh | AbstractMesh | None:
     return None
 
 
-def sharding_along(
-    param: Any, shape: Sequence[int], axes: Sequence[int | None]
-) -> NamedSharding | None:
+def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf]) -> Sharding | None:
     """Return the sharding of an array of `shape` whose axis i lies along `axes[i]` of `param`.
 
     Args:
       param: an array, a tracer or a `jax.ShapeDtypeStruct`.
       shape: of the new array.
-      axes: for each of its axes that of `param`, or None for an axis that is not split. An axis
-        that the devices do not divide, or that is named a second time, is not split either.
+      axes: for each of its axes that of `param`, several if it was made of them, or None if it is
+        not split; the last ones may be left out. An axis is split over as many of the first axes
+        of the mesh as divide it; an axis of `param` that is named a second time splits nothing.
 
     Returns:
-      None if `param` does not lie on a mesh.
+      None if nobody chose where `param` lies.
     """
     sharding = sharding_of(param)
     if not isinstance(sharding, NamedSharding):
-        return None
+        alike = sharding is not None and sharding.num_devices == 1
+        return sharding if alike or tuple(shape) == param.shape else None
     split = (*sharding.spec, *[None] * (len(param.shape) - len(sharding.spec)))
-    sizes, spec, used = sharding.mesh.shape, [], set()
-    for size, axis in zip(shape, axes, strict=True):
-        names = None if axis is None or axis in used else split[axis]
-        names = names if isinstance(names, tuple) else (names,) if isinstance(names, str) else ()
-        divides = size % int(np.prod([sizes[n] for n in names], dtype=int)) == 0
-        used.add(axis)
-        spec.append(names if names and divides else None)
-    spec = [names[0] if names and len(names) == 1 else names for names in spec]
+    spec, used = [], set()
+    for size, axis in zip(shape, axes, strict=False):
+        several = axis if isinstance(axis, tuple) else (axis,)
+        new = [i for i in several if i is not None and i not in used]
+        names = tuple(name for i in new for name in names_of(split[i]))
+        while size % math.prod(sharding.mesh.shape[name] for name in names):
+            names = names[:-1]
+        spec.append(names[0] if len(names) == 1 else names or None)
+        used.update(new)
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)
 
 
-def zeros_along(
-    param: Any, shape: Sequence[int], axes: Sequence[int | None], dtype: DType
-) -> Array:
+def names_of(entry: Any) -> tuple[str, ...]:
+    """Return the names of the mesh axes in an entry of a `PartitionSpec`.
+
+    Example:
+      >>> names_of(None), names_of("data"), names_of(("data", "model"))
+      ((), ('data',), ('data', 'model'))
+    """
+    return (entry,) if isinstance(entry, str) else entry if isinstance(entry, tuple) else ()
+
+
+def zeros_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf], dtype: DType) -> Array:
     """Return zeros of `shape` whose axis i lies along axis `axes[i]` of `param`.
 
     Args:
@@ -88,17 +100,21 @@ def zeros_along(
       >>> zeros_along(jnp.ones((2, 3)), (2, 1), (0, None), jnp.float32).shape
       (2, 1)
     """
-    shape, axes = tuple(shape), tuple(axes)
+    shape = tuple(shape)
     sharding = sharding_along(param, shape, axes)
-    if sharding is None:
-        sharding = sharding_of(param)  # of a single device
-        alike = sharding is not None and (len(sharding.device_set) == 1 or shape == param.shape)
-        return jnp.zeros(shape, dtype, device=sharding if alike else None)
-    if isinstance(param, jax.core.Tracer):
-        return _typed(param, jnp.zeros(shape, dtype), sharding)
-    if isinstance(sharding.mesh, AbstractMesh):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # pyright: ignore
-    return jnp.zeros(shape, dtype, device=sharding)
+    concrete = not isinstance(getattr(sharding, "mesh", None), AbstractMesh)
+    if concrete and not isinstance(param, jax.core.Tracer):
+        return jnp.zeros(shape, dtype, device=sharding)  # no device holds all of it
+    return placed_along(jnp.zeros(shape, dtype), param, axes)
+
+
+def placed_along(x: Array, param: Any, axes: Sequence[AxisOf]) -> Array:
+    """Return an array, equal in all processes, whose axis i lies along axis `axes[i]` of `param`.
+
+    The arguments are those of `zeros_along`.
+    """
+    sharding = sharding_along(param, x.shape, axes)
+    return x if sharding is None else _placed(x, sharding, param)
 
 
 def zeros_like(param: Any, dtype: DType = None) -> Array:
@@ -116,47 +132,38 @@ def replicated_like(tree: T, params: PyTree) -> T:
     Returns:
       The tree; in a trace on an explicit mesh, these leaves have the type of replicated arrays.
     """
-    mesh = mesh_of(params)
-    if mesh is None:
+    param = next((x for x in jax.tree.leaves(params) if mesh_of(x) is not None), None)
+    if param is None:
         return tree
-    sharding = NamedSharding(mesh, PartitionSpec())
-    anchor = next(x for x in jax.tree.leaves(params) if mesh_of(x) is not None)
 
-    def put(x: Any) -> Any:
-        if not hasattr(x, "dtype") or mesh_of(x) is not None:
-            return x
-        if isinstance(anchor, jax.core.Tracer):
-            return _typed(anchor, x, sharding)
-        if isinstance(mesh, AbstractMesh):
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        return _put(x, sharding)
+    def replicated(x: Any) -> Any:
+        sharding = sharding_of(x) if hasattr(x, "dtype") else None
+        several = sharding is not None and sharding.num_devices > 1
+        return x if several or not hasattr(x, "dtype") else placed_along(x, param, ())
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(replicated, tree)
 
 
-def _put(x: Any, sharding: NamedSharding) -> Any:
-    if isinstance(x, jax.core.Tracer) or len(getattr(sharding_of(x), "device_set", ())) > 1:
-        return x
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _put(jax.random.key_data(x), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    if sharding.is_fully_addressable:
-        return jax.device_put(x, sharding)
-    host = np.asarray(x)  # equal in all processes, which `device_put` would verify
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def _typed(anchor: Array, x: Array, sharding: NamedSharding) -> Any:
-    """Return `x` on the mesh of `anchor`, from which 0 is taken to add it.
+def _placed(x: Any, sharding: Sharding, param: Any) -> Any:
+    """Return `x` placed; in a trace it then depends on `param`.
 
     Without an argument in it the program `jit(init)(params)` would have no devices.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _typed(anchor, jax.random.key_data(x), sharding)
+        data = _placed(jax.random.key_data(x), sharding, param)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    nothing = jax.lax.slice(anchor, (0,) * anchor.ndim, (0,) * anchor.ndim)
-    nothing = jnp.any((nothing != nothing) & False)
-    return _reshard(x | nothing if x.dtype == bool else x + nothing.astype(x.dtype), sharding)
+    if isinstance(param, jax.core.Tracer):
+        nothing = jax.lax.slice(param, (0,) * param.ndim, (0,) * param.ndim)
+        nothing = jnp.any((nothing != nothing) & False)
+        return _reshard(x | nothing if x.dtype == bool else x + nothing.astype(x.dtype), sharding)
+    if isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    if isinstance(x, jax.core.Tracer):
+        return x
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)  # equal in all processes, which `device_put` would verify
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def _reshard(x: Any, sharding: NamedSharding) -> Any:

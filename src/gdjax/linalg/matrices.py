@@ -63,6 +63,11 @@ class Axes:
         sides = (math.prod(x.shape[i] for i in axes) for axes in (self.rows, self.columns))
         return (*(x.shape[i] for i in self.batch), *sides)
 
+    @property
+    def along(self) -> tuple[int, ...]:
+        """For each axis of the matrices the first of the array's axes that make it."""
+        return (*self.batch, self.rows[0], self.columns[0])
+
     def matrices(self, x: Array) -> Array:
         """Return x as matrices."""
         return x.transpose(self.batch + self.rows + self.columns).reshape(self.shape(x))

@@ -33,6 +33,26 @@ def merged_shape(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return tuple(merged) or (1,)
 
 
+def first_axes(shape: tuple[int, ...], merged: tuple[int, ...]) -> list[int | None]:
+    """Return for each axis of a merged shape the first axis of those that it was merged of.
+
+    None stands for an axis of length 1 that was added.
+
+    Example:
+      >>> first_axes((3, 3, 64, 128), (576, 128)), first_axes((1, 4), (4,)), first_axes((), (1,))
+      ([0, 3], [1], [None])
+    """
+    if shape == merged:
+        return list(range(len(shape)))
+    axes, found = iter([i for i, n in enumerate(shape) if n != 1]), []
+    for size in merged:
+        found.append(first := next(axes, None))
+        done = 1 if first is None else shape[first]
+        while done < size:
+            done *= shape[next(axes)]
+    return found
+
+
 class Blocks(NamedTuple):
     """How an array is cut into blocks of equal shape.
 

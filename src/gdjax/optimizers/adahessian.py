@@ -21,6 +21,7 @@ from gdjax.core.checks import CLOSED_UNIT, WHOLE, checked
 from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import bias_correction, compute_dtype, mean_to, real_dtype, safe_divide
+from gdjax.core.placement import zeros_along
 from gdjax.core.trees import map_leaves
 from gdjax.core.types import FloatDType, Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
@@ -90,7 +91,10 @@ def _slots(
         for x, over in zip(leaves, axes, strict=True)
     ]
     mu = [jnp.zeros_like(x, dtype=mu_dtype or compute_dtype(x)) for x in leaves]
-    nu = [jnp.zeros(s, real_dtype(compute_dtype(x))) for x, s in zip(leaves, shapes, strict=True)]
+    nu = [
+        zeros_along(x, s, range(x.ndim), real_dtype(compute_dtype(x)))
+        for x, s in zip(leaves, shapes, strict=True)
+    ]
     mu, nu = treedef.unflatten(mu), treedef.unflatten(nu)
     return CurvatureMoments(mu, nu, jnp.zeros((), jnp.int32), estimate_init(params))
 

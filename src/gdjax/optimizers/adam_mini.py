@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
@@ -25,6 +24,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
+from gdjax.core.placement import zeros_along
 from gdjax.core.types import FloatDType, Hyperparam, Mask, Params
 from gdjax.linalg.matrices import AxesSpec, axes_per_leaf
 from gdjax.optimizers.adam import Moments, zero_moments
@@ -44,7 +44,7 @@ def _slots(params: Params, block_axes: AxesSpec, mu_dtype: FloatDType) -> list[M
     rows = []
     for x, kept in zip(jax.tree.leaves(params), axes, strict=True):
         shape = tuple(n if i in kept else 1 for i, n in enumerate(x.shape))
-        nu = jnp.zeros(shape, real_dtype(compute_dtype(x)))
+        nu = zeros_along(x, shape, range(x.ndim), real_dtype(compute_dtype(x)))
         rows.append(zero_moments(x, mu_dtype)._replace(nu=nu))
     return rows
 

@@ -31,6 +31,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
+from gdjax.core.placement import zeros_along
 from gdjax.core.remember import register_node
 from gdjax.core.types import Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
@@ -113,10 +114,11 @@ def _slots(
 ) -> Scaled:
     if axes is None:
         return Scaled(*zero_moments(param), None, None)
-    *batch, m, n = axes.shape(param)
+    (*batch, m, n), (*stack, i, j) = axes.shape(param), axes.along
     r = min(rank, m, n)
-    low = jnp.zeros((*batch, r, n) if m <= n else (*batch, m, r), compute_dtype(param))
-    norm = jnp.zeros((*batch, 1, 1), real_dtype(low.dtype))
+    shape, kept = ((*batch, r, n), (*stack, None, j)) if m <= n else ((*batch, m, r), (*stack, i))
+    low = zeros_along(param, shape, kept, compute_dtype(param))
+    norm = zeros_along(param, (*batch, 1, 1), stack, real_dtype(low.dtype))
     sketch = Sketch(jax.random.fold_in(fresh_key(key), index), axes, r, tensor)
     return Scaled(*zero_moments(low), norm, sketch)
 

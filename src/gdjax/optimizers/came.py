@@ -21,6 +21,7 @@ from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, checked
 from gdjax.core.lift import descend
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_divide, safe_sqrt
+from gdjax.core.placement import zeros_along
 from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments
 
@@ -80,7 +81,8 @@ def _slots(param: Array, mu_dtype: FloatDType) -> Confidence:
     if v.ndim < 2 or not v.size:
         return Confidence(mu, v, None, None, None, None)
     row, col = v.shape[:-1] + (1,), v.shape[:-2] + (1,) + v.shape[-1:]
-    return Confidence(mu, None, *(jnp.zeros(s, v.dtype) for s in (row, col, row, col)))
+    shapes, axes = (row, col, row, col), range(v.ndim)
+    return Confidence(mu, None, *(zeros_along(param, s, axes, v.dtype) for s in shapes))
 
 
 @checked(eps_res=POSITIVE, clip_threshold=POSITIVE)

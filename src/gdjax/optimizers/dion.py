@@ -19,6 +19,7 @@ from gdjax.core.checks import checked
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, compute_dtype, safe_divide, safe_sqrt
+from gdjax.core.placement import placed_along
 from gdjax.core.types import FloatDType, Hyperparam, Key, Mask
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.matrices import Axes, MatrixSpec
@@ -74,12 +75,11 @@ def _slots(
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
         return slots
-    *batch, m, n = axes.shape(param)
+    (*batch, m, n), (*stack, _, j) = axes.shape(param), axes.along
     shape = (*batch, n, max(1, math.ceil(rank_fraction * min(m, n))))
-    dtype = compute_dtype(param)
-    return slots._replace(
-        nu=jax.random.normal(jax.random.fold_in(fresh_key(key), index), shape, dtype)
-    )
+    key = jax.random.fold_in(fresh_key(key), index)
+    basis = jax.random.normal(key, shape, compute_dtype(param))
+    return slots._replace(nu=placed_along(basis, param, (*stack, j)))
 
 
 @checked(**RANGES)

@@ -23,6 +23,7 @@ from gdjax.core.checks import FINITE, WHOLE, check_choice, check_integer, checke
 from gdjax.core.every import is_due, when_due
 from gdjax.core.lift import descend, treewise
 from gdjax.core.numerics import compute_dtype
+from gdjax.core.placement import zeros_along
 from gdjax.core.remember import register_node
 from gdjax.core.types import Hyperparam, Mask, OptState, Pair, Params, PyTree, Scalar
 from gdjax.linalg.axes import matmul
@@ -108,12 +109,13 @@ def _slots(
 
 def _empty(x: Array, axes: Axes, rank: int, side: Side) -> tuple[Array, Projector]:
     """Return zeros in the shapes of the projected gradient and of its basis."""
-    *batch, m, n = axes.shape(x)
+    (*batch, m, n), (*stack, i, j) = axes.shape(x), axes.along
     r, dtype = min(rank, m, n), compute_dtype(x)
     left = m <= n if side == "smaller" else m >= n
     low, basis = ((r, n), (m, r)) if left else ((m, r), (n, r))
-    projector = Projector(jnp.zeros((*batch, *basis), dtype), axes, left)
-    return jnp.zeros((*batch, *low), dtype), projector
+    kept, along = ((None, j), (i,)) if left else ((i,), (j,))
+    projector = Projector(zeros_along(x, (*batch, *basis), (*stack, *along), dtype), axes, left)
+    return zeros_along(x, (*batch, *low), (*stack, *kept), dtype), projector
 
 
 @checked(**RANGES)

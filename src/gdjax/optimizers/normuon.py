@@ -25,6 +25,7 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
+from gdjax.core.placement import zeros_along
 from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.linalg.matrices import Axes, MatrixSpec
 from gdjax.linalg.polar import Coefficients, Preconditioning
@@ -85,9 +86,13 @@ def _slots(
     slots = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
     if axes is None:
         return slots
-    shape = axes.shape(param)
-    shape = (*shape[:-2], shape[-1]) if neurons else param.shape
-    return slots._replace(nu=jnp.zeros(shape, real_dtype(compute_dtype(param))))
+    shape, kept = axes.shape(param), axes.along
+    shape, kept = (
+        ((*shape[:-2], shape[-1]), (*kept[:-2], kept[-1]))
+        if neurons
+        else (param.shape, range(param.ndim))
+    )
+    return slots._replace(nu=zeros_along(param, shape, kept, real_dtype(compute_dtype(param))))
 
 
 @checked(**RANGES)

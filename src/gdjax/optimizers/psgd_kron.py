@@ -33,6 +33,7 @@ from gdjax.core.every import renew_when
 from gdjax.core.keys import fresh_key
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype, root_mean_sq
+from gdjax.core.placement import placed_along, zeros_like
 from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Key, Mask, Number, Params
 from gdjax.linalg.buckets import map_scanned
@@ -104,10 +105,15 @@ def _slots(
     procrustes: bool,
 ) -> Whitened:
     dtype, shape = compute_dtype(param), param.shape or (1,)
-    factors = first_factors(shape, jnp.asarray(scale, dtype), limit, least_ndim, saving)
+    factors = tuple(
+        placed_along(factor, param, (axis,) if param.ndim else ())
+        for axis, factor in enumerate(
+            first_factors(shape, jnp.asarray(scale, dtype), limit, least_ndim, saving)
+        )
+    )
     bounds = jnp.zeros(len(shape), real_dtype(dtype)) if procrustes else None
     a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one array: states are donated
-    return Whitened(jnp.zeros(param.shape, dtype), factors, bounds, a, b, c, key)
+    return Whitened(zeros_like(param, dtype), factors, bounds, a, b, c, key)
 
 
 RANGES = dict(

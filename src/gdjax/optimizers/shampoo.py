@@ -31,12 +31,13 @@ from gdjax.core.checks import (
 from gdjax.core.every import as_interval, init_phases, is_due
 from gdjax.core.lift import descend
 from gdjax.core.numerics import bias_correction, compute_dtype, real_dtype
+from gdjax.core.placement import placed_along, zeros_along, zeros_like
 from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.inverse_root import Root, newton_order, renewed_roots
-from gdjax.linalg.shapes import Blocks, blocks_of, merged_shape
+from gdjax.linalg.shapes import Blocks, blocks_of, first_axes, merged_shape
 from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
 
 
@@ -121,10 +122,18 @@ def _slots(
     dtype = compute_dtype(param)
     cut = _blocks(param.shape, merge, block_size)
     count, sides = math.prod(cut.grid), cut.block if param.size else ()
-    factors = tuple(jnp.zeros((count, n, n), dtype) for n in sides)
-    roots = tuple(jnp.tile(jnp.eye(n, dtype=dtype), (count, 1, 1)) for n in sides)
-    mu = jnp.zeros(param.shape, dtype)
-    nu = None if graft in (None, "sgd") else jnp.zeros(param.shape, real_dtype(dtype))
+    axes = first_axes(param.shape, cut.shape)
+    grid = tuple(a for a, g in zip(axes, cut.grid, strict=True) if g > 1)  # where blocks lie
+    rows = [(grid, a) for a in axes]
+    factors = tuple(
+        zeros_along(param, (count, n, n), row, dtype) for n, row in zip(sides, rows, strict=False)
+    )
+    roots = tuple(
+        placed_along(jnp.tile(jnp.eye(n, dtype=dtype), (count, 1, 1)), param, row)
+        for n, row in zip(sides, rows, strict=False)
+    )
+    mu = zeros_like(param, dtype)
+    nu = None if graft in (None, "sgd") else zeros_like(param, real_dtype(dtype))
     phase = jnp.zeros(count, jnp.float32) if stagger else None
     return Blocked(mu, nu, factors, roots, jnp.zeros((), jnp.int32), phase)
 

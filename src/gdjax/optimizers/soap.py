@@ -30,12 +30,13 @@ from gdjax.core.numerics import (
     safe_divide,
     safe_sqrt,
 )
+from gdjax.core.placement import placed_along, zeros_like
 from gdjax.core.trees import total_count
 from gdjax.core.types import Hyperparam, Mask, Number, Rule
 from gdjax.linalg.axes import gram, rotated, rotated_back
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.eigenbasis import PerAxis, renewed_bases, renewed_values
-from gdjax.linalg.shapes import rotated_axes, seen_shape
+from gdjax.linalg.shapes import first_axes, rotated_axes, seen_shape
 
 RANGES = dict(
     shampoo_beta=UNIT._replace(optional=True), precondition_frequency=WHOLE, init_factor=POSITIVE
@@ -120,16 +121,18 @@ def _slots(
     """Return the first slots of one parameter; `init_factor` is None for SOAP itself."""
     shape, dtype = seen_shape(param.shape, merge), compute_dtype(param)
     chosen = rotated_axes(shape, limit, one_sided, precondition_1d)
-    pairs = list(zip(shape, chosen, strict=True))
-    bases = tuple(jnp.eye(n, dtype=dtype) if on else None for n, on in pairs)
     scale = 0 if init_factor is None else jnp.asarray(init_factor, real_dtype(dtype))
-    factors = tuple(None if q is None else scale * q for q in bases)
-    values = None
-    if init_factor is not None:
-        values = tuple(None if q is None else jnp.full(len(q), scale) for q in bases)
-    zeros = functools.partial(jnp.zeros, param.shape)
+
+    def for_axes(made: Callable[[int], Array]) -> PerAxis:
+        rows = zip(shape, chosen, first_axes(param.shape, shape), strict=True)
+        return tuple(placed_along(made(n), param, (axis,)) if on else None for n, on, axis in rows)
+
+    bases = for_axes(lambda n: jnp.eye(n, dtype=dtype))
+    factors = for_axes(lambda n: scale * jnp.eye(n, dtype=dtype))
+    values = None if init_factor is None else for_axes(lambda n: jnp.full(n, scale))
+    moments = zeros_like(param, dtype), zeros_like(param, real_dtype(dtype))
     failures, phase = jnp.zeros((), jnp.int32), jnp.zeros(()) if stagger else None
-    return Rotated(zeros(dtype), zeros(real_dtype(dtype)), factors, bases, values, failures, phase)
+    return Rotated(*moments, factors, bases, values, failures, phase)
 
 
 @checked(**RANGES)

@@ -35,6 +35,7 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
+from gdjax.core.explicit import automatically
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast, compute_dtype, real_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
@@ -52,6 +53,10 @@ def as_vector(tree: PyTree) -> Array:
       >>> print(as_vector({"a": jnp.array(1.0), "b": jnp.array([2.0, 3.0 + 4.0j])}))
       [1. 2. 3. 0. 4.]
     """
+    return automatically(_as_vector, tree)
+
+
+def _as_vector(tree: PyTree) -> Array:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
     dtype = real_dtype(compute_dtype(*leaves))
     parts = []

@@ -30,6 +30,7 @@ from gdjax.core.checks import (
 from gdjax.core.hyper import as_array, as_hyper
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like
+from gdjax.core.placement import replicated_like
 from gdjax.core.remember import register_node, remembered_with_owners
 from gdjax.core.trees import copied, inner_product, total, zero
 from gdjax.core.types import Hyperparam, Params, PyTree, Scalar
@@ -177,7 +178,7 @@ def _build(
             prox,
             len(regs),
         )
-        return State(jnp.zeros((), jnp.int32), hyper, slots)
+        return replicated_like(State(jnp.zeros((), jnp.int32), hyper, slots), params)
 
     return Optimizer(init, rule.update)
 

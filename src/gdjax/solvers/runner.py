@@ -25,6 +25,7 @@ from jax import Array
 from gdjax.core.base import State, UpdateFn
 from gdjax.core.chain import apply_updates
 from gdjax.core.checks import COUNT, NONNEGATIVE, Range, as_float_leaves, check_range
+from gdjax.core.explicit import automatically
 from gdjax.core.hyper import numbers_at
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import (
@@ -302,7 +303,7 @@ def call(
     # cost more time to trace. `vmap` and `grad` outside of them do not: there a run needs a program
     # of its own, else it would be compiled at every call.
     if isinstance(jnp.zeros(()), jax.core.Tracer):
-        return run(fun, *static, *given)
+        return _run(run, fun, static, given)
     if isinstance(fun, types.MethodType) and not jax.tree_util.all_leaves([fun.__self__]):
         fun = jax.tree_util.Partial(fun.__func__, fun.__self__)
     tree = None if jax.tree_util.all_leaves([fun]) else fun
@@ -342,10 +343,17 @@ def _program(
     def program(data: list) -> Any:
         parts = zip(data, whole(others), strict=True)
         tree, given = treedef.unflatten([other if x is None else x for x, other in parts])
-        return run(fun if tree is None else tree, *static, *given)
+        return _run(run, fun if tree is None else tree, static, given)
 
     program.__name__ = program.__qualname__ = run.__name__
     return jax.jit(program)
+
+
+def _run(run: Callable[..., T], fun: Callable, static: tuple[Hashable, ...], given: tuple) -> T:
+    def whole_run(params, fun, *rest):
+        return run(fun, *static, params, *rest)
+
+    return automatically(whole_run, given[0], fun, *given[1:])
 
 
 def _check_hashable(name: str, fun: Any, structure: tuple) -> None:

@@ -40,6 +40,7 @@ from gdjax.training.inputs import (
 )
 from gdjax.training.jax_details import is_unchanged
 from gdjax.training.streams import Batch, is_stream, stacked
+from gdjax.wrappers.loss_scale import loss_scale
 
 SHUFFLE = 2**31 - 1  # folded into a run's key, it gives the key of its shuffles
 
@@ -469,7 +470,12 @@ def make_move(program: Program) -> Callable[[Trained, PyTree, Array], tuple[Trai
                     return out[0], (None, out[1])
             return out, (None, ())
 
-        (loss, rest), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+        def scaled(p):
+            loss, rest = loss_and_rest(p)
+            return loss * scale, (loss, rest)
+
+        scale = loss_scale(state)  # 1.0 unless the optimizer has one
+        (_, (loss, rest)), grads = jax.value_and_grad(scaled, has_aux=True)(params)
         new_model_state, aux = rest
         updates, new_state = program.update(
             grads,

@@ -28,6 +28,7 @@ from gdjax.training.inputs import (
     one_batch,
     rebuilt,
 )
+from gdjax.wrappers.loss_scale import loss_scale
 
 FEW = 4  # hyperparameters up to which forward mode is chosen: it costs about that many runs
 
@@ -111,7 +112,12 @@ def unroll(
                 return loss_fn(p, batch), None
             return loss_fn(p, rebuilt(model_state), batch)
 
-        (loss, new), grads = jax.value_and_grad(loss_and_state, has_aux=True)(params)
+        def scaled(p):
+            loss, new = loss_and_state(p)
+            return loss * scale, (loss, new)
+
+        scale = loss_scale(state)
+        (_, (loss, new)), grads = jax.value_and_grad(scaled, has_aux=True)(params)
         updates, state = update(
             grads, state, params, value=loss, grad=grads,
             value_fn=lambda p: loss_and_state(p)[0], key=jax.random.fold_in(key, i),

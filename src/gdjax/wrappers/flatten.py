@@ -12,6 +12,7 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer, strict
+from gdjax.core.explicit import automatically
 from gdjax.core.lift import like_blocks, treewise
 from gdjax.core.numerics import scalar_dtype, upcast
 from gdjax.core.trees import SMALL, derived
@@ -78,7 +79,8 @@ def _flatten(grads, slots, params, count, *, inner, block, **extra):
 
 
 def _fresh(init: InitFn, block: int | None, params: Params) -> OptState:
-    return init(derived(functools.partial(_stacked, block=block) if block else _joined, params))
+    join = functools.partial(_stacked, block=block) if block else _joined
+    return init(derived(functools.partial(automatically, join), params))
 
 
 @strict()

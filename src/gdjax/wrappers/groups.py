@@ -23,6 +23,7 @@ from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import by_path, is_left_out, nearest, whole_leaf_values
 from gdjax.core.kinds import check_kind
 from gdjax.core.lift import compiled
+from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
 from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, TreeDef, Updates
@@ -103,7 +104,7 @@ def _init(
         if isinstance(member, Optimizer)
     }
     frozen = tuple(name for name, member in members.items() if member == FROZEN)
-    return Groups(states, Labels(names, frozen))
+    return Groups(replicated_like(states, params), Labels(names, frozen))  # also of no parameters
 
 
 def _filled(x: Any) -> Any:

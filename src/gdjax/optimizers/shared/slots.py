@@ -9,6 +9,7 @@ import jax
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import as_float_leaves, ranges_of, remember_ranges
+from gdjax.core.placement import replicated_like
 from gdjax.core.types import Params
 from gdjax.linalg.matrices import MatrixSpec, matrix_axes
 
@@ -41,8 +42,8 @@ def with_slots(optimizer: Optimizer, kind: type[Any], rows: Rows) -> Optimizer:
         leaves, treedef = as_float_leaves("the parameters", params)
         found = rows(treedef.unflatten(leaves))
         columns = ([row[i] for row in found] for i in range(len(kind._fields)))
-        made = state._replace(slots=kind(*map(treedef.unflatten, columns)))
-        return remember_ranges(made, ranges_of(state))
+        slots = replicated_like(kind(*map(treedef.unflatten, columns)), params)
+        return remember_ranges(state._replace(slots=slots), ranges_of(state))
 
     return Optimizer(init, optimizer.update)
 
