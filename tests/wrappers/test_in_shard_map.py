@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from registry import BY_NAME, CASES
 
@@ -65,6 +65,14 @@ def steps(optimizer, params, grads, more=None, n=2):
     return jax.lax.scan(step, (params, optimizer.init(params)), length=n)[0]
 
 
+def specs_of_state(optimizer, params, specs, on):
+    def placed(x, spec):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(on, spec))
+
+    shardings = gdjax.state_shardings(optimizer, jax.tree.map(placed, params, specs))
+    return jax.tree.map(lambda x: x.spec, shardings)
+
+
 def collectives(program):
     found = r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     return re.findall(found, program.as_text())
@@ -90,7 +98,7 @@ def compare(names, check=True):
     """Assert that rows do inside what they do on whole arrays; return the compiled program."""
     opts = {k: BY_NAME[k].make(**BY_NAME[k].numbers) for k in names}
     more = {k: extras(k) for k in names}
-    of_states = {k: gdjax.state_specs(opt, PARAMS, SPECS) for k, opt in opts.items()}
+    of_states = {k: specs_of_state(opt, PARAMS, SPECS, mesh()) for k, opt in opts.items()}
 
     def inside(params, grads):
         wrapped = {k: gdjax.in_shard_map(opt, SPECS) for k, opt in opts.items()}
@@ -162,7 +170,7 @@ def test_columns_stacks_and_two_mesh_axes_with_every_kind_of_leaf():
     wanted, outs, opts = {}, {}, {}
     for name in ("adafactor", "lamb", "muon"):
         opts[name] = opt = BY_NAME[name].make(**BY_NAME[name].numbers)
-        outs[name] = specs, gdjax.state_specs(opt, params, specs)
+        outs[name] = specs, specs_of_state(opt, params, specs, on)
         wanted[name] = jax.jit(functools.partial(steps, opt))(params, grads)
 
     def inside(params, grads):
@@ -181,13 +189,13 @@ def test_a_stack_that_is_split_over_its_layers_needs_no_exchange():
         P("x"),
         jnp.asarray(np.random.default_rng(0).normal(size=(8, 6, 3)), jnp.float32),
     )
-    opt = gdjax.muon(0.1)
-    out = specs, gdjax.state_specs(opt, params, specs)
+    opt, on = gdjax.muon(0.1), mesh()
+    out = specs, specs_of_state(opt, params, specs, on)
 
     def inside(params, grads):
         return steps(gdjax.in_shard_map(opt, specs), params, grads)
 
-    part = shard_map(inside, mesh(), (specs, specs), out)
+    part = shard_map(inside, on, (specs, specs), out)
     program = jax.jit(part).lower(params, params).compile()
     assert not collectives(program)
     assert_close(
@@ -236,7 +244,7 @@ def test_errors_say_what_to_do():
     def inside(grads, params, **extra):
         return opt.update(grads, state, params, **extra)[0]
 
-    with pytest.raises(ValueError, match=r"slots.mu.w.*gdjax.state_specs"):
+    with pytest.raises(ValueError, match=r"slots.mu.w.*gdjax.state_shardings"):
         jax.eval_shape(shard_map(inside, mesh(), (SPECS, SPECS), SPECS), GRADS, PARAMS)
     with pytest.raises(TypeError, match=r"value_fn= is a function"):
         value_fn = functools.partial(inside, value_fn=lambda params: 0.0)

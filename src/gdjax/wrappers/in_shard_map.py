@@ -55,8 +55,8 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
         `PartitionSpec()` for all of them says that each device trains parameters of its own.
 
     Returns:
-      An `Optimizer` with the state of `optimizer`, whose arrays are split as `state_specs` says. It
-      needs no memory of its own, except for what is gathered during a step.
+      An `Optimizer` with the state of `optimizer`, split as `state_shardings` says. It needs no
+      memory of its own, except for what is gathered during a step.
 
     Raises:
       TypeError: if a leaf of `specs` is no `PartitionSpec`, or if `update` is called with a
@@ -67,10 +67,11 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
       >>> mesh = jax.make_mesh((jax.device_count(),), ("model",), axis_types=(AxisType.Auto,))
-      >>> params = {"w": jnp.ones((8, 4)), "b": jnp.zeros(4)}
       >>> specs = {"w": P("model"), "b": P()}
+      >>> places = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
+      >>> params = jax.device_put({"w": jnp.ones((8, 4)), "b": jnp.ones(4)}, places)
       >>> opt = gdjax.in_shard_map(gdjax.lamb(0.1), specs)
-      >>> state_specs = gdjax.state_specs(opt, params, specs)
+      >>> state_specs = jax.tree.map(lambda x: x.spec, gdjax.state_shardings(opt, params))
       >>> step = jax.jit(
       ...     jax.shard_map(
       ...         lambda grads, state, params: opt.update(grads, state, params),
@@ -97,37 +98,6 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
     name = called("in_shard_map")
     update.__name__ = update.__qualname__ = name
     return Optimizer(init, update)
-
-
-@strict()
-def state_specs(optimizer: Pair, params: Params, specs: PyTree) -> PyTree:
-    """Return the `PartitionSpec` of each array of an optimizer's state, for `jax.shard_map`.
-
-    An axis of an array in the state is split like that axis of a parameter with whose length it
-    grows; numbers, and arrays with two such axes (a factor for the rows of a matrix), are whole.
-
-    Args:
-      optimizer: an `(init, update)` pair.
-      params: the whole parameters: arrays, or `jax.ShapeDtypeStruct`s.
-      specs: the `PartitionSpec` of each parameter, a tree like them or a prefix of one.
-
-    Returns:
-      A tree like the state.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> from jax.sharding import PartitionSpec as P
-      >>> found = gdjax.state_specs(gdjax.adam(1e-3), jnp.ones((8, 4)), P(None, "model"))
-      >>> print(found.mu, found.count)
-      PartitionSpec(None, 'model') PartitionSpec()
-    """
-    init = with_extra_args_support(optimizer).init
-    leaves, treedef = jax.tree.flatten(params)
-    splits = _splits(_read(specs), params)
-    shapes = [jnp.shape(x) for x in leaves]
-    found = _splits_of_state(init, treedef, leaves, shapes, splits)
-    paths, of_state = jax.tree_util.tree_flatten_with_path(jax.eval_shape(init, params))
-    return of_state.unflatten([_as_spec(found[path][1]) for path, _ in paths])
 
 
 def _as_spec(split: Split) -> PartitionSpec:
@@ -231,10 +201,9 @@ def _splits_of_state(
         split: list[tuple[str, ...]] = []
         for n, m in zip(shape, grown.get(path, ()), strict=False):
             fits = (k for k, f in factors.items() if n * f == m and (k, n) in lengths)
-            split.append(next(fits, ()))
-        used = [names for names in split if names]
-        sound = len(split) == len(shape) and len(set(used)) == len(used)
-        found[path] = shape, tuple(split) if sound else unsplit(len(shape))
+            names = next(fits, ())
+            split.append(() if names in split else names)
+        found[path] = shape, tuple(split) if len(split) == len(shape) else unsplit(len(shape))
     return found
 
 
@@ -312,7 +281,7 @@ def _split_here(path: Any, x: Any, expected: tuple[tuple[int, ...], Split] | Non
         raise ValueError(
             f"in_shard_map: the state's {path_name(path)!r} is {short(x)}, where it should be the "
             f"part of an array of shape {list(shape)} by {_as_spec(split)}. Give jax.shard_map the "
-            "state with gdjax.state_specs(optimizer, params, specs), and make it with this "
-            "optimizer for these parameters."
+            "state with the specs of gdjax.state_shardings, and make it with this optimizer for "
+            "these parameters."
         )
     return here
