@@ -11,6 +11,7 @@ from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
 from gdjax.core.chain import named_chain as named_chain
 from gdjax.core.chain import with_extra_args_support as with_extra_args_support
+from gdjax.core.codecs import decoded as decoded
 from gdjax.core.evaluation import eval_params as eval_params
 from gdjax.core.hyper import Schedule as Schedule
 from gdjax.core.hyper import by_path as by_path

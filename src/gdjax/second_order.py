@@ -15,6 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import as_float_leaves, check_like, strict
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import cast_like
 from gdjax.core.types import ArrayTree, Params
 
@@ -52,7 +53,7 @@ def hvp(loss: Loss, v: ArrayTree, params: Params, inputs: Any, targets: Any) -> 
       [2. 4.]
     """
     params = _read("hvp", params)
-    return _product(loss, _as_tree(v, params), params, inputs, targets)
+    return _product(loss, automatically(_as_tree, params, v), params, inputs, targets)
 
 
 @strict()
@@ -77,7 +78,10 @@ def hessian_diag(loss: Loss, params: Params, inputs: Any, targets: Any) -> Array
       >>> print(hessian_diag(loss, w, x, jnp.ones(2)))
       [ 2. 10.]
     """
-    params = _read("hessian_diag", params)
+    return automatically(_hessian_diag, _read("hessian_diag", params), loss, inputs, targets)
+
+
+def _hessian_diag(params: Params, loss: Loss, inputs: Any, targets: Any) -> Array:
     flat, unravel = ravel_pytree(params)
 
     def element(i):
@@ -112,7 +116,7 @@ def fisher_diag(negative_log_likelihood: Loss, params: Params, inputs: Any, targ
     """
     params = _read("fisher_diag", params)
     grads = jax.grad(negative_log_likelihood)(params, inputs, targets)
-    return jnp.square(ravel_pytree(grads)[0])
+    return automatically(lambda grads: jnp.square(ravel_pytree(grads)[0]), grads)
 
 
 def _read(call: str, params: Params) -> Params:
@@ -123,7 +127,7 @@ def _read(call: str, params: Params) -> Params:
     return treedef.unflatten([jnp.asarray(x) for x in leaves])
 
 
-def _as_tree(v: ArrayTree, params: Params) -> Params:
+def _as_tree(params: Params, v: ArrayTree) -> Params:
     flat, unravel = ravel_pytree(params)
     if jax.tree_util.all_leaves([v]) and jnp.shape(v) == flat.shape:
         return unravel(jnp.asarray(v, flat.dtype))

@@ -20,6 +20,7 @@ from jax.lax import Precision
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_integer, checked
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import cast, compute_dtype, power_of_two
 from gdjax.core.types import Number
 
@@ -97,12 +98,13 @@ def nnls(
     if not matrix.size:
         return jnp.zeros((matrix.shape[1], *right.shape[1:]), kept)
     bound = None if L is None else jnp.asarray(L, dtype)
-    x = _scaled(cast(matrix, dtype), cast(right, dtype), iters, unroll, bound)
+    solve = partial(_scaled, iters=iters, unroll=unroll)
+    x = automatically(solve, cast(matrix, dtype), cast(right, dtype), bound)
     return cast(x, kept)
 
 
-@partial(jax.jit, static_argnums=(2, 3))  # the loops are compiled once
-def _scaled(a: Array, b: Array, iters: int, unroll: int | bool, L: Array | None) -> Array:
+@partial(jax.jit, static_argnames=("iters", "unroll"))  # the loops are compiled once
+def _scaled(a: Array, b: Array, L: Array | None, *, iters: int, unroll: int | bool) -> Array:
     """Return the solution, found in units in which columns and right sides are about 1."""
     columns, sizes = (power_of_two(jnp.max(jnp.abs(v), 0, keepdims=True)) for v in (a, b))
     a, r = a / columns, b / sizes

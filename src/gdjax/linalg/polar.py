@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import as_float_leaves, check_choice, check_integer, checked
+from gdjax.core.explicit import automatically
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
 from gdjax.core.types import FloatDType, Number
@@ -164,7 +165,7 @@ def polar(
     kernel = polar_kernel(preconditioning, form, dtype)
     for _ in range(given.ndim - 2):
         kernel = jax.vmap(kernel, (0, None, None))
-    out = kernel(wide, ns_table("polar", ns_coeffs, ns_steps), eps)
+    out = automatically(kernel, wide, ns_table("polar", ns_coeffs, ns_steps), eps)
     return cast(out if wide.shape == given.shape else out.mT, given.dtype)
 
 

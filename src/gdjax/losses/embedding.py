@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import AT_LEAST_ONE, FINITE, POSITIVE, checked
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import bounded, with_value
 from gdjax.core.types import Number
 from gdjax.losses.inputs import (
@@ -62,8 +63,12 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: Number = 0.07)
             "ntxent needs embeddings [batch, dim] and labels [batch], got "
             f"{list(x.shape)} and {list(labels.shape)}."
         )
+    return automatically(_ntxent, x, labels, number(temperature, x))
+
+
+def _ntxent(x: Array, labels: Array, temperature: Array) -> Array:
     eps = jnp.finfo(x.dtype).eps
-    s = cosine_similarity(x[None], x[:, None], epsilon=eps) / number(temperature, x)
+    s = cosine_similarity(x[None], x[:, None], epsilon=eps) / temperature
     same = labels[:, None] == labels[None]
     pair = same & ~jnp.eye(len(labels), dtype=bool)
     others = jax.nn.logsumexp(s, axis=1, keepdims=True, where=~same)  # -inf where there are none

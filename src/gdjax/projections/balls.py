@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, checked, strict
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import cast_like, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq
 from gdjax.core.types import Number, PyTree
@@ -32,8 +33,7 @@ def projection_simplex(tree: PyTree, scale: Number = 1) -> PyTree:
       Held, Wolfe & Crowder (1974), "Validation of subgradient optimization".
     """
     tree = read("projection_simplex", tree)
-    x, unravel = ravel_pytree(upcast(tree))
-    return cast_like(unravel(unit_simplex(x, scale)), tree)
+    return automatically(_simplex, tree, scale)
 
 
 @checked(scale=NONNEGATIVE)
@@ -51,7 +51,7 @@ def projection_l1_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
       >>> print(projection_l1_sphere(jnp.array([2.5, -3.0, 0.0])))
       [ 0.25 -0.75  0.  ]
     """
-    return _l1(read("projection_l1_sphere", tree), scale, ball=False)
+    return automatically(_l1_sphere, read("projection_l1_sphere", tree), scale)
 
 
 @checked(scale=NONNEGATIVE)
@@ -70,7 +70,7 @@ def projection_l1_ball(tree: PyTree, scale: Number = 1) -> PyTree:
     References:
       Duchi et al. (2008), "Efficient projections onto the l1-ball for learning in high dimensions".
     """
-    return _l1(read("projection_l1_ball", tree), scale, ball=True)
+    return automatically(_l1_ball, read("projection_l1_ball", tree), scale)
 
 
 @checked(scale=NONNEGATIVE)
@@ -130,8 +130,10 @@ def unit_simplex(x: ArrayLike, scale: Number = 1) -> Array:
     x = jnp.asarray(x)
     if not x.ndim:
         raise ValueError("unit_simplex(x=...) must have at least one axis, got one number.")
-    if x.shape[-1] == 0:
-        return x
+    return automatically(_unit_simplex, x, scale) if x.shape[-1] else x
+
+
+def _unit_simplex(x: Array, scale: Number) -> Array:
     scale = jnp.asarray(scale, x.dtype)
     x = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))  # shifts tau only
     fixed, size = jax.lax.stop_gradient((x, scale))
@@ -146,10 +148,21 @@ def unit_simplex(x: ArrayLike, scale: Number = 1) -> Array:
     return jnp.where(support | jnp.isnan(x), jnp.maximum(x - tau, 0), 0)
 
 
-def _l1(tree: PyTree, scale: Number, ball: bool) -> PyTree:
+def _simplex(tree: PyTree, scale: Number) -> PyTree:
     x, unravel = ravel_pytree(upcast(tree))
-    sign, size = jnp.where(x < 0, -1, 1).astype(x.dtype), jnp.abs(x)
-    projected = sign * unit_simplex(size, scale)
-    if ball:
-        projected = jnp.where(jnp.less_equal(jnp.sum(size), scale), x, projected)
-    return cast_like(unravel(projected), tree)
+    return cast_like(unravel(unit_simplex(x, scale)), tree)
+
+
+def _l1_sphere(tree: PyTree, scale: Number) -> PyTree:
+    x, unravel = ravel_pytree(upcast(tree))
+    return cast_like(unravel(_on_l1_sphere(x, scale)), tree)
+
+
+def _l1_ball(tree: PyTree, scale: Number) -> PyTree:
+    x, unravel = ravel_pytree(upcast(tree))
+    inside = jnp.less_equal(jnp.sum(jnp.abs(x)), scale)
+    return cast_like(unravel(jnp.where(inside, x, _on_l1_sphere(x, scale))), tree)
+
+
+def _on_l1_sphere(x: Array, scale: Number) -> Array:
+    return jnp.where(x < 0, -1, 1).astype(x.dtype) * unit_simplex(jnp.abs(x), scale)

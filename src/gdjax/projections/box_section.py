@@ -6,12 +6,15 @@ that <a, .> is right, which falls with tau, piece by piece a line.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gdjax.core.checks import as_float_leaves, check_like, strict
+from gdjax.core.explicit import automatically
 from gdjax.core.hyper import whole_leaf_values
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.types import Number, PyTree
@@ -51,8 +54,7 @@ def projection_box_section(
         raise TypeError(f"{call}(tree=..., a=...) must be real, got a complex array.")
     check_like(f"{call}(tree=...)", leaves, treedef, f"{call}(a=...)", a)
     tree = treedef.unflatten([jnp.asarray(x) for x in leaves])
-    x, unravel = ravel_pytree(upcast(tree))
-    if not x.size:
+    if not any(x.size for x in leaves):
         return tree
     ends = []
     for name, bound, none in (("lower", lower, -jnp.inf), ("upper", upper, jnp.inf)):
@@ -64,11 +66,19 @@ def projection_box_section(
                     f"{call}({name}=...) of shape {jnp.shape(v)} does not fit an array of "
                     f"{leaf.shape}."
                 )
-        whole = [jnp.broadcast_to(v, leaf.shape) for v, leaf in zip(values, leaves)]
-        ends.append(ravel_pytree(whole)[0].astype(x.dtype))
-    low, high = ends
+        ends.append(values)
+    return automatically(_tree_section, tree, *ends, a, right)
+
+
+def _tree_section(tree: PyTree, low: list[Any], high: list[Any], a: PyTree, b: Array) -> PyTree:
+    x, unravel = ravel_pytree(upcast(tree))
+
+    def whole(values: list[Any]) -> Array:
+        parts = [jnp.broadcast_to(v, y.shape) for v, y in zip(values, jax.tree.leaves(tree))]
+        return ravel_pytree(parts)[0].astype(x.dtype)
+
     normal = ravel_pytree(upcast(a))[0].astype(x.dtype)
-    return cast_like(unravel(_section(x, low, high, normal, right.astype(x.dtype))), tree)
+    return cast_like(unravel(_section(x, whole(low), whole(high), normal, b.astype(x.dtype))), tree)
 
 
 @jax.jit  # in one program, whatever the arrays are

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import short
 from gdjax.core.checks import strict
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.types import Number
 from gdjax.solvers.equilibrate import equilibrated, power
@@ -309,5 +310,5 @@ def quadratic_program(
     q = _program(Q, c, A, b, G, h, bounds=bounds)
     _, tol, max_steps = start_of("quadratic_program", q.c, (), tol, max_steps)
     tol, limit = jnp.asarray(tol, q.c.dtype), jnp.asarray(max_steps, q.c.dtype)
-    result = _solve_scaled(q, tol, limit)
+    result = automatically(_solve_scaled, q, tol, limit)
     return checked_result(result, "quadratic_program") if throw else result
