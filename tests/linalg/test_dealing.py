@@ -175,7 +175,8 @@ SMALL = {f"w{i}": (4, 4) for i in range(9)} | {"b": (3,), "v": (4, 2)}
 def soaps(**more):
     numbers = gdjax.by_path({"w[0-4]": 0.02, ".*": 0.05})
     b1 = gdjax.by_path({"w[1-3]": 0.8, ".*": 0.9})
-    return gdjax.soap(numbers, b1, mask=lambda p: {k: k[0] == "w" for k in p}, **more)
+    mask = gdjax.by_path({"w.*": True, ".*": False})
+    return gdjax.soap(numbers, b1, mask=mask, **more)
 
 
 def test_numbers_by_path_staggered_inside_wrappers_and_eagerly():
