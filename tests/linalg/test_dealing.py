@@ -188,7 +188,8 @@ def test_numbers_by_path_staggered_inside_wrappers_and_eagerly():
     opt, place = wrapped(mesh=MESH), on(MESH, lambda k: P(), SMALL)
     _, params, state = run(opt, SMALL, place, steps=4)
     assert_equal(params, expected)
-    assert jax.tree.map(jnp.shape, gdjax.undealt(state)) == jax.tree.map(jnp.shape, plain)
+    whole = jax.tree.leaves(gdjax.undealt(state))
+    assert [x.shape for x in whole] == [x.shape for x in jax.tree.leaves(plain)]
     params = place(arrays(SMALL, 0))
     state = opt.init(params)
     for t in range(4):
@@ -252,7 +253,7 @@ def test_explicit_meshes(name):
     """Muon deals by itself there; the state of SOAP does so if it is told to."""
     types = (jax.sharding.AxisType.Explicit,)
     mesh = jax.make_mesh((8,), ("d",), axis_types=types)
-    shapes = {f"w{i}": (16, 16) for i in range(9)} | {"b": (16,)}
+    shapes = {f"w{i}": (16, 16) for i in range(8)} | {"b": (16,)}
     make = functools.partial(getattr(gdjax, name), 0.02)
     _, expected, _ = run(make(), shapes)
     place = on(mesh, lambda k: P("d") if k < "w4" else P(None, "d"), shapes)
