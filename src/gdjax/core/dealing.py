@@ -396,8 +396,8 @@ def buckets_in(slots: Any, treedef: TreeDef) -> Buckets | None:
     return Buckets(members, tree.places, rest)
 
 
-def check_dealing(name: str, slots: Any, over: Dealing | None) -> None:
-    """Raise unless dealt slots can be processed on these devices.
+def check_dealing(name: str, slots: Any, over: Dealing | None) -> Dealing:
+    """Return the devices; raise unless dealt slots can be processed on them.
 
     Args:
       name: what the user called.
@@ -406,12 +406,13 @@ def check_dealing(name: str, slots: Any, over: Dealing | None) -> None:
     """
     sizes = [(len(jax.tree.leaves(s)[0]), at) for s, at in zip(slots[0].stacks, slots[0].places)]
     devices = 1 if over is None else over.devices
-    if any(size != devices * at.depth for size, at in sizes):
+    if over is None or any(size != devices * at.depth for size, at in sizes):
         size, at = sizes[0]
         raise ValueError(
             f"{name}: the state is dealt over {size // at.depth} devices, not over {devices} as "
             f"{name}(mesh=...) says. Convert it by gdjax.dealt_like(state, optimizer.init(params))."
         )
+    return over
 
 
 def dealt_init(

@@ -349,7 +349,8 @@ def _lifted_update(
 
     @jax.jit
     def last(row, hyper):
-        return descent(*row, hyper)
+        out, grad, param = row
+        return descent(out, grad, param, hyper)
 
     @functools.lru_cache
     def dealt_leaf(dtype):
@@ -360,7 +361,7 @@ def _lifted_update(
 
         return of_dealt
 
-    def dealt_rows(buckets, rows, kept, shared):
+    def dealt_rows(buckets, rows, kept, shared, over: Dealing):
         """Return updates of the leaves in stacks, by index, and the new stacks."""
         found, stacks = {}, []
         for members, at, stack in zip(buckets.members, buckets.places, kept, strict=True):
@@ -423,20 +424,17 @@ def _lifted_update(
         keys = [(g.shape, g.dtype, *(id(v[i]) for v in values)) for i, g in enumerate(leaves)]
         shared = [(count, {k: c[i] for k, c in hyper.items()}, used) for i in range(len(leaves))]
         plain = range(len(leaves)) if buckets is None else buckets.rest
-        stacks = None
+        stacks: list[Any] = []
         out: list[Any] = [None] * len(leaves)
         try:
             of_plain = ([x[i] for i in plain] for x in (rows, keys, shared))
             for i, result in zip(plain, map_rows(leaf, *of_plain), strict=True):
                 out[i] = result
             if buckets is not None:
-                check_dealing(name, state.slots, over)
-                stacks = state.slots
-                by_bucket = [
-                    type(stacks)(*parts)
-                    for parts in zip(*(tree.stacks for tree in stacks), strict=True)
-                ]
-                found, stacks = dealt_rows(buckets, rows, by_bucket, shared)
+                here = check_dealing(name, state.slots, over)
+                fields = zip(*(tree.stacks for tree in state.slots), strict=True)
+                by_bucket = [type(state.slots)(*parts) for parts in fields]
+                found, stacks = dealt_rows(buckets, rows, by_bucket, shared, here)
                 for i, update in found.items():
                     out[i] = update, kept[i]
         except (TypeError, ValueError) as error:
@@ -447,7 +445,7 @@ def _lifted_update(
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
             columns = [treedef.unflatten(c) for c in zip(*(new for _, new in out), strict=True)]
-            if stacks is not None:
+            if buckets is not None:
                 columns = [
                     DealtTree(of_field, rest, buckets.places)
                     for of_field, rest in zip(zip(*stacks, strict=True), columns, strict=True)
