@@ -124,6 +124,7 @@ LEAVE_NAN_OUT = (
     "sam",
     "sam_in_turns",
     "skip_spikes",
+    "with_loss_scale",
 )
 
 

@@ -11,6 +11,7 @@ from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
 from gdjax.core.chain import named_chain as named_chain
 from gdjax.core.chain import with_extra_args_support as with_extra_args_support
+from gdjax.core.codecs import decoded as decoded
 from gdjax.core.evaluation import eval_params as eval_params
 from gdjax.core.hyper import Schedule as Schedule
 from gdjax.core.hyper import by_path as by_path
@@ -384,6 +385,7 @@ from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
 from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import partition as partition
+from gdjax.wrappers.in_shard_map import in_shard_map as in_shard_map
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.loss_scale import loss_scale as loss_scale
 from gdjax.wrappers.loss_scale import with_loss_scale as with_loss_scale

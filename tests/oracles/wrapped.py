@@ -26,6 +26,7 @@ def _even(step):
 
 
 MOMENTUM = dict(learning_rate=0.05, momentum=0.8)
+MIXED = (jnp.float32, jnp.bfloat16)  # their arithmetic is that of others; float16 is in wrappers/
 MOVING = tuple(k for k in problems.SHAPES if k != "vector")
 IS_VECTOR = gdjax.by_path({"vector": True, ".*": False}, allow_unused=True)
 NOT_VECTOR = gdjax.by_path({"vector": False, ".*": True}, allow_unused=True)
@@ -67,6 +68,20 @@ def _in_chain(make):
 def _two_rates(fast, learning_rate, momentum):
     members = {"slow": gdjax.sgd(learning_rate, momentum), "fast": gdjax.sgd(fast, momentum)}
     return gdjax.partition(members, LABELS, allow_unused=True)
+
+
+def scaled(learning_rate, init_scale, growth_interval, growth_factor, **bad_gradients):
+    """Divide by a scale that gradients which are not finite never lower."""
+    state = {"scale": init_scale, "good": 0}
+
+    def step(theta, g, t):
+        theta = {k: theta[k] - learning_rate * g[k] / state["scale"] for k in theta}
+        state["good"] += 1
+        if state["good"] == max(round(growth_interval), 1):
+            state.update(scale=state["scale"] * growth_factor, good=0)
+        return theta
+
+    return step
 
 
 def _around_sgd(wrapper, *args, **kwargs):
@@ -116,6 +131,29 @@ CASES = [
         adam.adam,
     ),
     Case("monitor", _around_sgd(gdjax.monitor), MOMENTUM, sgd.sgd),
+    *(
+        Case(name, _around_sgd(getattr(gdjax, name), *key), MOMENTUM, sgd.sgd, dtypes=MIXED)
+        for name, key in (
+            ("with_kahan", ()),
+            ("with_master_weights", ()),
+            ("with_stochastic_rounding", (5,)),
+        )
+    ),
+    Case(
+        "with_loss_scale",
+        lambda learning_rate, **numbers: gdjax.with_loss_scale(gdjax.sgd(learning_rate), **numbers),
+        dict(
+            learning_rate=0.05,
+            init_scale=1.25,
+            growth_interval=8.0,
+            growth_factor=1.5,
+            backoff_factor=0.5,
+            min_scale=0.1,
+        ),
+        scaled,
+        not_differentiable=("growth_interval",),
+        dtypes=MIXED,
+    ),
     Case("apply_if_finite", _around_sgd(gdjax.apply_if_finite, 5), MOMENTUM, sgd.sgd),
     Case(
         "guard",

@@ -67,20 +67,39 @@ def walk(opt, params, grads, steps=None):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@each
-def test_constant_gradients_move_them_as_far_as_float32(name, optimizer):
+def test_constant_gradients_move_them_as_far_as_float32(optimizer):
     """torchao #1124: without a wrapper 1 - 1e-3 is 1 in bfloat16, 200 times."""
-    ones = {d: jnp.ones((24, 24), d) for d in ("float32", *LOW)}
-    plain, _ = walk(OPTIMIZERS[optimizer](), ones, ones, 200)
+    opt, dtypes = OPTIMIZERS[optimizer](), LOW if optimizer == "sgd" else ["bfloat16"]
+    ones = {d: jnp.ones((64, 64), d) for d in ("float32", *dtypes)}
+
+    def lanes(ones):
+        of = {"none": opt, **{name: wrap(opt) for name, wrap in WRAPPERS.items()}}
+        carries = {name: (ones, o.init(ones)) for name, o in of.items()}
+
+        def step(carries, _):
+            new = {}
+            for name, (params, state) in carries.items():
+                updates, state = of[name].update(ones, state, params)
+                new[name] = gdjax.apply_updates(params, updates), state
+            return new, None
+
+        return {k: v[0] for k, v in jax.lax.scan(step, carries, length=200)[0].items()}
+
+    ends = jax.jit(lanes)(ones)
+    plain = ends.pop("none")
     assert (plain["bfloat16"] == 1).all()
-    params, _ = walk(WRAPPERS[name](OPTIMIZERS[optimizer]()), ones, ones, 200)
     moved = 1 - float(plain["float32"].mean())
-    assert moved > 0.03
-    equal(params["float32"], plain["float32"])
-    for dtype, digits in LOW.items():
-        assert params[dtype].dtype == dtype
-        shown = 1 - float(wide(params[dtype]).mean())
-        np.testing.assert_allclose(shown, moved, rtol=0.01, atol=2.0**-digits)
+    assert moved > 0.002
+    for name, params in ends.items():
+        equal(params["float32"], plain["float32"])
+        for dtype in dtypes:
+            assert params[dtype].dtype == dtype
+            shown, unit = 1 - float(wide(params[dtype]).mean()), 2.0 ** -LOW[dtype]
+            if name != "stochastic":
+                near = 0.01 * moved + unit
+            else:  # each step has a variance of at most step * unit; those of Muon are small
+                near = max(0.01 * moved, 4 * np.sqrt(moved * unit / params[dtype].size))
+            assert abs(shown - moved) < near, name
 
 
 @each_dtype
@@ -100,33 +119,31 @@ def test_random_walks(dtype):
 
     params, state = walk(gdjax.with_kahan(gdjax.sgd(1.0)), start, grads)
     assert state.slots.residual.value.dtype == dtype
-    np.testing.assert_allclose(
-        gdjax.master_params(state, params), exact, atol=16 * 2.0 ** (-2 * LOW[dtype])
-    )
+    unit = 2.0 ** (-2 * LOW[dtype])
+    error = np.abs(gdjax.master_params(state, params) - exact) / np.maximum(np.abs(exact), 1)
+    assert error.mean() < unit and error.max() < 16 * unit
     params, _ = walk(gdjax.with_stochastic_rounding(gdjax.sgd(1.0), 0), start, grads)
     error = wide(params) - exact
     assert abs(error.mean()) < 5 * error.std() / np.sqrt(error.size)
 
 
-@each_dtype
-def test_stochastic_rounding_is_right_in_the_mean(dtype):
+def test_stochastic_rounding_is_right_in_the_mean():
     """Also for updates far below the last digit, from and to 0, and where the sign changes."""
     starts = np.array([1, 1, 1, 1, -1.0078125, 1.0078125, 0, 1e-3, 2, 1.9921875, 1e-3, 300, 5])
     steps = np.array(
         [1e-3, -1e-3, 3e-5, -0.9985, 4.1, -4.013, 1e-3, 0.7, -1e-3, 1e-2, -2.7e-3, -299.7, 0]
     )
-    n = 20000
-    params = jnp.broadcast_to(jnp.asarray(starts, dtype), (n, len(starts)))
-    grads = jnp.broadcast_to(-jnp.asarray(steps, jnp.float32), params.shape)
+    shape = (20000, len(starts))
+    params = {d: jnp.broadcast_to(jnp.asarray(starts, d), shape) for d in LOW}
+    grads = {d: jnp.broadcast_to(-jnp.asarray(steps, jnp.float32), shape) for d in LOW}
     opt = gdjax.with_stochastic_rounding(gdjax.sgd(1.0), 1)
     updates, _ = opt.update(grads, opt.init(params), params)
-    new = wide(gdjax.apply_updates(params, updates)).astype(np.float64)
-    exact = wide(params[0]).astype(np.float64) - wide(grads[0])
-    spread = np.maximum(new.std(0), 1e-12) / np.sqrt(n)
-    np.testing.assert_array_less(np.abs(new.mean(0) - exact) / spread, 5)
-    assert (new[:, -1] == 5).all()
-    for column, start in zip(new.T, starts, strict=True):  # one of two neighbors
-        assert len(np.unique(column)) == 2 - (start == 5)
+    for dtype, x in wide(gdjax.apply_updates(params, updates)).items():
+        new, exact = x.astype(np.float64), wide(params[dtype][0]) - wide(grads[dtype][0])
+        spread = np.maximum(new.std(0), 1e-9) / np.sqrt(len(new))
+        np.testing.assert_array_less(np.abs(new.mean(0) - exact) / spread, 5)
+        for column, start in zip(new.T, starts, strict=True):  # one of two neighbors
+            assert len(np.unique(column)) == 2 - (start == 5)
 
 
 # --- every way to add -----------------------------------------------------------------------------
@@ -155,10 +172,9 @@ def test_every_way_to_add_gives_the_same_parameters(dtype, grad_dtype):
         params = ways[0]
 
 
-@each
-def test_steps_in_one_program_are_those_of_single_calls(name):
+def test_steps_in_one_program_are_those_of_single_calls():
     """XLA may hand parameters from step to step as they were before they were rounded."""
-    opt = WRAPPERS[name](gdjax.adam(1e-2))
+    opt = gdjax.with_kahan(gdjax.adam(1e-2))
     start = {"x": jnp.linspace(-1, 2, 50, dtype=jnp.bfloat16), "y": jnp.ones(3)}
 
     def step(params, state):
@@ -175,11 +191,10 @@ def test_steps_in_one_program_are_those_of_single_calls(name):
     for _ in range(4):
         carry = single(*carry)
     together = jax.jit(many)(start, opt.init(start))
-    for a, b in zip(jax.tree.leaves(wide(together[0])), jax.tree.leaves(wide(carry[0]))):
+    for a, b in zip(jax.tree.leaves(wide(together[0])), jax.tree.leaves(wide(carry[0])), strict=True):
         np.testing.assert_allclose(a, b, rtol=2.0**-7)
     exact, other = (gdjax.master_params(state, params) for params, state in (together, carry))
-    if name != "stochastic":
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), exact, other)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), exact, other)
 
 
 # --- state ----------------------------------------------------------------------------------------
@@ -280,8 +295,11 @@ SKIPPING = {
 }
 
 
-@pytest.mark.parametrize("skipping", SKIPPING)
-@each
+@pytest.mark.parametrize(
+    ("name", "skipping"),
+    [(name, how) for how in SKIPPING for name in WRAPPERS if name != "stochastic"][::3]
+    + [("stochastic", f"{what} inside") for what in ("guard", "accumulation")],
+)
 def test_steps_that_are_left_out_change_no_bit(name, skipping):
     wrap = WRAPPERS[name]
     opt = SKIPPING[skipping](wrap, gdjax.sgd(1e-3))
@@ -335,30 +353,28 @@ def random_step(params, key=0, times=1):
 def test_bits_differ_by_leaf_step_and_key_and_by_nothing_else():
     x = jnp.ones(500, jnp.bfloat16)
     both = random_step({"a": x, "b": x})
-    alone = random_step({"b": x, "c": jnp.ones(3)})
-    equal(both["b"], alone["b"])
     equal(both, random_step({"a": x, "b": x}, jax.random.key(0)))
-    others = [both["a"], both["b"], random_step({"a": x}, times=2)["a"], random_step({"a": x}, 1)["a"]]
-    bits = np.array([wide(u) != 0 for u in others], float)
-    assert (np.abs(np.corrcoef(bits) - np.eye(4)) < 0.2).all()
     groups = gdjax.groups(
         {k: gdjax.with_stochastic_rounding(gdjax.sgd(1e-3), 0) for k in ("a", "b")}
     )
     updates, _ = groups.update({"a": x, "b": x}, groups.init({"a": x, "b": x}), {"a": x, "b": x})
-    equal(updates, both)
+    equal(updates, both)  # other leaves make no difference
+    others = [random_step({"a": x, "b": x}, times=2)["a"], random_step({"a": x, "b": x}, 1)["a"]]
+    bits = np.array([wide(u) != 0 for u in (both["a"], both["b"], *others)], float)
+    assert (np.abs(np.corrcoef(bits) - np.eye(4)) < 0.2).all()
 
 
 def test_bits_do_not_depend_on_the_sharding():
-    mesh = jax.make_mesh((8,), ("d",))
     opt = gdjax.with_stochastic_rounding(gdjax.adam(1e-3), 0)
     x = jnp.linspace(0.5, 2, 16 * 24, dtype=jnp.bfloat16).reshape(16, 24)
     g = jnp.sin(jnp.arange(x.size, dtype=jnp.bfloat16)).reshape(x.shape)
-    for spec in (PartitionSpec("d"), PartitionSpec(None, "d")):
-        placed = jax.device_put((x, g), NamedSharding(jax.sharding.Mesh(mesh.devices, "d"), spec))
-        step = jax.jit(lambda p, g: opt.update(g, opt.init(p), p)[0])
-        equal(jnp.asarray(np.asarray(step(*placed))), step(x, g))
-        text = step.lower(*placed).compile().as_text()
-        assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "permute"))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
+    placed = jax.device_put((x, g), NamedSharding(mesh, PartitionSpec(None, "d")))
+    step = jax.jit(lambda p, g: opt.update(g, opt.init(p), p)[0])
+    compiled = step.lower(*placed).compile()
+    equal(jnp.asarray(np.asarray(compiled(*placed))), step(x, g))
+    text = compiled.as_text()
+    assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "permute"))
 
 
 def test_lanes_have_their_own_keys():
@@ -367,36 +383,32 @@ def test_lanes_have_their_own_keys():
     def lane(key):
         return walk(gdjax.with_stochastic_rounding(gdjax.sgd(1e-3), key), params, params, 50)[0]
 
-    lanes = jax.vmap(lane)(jnp.arange(3))
-    for i in range(3):
-        equal(lanes[i], lane(i))
+    lanes = jax.vmap(lane)(jnp.arange(2))
+    equal(lanes[1], lane(1))
     assert not np.array_equal(wide(lanes[0]), wide(lanes[1]))
 
 
-@each
-def test_a_run_goes_on_bit_for_bit(name, tmp_path):
+def test_a_run_goes_on_bit_for_bit(tmp_path):
     def loss_fn(params, batch):
-        return jnp.mean((params["w"] * batch - 0.5) ** 2)
+        return sum(jnp.mean((w - jnp.mean(batch, 0)) ** 2) for w in params.values())
 
-    params = {"w": jnp.ones(20, jnp.bfloat16)}
+    params = {name: jnp.ones(20, jnp.bfloat16) for name in WRAPPERS}
     data = jnp.linspace(0, 1, 320, dtype=jnp.bfloat16).reshape(16, 20)
-    opt = WRAPPERS[name](gdjax.adam(1e-3))
+    opt = gdjax.groups({name: wrap(gdjax.adam(1e-3)) for name, wrap in WRAPPERS.items()})
     fit = functools.partial(gdjax.fit, loss_fn, params, opt, data, batch_size=4, report_every=10)
     whole = fit(steps=30)
-    part = fit(steps=20, directory=tmp_path)
+    assert fit(steps=20, directory=tmp_path).steps == 20
     rest = fit(steps=30, directory=tmp_path)
-    assert part.steps == 20
     equal((rest.params, rest.state), (whole.params, whole.state))
-    assert not np.array_equal(wide(whole.params)["w"], wide(params)["w"])
+    assert all(np.any(x != 1) for x in whole.params.values())
 
 
 def test_wrapping_twice_is_wrapping_once():
     x = jnp.ones(5, jnp.bfloat16)
-    once = walk(gdjax.with_master_weights(gdjax.adam(1e-3)), x, x, 50)[0]
+    once = walk(gdjax.with_master_weights(gdjax.sgd(1e-3)), x, x, 50)[0]
     for opt in (
-        gdjax.with_master_weights(gdjax.with_kahan(gdjax.adam(1e-3))),
-        gdjax.with_master_weights(gdjax.with_stochastic_rounding(gdjax.adam(1e-3), 0)),
-        gdjax.with_stochastic_rounding(gdjax.with_master_weights(gdjax.adam(1e-3)), 0),
+        gdjax.with_master_weights(gdjax.with_stochastic_rounding(gdjax.sgd(1e-3), 0)),
+        gdjax.with_stochastic_rounding(gdjax.with_master_weights(gdjax.sgd(1e-3)), 0),
     ):
         equal(walk(opt, x, x, 50)[0], once)
 

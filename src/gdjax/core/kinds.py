@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gdjax.core.codecs import NAMES
 from gdjax.core.hyper import PerLeaf, Schedule, is_value
 from gdjax.core.types import PrefixTree
 
@@ -126,6 +127,12 @@ def is_float_dtype(value: Any) -> bool:
         return False
     dtype = jnp.dtype(value)
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 16
+
+
+def _is_slot_dtype(value: Any) -> bool:
+    if isinstance(value, str) and value in NAMES:
+        return True
+    return is_float_dtype(value) or (is_dtype(value) and jnp.dtype(value).name in NAMES)
 
 
 def is_pair(value: object) -> bool:
@@ -252,6 +259,10 @@ KINDS: dict[str, Kind] = {
     "DType": Kind("a dtype of numbers", is_dtype),
     "DTypeLike": Kind("a dtype of numbers", is_dtype),
     "FloatDType": Kind("a real floating dtype of at least 16 bits", is_float_dtype),
+    "SlotDType": Kind(
+        f"a real floating dtype of at least 16 bits or a code ({', '.join(map(repr, NAMES))})",
+        _is_slot_dtype,
+    ),
     "KeyArray": Kind("a key of jax.random", lambda x: is_key(x) and not is_integer(x)),
     "Key": Kind("an integer or a key of jax.random", is_key),
     "Precision": Kind(

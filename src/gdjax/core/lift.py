@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer, State, short
+from gdjax.core.base import Optimizer, State, is_state, short
 from gdjax.core.checks import (
     Range,
     as_float_leaves,
@@ -34,6 +34,7 @@ from gdjax.core.checks import (
     remember_ranges,
     strict,
 )
+from gdjax.core.codecs import decoded, in_turn, is_encoded, stored
 from gdjax.core.explicit import automatic
 from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
@@ -50,7 +51,8 @@ from gdjax.core.hyper import (
     whole_leaf_values,
 )
 from gdjax.core.kinds import is_bool, shown
-from gdjax.core.numerics import cast, cast_like, compute_dtype, real_dtype, safe_increment, upcast
+from gdjax.core.numerics import cast, compute_dtype, real_dtype, safe_increment, upcast
+from gdjax.core.parts import refuse_parts
 from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
 from gdjax.core.remember import remembered, remembered_with_owners, weak_functions
@@ -78,12 +80,15 @@ def map_blocks(
       shared: for each row, further arguments, which enter a block only once; none if empty.
     """
     out: list[Any] = [None] * len(rows)
+    done = None
     for block in like_blocks(keys):
         more = shared[block[0]] if shared else ()
+        first = in_turn(rows[block[0]], done)
         if len(block) == 1:
-            out[block[0]] = leaf(rows[block[0]], *more)
+            out[block[0]] = done = leaf(first, *more)
             continue
-        results = _blocked(leaf)([rows[i] for i in block], *more)
+        results = _blocked(leaf)([first, *(rows[i] for i in block[1:])], *more)
+        done = results[-1]
         for i, result in zip(block, results, strict=True):
             out[i] = result
     return out
@@ -105,7 +110,10 @@ def like_blocks(keys: Sequence[Hashable], size: int = BLOCK) -> list[list[int]]:
 @remembered
 def _blocked(leaf: Callable) -> Callable:
     def block(rows, *shared):
-        return [leaf(row, *shared) for row in rows]
+        results = [leaf(rows[0], *shared)]
+        for row in rows[1:]:
+            results.append(leaf(in_turn(row, results[-1]), *shared))
+        return results
 
     return jax.jit(block)
 
@@ -297,15 +305,16 @@ def _lifted_update(
         hyper = {k: None if v is None else v.astype(real) for k, v in hyper.items()}
         rate = hyper.pop("learning_rate") if descends else None
         decay = hyper.pop("weight_decay", None) if descends else None
-        out, new = rule(grad.astype(dtype), upcast(slots), wide, count, **hyper, **extra, **fixed)
+        read = decoded(slots)
+        out, new = rule(grad.astype(dtype), upcast(read), wide, count, **hyper, **extra, **fixed)
         if decay is not None:
             if wide is None:
                 raise ValueError(f"{name} with weight_decay needs {NEEDS_PARAMS}")
             out = out + decay * wide
         if rate is not None:
             out = -rate * out
-        check_avals(name, grad, new, slots)
-        return out.astype(grad.dtype), cast_like(new, slots)
+        check_avals(name, grad, new, read)
+        return out.astype(grad.dtype), stored(new, slots, read)
 
     def update(grads, state, params=None, **extra):
         leaves, parts, treedef = checked_leaves(
@@ -408,7 +417,8 @@ def treewise(
     Args:
       rule: `rule(grads, slots, params, count, *, <hyperparams>, <static>, <extras>)` returns
         `(updates, slots)`. Gradients and parameters come in at least float32 and updates leave in
-        the gradients' dtype; slots come as they are stored. With `**extra` it gets every extra. A
+        the gradients' dtype; slots come as they are stored, those in
+        codes (see `with_slot_dtypes`) as arrays. With `**extra` it gets every extra. A
         keyword `raw_params` is given the parameters in their own dtype, for functions of the user.
         If another optimizer in the slots takes no step in a call (see `took_step`), the count stays
         as it is.
@@ -477,20 +487,30 @@ def _treewise_update(
         used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
+        read = _own_decoded(state.slots)
         try:
-            updates, slots = rule(up, state.slots, params, count, **hyper, **fixed, **used)
+            updates, slots = rule(up, read, params, count, **hyper, **fixed, **used)
         except (TypeError, ValueError) as error:
             own = str(error).startswith(name) or jax.tree_util.treedef_is_leaf(treedef)
-            raise (None if own else tree_misfit(name, grads, state.slots)) or error from None
-        check_avals(name, None, slots, state.slots)
+            raise (None if own else tree_misfit(name, grads, read)) or error from None
+        check_avals(name, None, slots, read)
         took = took_step(slots)  # counts and schedules are those of steps, not of calls
         count = count if took is None else jnp.where(took, count, state.count)
         new = treedef.unflatten(
             [cast(u, g.dtype) for u, g in zip(treedef.flatten_up_to(updates), leaves, strict=True)]
         )
-        return new, state._replace(count=count, slots=cast_like(slots, state.slots))
+        return new, state._replace(count=count, slots=stored(slots, state.slots, read))
 
     return compiled(update, name)
+
+
+def _own_decoded(slots: T) -> T:
+    """Return slots decoded; those of other optimizers in them as they are, for these."""
+    return jax.tree.map(
+        lambda x: x if is_state(x) else decoded(x),
+        slots,
+        is_leaf=lambda x: is_state(x) or is_encoded(x),
+    )
 
 
 def _as_node(function: T) -> T:
@@ -719,6 +739,7 @@ class Compiled:
         if not plain and any(map(_is_static, jax.tree.leaves(extra))):
             plain, state = True, jax.tree.map(_as_jax, state)
         if plain:
+            refuse_parts(self.__name__, self._update, updates, state, params, extra)
             return self._update(updates, state, params, **extra)
         if not functions:
             return self._jitted(updates, state, params, **extra)

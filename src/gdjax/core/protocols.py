@@ -88,6 +88,19 @@ class HasFeasibleSet(Protocol):
 
 
 @runtime_checkable
+class KeepsIterates(Protocol):
+    """Keeps parameters, or sums of all steps, which few bits would not hold.
+
+    See `with_slot_dtypes`, which asks.
+    """
+
+    @property
+    def iterates(self) -> tuple[str, ...]:
+        """The names of these slots."""
+        ...
+
+
+@runtime_checkable
 class KeepsGradient(Protocol):
     """Knows objective and gradient at the new parameters, as line searches do."""
 

@@ -54,7 +54,9 @@ def low_dtypes(params: Params) -> PyTree:
       >>> low_dtypes([jnp.ones(2), jnp.ones(2, jnp.bfloat16)])
       [None, StoredIn(dtype=dtype(bfloat16))]
     """
-    return jax.tree.map(lambda x: None if x.dtype == compute_dtype(x) else StoredIn(x.dtype), params)
+    return jax.tree.map(
+        lambda x: None if x.dtype == compute_dtype(x) else StoredIn(x.dtype), params
+    )
 
 
 def no_residual(params: Params, *, low: bool = False) -> PyTree:

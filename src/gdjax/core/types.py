@@ -52,6 +52,7 @@ Hyperparam: TypeAlias = Scalar | PrefixTree  # one number, or one for each part 
 Mask: TypeAlias = bool | PrefixTree | Callable[[Any], Any] | None  # which leaves take part
 DType: TypeAlias = DTypeLike | None  # None is the default that the docstring names
 FloatDType: TypeAlias = DTypeLike | None  # a real floating one of at least 16 bits, or None
+SlotDType: TypeAlias = DTypeLike  # of a slot, also the name of a code; see `with_slot_dtypes`
 Key: TypeAlias = int | Array  # a seed, or a key of jax.random
 KeyArray: TypeAlias = Array  # a key of jax.random
 AxisName: TypeAlias = str | tuple[str, ...] | None  # of `vmap`, `pmap` or `shard_map`

@@ -32,6 +32,8 @@ class Cocob(NamedTuple):
     abs_sum: Array  # G, sum of |gradient|
     reward: Array  # R, the gains so far, at least 0
 
+    iterates = ("start", "bets")
+
 
 def _cocob(grad, slots, param, count, *, alpha, eps):
     size, moved = magnitude(grad), param - slots.start

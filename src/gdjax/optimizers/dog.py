@@ -34,6 +34,8 @@ class Dog(NamedTuple):
     max_dist: Array  # r bar, the largest distance from them so far; a number, like the next
     sum_sq: Array  # G, sum of the squared norms of the gradients
 
+    iterates = ("start",)
+
 
 class Dowg(NamedTuple):
     """What DoWG remembers."""
@@ -41,6 +43,8 @@ class Dowg(NamedTuple):
     start: Params  # x_0, as above
     sq_dist: Array  # r bar^2, the largest squared distance so far; a number, like the next
     sum_sq: Array  # v, sum of the squared norms of the gradients, weighted by r bar^2
+
+    iterates = ("start",)
 
 
 def _dog(grads, slots, params, count, *, init_step, eps, kind):

@@ -29,6 +29,8 @@ class DualAverage(NamedTuple):
     x0: Array  # the first parameter
     residual: Residual | None  # what rounding takes from a parameter of less than float32
 
+    iterates = ("s", "x0", "residual")
+
 
 def _madgrad(
     grad, slots, param, count, *, learning_rate, momentum, eps, weight_decay=None, decoupled

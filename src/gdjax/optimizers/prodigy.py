@@ -43,6 +43,8 @@ class ProdigySlots(NamedTuple):
     numerator: Array  # r, decaying weighted sum of <g, x_0 - x>; a number
     residual: Params  # what rounding takes from parameters of less than float32, else None
 
+    iterates = ("start", "residual")
+
 
 def _means(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
     mu = b1 * mu + (1 - b1) * d * grad

@@ -15,6 +15,7 @@ import numpy as np
 from gdjax.core.base import Optimizer, State, is_state, short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
+from gdjax.core.codecs import is_encoded
 from gdjax.core.hyper import Schedule, leaf_values, path_name, value_at
 from gdjax.core.lift import noting_names
 from gdjax.core.protocols import HasBranches, HasGroups, states_in
@@ -311,9 +312,9 @@ class _Row:
         self.slots: dict[str, list[str]] = {}
 
     def add_slot(self, name: str, tree: PyTree) -> None:
-        for x in jax.tree.leaves(tree):
-            self.slots.setdefault(name, []).append(short(x))
-            own = x.size * x.dtype.itemsize
+        for x in jax.tree.leaves(tree, is_leaf=is_encoded):
+            self.slots.setdefault(name, []).append(short(x.codes if is_encoded(x) else x))
+            own = sum(part.size * part.dtype.itemsize for part in jax.tree.leaves(x))
             self.state_bytes += own
             self.state_device_bytes += (
                 round(own * self.share) if x.shape == self.array.shape else own
@@ -415,7 +416,8 @@ class _Reader:
     def _parts(self, node: PyTree, in_slots: bool) -> list[PyTree] | None:
         """Return the part of each parameter, if this is a tree like the parameters."""
         if jax.tree_util.treedef_is_leaf(self.treedef):  # a single array: so are its slots
-            alike = jax.tree_util.all_leaves([node]) and (node.ndim or self._is_scalar())
+            array = jax.tree_util.all_leaves([node]) or is_encoded(node)
+            alike = array and (node.ndim or self._is_scalar())
             return [node] if alike and in_slots else None
         try:
             parts = self.treedef.flatten_up_to(node)

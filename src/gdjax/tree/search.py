@@ -20,13 +20,15 @@ import jax.numpy as jnp
 
 from gdjax.core.base import State, is_state
 from gdjax.core.checks import strict
+from gdjax.core.codecs import Encoded, is_encoded, stored
 from gdjax.core.hyper import Masked, Placeholder, value_at
 from gdjax.core.reading import replacement
-from gdjax.core.types import OptState, Pair, PyTree
+from gdjax.core.types import OptState, Pair, PyTree, TreeDef
 
 Path = tuple[Hashable, ...]  # keys of `jax.tree_util` and `NamedTupleKey`s
 Found = tuple[Path, PyTree, PyTree]  # path, node, innermost state that contains it
 Filter = Callable[[Path, Any], bool]
+LEAF = jax.tree.structure(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +193,8 @@ def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTr
       tree: any tree, usually a state.
       filtering: see `get_all_with_path`.
       **kwargs: name -> new value. If it replaces an array, a number or array of the same shape is
-        cast to its dtype (optax: unchanged), so that the next step does not compile again.
+        cast to its dtype (optax: unchanged), so that the next step does not compile again. A slot
+        with codes (see `with_slot_dtypes`) is given as arrays, which are encoded.
 
     Raises:
       KeyError: if nothing has that name.
@@ -229,6 +232,8 @@ def set(tree: PyTree, filtering: Filter | None = None, /, **kwargs: Any) -> PyTr
 
 
 def _fitting(new: PyTree, old: PyTree) -> PyTree:
+    if any(map(is_encoded, jax.tree.leaves(old, is_leaf=is_encoded))):
+        return stored(new, old)
     if not (isinstance(old, jax.Array) and jax.tree_util.all_leaves([new])):
         return new
     if callable(new) or isinstance(new, str) or jnp.shape(new) != old.shape:
@@ -246,13 +251,17 @@ def map_params(
     transform_non_params: Callable[[Any], Any] | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> PyTree:
-    """Map over the parts of a state that are shaped like the parameters, e.g. to give shardings.
+    """Map over the parts of a state that are shaped like the parameters, e.g. to give names.
+
+    For shardings see `gdjax.state_shardings`, which also knows where factored slots lie.
 
     Args:
       initable: the optimizer that made the state, or its `init`.
-      f: `f(leaf, *rest_leaves)`, for each leaf of each such part.
+      f: `f(leaf, *rest_leaves)`, for each leaf of each such part. If the state has several arrays
+        for a parameter, such as its factors, or the codes and the scales of a slot (see
+        `with_slot_dtypes`), it is called for each of them with what the other trees have for it.
       state: the state.
-      *rest: trees with the structure of the parameters.
+      *rest: trees with the structure of the parameters, or prefixes of it.
       transform_non_params: applied to every other leaf (counts, numbers); None leaves them
         unchanged.
       is_leaf: as in `jax.tree.map`, for the parts shaped like the parameters.
@@ -269,18 +278,24 @@ def map_params(
     init = getattr(initable, "init", None) or (initable if callable(initable) else initable[0])
     template = init(Placeholder())
 
+    def other(node):
+        return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
+
     def mapped(leaf, *others):  # None: the state has no such part for this parameter
+        if is_encoded(leaf):
+            scales = None if leaf.scales is None else f(leaf.scales, *others)
+            return Encoded(f(leaf.codes, *others), scales, other(leaf.key), leaf.codec)
         return None if leaf is None else f(leaf, *others)
 
     def stops(node):
-        return node is None or (is_leaf is not None and is_leaf(node))
+        return node is None or is_encoded(node) or (is_leaf is not None and is_leaf(node))
 
     def visit(part, node):
         if _is_placeholder(part):
-            return jax.tree.map(mapped, node, *rest, is_leaf=stops)
+            return _map_below(mapped, stops, node, rest)
         if any(map(_is_placeholder, jax.tree.leaves(part, is_leaf=_is_placeholder))):
             return jax.tree.map(visit, part, node, is_leaf=lambda x: x is not part)
-        return node if transform_non_params is None else jax.tree.map(transform_non_params, node)
+        return other(node)
 
     try:
         return visit(template, state)
@@ -289,6 +304,29 @@ def map_params(
             "tree.map_params(state=..., rest=...) must be a state of this optimizer, and trees "
             f"like its parameters. {error}"
         ) from error
+
+
+def _map_below(
+    f: Callable[..., Any], stops: Callable[[Any], bool], node: PyTree, rest: tuple[PyTree, ...]
+) -> PyTree:
+    """Map over a tree and others, whose leaves may stand where it has several arrays, or none."""
+    children, treedef = _one_level(stops, node)
+    if treedef == LEAF:
+        return f(node, *rest)
+    columns = []
+    for tree in rest:
+        below, other = _one_level(stops, tree)
+        if other not in (treedef, LEAF):
+            raise ValueError(f"The state has {treedef} where another tree has {other}.")
+        columns.append(below if other == treedef else [tree] * len(children))
+    rows = zip(*columns, strict=True) if rest else [()] * len(children)
+    parts = zip(children, rows, strict=True)
+    return treedef.unflatten([_map_below(f, stops, child, row) for child, row in parts])
+
+
+def _one_level(stops: Callable[[Any], bool], node: PyTree) -> tuple[list[PyTree], TreeDef]:
+    """Return the children of a node and its structure, that of a leaf if `stops(node)`."""
+    return jax.tree.flatten(node, is_leaf=lambda x: x is not node or stops(x))
 
 
 def _is_placeholder(node: PyTree) -> bool:

@@ -31,6 +31,8 @@ class Average(NamedTuple):
     weight: Array  # sum of the weights of an exponential average, at most 1; a number
     inner: OptState  # state of the averaged optimizer
 
+    iterates = ("mean",)
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the average, mixed with the parameters if `share` is below 1."""
         return map_held(_mix, self.mean, params, hyperparams["share"])

@@ -33,6 +33,8 @@ class Lookahead(NamedTuple):
     first: PyTree  # counts and slots of the fast optimizer at `init`; None unless it is reset
     inner: OptState  # state of the fast optimizer
 
+    iterates = ("slow", "residual", "first")
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the slow weights."""
         return map_held(_slow, self.slow, params)

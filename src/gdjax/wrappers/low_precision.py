@@ -44,6 +44,8 @@ class Compensated(NamedTuple):
     residual: PyTree  # exact minus stored parameter, shaped like it; None for at least float32
     inner: OptState  # state of the optimizer
 
+    iterates = ("residual",)
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the weights that the optimizer evaluates with, in the dtypes of `params`."""
         exact = exact_params(params, self.residual)

@@ -37,6 +37,8 @@ class Mechanic(NamedTuple):
     squares: Array  # v, decaying sum of h^2
     inner: OptState  # state of the base optimizer
 
+    iterates = ("start", "displacement")
+
 
 def _measure(grad, param, displacement):
     """Return |g|^2, |param|^2, <g, Delta>, <param, Delta>."""

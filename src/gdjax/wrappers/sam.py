@@ -38,6 +38,8 @@ class Sam(NamedTuple):
     adversary: OptState  # state of the optimizer that ascends
     inner: OptState  # state of the optimizer that descends
 
+    iterates = ("center", "first")
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return the parameters without the ascent."""
         if self.center is not None:

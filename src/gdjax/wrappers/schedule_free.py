@@ -38,6 +38,8 @@ class PrimalAverage(NamedTuple):
     residual: PyTree  # as that of `ScheduleFree`
     inner: OptState  # state of the optimizer
 
+    iterates = ("z", "residual")
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
         return extrapolated(self.z, params, self.residual, hyperparams["mu_y"])

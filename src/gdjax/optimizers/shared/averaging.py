@@ -36,6 +36,8 @@ class ScheduleFree(NamedTuple):
     residual: PyTree  # what rounding to less than float32 takes from y; see `gdjax.core.residual`
     inner: OptState  # state of the wrapped optimizer
 
+    iterates = ("z", "residual")
+
     def eval_params(self, params: Params, count: Array, hyperparams: dict[str, Any]) -> Params:
         """Return x, the average of z."""
         return extrapolated(self.z, params, self.residual, hyperparams["b1"])

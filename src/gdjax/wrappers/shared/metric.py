@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.checks import leaf_name
+from gdjax.core.codecs import decoded
 from gdjax.core.hyper import leaf_numbers
 from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import upcast
@@ -23,7 +24,7 @@ def diagonal_metric(state: OptState, params: Params) -> list[Array | None]:
     for _, node in states_in(state):
         if not isinstance(node.slots, HasDiagonal):
             continue
-        slots: Any = node.slots
+        slots: Any = decoded(node.slots)
         columns = [treedef.flatten_up_to(tree) for tree in slots]
         mine = [i for i, x in enumerate(columns[0]) if x is not None]  # the others: other groups'
         last = jnp.maximum(node.count - 1, 0)

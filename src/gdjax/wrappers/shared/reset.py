@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import is_state
+from gdjax.core.codecs import is_encoded
 from gdjax.core.keys import is_key
 from gdjax.core.protocols import ReportsStep
 from gdjax.core.types import OptState, PyTree
@@ -32,6 +33,8 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
     """Return the state with counts and slots of `first`, a `memory`, where `when` holds."""
 
     def part(node, old):
+        if is_encoded(node):  # `with_slot_dtypes` leaves a memory as it is
+            return jax.tree.map(part, node, old if is_encoded(old) else node.encode(old))
         if not is_state(node):
             return node if is_key(node) else jnp.where(when, old, node)
         slots, (count, first) = node.slots, old
@@ -42,7 +45,7 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
             slots = slots._replace(inner=reset(when, slots.inner, first))
         return node._replace(slots=slots)
 
-    return jax.tree.map(part, state, first, is_leaf=is_state)
+    return jax.tree.map(part, state, first, is_leaf=lambda x: is_state(x) or is_encoded(x))
 
 
 def _is_kept(slots: PyTree) -> bool:
