@@ -136,8 +136,8 @@ def decoded(tree: T) -> T:
       >>> import gdjax, jax.numpy as jnp
       >>> opt = gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", min_size=0)
       >>> _, state = opt.update(jnp.array([10.0, -20.0]), opt.init(jnp.zeros(2)))
-      >>> print(state.mu, gdjax.decoded(state).mu)
-      Encoded(int8[2]) [ 1.0034375 -2.       ]
+      >>> print(state.mu, gdjax.decoded(state).mu.round(2))
+      Encoded(int8[2]) [ 1. -2.]
     """
     return jax.tree.map(lambda x: x.decode() if is_encoded(x) else x, tree, is_leaf=is_encoded)
 
@@ -307,8 +307,8 @@ def magnitudes(signed: bool) -> np.ndarray:
 
     Example:
       >>> levels = magnitudes(True)
-      >>> print(len(levels), levels[1], levels[-2:])
-      129 5.5e-07 [0.99296875 1.        ]
+      >>> print(len(levels), levels[1], levels[-2])
+      129 5.5e-07 0.99296875
     """
     levels = [0.0]
     for i in range(DECADES):

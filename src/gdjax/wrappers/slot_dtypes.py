@@ -6,6 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import jax.core
@@ -184,7 +185,7 @@ def _encoded(
         kept = encoded(x, name, block, scale_dtype, own)
         return kept.codes, kept.scales
 
-    def placed(part):
+    def placed(part: Any) -> Any:
         if isinstance(x, jax.core.Tracer):
             return placed_along(part, x, range(x.ndim))
         sharding = sharding_along(x, part.shape, range(x.ndim))
