@@ -466,6 +466,17 @@ def test_codes_and_scales_are_sharded_as_the_parameter_is():
     same(jax.device_get(new.nu["w"].codes), jax.device_get(one.nu["w"].codes))
 
 
+def test_shardings_of_codes_are_known_before_there_is_a_state():
+    mesh = jax.sharding.AbstractMesh((4, 2), ("x", "y"))
+    placed = NamedSharding(mesh, PartitionSpec("x", "y"))
+    params = {"w": jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=placed)}
+    opt = gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", nu=STOCHASTIC, block=128)
+    found = gdjax.state_shardings(opt, params)
+    for part in (found.mu["w"].codes, found.mu["w"].scales, found.nu["w"].codes):
+        assert part.spec == PartitionSpec("x", "y")
+    assert tuple(found.nu["w"].key.spec) == ()
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
