@@ -191,7 +191,9 @@ def test_steps_in_one_program_are_those_of_single_calls():
     for _ in range(4):
         carry = single(*carry)
     together = jax.jit(many)(start, opt.init(start))
-    for a, b in zip(jax.tree.leaves(wide(together[0])), jax.tree.leaves(wide(carry[0])), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(wide(together[0])), jax.tree.leaves(wide(carry[0])), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=2.0**-7)
     exact, other = (gdjax.master_params(state, params) for params, state in (together, carry))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), exact, other)

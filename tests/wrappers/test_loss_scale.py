@@ -35,7 +35,9 @@ def test_the_scale_is_that_of_the_peers(more):
     def call(carry, bad):
         params, state = carry
         scale = gdjax.loss_scale(state)
-        grads = jax.grad(lambda p: scale * jnp.sum(p["x"] ** 2 + p["y"]).astype(jnp.float32))(params)
+        grads = jax.grad(lambda p: scale * jnp.sum(p["x"] ** 2 + p["y"]).astype(jnp.float32))(
+            params
+        )
         grads["x"] = jnp.where(bad, jnp.inf, grads["x"])
         updates, state = opt.update(grads, state, params)
         params = gdjax.apply_updates(params, updates)
