@@ -99,7 +99,9 @@ def test_a_fit_on_split_data_equals_one_device(kind):
     close(fit(batch_size=None).history, fit(params, data, batch_size=None).history)
     held_out = put((X, Y), mesh, P("data"))
     parts = dict(held_out_batch_size=20, report_every=3)  # 20, 20 and 8 examples
-    close(fit(held_out=(X, Y), **parts).history, fit(params, data, held_out=held_out, **parts).history)
+    close(
+        fit(held_out=(X, Y), **parts).history, fit(params, data, held_out=held_out, **parts).history
+    )
 
 
 def test_a_batch_is_split_as_the_data_are():
@@ -107,7 +109,9 @@ def test_a_batch_is_split_as_the_data_are():
     mesh, seen = make_mesh("Auto"), set()
 
     def loss(params, batch):
-        jax.debug.inspect_array_sharding(batch[0], callback=lambda s: seen.add(s.shard_shape((16, 8))))
+        jax.debug.inspect_array_sharding(
+            batch[0], callback=lambda s: seen.add(s.shard_shape((16, 8)))
+        )
         return loss_fn(params, batch)
 
     fit(put(PARAMS, mesh, P()), put((X, Y), mesh, P("data")), loss, steps=1)
@@ -267,7 +271,11 @@ def test_the_state_of_a_lane_is_split_as_its_parameters():
     )  # fmt: skip
     (kind,) = kinds_of_lanes
     assert kind.size == 8  # a multiple of four for six lanes
-    for tree in (kind.shapes.params, kind.shapes.state.mu, kind.groups(np.zeros(6, int))[0].start().state.nu):
+    for tree in (
+        kind.shapes.params,
+        kind.shapes.state.mu,
+        kind.groups(np.zeros(6, int))[0].start().state.nu,
+    ):
         assert tuple(tree["w1"].sharding.spec) == ("lanes", None, "model")
     assert tuple(kind.shapes.state.count.sharding.spec) == ("lanes",)
 
