@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,33 @@ def spread_fit(directory, kill_at=None, steps=12):
     return [x.addressable_data(0).astype(np.float32) for x in whole(trees)], result.history
 
 
+def check_fresh_state(folder):
+    """A state from `init` is one array for both processes: a step and Orbax take it as it is."""
+    mesh = Mesh(np.array(jax.devices()), ("m",))
+    place = NamedSharding(mesh, PartitionSpec("m"))
+    params = {
+        "w": jax.make_array_from_callback((4, 6), place, lambda i: np.ones((4, 6), np.float32)[i])
+    }
+    schedule = gdjax.linear_schedule(0.1, 0.0, 9)
+    optimizer = gdjax.chain(gdjax.soap(schedule), gdjax.ema(0.5), gdjax.noisy_sgd(0.05))
+    state, shardings = optimizer.init(params), gdjax.state_shardings(optimizer, params)
+    for x, where in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert not x.is_fully_addressable and x.sharding.is_equivalent_to(where, x.ndim)
+    step = jax.jit(lambda g, s, p: optimizer.update(g, s, p)[1], out_shardings=shardings)
+    after = step(params, state, params)
+    if find_spec("orbax"):
+        import orbax.checkpoint as ocp
+
+        data = [as_data(x) for x in jax.tree.leaves(after)]
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(f"{folder}/fresh", data)
+            checkpointer.wait_until_finished()
+            found = checkpointer.restore(f"{folder}/fresh", data)
+        for x, y in zip(data, found, strict=True):
+            for a, b in zip(x.addressable_shards, y.addressable_shards, strict=True):
+                np.testing.assert_array_equal(a.data, b.data)
+
+
 def as_data(x):
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
@@ -78,6 +106,8 @@ def child(rank, port, folder, kill_at):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, int(rank))
     assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
+    if kill_at == "fresh":
+        return check_fresh_state(folder)
     fit = spread_fit(f"{folder}/fit", int(kill_at))
     for x, y in zip(*map(jax.tree.leaves, (fit, spread_fit(None))), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -126,6 +156,12 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
     longer = spread_fit(tmp_path / "fit", steps=15)
     for x, y in zip(*map(jax.tree.leaves, (longer, spread_fit(None, steps=15))), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.processes
+def test_a_fresh_state_is_one_for_both_processes(tmp_path):
+    for errors, code in two_processes(tmp_path, "fresh"):
+        assert code == 0, errors
 
 
 if __name__ == "__main__":

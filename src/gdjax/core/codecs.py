@@ -348,13 +348,18 @@ def _nearest(x: Array, signed: bool) -> Array:
     A search in the table would take 20 times as long (measured on a CPU).
     """
     known = magnitudes(signed)
-    middles = (known[1:] + known[:-1]) / 2
-    parts = [2 ** (i + (not signed)) for i in range(DECADES)]
-    place = jnp.zeros(x.shape, x.dtype)
-    for i, n in enumerate(parts):
-        first = int(sum(parts[:i])) + 1  # the place of its first level
-        inside = jnp.clip(jnp.floor(x * (10.0 ** (6 - i) * n / 0.9) - n / 9), 0, n - 1)
-        place = jnp.where(x >= middles[first - 1], first + inside, place)
+    middles = ((known[1:] + known[:-1]) / 2).tolist()
+    parts = 2.0 ** (np.arange(DECADES) + (not signed))
+    firsts = np.cumsum(parts) - parts + 1  # the place of the first level of each decade
+    decade = sum((x >= middles[int(n) - 1]).astype(jnp.int32) for n in firsts[1:])
+
+    def of_decade(values: np.ndarray) -> Array:
+        return jnp.asarray(values, x.dtype).at[decade].get(mode="promise_in_bounds")
+
+    per_unit, most = of_decade(10.0 ** (6 - np.arange(DECADES)) * parts / 0.9), of_decade(parts)
+    inside = jnp.clip(jnp.floor(x * per_unit - most / 9), 0, most - 1)
+    place = inside + most + (0 if signed else -1)
+    place = jnp.where(x >= middles[0], place, 0)
     return jnp.where(x >= middles[-1], len(known) - 1, place).astype(jnp.int32)
 
 

@@ -68,7 +68,7 @@ def sharding_along(param: Any, shape: Sequence[int], axes: Sequence[AxisOf]) -> 
         while size % math.prod(sharding.mesh.shape[name] for name in names):
             names = names[:-1]
         spec.append(names[0] if len(names) == 1 else names or None)
-        used.update(new)
+        used.update(new if names else ())
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)
 
@@ -117,9 +117,16 @@ def placed_along(x: Array, param: Any, axes: Sequence[AxisOf]) -> Array:
     return x if sharding is None else _placed(x, sharding, param)
 
 
-def zeros_like(param: Any, dtype: DType = None) -> Array:
-    """Return zeros that lie where `param` lies; `jnp.zeros_like` drops the type in a trace."""
-    return zeros_along(param, param.shape, range(len(param.shape)), dtype or param.dtype)
+def zeros_like(x: Array, dtype: DType = None) -> Array:
+    """Return zeros of the type of `x`, which lie where it lies.
+
+    In a trace `jnp.zeros_like` may drop how `x` is sharded, or varies over a manual axis.
+    """
+    dtype = x.dtype if dtype is None else dtype
+    if isinstance(x, jax.core.Tracer) and sharding_of(x) is None:
+        nothing = jnp.zeros((), dtype)
+        return jnp.where(x == x, nothing, nothing)
+    return zeros_along(x, x.shape, range(len(x.shape)), dtype)
 
 
 def replicated_like(tree: T, params: PyTree) -> T:

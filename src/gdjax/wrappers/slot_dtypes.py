@@ -54,20 +54,22 @@ def with_slot_dtypes(
 
     What `mu_dtype` and `nu_dtype` are for `adam`, for any slot of any optimizer, at any nesting.
     Arithmetic stays in at least float32: a slot is decoded when it is read and rounded when stored,
-    array by array within the step, so that there is no float32 copy of the whole state.
+    array by array within the step, so that there is no float32 copy of the whole state; but methods
+    that need sums over all parameters before their step, such as Prodigy, have one during the step.
 
     | dtype | bytes per element | for |
     |---|---|---|
-    | `"float32"` | 4 | slots that are kept in less |
+    | `"float32"` | 4 | slots that an optimizer keeps in less |
     | `"bfloat16"`, `"float16"` | 2 | means of gradients; means of squares stop too early |
     | `"bfloat16_stochastic"` | 2 | both: rounded up or down at random, right in the mean |
     | `"int8"` | 1 + 4/256 | means of gradients: a dynamic code with sign, of 7 decades |
     | `"uint8"` | 1 + 4/256 | means of squares: the same without sign; NaN for negative numbers |
-    | `"float8_e4m3fn"`, `"float8_e5m2"` | 1 + 4/256 | means of gradients |
+    | `"float8_e4m3fn"` | 1 + 4/256 | means of gradients |
+    | `"float8_e5m2"` | 1 + 4/256 | what needs range; too coarse for means of squares |
 
-    The last three have a scale for each block of elements. A block lies along the last axis, and
+    The last four have a scale for each block of elements. A block lies along the last axis, and
     where that is shorter goes on along the axes before it, so codes and scales are sharded as the
-    parameter is if its shards are multiples of a block. A block with a number that is not finite
+    parameter is, if its shards are multiples of a block. A block with a number that is not finite
     is NaN. In a block without negative numbers, none becomes 0 that was not: it may be divided by.
 
     Slots with codes are nodes, `gdjax.core.codecs.Encoded`. `gdjax.decoded(state)` shows the
@@ -177,15 +179,19 @@ def _encoded(
         return kept.codes, kept.scales
 
     def placed(part):
-        if part is None or isinstance(x, jax.core.Tracer):
-            return part if part is None else placed_along(part, x, range(x.ndim))
+        if isinstance(x, jax.core.Tracer):
+            return placed_along(part, x, range(x.ndim))
         sharding = sharding_along(x, part.shape, range(x.ndim))
+        if isinstance(part, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding)
         return part if sharding in (None, part.sharding) else jax.device_put(part, sharding)
 
-    codes, scales = map(placed, derived(lambda x: automatically(parts, x, data), x))
-    if key is not None:  # that of the next rounding
-        key = placed_along(jax.random.split(key)[1], x, ())
-    return Encoded(codes, scales, key, codec_of(x, name, block))
+    codes, scales = derived(lambda x: automatically(parts, x, data), x)
+    scales = None if scales is None else placed(scales)
+    if key is not None:
+        key = jax.random.split(key)[1]  # that of the next rounding
+        key = key if isinstance(x, jax.ShapeDtypeStruct) else placed_along(key, x, ())
+    return Encoded(placed(codes), scales, key, codec_of(x, name, block))
 
 
 def _storage(dtype: SlotDType) -> str:

@@ -11,6 +11,7 @@ from jax import Array
 
 from gdjax.core.every import either
 from gdjax.core.numerics import cast_like, safe_increment, upcast
+from gdjax.core.placement import zeros_like
 from gdjax.core.protocols import took_step
 from gdjax.core.trees import zero
 from gdjax.core.types import OptState, Params, PyTree, T, Updates
@@ -30,19 +31,13 @@ def unless(
     """Return the optimizer's updates and state, or zeros and the old state where `skip` holds."""
 
     def leave():
-        return jax.tree.map(_zeros, grads), state
+        return jax.tree.map(zeros_like, grads), state
 
     def step():
         updates, new = update(grads, state, params, **extra)
         return cast_like(updates, grads), cast_like(new, state)
 
     return either(~skip, step, leave)  # in this order: see `either`
-
-
-def _zeros(x: Array) -> Array:
-    """Return zeros of the same type, also on an explicit mesh, where `zeros_like` drops it."""
-    nothing = jnp.zeros((), x.dtype)
-    return jnp.where(x == x, nothing, nothing)
 
 
 def at_steps(state: OptState, step: Callable[[], T], left: T) -> T:

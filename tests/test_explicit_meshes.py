@@ -1,0 +1,301 @@
+"""On meshes with explicit axes (`jax.make_mesh`) everything is as on one device."""
+
+import contextlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from registry import CASES
+
+import gdjax
+from gdjax.core.explicit import SUPPORTED
+
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this JAX has no explicit axes")
+
+# like shapes, so that a rule is traced once; not split, columns, rows and columns
+SPLIT = {"b": (None,), "c": (None, "b"), "rc": ("a", "b")}
+SHAPES = {"b": (8,), "c": (8, 8), "rc": (8, 8)}
+FAST = {"xla_backend_optimization_level": 0}
+PARTS = 12
+NAMES = {case.name for case in CASES}
+
+
+def mesh_of(kind="Explicit", **sizes):
+    sizes = sizes or {"a": 4, "b": 2}
+    kinds = (getattr(jax.sharding.AxisType, kind),) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    return {k: jnp.asarray(rng.normal(0.4, 1.0, s), jnp.float32) for k, s in SHAPES.items()}
+
+
+def put(mesh, x, *spec):
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def split(mesh, tree):
+    axes = mesh.axis_names
+    specs = {k: [n if n in axes else None for n in SPLIT[k]] for k in tree}
+    return {k: put(mesh, x, *specs[k]) for k, x in tree.items()}
+
+
+def types(tree):
+    return [str(jax.typeof(x)) for x in jax.tree.leaves(tree)]
+
+
+def slope(params, i=0):
+    return jax.tree.map(lambda x: x + jnp.cos(3.0 * x), params)
+
+
+def three_steps(opt, params, **extra):
+    """Return the parameters, and what to evaluate with, after three steps in a scan."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = opt.update(slope(params), state, params, **extra)
+        return (gdjax.apply_updates(params, updates), state), None
+
+    (params, state), _ = jax.lax.scan(step, (params, opt.init(params)), length=3)
+    return params, gdjax.eval_params(state, params)
+
+
+def check_like_one_device(runs, in_context=True):
+    """Check that each function of the parameters is what it is on one device, in one program.
+
+    A scan refuses a carry that changes its type, that is also its sharding.
+
+    Args:
+      runs: name -> a function of parameters that returns trees like them.
+      in_context: whether to trace them with `jax.set_mesh`, too.
+    """
+    mesh, one = mesh_of(), parameters()
+    many = split(mesh, one)
+
+    def run_all(params):
+        out = {}
+        for name, run in runs.items():
+            try:
+                out[name] = run(params)
+            except Exception as error:
+                error.add_note(f"in {name}")
+                raise
+        return out
+
+    expected = jax.jit(run_all).lower(one).compile(FAST)(one)
+    actual = jax.jit(run_all).lower(many).compile(FAST)(many)
+    for name in runs:
+        for a, b in zip(*map(jax.tree.leaves, (actual[name], expected[name])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
+        for out in actual[name]:
+            assert types(out) == types(many), name
+    if in_context:
+        with jax.set_mesh(mesh):
+            jax.eval_shape(run_all, many)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_optimizer_is_as_on_one_device(part):
+    runs = {}
+    for case in CASES[part::PARTS]:
+        if case.name.removeprefix("scale_by_") in NAMES - {case.name}:
+            continue
+        flat = {k: np.ones(s) for k, s in SHAPES.items()}
+        extra, opt = case.extras(flat, flat, 1), case.make(**case.numbers)
+        runs[case.name] = lambda p, opt=opt, extra=extra: three_steps(opt, p, **extra)
+    check_like_one_device(runs, in_context=part % 3 == 0)
+
+
+# each around the next one, and the last around the first
+WRAPPERS = {
+    "lookahead": lambda opt: gdjax.lookahead(opt, 2),
+    "flatten": gdjax.flatten,
+    "sam, opaque": lambda opt: gdjax.sam(opt, opaque_mode=True),
+    "mars": gdjax.mars,
+    "masked": lambda opt: gdjax.selective_transform(
+        opt, freeze_mask=gdjax.by_path({"b": True, ".*": False})
+    ),
+    "average": lambda opt: gdjax.average(opt, 0.5),
+    "accumulate": lambda opt: gdjax.accumulate(opt, 2),
+    "schedule_free": lambda opt: gdjax.schedule_free(opt, 0.1),
+    "clip": lambda opt: gdjax.chain(gdjax.clip_by_global_norm(1.0), opt),
+    "guard": lambda opt: gdjax.guard(opt, gdjax.skip_large_updates, max_squared_norm=1e3),
+    "cautious": gdjax.cautious,
+    "groups": lambda opt: gdjax.groups({"c|b": opt, ".*": gdjax.sgd(0.1)}),
+    "mechanize": lambda opt: gdjax.mechanize(opt, s_init=0.1),
+    "sam": gdjax.sam,
+    "noise": lambda opt: gdjax.chain(gdjax.add_noise(0.01, 0.5, key=0), gdjax.centralize(), opt),
+    "skip_spikes": gdjax.skip_spikes,
+    "gpa": gdjax.gpa,
+    "agc": lambda opt: gdjax.chain(gdjax.adaptive_grad_clip(0.5), opt),
+    "hyperball": lambda opt: gdjax.hyperball(opt, 0.01),
+    "split_real_and_imaginary": gdjax.split_real_and_imaginary,
+    "monitor": gdjax.monitor,
+}
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_wrappers_around_wrappers_are_as_on_one_device(part):
+    names, runs = list(WRAPPERS), {}
+    for i in range(part, len(names), 3):
+        outer, inner = names[i], names[(i + 1) % len(names)]
+        base = gdjax.muon(0.01) if i % 2 else gdjax.adam(0.01)
+        opt = WRAPPERS[outer](WRAPPERS[inner](base))
+        runs[f"{outer}({inner})"] = lambda p, opt=opt: three_steps(
+            opt, p, grad_fn=slope, value=jnp.float32(2.0)
+        )
+    check_like_one_device(runs, in_context=part == 0)
+
+
+def losses(mesh=None):
+    """Return a loss that needs `out_sharding` on a mesh, and residuals; with its data."""
+    rng = np.random.default_rng(1)
+    a, y = rng.normal(size=(24, 8)).astype(np.float32), rng.normal(size=24).astype(np.float32)
+    rows = {}
+    if mesh is not None:
+        a, y = put(mesh, a, "a"), put(mesh, y, "a")
+        rows = {"out_sharding": NamedSharding(mesh, PartitionSpec("a"))}
+
+    def residuals(p, a, y):
+        return jnp.einsum("ij,j->i", a, p["w"], **rows) - y, p["m"] - 0.3
+
+    def loss(p, a, y):
+        first, second = residuals(p, a, y)
+        return jnp.sum(first**2) + jnp.sum(second**2) + 0.1 * jnp.sum(second**4)
+
+    return loss, residuals, (a, y)
+
+
+SOLVERS = {
+    "lbfgs": lambda f, r, p, args: gdjax.minimize(f, p, args=args),
+    "nonlinear_cg": lambda f, r, p, args: gdjax.minimize(f, p, gdjax.nonlinear_cg(), args=args),
+    "newton_cg": lambda f, r, p, args: gdjax.minimize(f, p, gdjax.newton_cg(), args=args),
+    "bounds": lambda f, r, p, args: gdjax.minimize(f, p, bounds=(-1.0, 0.2), args=args),
+    "least_squares": lambda f, r, p, args: gdjax.least_squares(r, p, args=args),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_call_functions_of_explicit_arrays(name):
+    mesh, one = mesh_of(), {"w": jnp.zeros(8), "m": jnp.zeros((4, 2))}
+    loss, residuals, args = losses()
+    expected = SOLVERS[name](loss, residuals, one, args)
+    many = {"w": put(mesh, one["w"], "a"), "m": put(mesh, one["m"], "a", "b")}
+    with jax.set_mesh(mesh) if name == "lbfgs" else contextlib.nullcontext():
+        loss, residuals, args = losses(mesh)
+        result = SOLVERS[name](loss, residuals, many, args)
+    assert result.converged and types(result.params) == types(many)
+    for a, b in zip(*map(jax.tree.leaves, (result.params, expected.params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)  # both stop near the solution
+
+
+def mixed(tree):
+    return gdjax.projections.projection_simplex(tree), gdjax.second_order.hessian_diag(
+        lambda p, x, y: sum(jnp.sum(x**4) for x in jax.tree.leaves(p)), tree, None, None
+    )
+
+
+def in_chunks(tree):
+    labels = jnp.zeros(8, jnp.int32) + (tree["b"] > 0)
+    return jax.grad(
+        lambda p: jnp.sum(
+            gdjax.losses.chunked_softmax_cross_entropy(p["c"], p["rc"], labels, chunk_size=4)
+        )
+    )(tree)
+
+
+def pairs(tree):
+    labels = jnp.arange(8) // 2
+    return jax.grad(lambda p: gdjax.losses.ntxent(p["rc"], labels))(tree), gdjax.polar(tree["c"])
+
+
+@pytest.mark.parametrize("function", [mixed, in_chunks, pairs])
+def test_functions_that_mix_all_elements(function):
+    one = parameters()
+    many = split(mesh_of(), one)
+    actual, expected = jax.jit(function)(many), jax.jit(function)(one)
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    like = jax.tree.leaves(actual)[: len(many)]
+    assert types(like) == types(many)
+
+
+def test_lanes_on_an_axis_of_their_own():
+    mesh = mesh_of(a=4, lanes=2)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32)
+
+    def run(x):
+        return three_steps(gdjax.muon(0.1), x)[0]
+
+    many = put(mesh, x, "lanes", "a")
+    out = jax.jit(jax.vmap(run))(many)
+    assert jax.typeof(out) == jax.typeof(many)
+    np.testing.assert_allclose(out, jax.jit(jax.vmap(run))(x), atol=1e-5)
+
+
+def test_gradients_pass():
+    one = parameters()
+
+    def length(params):
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(three_steps(gdjax.muon(0.1), params)[0]))
+
+    actual = jax.jit(jax.grad(length))(split(mesh_of(), one))
+    for a, b in zip(*map(jax.tree.leaves, (actual, jax.jit(jax.grad(length))(one))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# --- communication --------------------------------------------------------------------------------
+
+COLLECTIVE = re.compile(
+    r" = (\S+|\(.*?\)) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
+    r"(?:-start)?\("
+)
+
+
+def collectives(optimizers, kind):
+    """Return the shapes of the outputs of all collectives in a step of optimizers on one axis."""
+    mesh = mesh_of(kind, a=8)
+    params = {"b": put(mesh, jnp.ones(8)), "r": put(mesh, jnp.ones((8, 16)), "a")}
+    states = [opt.init(params) for opt in optimizers]
+
+    def step(grads, states, params):
+        steps = [opt.update(grads, s, params) for opt, s in zip(optimizers, states, strict=True)]
+        return [gdjax.apply_updates(params, updates) for updates, _ in steps], [s for _, s in steps]
+
+    text = jax.jit(step).lower(params, states, params).compile().as_text()
+    return [f"{name} {shape}" for shape, name in COLLECTIVE.findall(text)]
+
+
+ELEMENTWISE = [
+    gdjax.sgd(0.1, momentum=0.9),
+    gdjax.adamw(0.1),
+    gdjax.lion(0.1),
+    gdjax.adopt(0.1),
+    gdjax.lookahead(gdjax.adam(0.1)),
+    gdjax.schedule_free_adamw(0.1),
+    gdjax.accumulate(gdjax.adam(0.1), 2),
+    gdjax.groups({"r": gdjax.rmsprop(0.1), ".*": gdjax.adagrad(0.1)}),
+]
+OF_NORMS = [
+    gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adam(0.1)),
+    gdjax.lamb(0.1),
+    gdjax.novograd(0.1),
+    gdjax.apply_if_finite(gdjax.adam(0.1), 5),
+]
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+def test_elementwise_methods_do_not_communicate(kind):
+    assert collectives(ELEMENTWISE, kind) == []
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize("optimizer", OF_NORMS, ids=str)
+def test_norms_take_one_sum_of_numbers(optimizer, kind):
+    found = collectives([optimizer], kind)
+    assert len(found) == 1 and found[0].startswith("all-reduce"), found
+    assert not re.search(r"\[\d", found[0]), "more than numbers"
