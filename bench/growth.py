@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import gdjax
 
-SHAPES = ((64, 64), (64, 256), (64,))  # in turn: a leaf is one of these
+SHAPES = ((256, 256), (256, 512), (256,))  # in turn: a leaf is one of these
 STAGES = ("trace", "lower", "compile")
 PATTERNS = {r".*bias.": 0.0, r".*": 0.1}
 
