@@ -10,6 +10,7 @@ import gc
 import os
 import statistics
 import time
+from typing import Any
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
@@ -21,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import gdjax
 
-SHAPES = ((64, 64), (64, 256), (64,))  # in turn: a leaf is one of these
+SHAPES = ((256, 256), (256, 512), (256,))  # in turn: a leaf is one of these
 STAGES = ("trace", "lower", "compile")
 PATTERNS = {r".*bias.": 0.0, r".*": 0.1}
 
@@ -32,10 +33,10 @@ def params_of(leaves, layers=0, mesh=None):
     for i in range(leaves):
         shape = (layers,) * bool(layers) + SHAPES[i % len(SHAPES)]
         split = PartitionSpec(*[None] * bool(layers), "x" if len(SHAPES[i % 3]) == 2 else None)
-        more = {} if mesh is None else {"sharding": NamedSharding(mesh, split)}
+        sharding = None if mesh is None else NamedSharding(mesh, split)
         name = "bias" if len(SHAPES[i % 3]) == 1 else "kernel"
         tree.setdefault(f"layer{i // 3}", {})[f"{name}{i % 3}"] = jax.ShapeDtypeStruct(
-            shape, jnp.float32, **more
+            shape, jnp.float32, sharding=sharding
         )
     return tree
 
@@ -72,7 +73,7 @@ METHODS = {
 }
 
 
-def stages(lib, opt, params, compiles, steps=0):
+def stages(lib: Any, opt: Any, params, compiles, steps=0):
     """Return the seconds for tracing, lowering and compiling a step, from empty caches."""
 
     def step(params, state, grads):
@@ -81,7 +82,8 @@ def stages(lib, opt, params, compiles, steps=0):
 
     def several(params, state, grads):
         def body(carry, _):
-            return step(*carry, grads), None
+            params, state = carry
+            return step(params, state, grads), None
 
         return jax.lax.scan(body, (params, state), length=steps)[0]
 
@@ -89,7 +91,8 @@ def stages(lib, opt, params, compiles, steps=0):
     jax.clear_caches()
     gc.collect()
     t = [time.process_time()]
-    traced = jax.jit(several if steps else step).trace(params, state, params)
+    function: Any = several if steps else step
+    traced = jax.jit(function).trace(params, state, params)
     t.append(time.process_time())
     lowered = traced.lower(lowering_platforms=("cpu",))
     t.append(time.process_time())

@@ -1,6 +1,7 @@
 """On meshes with explicit axes (`jax.make_mesh`) everything is as on one device."""
 
 import contextlib
+import functools
 import re
 
 import jax
@@ -64,50 +65,64 @@ def three_steps(opt, params, **extra):
     return params, gdjax.eval_params(state, params)
 
 
-def check_like_one_device(runs, in_context=True):
+def run_all(runs, params):
+    out = {}
+    for name, run in runs.items():
+        try:
+            out[name] = run(params)
+        except Exception as error:
+            error.add_note(f"in {name}")
+            raise
+    return out
+
+
+def fast(function, *args):
+    return jax.jit(function).lower(*args).compile(FAST)(*args)
+
+
+def check_like_one_device(runs):
     """Check that each function of the parameters is what it is on one device, in one program.
 
     A scan refuses a carry that changes its type, that is also its sharding.
-
-    Args:
-      runs: name -> a function of parameters that returns trees like them.
-      in_context: whether to trace them with `jax.set_mesh`, too.
     """
-    mesh, one = mesh_of(), parameters()
-    many = split(mesh, one)
-
-    def run_all(params):
-        out = {}
-        for name, run in runs.items():
-            try:
-                out[name] = run(params)
-            except Exception as error:
-                error.add_note(f"in {name}")
-                raise
-        return out
-
-    expected = jax.jit(run_all).lower(one).compile(FAST)(one)
-    actual = jax.jit(run_all).lower(many).compile(FAST)(many)
+    one, run = parameters(), functools.partial(run_all, runs)
+    many = split(mesh_of(), one)
+    expected, actual = fast(run, one), fast(run, many)
     for name in runs:
         for a, b in zip(*map(jax.tree.leaves, (actual[name], expected[name])), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
         for out in actual[name]:
             assert types(out) == types(many), name
-    if in_context:
-        with jax.set_mesh(mesh):
-            jax.eval_shape(run_all, many)
+
+
+def check_types_in_context(runs):
+    """Check that they can be traced with `jax.set_mesh`, and the types of what they return."""
+    mesh = mesh_of()
+    many = split(mesh, parameters())
+    with jax.set_mesh(mesh):
+        for name, outs in jax.eval_shape(functools.partial(run_all, runs), many).items():
+            for out in outs:
+                assert [x.sharding.spec for x in jax.tree.leaves(out)] == [
+                    jax.typeof(x).sharding.spec for x in jax.tree.leaves(many)
+                ], name
+
+
+def is_variant(name):
+    """Return whether it is a row with other options, or the direction alone, of another one."""
+    others = NAMES - {name}
+    return name.removeprefix("scale_by_") in others or any(
+        name.startswith(f"{other}_") for other in others
+    )
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_optimizer_is_as_on_one_device(part):
-    runs = {}
+    runs, flat = {}, {k: np.ones(s) for k, s in SHAPES.items()}
     for case in CASES[part::PARTS]:
-        if case.name.removeprefix("scale_by_") in NAMES - {case.name}:
-            continue
-        flat = {k: np.ones(s) for k, s in SHAPES.items()}
         extra, opt = case.extras(flat, flat, 1), case.make(**case.numbers)
         runs[case.name] = lambda p, opt=opt, extra=extra: three_steps(opt, p, **extra)
-    check_like_one_device(runs, in_context=part % 3 == 0)
+    check_like_one_device({name: run for name, run in runs.items() if not is_variant(name)})
+    check_types_in_context({name: run for name, run in runs.items() if is_variant(name)})
 
 
 # each around the next one, and the last around the first
@@ -148,49 +163,39 @@ def test_wrappers_around_wrappers_are_as_on_one_device(part):
         runs[f"{outer}({inner})"] = lambda p, opt=opt: three_steps(
             opt, p, grad_fn=slope, value=jnp.float32(2.0)
         )
-    check_like_one_device(runs, in_context=part == 0)
-
-
-def losses(mesh=None):
-    """Return a loss that needs `out_sharding` on a mesh, and residuals; with its data."""
-    rng = np.random.default_rng(1)
-    a, y = rng.normal(size=(24, 8)).astype(np.float32), rng.normal(size=24).astype(np.float32)
-    rows = {}
-    if mesh is not None:
-        a, y = put(mesh, a, "a"), put(mesh, y, "a")
-        rows = {"out_sharding": NamedSharding(mesh, PartitionSpec("a"))}
-
-    def residuals(p, a, y):
-        return jnp.einsum("ij,j->i", a, p["w"], **rows) - y, p["m"] - 0.3
-
-    def loss(p, a, y):
-        first, second = residuals(p, a, y)
-        return jnp.sum(first**2) + jnp.sum(second**2) + 0.1 * jnp.sum(second**4)
-
-    return loss, residuals, (a, y)
+    if part:
+        check_types_in_context(runs)
+    else:
+        check_like_one_device(runs)
 
 
 SOLVERS = {
-    "lbfgs": lambda f, r, p, args: gdjax.minimize(f, p, args=args),
-    "nonlinear_cg": lambda f, r, p, args: gdjax.minimize(f, p, gdjax.nonlinear_cg(), args=args),
-    "newton_cg": lambda f, r, p, args: gdjax.minimize(f, p, gdjax.newton_cg(), args=args),
-    "bounds": lambda f, r, p, args: gdjax.minimize(f, p, bounds=(-1.0, 0.2), args=args),
-    "least_squares": lambda f, r, p, args: gdjax.least_squares(r, p, args=args),
+    "lbfgs": lambda loss, r, p: gdjax.minimize(loss, p),
+    "nonlinear_cg": lambda loss, r, p: gdjax.minimize(loss, p, gdjax.nonlinear_cg()),
+    "newton_cg": lambda loss, r, p: gdjax.minimize(loss, p, gdjax.newton_cg()),
+    "least_squares": lambda loss, r, p: gdjax.least_squares(r, p),
 }
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_call_functions_of_explicit_arrays(name):
-    mesh, one = mesh_of(), {"w": jnp.zeros(8), "m": jnp.zeros((4, 2))}
-    loss, residuals, args = losses()
-    expected = SOLVERS[name](loss, residuals, one, args)
-    many = {"w": put(mesh, one["w"], "a"), "m": put(mesh, one["m"], "a", "b")}
+    mesh, rng = mesh_of(), np.random.default_rng(1)
+    a, y = (rng.normal(size=s).astype(np.float32) for s in ((24, 8), 24))
+    rows, target = put(mesh, a, "a"), put(mesh, y, "a")
+    like_target = NamedSharding(mesh, PartitionSpec("a"))
+
+    def residuals(p):
+        return jnp.einsum("ij,j->i", rows, p["w"], out_sharding=like_target) - target, p["m"] - 0.3
+
+    def loss(p):
+        return sum(jnp.sum(r**2) for r in residuals(p)) / 2
+
+    start = {"w": put(mesh, jnp.zeros(8), "a"), "m": put(mesh, jnp.zeros((4, 2)), "a", "b")}
     with jax.set_mesh(mesh) if name == "lbfgs" else contextlib.nullcontext():
-        loss, residuals, args = losses(mesh)
-        result = SOLVERS[name](loss, residuals, many, args)
-    assert result.converged and types(result.params) == types(many)
-    for a, b in zip(*map(jax.tree.leaves, (result.params, expected.params)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)  # both stop near the solution
+        result = SOLVERS[name](loss, residuals, start)
+    assert result.converged and types(result.params) == types(start)
+    np.testing.assert_allclose(result.params["w"], np.linalg.lstsq(a, y)[0], atol=1e-3)
+    np.testing.assert_allclose(result.params["m"], 0.3, atol=1e-3)
 
 
 def mixed(tree):
@@ -217,7 +222,7 @@ def pairs(tree):
 def test_functions_that_mix_all_elements(function):
     one = parameters()
     many = split(mesh_of(), one)
-    actual, expected = jax.jit(function)(many), jax.jit(function)(one)
+    actual, expected = fast(function, many), fast(function, one)
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     like = jax.tree.leaves(actual)[: len(many)]
@@ -232,19 +237,20 @@ def test_lanes_on_an_axis_of_their_own():
         return three_steps(gdjax.muon(0.1), x)[0]
 
     many = put(mesh, x, "lanes", "a")
-    out = jax.jit(jax.vmap(run))(many)
+    out = fast(jax.vmap(run), many)
     assert jax.typeof(out) == jax.typeof(many)
-    np.testing.assert_allclose(out, jax.jit(jax.vmap(run))(x), atol=1e-5)
+    np.testing.assert_allclose(out, fast(jax.vmap(run), x), atol=1e-5)
 
 
 def test_gradients_pass():
     one = parameters()
 
     def length(params):
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(three_steps(gdjax.muon(0.1), params)[0]))
+        opt = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1, 0.5))
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(three_steps(opt, params)[0]))
 
-    actual = jax.jit(jax.grad(length))(split(mesh_of(), one))
-    for a, b in zip(*map(jax.tree.leaves, (actual, jax.jit(jax.grad(length))(one))), strict=True):
+    actual = fast(jax.grad(length), split(mesh_of(), one))
+    for a, b in zip(*map(jax.tree.leaves, (actual, fast(jax.grad(length), one))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -294,8 +300,8 @@ def test_elementwise_methods_do_not_communicate(kind):
 
 
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
-@pytest.mark.parametrize("optimizer", OF_NORMS, ids=str)
-def test_norms_take_one_sum_of_numbers(optimizer, kind):
-    found = collectives([optimizer], kind)
-    assert len(found) == 1 and found[0].startswith("all-reduce"), found
-    assert not re.search(r"\[\d", found[0]), "more than numbers"
+def test_norms_take_one_sum_of_numbers(kind):
+    found = collectives(OF_NORMS, kind)
+    assert 0 < len(found) <= len(OF_NORMS)  # XLA joins what does not depend on each other
+    for one in found:
+        assert one.startswith("all-reduce") and not re.search(r"\[\d", one), one

@@ -25,8 +25,9 @@ def mesh(shape=(8,), names=("x",)):
 
 def shard_map(function, on, in_specs, out_specs, check=True):
     if KNOWS_PARTS:
-        known = dict(mesh=on, in_specs=in_specs, out_specs=out_specs, check_vma=check)
-        return jax.shard_map(function, **known)
+        return jax.shard_map(
+            function, mesh=on, in_specs=in_specs, out_specs=out_specs, check_vma=check
+        )
     from jax.experimental.shard_map import shard_map
 
     return shard_map(function, on, in_specs, out_specs, check_rep=False)

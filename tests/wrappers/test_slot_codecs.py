@@ -149,6 +149,8 @@ def test_float64_slots_keep_their_range():
         kept = encoded(jnp.array([1e300, -1e297]), "int8", 4, None)
         assert kept.scales.dtype == kept.decode().dtype == jnp.float64
         np.testing.assert_allclose(kept.decode(), [1e300, -1e297], rtol=0.06)
+        small = encoded(jnp.array([1e300, 1.0]), "int8", 1, jnp.dtype("bfloat16")).decode()
+        assert np.isnan(small[0]) and small[1] == 1  # not a wrong number
         opt = ADAM8(gdjax.adam(0.1))
         params = {"w": jnp.ones((8, 256))}
         assert opt.init(params).mu["w"].dtype == jnp.float64
@@ -288,18 +290,18 @@ def test_all_slots_of_every_optimizer_may_have_codes(part):
 def test_factors_in_codes_of_8_bits_descend():
     how = dict.fromkeys(("mu", "factors", "bases"), "int8")
     opt = gdjax.with_slot_dtypes(gdjax.soap(0.1), **how, nu="uint8", min_size=200)
-    params = PARAMS["w"][:24, :16]
+    params = jnp.asarray(RNG.standard_normal((24, 16)), jnp.float32)
     state = opt.init(params)
     assert all(map(is_encoded, jax.tree.leaves(state.factors, is_leaf=is_encoded)))
     last = params
     for _ in range(6):
         updates, state = opt.update(last, state, last)  # of |x|^2 / 2
         last = last + updates
-    assert jnp.sum(last**2) < 0.6 * jnp.sum(params**2)
+    assert jnp.sum(last**2) < 0.9 * jnp.sum(params**2)
 
 
 def test_a_step_has_no_float32_copy_of_the_state():
-    params = [jax.ShapeDtypeStruct((64, 512), jnp.float32)] * 8
+    params = [jax.ShapeDtypeStruct((64, 512), jnp.float32)] * 12
     opt = ADAM8(gdjax.adam(0.1))
     state = jax.eval_shape(opt.init, params)
 
@@ -309,9 +311,9 @@ def test_a_step_has_no_float32_copy_of_the_state():
 
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
     leaf = 4 * 64 * 512
-    assert compiled.memory_analysis().temp_size_in_bytes < 7 * leaf  # of 16 moments
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * leaf  # of 24 moments
     slots = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.slots))
-    assert slots / (8 * 64 * 512) < 2.1
+    assert slots / (12 * 64 * 512) < 2.1
 
 
 # --- what else is done with states ----------------------------------------------------------------
@@ -430,7 +432,7 @@ def test_a_language_model_learns_as_with_float32_state():
         return jnp.mean(jax.lax.scan(step, (params, state), keys)[1][-100:])
 
     exact, small = train(adam.init(params)), train(ADAM8(adam).init(params))
-    assert exact < 1.5 and abs(small / exact - 1) < 0.005  # 3.5 at the start
+    assert exact < 2 and abs(small / exact - 1) < 0.005, (exact, small)  # 3.5 at the start
 
 
 def test_flax_and_orbax_save_codes():
@@ -464,6 +466,17 @@ def test_codes_and_scales_are_sharded_as_the_parameter_is():
     same(jax.device_get(new.nu["w"].codes), jax.device_get(one.nu["w"].codes))
 
 
+def test_shardings_of_codes_are_known_before_there_is_a_state():
+    mesh = jax.sharding.AbstractMesh((4, 2), ("x", "y"))
+    placed = NamedSharding(mesh, PartitionSpec("x", "y"))
+    params = {"w": jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=placed)}
+    opt = gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", nu=STOCHASTIC, block=128)
+    found = gdjax.state_shardings(opt, params)
+    for part in (found.mu["w"].codes, found.mu["w"].scales, found.nu["w"].codes):
+        assert part.spec == PartitionSpec("x", "y")
+    assert tuple(found.nu["w"].key.spec) == ()
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -493,6 +506,8 @@ def test_wrong_arguments_and_a_mean_of_squares_to_nearest():
         gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int16")
     with pytest.raises(ValueError, match=r"with_slot_dtypes\(block=...\)"):
         gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", block=0)
+    with pytest.raises(ValueError, match=r"with_slot_dtypes\(scale_dtype=...\) .*float16"):
+        gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", scale_dtype="float16")
     with pytest.warns(UserWarning, match="with_slot_dtypes.*nu='bfloat16'.*stops at about half"):
         gdjax.with_slot_dtypes(gdjax.adam(0.1), nu=jnp.bfloat16)
     for dtype in ("uint8", jnp.uint8, STOCHASTIC, "float32", jnp.float8_e5m2):

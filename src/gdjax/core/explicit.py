@@ -55,7 +55,7 @@ def automatic(update: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         updates: Updates, state: OptState, params: Params = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        mesh = explicit_mesh(jax.tree.leaves((updates, params, state)))
+        mesh = explicit_mesh(jax.tree.leaves((updates, params)))
         if mesh is None:
             return update(updates, state, params, **extra)
         region = Region(mesh, updates if params is None else params)

@@ -74,7 +74,9 @@ def vary(x: Array, names: frozenset[str]) -> Array:
     missing = tuple(sorted(names - varying(x)))
     if not missing:
         return x
-    return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, missing, to="varying")
+    return lax.pvary(x, missing)  # pyright: ignore[reportAttributeAccessIssue]  # before JAX 0.8
 
 
 @jax.tree_util.register_pytree_node_class
@@ -225,12 +227,14 @@ def _aval_of_whole(part: Part) -> jax.ShapeDtypeStruct:
 
 def _evaluate(
     jaxpr: Jaxpr, consts: Sequence[Value], args: Sequence[Value], programs: dict[int, Callable]
-) -> list[Value]:
+) -> Sequence[Value]:
     known: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
     known.update(zip(jaxpr.invars, args, strict=True))
 
     def read(x: Any) -> Value:
-        return whole(jnp.asarray(x.val, x.aval.dtype)) if isinstance(x, Literal) else known[x]
+        if isinstance(x, Literal):
+            return whole(jnp.asarray(x.val, x.aval.dtype))  # pyright: ignore
+        return known[x]
 
     for eqn in jaxpr.eqns:
         known.update(
@@ -239,7 +243,7 @@ def _evaluate(
     return [read(x) for x in jaxpr.outvars]
 
 
-def _equation(eqn: JaxprEqn, values: list[Value], programs: dict[int, Callable]) -> list[Value]:
+def _equation(eqn: JaxprEqn, values: list[Value], programs: dict[int, Callable]) -> Sequence[Value]:
     name = eqn.primitive.name
     if name in IDENTITIES:
         return values
@@ -258,9 +262,7 @@ def _equation(eqn: JaxprEqn, values: list[Value], programs: dict[int, Callable])
     return _done(eqn, [x.at(unsplit(len(x.shape))) for x in values], None)
 
 
-def _done(
-    eqn: JaxprEqn, arrays: Sequence[Array], split: Split | None, **params: Any
-) -> list[Value]:
+def _done(eqn: JaxprEqn, arrays: Sequence[Array], split: Split | None, **params: Any) -> list[Part]:
     """Apply the operation to arrays, whose results are split in this way; None: not at all."""
     names = frozenset().union(*map(varying, arrays)) if arrays else frozenset()
     known = eqn.primitive.get_bind_params(eqn.params)
@@ -303,7 +305,7 @@ INLINED = {"closed_call": "call_jaxpr", "core_call": "call_jaxpr", "custom_jvp_c
 # fmt: on
 
 
-def _elementwise(eqn: JaxprEqn, values: list[Value]) -> list[Value]:
+def _elementwise(eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     shape = eqn.outvars[0].aval.shape  # pyright: ignore
     if any(isinstance(x, Repeated) for x in values) and all(map(_is_number, values)):
         numbers = [x.of.local if isinstance(x, Repeated) else x.local for x in values]
@@ -323,7 +325,7 @@ def _is_number(x: Value) -> bool:
     return not (x.of if isinstance(x, Repeated) else x).split
 
 
-def _broadcast(eqn: JaxprEqn, x: Value) -> list[Value]:
+def _broadcast(eqn: JaxprEqn, x: Value) -> Sequence[Value]:
     shape, axes = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     if isinstance(x, Repeated):
         x, axes = x.of, tuple(axes[axis] for axis in x.axes)
@@ -459,7 +461,7 @@ def _pad(eqn, values):
     return _done(eqn, [x.at(split), by.at(())], split)
 
 
-RULES: dict[str, Callable[[JaxprEqn, list[Any]], list[Value]]] = {
+RULES: dict[str, Callable[[JaxprEqn, list[Any]], Sequence[Value]]] = {
     "reduce_sum": _reduce(lax.psum),
     "reduce_max": _reduce(lax.pmax),
     "reduce_min": _reduce(lax.pmin),
@@ -499,7 +501,7 @@ def _closed(jaxpr: Any) -> tuple[Jaxpr, list[Value]]:
     return jaxpr, []
 
 
-def _function(jaxpr: Any, programs: dict[int, Callable]) -> Callable[..., list[Value]]:
+def _function(jaxpr: Any, programs: dict[int, Callable]) -> Callable[..., Sequence[Value]]:
     plain, consts = _closed(jaxpr)
     return lambda *values: _evaluate(plain, consts, values, programs)
 

@@ -604,10 +604,10 @@ def identity_of(
             if is_stream(plan.held_out)
             else digest_of(plan.held_out)
         )
-        given = lane.params, lane.state, lane.model_state, shapes
+        inputs = lane.params, lane.state, lane.model_state, shapes
         with weak_functions():
             identity["metric_fn"] = _digest_of_program(
-                lambda: metric_program(single).trace(*given), given
+                lambda: metric_program(single).trace(*inputs), inputs
             )
     return identity | dict(given)
 

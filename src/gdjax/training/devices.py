@@ -207,7 +207,7 @@ def devices_of(caller: str, mesh: Mesh | None, lanes_axis: str | None) -> Device
         return None
     if not isinstance(mesh, Mesh):
         raise TypeError(f"{caller}(mesh=...) must be a jax.sharding.Mesh, got {shown(mesh)}.")
-    if lanes_axis not in mesh.axis_names:
+    if lanes_axis is None or lanes_axis not in mesh.axis_names:
         raise ValueError(
             f"{caller}(lanes_axis=...) must be the axis of the mesh that lanes lie along, one of "
             f"{', '.join(map(repr, mesh.axis_names))}, got {lanes_axis!r}."

@@ -61,7 +61,7 @@ def _to_the_device(tree: PyTree, like: Any) -> PyTree:
     return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, like.sharding), tree)
 
 
-def _whole(mesh: Mesh) -> NamedSharding:
+def _whole(mesh: Any) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -124,7 +124,7 @@ def contexts_of_programs(arrays: PyTree) -> list[Mesh]:
     return [NO_MESH] if mesh.empty else [NO_MESH, Mesh(one, mesh.axis_names)]
 
 
-def automatic(mesh: Mesh) -> Mesh:
+def automatic(mesh: Any) -> Mesh:
     """Return the mesh with all axes automatic."""
     return Mesh(mesh.devices, mesh.axis_names)
 

@@ -231,9 +231,9 @@ class Stream:
 
     def on_devices(self, batches: PyTree, stacked: bool = False) -> PyTree:
         """Return a batch, or several that are stacked, as a program takes it: on the mesh."""
-        if self.sharding is None:
+        if (sharding := self.sharding) is None:
             return batches
-        return jax.tree.map(lambda x: on_mesh(x, self.sharding, stacked), batches)
+        return jax.tree.map(lambda x: on_mesh(x, sharding, stacked), batches)
 
     @contextlib.contextmanager
     def reading(self, done: int, stop: int | None) -> Iterator[Reading]:

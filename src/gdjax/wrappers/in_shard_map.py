@@ -30,7 +30,7 @@ from gdjax.core.parts import (
 from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef, Updates
 
 Specs = tuple[tuple[PartitionSpec, ...], TreeDef]
-PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+PRIMES = (1, 2, 3, 5, 7, 11, 13, 17, 19)
 
 
 @strict()
@@ -171,8 +171,9 @@ def _splits_of_state(
 ) -> dict[Any, tuple[tuple[int, ...], Split]]:
     """Return the whole shape of each array of the state and how it is split, by its path.
 
-    Which axes of the state grow with a split axis of a parameter is seen from the shapes of a state
-    for parameters whose split axes are longer.
+    Which axes of the state have the length of a split axis of a parameter is seen from states for
+    parameters whose split axes are a little longer, or shorter, which keeps the order of lengths
+    that some methods go by; or some times as long, for the numbers of blocks.
 
     Args:
       init: makes the state.
@@ -181,30 +182,49 @@ def _splits_of_state(
       shapes: of the whole parameters.
       splits: of the parameters.
     """
-    names = dict.fromkeys(names for split in splits for names in split if names)
-    factors = dict(zip(names, PRIMES, strict=False))
-    lengths: set[tuple[tuple[str, ...], int]] = set()
-    larger = []
-    for shape, split in zip(shapes, splits, strict=True):
-        pairs = list(zip(shape, split, strict=True))
-        lengths |= {(names, n) for n, names in pairs if n}
-        larger.append(tuple(n * factors.get(names, 1) for n, names in pairs))
+    ways = list(dict.fromkeys(names for split in splits for names in split if names))
+    changes = (lambda n, i: n + i, lambda n, i: max(n - i, 0), lambda n, i: n * PRIMES[min(i, 8)])
 
-    def shapes_of_state(shapes):
-        like = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(shapes, leaves, strict=True)]
+    def shapes_of_state(change):
+        def changed(shape, split):
+            pairs = zip(shape, split, strict=True)
+            return tuple(change(n, ways.index(names) + 1) if names else n for n, names in pairs)
+
+        parts = zip(leaves, shapes, splits, strict=True)
+        like = [jax.ShapeDtypeStruct(changed(s, split), x.dtype) for x, s, split in parts]
         state = jax.eval_shape(init, treedef.unflatten(like))
         return {path: x.shape for path, x in jax.tree_util.tree_flatten_with_path(state)[0]}
 
-    grown = shapes_of_state(larger)
+    known = shapes_of_state(lambda n, i: n)
     found: dict[Any, tuple[tuple[int, ...], Split]] = {}
-    for path, shape in shapes_of_state(shapes).items():
-        split: list[tuple[str, ...]] = []
-        for n, m in zip(shape, grown.get(path, ()), strict=False):
-            fits = (k for k, f in factors.items() if n * f == m and (k, n) in lengths)
-            names = next(fits, ())
-            split.append(() if names in split else names)
-        found[path] = shape, tuple(split) if len(split) == len(shape) else unsplit(len(shape))
-    return found
+    for change in changes:
+        if len(found) == len(known):
+            break
+        others = shapes_of_state(change)
+        for path in known.keys() - found.keys():
+            split = _split_by(known[path], others.get(path, ()), ways, change)
+            if split is not None:
+                found[path] = known[path], split
+    return {path: (shape, unsplit(len(shape))) for path, shape in known.items()} | found
+
+
+def _split_by(
+    shape: tuple[int, ...],
+    other: tuple[int, ...],
+    ways: Sequence[tuple[str, ...]],
+    change: Callable[[int, int], int],
+) -> Split | None:
+    """Return the split that a change of lengths shows; None if it shows something else."""
+    if len(shape) != len(other):
+        return None
+    split: list[tuple[str, ...]] = []
+    for n, m in zip(shape, other, strict=True):
+        fits = (k for i, k in enumerate(ways, 1) if change(n, i) == m and n % axis_size(k) == 0)
+        names = () if n == m else next(fits, None)
+        if names is None:
+            return None
+        split.append(() if names in split else names)
+    return tuple(split)
 
 
 def _init(init: Callable[[Params], OptState], known: Specs, params: Params) -> OptState:
