@@ -330,7 +330,10 @@ def test_wrong_meshes_for_lanes_are_errors():
         (dict(mesh=mesh, lanes_axis="x"), r"lanes_axis=...\) must be .* got 'x'"),
         (both | dict(data=put((X, Y), other, P("a"))), r"data=...\) at '0' is on the mesh \(a: 4"),
         (both | dict(data=put((X, Y), mesh, P("lanes"))), r"data=.*split along lanes_axis='lanes'"),
-        (both | dict(params=PARAMS | put({"w1": PARAMS["w1"]}, mesh, P("lanes"))), r"params=.*split along lanes_axis"),
+        (
+            both | dict(params=PARAMS | put({"w1": PARAMS["w1"]}, mesh, P("lanes"))),
+            r"params=.*split along lanes_axis",
+        ),
         (both | dict(held_out=put((X, Y), mesh, P(("model", "lanes")))), r"held_out=.*split along"),
     ):
         with pytest.raises(ValueError, match=error):
