@@ -300,13 +300,13 @@ def test_races_searches_and_streams_on_such_a_mesh():
     mesh = make_mesh("Auto", (4, 2), ("lanes", "model"))
     params, data = put(PARAMS, mesh, SPLIT), put((X, Y), mesh, P("model"))
     ways = ((PARAMS, (X, Y), {}), (params, data, dict(mesh=mesh, lanes_axis="lanes")))
-    rates, short, results = {"learning_rate": [1e-3, 1e-2, 0.1]}, MORE | dict(steps=2), []
+    rates, short, results = {"learning_rate": [1e-3, 1e-2, 0.1]}, MORE | dict(steps=3), []
     for start, xy, more in ways:
         args = loss_fn, start, gdjax.adam, rates, xy
         race = gdjax.successive_halving(*args, **short, **more)
         population = gdjax.population_based_training(*args, every=1, **short, **more)
         results.append((race.final_loss, population.params, population.state))
-        assert race.steps.tolist() == [1, 2, 1]
+        assert sorted(race.steps) == [1, 1, 3]
     close(*results)
     space = {"learning_rate": [0.01, 0.02]}
     search = gdjax.search(loss_fn, params, gdjax.adam, space, data, trials=2, **short, **ways[1][2])
