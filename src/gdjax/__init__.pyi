@@ -385,6 +385,7 @@ from gdjax.wrappers.guard import skip_not_finite as skip_not_finite
 from gdjax.wrappers.guard import skipped_steps as skipped_steps
 from gdjax.wrappers.groups import groups as groups
 from gdjax.wrappers.groups import partition as partition
+from gdjax.wrappers.in_shard_map import in_shard_map as in_shard_map
 from gdjax.wrappers.lookahead import lookahead as lookahead
 from gdjax.wrappers.loss_scale import loss_scale as loss_scale
 from gdjax.wrappers.loss_scale import with_loss_scale as with_loss_scale

@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import strict
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import scalar_dtype
 
 
@@ -76,7 +77,10 @@ def _assign(call: str, cost_matrix: ArrayLike) -> tuple[Array, Array]:
         values = np.asarray(cost).astype(np.float64)
         if np.any(np.isnan(values) | (values == -np.inf)):
             raise ValueError(f"{call}(cost_matrix=...) contains NaN or minus infinity.")
-    cost = cost.astype(scalar_dtype())
+    return automatically(_matched, cost.astype(scalar_dtype()))
+
+
+def _matched(cost: Array) -> tuple[Array, Array]:
     if cost.shape[0] <= cost.shape[1]:
         return jnp.arange(cost.shape[0]), _columns_of_rows(cost)
     rows = _columns_of_rows(cost.T)

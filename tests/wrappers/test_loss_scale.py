@@ -35,7 +35,9 @@ def test_the_scale_is_that_of_the_peers(more):
     def call(carry, bad):
         params, state = carry
         scale = gdjax.loss_scale(state)
-        grads = jax.grad(lambda p: scale * jnp.sum(p["x"] ** 2 + p["y"]).astype(jnp.float32))(params)
+        grads = jax.grad(lambda p: scale * jnp.sum(p["x"] ** 2 + p["y"]).astype(jnp.float32))(
+            params
+        )
         grads["x"] = jnp.where(bad, jnp.inf, grads["x"])
         updates, state = opt.update(grads, state, params)
         params = gdjax.apply_updates(params, updates)
@@ -56,8 +58,8 @@ def test_the_scale_is_that_of_the_peers(more):
         for k, x in params.items():
             np.testing.assert_array_equal(path[k][t], x)
         if bad:
-            before, after = (jax.tree.map(lambda x: x[i], states.slots.inner) for i in (t - 1, t))
-            jax.tree.map(np.testing.assert_array_equal, before, after)
+            both = jax.tree.map(lambda x, t=t: x[t - 1 : t + 1], states.slots.inner)
+            assert all((x[0] == x[1]).all() for x in jax.tree.leaves(both))
 
 
 def test_gradients_are_divided_in_float32():
@@ -135,7 +137,7 @@ def test_runs_multiply_the_loss_and_report_it_as_it_was():
         return jnp.mean(1e-3 * jnp.square((1e-3 * params.astype(data.dtype) - data) * 1e-1))
 
     data, start = jnp.full(4, 3e-3, jnp.float16), jnp.float16(1.0)
-    inner = gdjax.with_master_weights(gdjax.lion(0.1))
+    inner = gdjax.with_master_weights(gdjax.lion(0.1, weight_decay=0.0))
     assert jax.grad(loss_fn)(start, data) == 0
     scaled = gdjax.with_loss_scale(inner, 2.0**15)
     result = gdjax.fit(loss_fn, start, scaled, data, steps=15)

@@ -72,6 +72,37 @@ def test_prodigy_finds_the_distance_in_bfloat16():
     np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=0.5)
 
 
+@pytest.mark.parametrize("name", ["dog", "dowg", "l_dog"])
+def test_distances_over_gradients_grow_with_master_weights(name):
+    """The first steps are a millionth of the parameters; without the wrapper none is taken."""
+    start = {d: jnp.full(2, 10.0, d) for d in ("float32", *LOW)}
+    optimizer = getattr(gdjax, name)()
+    params, _ = descend(gdjax.with_master_weights(optimizer), start, 100)
+    assert float(params["float32"][0]) < 4
+    for dtype, unit in LOW.items():
+        np.testing.assert_allclose(params[dtype].astype(jnp.float32), params["float32"], rtol=unit)
+
+
+def test_the_estimate_of_dadapt_adamw_is_that_of_float32():
+    """Its way to there amplifies rounding, in float32 from a rounded start as well."""
+    ends = {}
+    for dtype in ("float32", *LOW):
+        opt, params = gdjax.dadapt_adamw(), jnp.full(4, 10.0, dtype)
+        state = opt.init(params)
+
+        def step(carry, _, opt=opt):
+            params, state = carry
+            updates, state = opt.update(params - jnp.asarray(3, params.dtype), state, params)
+            return (gdjax.apply_updates(params, updates), state), None
+
+        params, state = jax.jit(lambda c, s=step: jax.lax.scan(s, c, length=300)[0])(
+            (params, state)
+        )
+        ends[dtype] = float(params[0]), float(state.distance)
+    for dtype, unit in LOW.items():
+        np.testing.assert_allclose(ends[dtype], ends["float32"], rtol=4 * unit)
+
+
 @pytest.mark.parametrize("name", ["schedule_free_sgd", "gpa", "lookahead", "madgrad"])
 def test_parameters_of_float32_need_nothing(name):
     params = {"x": jnp.ones(2), "n": None}

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.numerics import cast, compute_dtype
+from gdjax.core.numerics import cast, compute_dtype, rounded
 from gdjax.core.remember import register_node
 from gdjax.core.types import PyTree, T
 
@@ -136,8 +136,8 @@ def decoded(tree: T) -> T:
       >>> import gdjax, jax.numpy as jnp
       >>> opt = gdjax.with_slot_dtypes(gdjax.adam(0.1), mu="int8", min_size=0)
       >>> _, state = opt.update(jnp.array([10.0, -20.0]), opt.init(jnp.zeros(2)))
-      >>> print(state.mu, gdjax.decoded(state).mu)
-      Encoded(int8[2]) [ 1.0034375 -2.       ]
+      >>> print(state.mu, gdjax.decoded(state).mu.round(2))
+      Encoded(int8[2]) [ 1. -2.]
     """
     return jax.tree.map(lambda x: x.decode() if is_encoded(x) else x, tree, is_leaf=is_encoded)
 
@@ -200,7 +200,7 @@ def encoded(
       x: real, floating.
       name: one of `NAMES`.
       block: the most elements that share a scale.
-      scale_dtype: the dtype of scales; None is that of the numbers, float32 or float64.
+      scale_dtype: bfloat16, float32 or float64; None is that of the numbers, at least float32.
       key: for a rounding with random bits.
     """
     codec = codec_of(x, name, block)
@@ -216,7 +216,7 @@ def codec_of(x: Array, name: str, block: int) -> Codec:
 def tile(shape: tuple[int, ...], block: int) -> tuple[int, ...]:
     """Return the sizes of a block of at most `block` elements of an array.
 
-    A block is along the last axis; where that is shorter, it goes on along the axes before it, in
+    A block is along the last axis; where that is shorter, it continues along the axes before it, in
     powers of 2, so that it lies within a shard.
 
     Example:
@@ -269,13 +269,11 @@ def _encode(x: Array, codec: Codec, scale_dtype: np.dtype) -> tuple[Array, Array
         scale = jnp.where(most >= -least, most, least)
     else:
         scale = jnp.maximum(most, -least)
-    bound = float(jnp.finfo(scale_dtype).max)  # rounded to nearest, a larger one would be infinite
-    scales = jnp.clip(scale, -bound, bound).astype(scale_dtype)
-    fits = jnp.isfinite(most) & jnp.isfinite(least)
+    by = _cut(scale, scale_dtype)
+    fits = jnp.isfinite(most) & jnp.isfinite(least) & jnp.isfinite(by)
     if codec.name == "uint8":  # what has a sign must not lose it in silence
         fits &= least >= 0
-    scales = jnp.where(fits, scales, jnp.nan)
-    by = cast(scales, x.dtype)
+    scales = jnp.where(fits, by, jnp.nan).astype(scale_dtype)
     by = jnp.where(by == 0, 1, by)
     less = jnp.where(jnp.abs(by) > 1, 2.0**-64, 1)  # XLA multiplies by 1 / by, which may be 0
     units = x * _spread(less, codec.tile, x.shape) / _spread(by * less, codec.tile, x.shape)
@@ -283,6 +281,17 @@ def _encode(x: Array, codec: Codec, scale_dtype: np.dtype) -> tuple[Array, Array
     positive = _spread(least >= 0, codec.tile, x.shape) & (x > 0)
     units = jnp.where(positive, jnp.maximum(units, _smallest(codec.name)), units)
     return _codes(units, codec.name), scales
+
+
+def _cut(x: Array, dtype: np.dtype) -> Array:
+    """Return x cut to a dtype, in its own: the largest number of a block still is of level 1."""
+    if x.dtype == dtype:
+        return x
+    x = rounded(x, jnp.float32) if x.dtype != jnp.float32 else x
+    if dtype == jnp.float32:
+        return x
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    return jax.lax.bitcast_convert_type((bits >> 16) << 16, jnp.float32).astype(x.dtype)
 
 
 # --- codes ----------------------------------------------------------------------------------------
@@ -298,8 +307,8 @@ def magnitudes(signed: bool) -> np.ndarray:
 
     Example:
       >>> levels = magnitudes(True)
-      >>> print(len(levels), levels[1], levels[-2:])
-      129 5.5e-07 [0.99296875 1.        ]
+      >>> print(len(levels), levels[1], levels[-2])
+      129 5.5e-07 0.99296875
     """
     levels = [0.0]
     for i in range(DECADES):
@@ -348,13 +357,18 @@ def _nearest(x: Array, signed: bool) -> Array:
     A search in the table would take 20 times as long (measured on a CPU).
     """
     known = magnitudes(signed)
-    middles = (known[1:] + known[:-1]) / 2
-    parts = [2 ** (i + (not signed)) for i in range(DECADES)]
-    place = jnp.zeros(x.shape, x.dtype)
-    for i, n in enumerate(parts):
-        first = int(sum(parts[:i])) + 1  # the place of its first level
-        inside = jnp.clip(jnp.floor(x * (10.0 ** (6 - i) * n / 0.9) - n / 9), 0, n - 1)
-        place = jnp.where(x >= middles[first - 1], first + inside, place)
+    middles = ((known[1:] + known[:-1]) / 2).tolist()
+    parts = 2.0 ** (np.arange(DECADES) + (not signed))
+    firsts = np.cumsum(parts) - parts + 1  # the place of the first level of each decade
+    decade = sum((x >= middles[int(n) - 1]).astype(jnp.int32) for n in firsts[1:])
+
+    def of_decade(values: np.ndarray) -> Array:
+        return jnp.asarray(values, x.dtype).at[decade].get(mode="promise_in_bounds")
+
+    per_unit, most = of_decade(10.0 ** (6 - np.arange(DECADES)) * parts / 0.9), of_decade(parts)
+    inside = jnp.clip(jnp.floor(x * per_unit - most / 9), 0, most - 1)
+    place = inside + most + (0 if signed else -1)
+    place = jnp.where(x >= middles[0], place, 0)
     return jnp.where(x >= middles[-1], len(known) - 1, place).astype(jnp.int32)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.types import OptState, Params, PyTree, Updates
@@ -49,7 +50,7 @@ def automatic(update: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         updates: Updates, state: OptState, params: Params = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        mesh = explicit_mesh(jax.tree.leaves((updates, params, state)))
+        mesh = explicit_mesh(jax.tree.leaves((updates, params)))
         if mesh is None:
             return update(updates, state, params, **extra)
         region = Region(mesh, updates if params is None else params)
@@ -66,7 +67,8 @@ def automatically(function: Callable[..., Any], *trees: PyTree) -> Any:
     """Return `function(*trees)`, computed with automatic axes if arrays are on explicit ones.
 
     Functions among `trees` are called outside. In the result, trees of the structure and shapes of
-    the first argument are sharded as it is, and other arrays are replicated.
+    the first argument are sharded as it is, other arrays as an argument of their shape, and if
+    there is none, they are replicated.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,16 +128,24 @@ class Region:
         return treedef.unflatten(map(self._leave, leaves, rows))
 
     def leave_like_params(self, tree: PyTree) -> PyTree:
-        """Return a tree from inside; parts of the structure of `params` are sharded as these."""
-        structure = jax.tree.structure(self._params)
+        """Return a tree from inside; parts of the structure of `params` are sharded as these.
+
+        Other arrays are sharded as one that entered and has their shape.
+        """
+        shapes, structure = self._shapes(self._params), jax.tree.structure(self._params)
+        entered = {x.shape: x for _, x in reversed(self._origins.values())}
 
         def like_params(x: PyTree) -> bool:
-            return jax.tree.structure(x) == structure
+            return jax.tree.structure(x) == structure and self._shapes(x) == shapes
 
         def outside(x: PyTree) -> PyTree:
-            return self.leave(x, self._params) if like_params(x) else self.leave(x)
+            return self.leave(x, self._params if like_params(x) else entered.get(jnp.shape(x)))
 
         return jax.tree.map(outside, tree, is_leaf=like_params)
+
+    @staticmethod
+    def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+        return [jnp.shape(x) for x in jax.tree.leaves(tree)]
 
     def _enter(self, x: Any) -> Any:
         if not is_explicit(x):

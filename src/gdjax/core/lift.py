@@ -52,6 +52,7 @@ from gdjax.core.hyper import (
 )
 from gdjax.core.kinds import is_bool, shown
 from gdjax.core.numerics import cast, compute_dtype, real_dtype, safe_increment, upcast
+from gdjax.core.parts import refuse_parts
 from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
 from gdjax.core.remember import remembered, remembered_with_owners, weak_functions
@@ -738,6 +739,7 @@ class Compiled:
         if not plain and any(map(_is_static, jax.tree.leaves(extra))):
             plain, state = True, jax.tree.map(_as_jax, state)
         if plain:
+            refuse_parts(self.__name__, self._update, updates, state, params, extra)
             return self._update(updates, state, params, **extra)
         if not functions:
             return self._jitted(updates, state, params, **extra)

@@ -25,6 +25,7 @@ from jax import Array
 
 from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import compute_dtype, rounded
+from gdjax.core.placement import zeros_like
 from gdjax.core.remember import register_node
 from gdjax.core.types import Params, PyTree, Updates
 
@@ -76,7 +77,7 @@ def no_residual(params: Params, *, low: bool = False) -> PyTree:
         wide = compute_dtype(x)
         if x.dtype == wide:
             return None
-        return Residual(jnp.zeros_like(x, dtype=x.dtype if low else wide), x.dtype)
+        return Residual(zeros_like(x, x.dtype if low else wide), x.dtype)
 
     return jax.tree.map(one, params)
 

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, check_choice, check_integer, checked
 from gdjax.core.every import renew_when
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import cast, upcast
 from gdjax.core.types import Number
 from gdjax.linalg.axes import matmul
@@ -89,6 +90,13 @@ def matrix_inverse_pth_root(
     if a.shape[0] == 0:
         return jnp.asarray(given), jnp.zeros((), a.dtype)
 
+    found = functools.partial(_found_root, p=p, precision=precision, method=method)
+    root, error = automatically(found, a, num_iters, ridge_epsilon, error_tolerance)
+    return cast(root, given.dtype), error
+
+
+def _found_root(a, num_iters, ridge_epsilon, error_tolerance, *, p, precision, method):
+    """Return the root, in the dtype of the matrix as it comes, and the error."""
     a, exponent = _scaled(a)
     ridge = jnp.asarray(ridge_epsilon, a.dtype)
     if method == "eigh":
@@ -102,7 +110,7 @@ def matrix_inverse_pth_root(
         error = error + 0.5 * jnp.finfo(a.dtype).eps * top / least
     root = jnp.exp2(-exponent / p) * root
     ok = (error < 0.1) & jnp.all(jnp.isfinite(root))
-    return cast(jnp.where(ok, root, jnp.nan), given.dtype), jnp.where(ok, error, jnp.inf)
+    return jnp.where(ok, root, jnp.nan), jnp.where(ok, error, jnp.inf)
 
 
 def _scaled(a: Array) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import check_integer, strict
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import compute_dtype
 from gdjax.losses.inputs import as_array, masked, read_classes, read_mask
 
@@ -99,6 +100,13 @@ def _loss(chunk, h, w, b, labels):
 
 
 def _forward(chunk, h, w, b, labels):
+    saved = automatically(functools.partial(_sums, chunk), (h, w, b), labels)
+    return saved[0], (h, w, b, labels, *saved[1:])
+
+
+def _sums(chunk, arrays, labels):
+    """Return the losses, the largest logits and the logarithms of the sums relative to these."""
+    h, w, b = arrays
     dtype = compute_dtype(h, w, b)
 
     def body(carry, start):
@@ -119,11 +127,17 @@ def _forward(chunk, h, w, b, labels):
     valid = (labels >= 0) & (labels < w.shape[1]) & ~((base == jnp.inf) & (mass > 1))
     # subtract from the maximum first: what it shares with the label's logit cancels exactly
     loss = jnp.where(valid, _less(base, picked) + log_mass, jnp.nan)
-    return loss, (h, w, b, labels, base, log_mass)
+    return loss, base, log_mass
 
 
 def _backward(chunk, saved, cotangent):
-    h, w, b, labels, base, log_mass = saved
+    h, w, b, *rest = saved
+    grads = automatically(functools.partial(_gradients, chunk), (h, w, b), *rest, cotangent)
+    return *grads, np.zeros(rest[0].shape, jax.dtypes.float0)
+
+
+def _gradients(chunk, arrays, labels, base, log_mass, cotangent):
+    h, w, b = arrays
     dtype = compute_dtype(h, w, b)
     narrow = jnp.bfloat16 if h.dtype == w.dtype == jnp.bfloat16 else dtype
     rows = (cotangent[..., None] * h).astype(narrow)
@@ -143,7 +157,7 @@ def _backward(chunk, saved, cotangent):
     zeros = jnp.zeros(h.shape, dtype), jnp.zeros_like(w), jnp.zeros_like(b)
     (dh, dw, db), _ = jax.lax.scan(body, zeros, _starts(chunk, w.shape[1]))
     dh = (cotangent[..., None] * dh).astype(h.dtype)
-    return dh, dw, db, np.zeros(labels.shape, jax.dtypes.float0)
+    return dh, dw, db
 
 
 _loss.defvjp(_forward, _backward)

@@ -231,8 +231,9 @@ def dog(
     The authors evaluate at an average of the parameters, which they call essential:
     `gdjax.polynomial_average(gdjax.dog())` and `gdjax.eval_params`.
 
-    Keep the parameters in float32. The first steps are a millionth of them, with the default
-    `init_step`, and bfloat16 rounds these to nothing; then the distance, and the step, never grow.
+    For parameters of bfloat16 or float16 use `gdjax.with_master_weights(gdjax.dog())`. The first
+    steps are a millionth of the parameters, with the default `init_step`, and are rounded to
+    nothing without it; then the distance, and the step, never grow.
 
     Args:
       learning_rate: factor of the step size, usually 1: a number, schedule or prefix tree.

@@ -205,7 +205,7 @@ def _program(Q: ArrayLike, c: ArrayLike, *rest: ArrayLike | None, bounds: Bounds
                 f"quadratic_program needs {k} [rows, {n}] and {right} [rows], got "
                 f"{list(matrix.shape)} and {list(limits.shape)}."
             )
-    arrays["Q"] = (arrays["Q"] + arrays["Q"].T) / 2
+    arrays["Q"] = automatically(lambda matrix: (matrix + matrix.T) / 2, arrays["Q"])
     if bounds is None:
         return Program(**arrays, lower=jnp.zeros(0, dtype), upper=jnp.zeros(0, dtype))
     if not isinstance(bounds, tuple) or len(bounds) != 2:

@@ -9,6 +9,7 @@ its last carry before which no chunk is missing. The run of `fit` is a single la
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -55,6 +56,7 @@ from gdjax.training.files import (
 from gdjax.training.hosts import SpreadFolders, is_spread, sums_of
 from gdjax.training.inputs import Plan, one_batch, traced_loss
 from gdjax.training.lanes import Group, Kind, padded_rows
+from gdjax.training.meshes import contexts_of_programs, in_types, set_mesh
 from gdjax.training.streams import first_batch, is_stream
 from gdjax.training.trials import Config, columns, words
 
@@ -571,7 +573,7 @@ def identity_of(
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         impl, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
     batch, lane = _shapes((one_batch(plan.data, plan.program.batch_size), lane))
-    traced = traced_loss(plan.program, lane.params, lane.model_state, batch)
+    loss = functools.partial(traced_loss, plan.program, lane.params, lane.model_state, batch)
     identity = {
         "function": plan.caller,
         "report_every": report_every,
@@ -580,24 +582,33 @@ def identity_of(
         "needs_key": plan.program.needs_key,
         "vectorize": plan.program.lanes,
         "key": [impl, to_host(key).tolist()],
-        "data": digest_of(plan.data) if plan.examples else f"an iterable of {batch}",
+        "data": digest_of(plan.data) if plan.examples else f"an iterable of {_sizes(batch)}",
         "held_out": None,
         "metric_fn": None,
-        "loss_fn": _digest_of_program(traced),
+        "loss_fn": _digest_of_program(loss, (lane, batch)),
         "platform": jax.default_backend(),
         "versions": {k: importlib.metadata.version(k) for k in ("gdjax", "jax", "jaxlib")},
     }
     if plan.held_out is not None:
-        single, shapes = plan._replace(program=plan.program._replace(lanes="")), plan.held_out
+        assert plan.measure is not None, "a plan with held-out data has a metric"
+        measure = plan.measure._replace(places=in_types(plan.measure.places))
+        single = plan._replace(
+            program=plan.program._replace(lanes="", lanes_axis=None), measure=measure
+        )
+        shapes = plan.held_out
         if is_stream(plan.held_out):
             shapes = first_batch(plan.held_out)
         shapes = _shapes(shapes)
         identity["held_out"] = (
-            f"an iterable of {shapes}" if is_stream(plan.held_out) else digest_of(plan.held_out)
+            f"an iterable of {_sizes(shapes)}"
+            if is_stream(plan.held_out)
+            else digest_of(plan.held_out)
         )
+        inputs = lane.params, lane.state, lane.model_state, shapes
         with weak_functions():
-            metric = metric_program(single).trace(lane.params, lane.state, lane.model_state, shapes)
-        identity["metric_fn"] = _digest_of_program(metric)
+            identity["metric_fn"] = _digest_of_program(
+                lambda: metric_program(single).trace(*inputs), inputs
+            )
     return identity | dict(given)
 
 
@@ -614,7 +625,7 @@ def identity_of_lanes(
         "space": {k: words(v).tolist() for k, v in columns(configs).items()},
         "params": "a function" if params is None else digest_of(params),
         "model_state": "a function" if is_made else digest_of(model_state),
-        "optimizer": [_digest_of_program(kind.traced_start()) for kind in kinds],
+        "optimizer": [_digest_of_program(kind.traced_start, ()) for kind in kinds],
         "program": [digest_of_steps(kind.plan, kind.lane_shapes()) for kind in kinds],
         **rules,
     }
@@ -659,10 +670,14 @@ def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 def digest_of_steps(plan: Plan, lane: Carry) -> str:
     """Return a digest of the program of a step, for one lane on one device."""
-    program = plan.program._replace(lanes="", own_keys=False, shards=1)
+    places = in_types(plan.program.places)
+    program = plan.program._replace(
+        lanes="", own_keys=False, shards=1, places=places, lanes_axis=None
+    )
     step, inputs = _step(plan._replace(program=program, data=_shapes(plan.data)))
     with weak_functions():
-        return _digest_of_program(step.trace(_shapes(lane), *inputs))
+        lane = _shapes(lane)
+        return _digest_of_program(lambda: step.trace(lane, *inputs), (lane, inputs))
 
 
 def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
@@ -670,6 +685,11 @@ def _step(plan: Plan) -> tuple[Any, tuple[Any, ...]]:
     if plan.examples:
         return chunk_program(plan.program), (plan.data, plan.key, np.int32(0), 1)
     return stream_program(plan.program, True), (plan.data, plan.key, np.int32(0), np.int32(1))
+
+
+def _sizes(tree: PyTree) -> PyTree:
+    """Return shapes and dtypes only."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -683,14 +703,27 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def _digest_of_program(traced: Any) -> str:
-    """Return a digest of a `jax.stages.Traced` that is the same in another process."""
-    text = traced.lower().as_text()
+def _digest_of_program(trace: Callable[[], Any], arrays: PyTree) -> str:
+    """Return a digest of a program that is the same in another process and on another mesh.
+
+    `trace` gives a `jax.stages.Traced`, of a program that is given `arrays`.
+    """
+    traced, text = _lowered(trace, arrays)
     # Older versions of JAX write the address of a Python callback.
     text = re.sub(r'(callback.*?backend_config = ")\d+', r"\1", text)
     for where in SHARDINGS:  # what is computed is the same on another mesh
         text = re.sub(where, "", text)
     return digest_of([np.frombuffer(text.encode(), np.uint8), traced.jaxpr.consts])
+
+
+def _lowered(trace: Callable[[], Any], arrays: PyTree) -> tuple[Any, str]:
+    """Return a `jax.stages.Traced` and its text, which do not depend on `jax.set_mesh`."""
+    for mesh in contexts_of_programs(arrays):
+        with contextlib.suppress(Exception), set_mesh(mesh):  # a function may name axes
+            traced = trace()
+            return traced, traced.lower().as_text()
+    traced = trace()
+    return traced, traced.lower().as_text()
 
 
 def digest_of_text(value: Mapping[str, Any]) -> str:

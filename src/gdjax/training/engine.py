@@ -39,6 +39,7 @@ from gdjax.training.inputs import (
     rebuilt,
 )
 from gdjax.training.jax_details import is_unchanged
+from gdjax.training.meshes import rows_of
 from gdjax.training.streams import Batch, is_stream, stacked
 from gdjax.wrappers.loss_scale import loss_scale
 
@@ -148,7 +149,7 @@ def evaluate(plan: Plan, carry: Carry, program: Any) -> dict[str, Array]:
     with plan.held_out.reading(0, None) as reading:
         while taken := reading.take(1):
             with weak_functions():
-                values = by_name(program(*trained, taken[0].tree))
+                values = by_name(program(*trained, plan.held_out.on_devices(taken[0].tree)))
             size = len(taken[0].leaves[0])
             total = {k: size * v + total.get(k, 0.0) for k, v in values.items()}
             examples += size
@@ -209,7 +210,7 @@ def _from_stream(
                 if not taken:
                     break
                 if done + count == run.done:
-                    _check_first(plan, carry, taken[0].tree)
+                    _check_first(plan, carry, stream.on_devices(taken[0].tree))
                 carry, log = _take_steps(plan, carry, taken, done + count)
                 running.append(log[0])
                 logs.append((log, len(taken)))
@@ -250,7 +251,7 @@ def _take_steps(plan: Plan, carry: Carry, taken: list[Batch], done: int) -> tupl
     """Run one call of a program on batches of equal shapes; the logs have steps along an axis."""
     one = taken[0].together == 1
     program = stream_program(plan.program, one)
-    batches = taken[0].tree if one else stacked(taken)
+    batches = plan.data.on_devices(taken[0].tree if one else stacked(taken), stacked=not one)
     with weak_functions():
         return program(carry, batches, plan.key, np.int32(done), np.int32(len(taken)))
 
@@ -341,7 +342,7 @@ def chunk_program(program: Program) -> Any:
                 batch = data
                 if drawn is not None:
                     rows = jax.lax.dynamic_index_in_dim(drawn, i, keepdims=False)
-                    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0, mode="clip"), data)
+                    batch = rows_of(data, rows, program.places)
                 return move(trained, batch, jax.random.fold_in(key, start + i))
 
             return steps(one, carry, start, length)
@@ -396,7 +397,8 @@ def stream_program(program: Program, one: bool) -> Any:
 def metric_program(plan: Plan) -> Any:
     """Return the jitted `metric(params, state, model_state, data)`, over lanes if there are."""
     assert plan.measure is not None, "a plan with held-out data has a metric"
-    return _metric_program(plan.measure, bool(plan.program.lanes), plan.program.functions)
+    program = plan.program
+    return _metric_program(plan.measure, bool(program.lanes), program.lanes_axis, program.functions)
 
 
 def lower_metric(plan: Plan, carry: Carry) -> Any:
@@ -408,7 +410,7 @@ def lower_metric(plan: Plan, carry: Carry) -> Any:
 
 
 @remembered
-def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
+def _metric_program(measure: Measure, lanes: bool, lanes_axis: str | None, functions: tuple) -> Any:
     def metric(params, state, model_state, data):
         params = eval_params(state, params)
         more = {"state": state} if measure.takes_state else {}
@@ -417,19 +419,31 @@ def _metric_program(measure: Measure, lanes: bool, functions: tuple) -> Any:
             given = (params, rebuilt(model_state)) if measure.takes_model_state else (params,)
             return by_name(measure.function(*given, batch, **more))
 
+        def rows(data, numbers):
+            return rows_of(data, numbers, measure.places)
+
         examples = len(jax.tree.leaves(data)[0])
         size = min(measure.batch_size or examples, examples)
         if size == examples:
             return on(data)
         whole = examples // size * size
-        parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
-        sums = jax.tree.map(lambda x: size * jnp.sum(x), jax.lax.map(on, parts))
+        if measure.places:
+            starts = jnp.arange(0, whole, size)
+            values = jax.lax.map(lambda at: on(rows(data, at + jnp.arange(size))), starts)
+        else:
+            parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
+            values = jax.lax.map(on, parts)
+        sums = jax.tree.map(lambda x: size * jnp.sum(x), values)
         if whole < examples:
-            rest = on(jax.tree.map(lambda x: x[whole:], data))
+            last = jnp.arange(whole, examples)
+            rest = rows(data, last) if measure.places else jax.tree.map(lambda x: x[whole:], data)
+            rest = on(rest)
             sums = jax.tree.map(lambda x, y: x + (examples - whole) * y, sums, rest)
         return jax.tree.map(lambda x: x / examples, sums)
 
-    return jax.jit(jax.vmap(metric, in_axes=(0, 0, 0, None)) if lanes else metric)
+    if lanes:
+        return jax.jit(jax.vmap(metric, in_axes=(0, 0, 0, None), spmd_axis_name=lanes_axis))
+    return jax.jit(metric)
 
 
 def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) -> Array:
@@ -609,14 +623,15 @@ def over_lanes(program: Program, function: Callable, carry: Carry, key: Any) -> 
     if not program.own_keys:
         key, function = None, functools.partial(_with_key, function, key)
     if program.lanes == "vmap":
-        return jax.vmap(function)(carry, key)
+        return jax.vmap(function, spmd_axis_name=program.lanes_axis)(carry, key)
     if program.shards == 1:
         return _one_by_one(function, carry, key)
 
     def split(x):
         return x.reshape(program.shards, len(x) // program.shards, *x.shape[1:])
 
-    out = jax.vmap(functools.partial(_one_by_one, function))(*jax.tree.map(split, (carry, key)))
+    parts = jax.vmap(functools.partial(_one_by_one, function), spmd_axis_name=program.lanes_axis)
+    out = parts(*jax.tree.map(split, (carry, key)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
 

@@ -28,6 +28,7 @@ from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.files import as_arrays, from_arrays, nested, part_of, read_record, write_record
 from gdjax.training.inputs import RESERVED, Plan, Program, make_plan
 from gdjax.training.lanes import Group
+from gdjax.training.meshes import on_the_mesh
 from gdjax.training.page import fit_page, fit_view, shown_in_notebook
 from gdjax.training.plotting import draw_fit
 from gdjax.training.progress import Bar, Interrupt, learning_rates
@@ -310,6 +311,11 @@ def fit(
             "fit(state=...) must be a state of this optimizer, a tree of arrays, got "
             f"{shown(state)}."
         )
+    params, state, model_state = on_the_mesh(
+        "fit",
+        {"params": params, "state": state, "model_state": model_state},
+        {"data": data, "held_out": held_out},
+    )
     starts_at = "optimizer" if state is None else "state"
     state = optimizer.init(params) if state is None else state
     state = with_epochs("fit", state, steps_per_epoch(data, batch_size))

@@ -16,6 +16,7 @@ from gdjax.core.numerics import scalar_dtype
 from gdjax.core.remember import remembered, remembered_with_owners
 from gdjax.core.types import Key, LossFn, OptState, Params, PyTree
 from gdjax.training.foreign import as_arrays, check_fits
+from gdjax.training.meshes import Places, places_of, shape_of_rows
 from gdjax.training.streams import Stream, is_stream
 
 RESERVED = ("loss", "aux", "step", "exchanges")  # entries of a history that are not metrics
@@ -39,8 +40,10 @@ class Program(NamedTuple):
       lanes: "" for a single run; "vmap" for lanes that step together; "map" for lanes that run one
         after the other, which keeps a CPU core in its cache.
       own_keys: whether each lane has a key of its own, so also batches of its own.
+      lanes_axis: the axis of the mesh that lanes lie along if arrays of a lane lie along others.
       shards: with "map": parts of the lanes that run at the same time, on a device each.
       functions: those in the structure of the state, such as schedules.
+      places: where the data lie on a mesh, from which batches are drawn; empty if on none.
     """
 
     loss_fn: LossFn
@@ -53,6 +56,8 @@ class Program(NamedTuple):
     own_keys: bool = False
     shards: int = 1
     functions: tuple[Callable[..., Any], ...] = ()
+    places: Places = ()
+    lanes_axis: str | None = None
 
 
 class Measure(NamedTuple):
@@ -63,12 +68,14 @@ class Measure(NamedTuple):
       takes_model_state: whether its second argument is the state of the model.
       takes_state: whether it has a parameter `state`, for the optimizer's state.
       batch_size: see `fit(held_out_batch_size=...)`.
+      places: where the arrays lie on a mesh, if they are evaluated in parts.
     """
 
     function: Callable[..., Any]
     takes_model_state: bool
     takes_state: bool
     batch_size: int | None
+    places: Places = ()
 
 
 class Plan(NamedTuple):
@@ -143,11 +150,15 @@ def make_plan(
         total = count_steps(caller, steps, epochs, examples // (batch_size or examples))
         length = chunk_length(total, report_every, reports or held_out is not None)
         length = min(length, max(1, DRAWN // (batch_size or 1)))
+        if batch_size is not None:
+            program = program._replace(places=places_of(data))
         check_loss(caller, program, params, model_state, one_batch(data, batch_size))
     measure, metrics = None, ()
     if held_out is not None:
         held_out, batch = _checked_held_out(caller, held_out, held_out_batch_size)
         measure = _checked_measure(caller, metric_fn, program, held_out_batch_size)
+        if held_out_batch_size is not None:
+            measure = measure._replace(places=places_of(held_out))
         metrics = _checked_metrics(caller, measure, params, state, model_state, batch)
     elif metric_fn is not None or held_out_batch_size is not None:
         name = "metric_fn" if metric_fn is not None else "held_out_batch_size"
@@ -182,16 +193,26 @@ def check_arrays(what: str, data: PyTree) -> tuple[PyTree, int]:
         raise ValueError(f"{what} has no examples: every axis 0 has length 0.")
     arrays = jax.device_put(leaves)  # `jnp.asarray` would be a program to compile for each shape
     for i, x in enumerate(arrays):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            continue
-        bad = ~np.isfinite(np.asarray(x))  # on the host: no program to compile
-        if bad.any():
-            first = tuple(int(k) for k in np.argwhere(bad)[0])
+        if jnp.issubdtype(x.dtype, jnp.inexact) and (found := _nonfinite(x)) is not None:
+            value, first = found
             raise ValueError(
-                f"{what} must be finite, got {x[first]} at index {first} of "
+                f"{what} must be finite, got {value} at index {first} of "
                 f"{leaf_name(data, i)!r}. Drop or fill such examples first."
             )
     return treedef.unflatten(arrays), len(leaves[0])
+
+
+def _nonfinite(x: Array) -> tuple[Any, tuple[int, ...]] | None:
+    """Return the first number that is not finite, and its index; of the parts that are here."""
+    parts = {str(shard.index): shard for shard in x.addressable_shards}  # each once
+    for shard in parts.values():
+        part = np.asarray(shard.data)  # on the host: no program to compile
+        bad = ~np.isfinite(part)
+        if bad.any():
+            first = np.argwhere(bad)[0]
+            starts = [s.start or 0 for s in shard.index]
+            return part[tuple(first)], tuple(int(k) for k in first + np.array(starts))
+    return None
 
 
 def check_batch_size(caller: str, batch_size: int, examples: int) -> None:
@@ -208,7 +229,7 @@ def one_batch(data: PyTree, batch_size: int | None) -> PyTree:
     """Return the shapes of a batch of arrays: `jax.ShapeDtypeStruct`, or all data."""
     if batch_size is None:
         return data
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+    return jax.tree.map(lambda x: shape_of_rows(x, batch_size), data)
 
 
 # --- length ---------------------------------------------------------------------------------------
@@ -377,7 +398,7 @@ def _checked_held_out(caller: str, held_out: PyTree, size: int | None) -> tuple[
         )
     stream = Stream(caller, held_out, None, 1, "held_out")
     with stream.reading(0, 1) as reading:
-        return stream, reading.take(1)[0].tree
+        return stream, stream.on_devices(reading.take(1)[0].tree)
 
 
 def _checked_measure(

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
@@ -26,8 +26,16 @@ from gdjax.core.hyper import rounded_off, rounding_key
 from gdjax.core.kinds import check_kind, is_array_tree, shown
 from gdjax.core.reading import with_hyperparams, with_rounding
 from gdjax.core.remember import functions_in, remembered, weak_functions, whole
+from gdjax.core.shardings import state_shardings
 from gdjax.core.types import LossFn, Params, PyTree, TreeDef
-from gdjax.training.devices import Devices, all_devices, free_memory, lanes_that_fit, memory_of
+from gdjax.training.devices import (
+    Devices,
+    all_devices,
+    devices_of,
+    free_memory,
+    lanes_that_fit,
+    memory_of,
+)
 from gdjax.training.engine import Carry, Run, lower_chunk
 from gdjax.training.epochs import COLUMN, steps_per_epoch, with_epochs
 from gdjax.training.inputs import (
@@ -39,7 +47,8 @@ from gdjax.training.inputs import (
     traced_loss,
 )
 from gdjax.training.jax_details import has_convolution
-from gdjax.training.streams import is_stream
+from gdjax.training.meshes import placed, shape_of_rows
+from gdjax.training.streams import Batches, is_stream
 from gdjax.training.trials import SEEDS, Config, columns, is_number, static_parts
 
 LARGE = 4096  # parameters: a lane with at least this many uses a whole CPU core
@@ -120,11 +129,16 @@ class Kind:
         """Return the shapes of a single lane's carry, on any device."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
 
+    def shardings(self, keys: bool) -> tuple[NamedSharding | None, ...]:
+        """Return how the arrays of a group lie, the leaves of its carry and maybe the keys."""
+        return *(x.sharding for x in jax.tree.leaves(self.shapes)), *[self.sharding] * keys
+
     def traced_start(self) -> Any:
         """Return the trace of the program that starts one lane, for a single device."""
         rows = {k: v[:1] for k, v in self.table.items()}
+        given = jax.tree.map(lambda x: shape_of_rows(x) if placed(x) else x, self.given)
         with weak_functions(only=self.functions):
-            return _jitted(self.start, None)[0].trace(rows, self.given, 1)
+            return _jitted(self.start, None)[0].trace(rows, given, 1)
 
 
 def make_kinds(
@@ -134,6 +148,7 @@ def make_kinds(
     optimizer: Any,
     configs: Sequence[Config],
     data: PyTree,
+    devices: Devices,
     *,
     lanes_per_program: int | None = None,
     vectorize: bool | None = None,
@@ -141,15 +156,22 @@ def make_kinds(
     needs_key: bool = False,
     model_state: PyTree | Callable[..., PyTree] = None,
     batch_size: int | None = None,
+    held_out: PyTree = None,
     **options: Any,
-) -> tuple[list[Kind], Devices]:
+) -> list[Kind]:
     """Check everything and return the lanes of a sweep, which `caller` names in errors.
 
     `options` are those of `make_plan`.
     """
     if lanes_per_program is not None:
         check_integer(f"{caller}(lanes_per_program=...)", lanes_per_program)
-    devices = all_devices()
+    params, model_state, data, held_out = (
+        _on_devices(f"{caller}({name}=...)", tree, devices)
+        for name, tree in (
+            ("params", params), ("model_state", model_state),
+            ("data", data), ("held_out", held_out),
+        )
+    )  # fmt: skip
     inits, given, example = zip(
         _beginning(f"{caller}(params=...)", params),
         _beginning(f"{caller}(model_state=...)", model_state),
@@ -170,6 +192,7 @@ def make_kinds(
     program = Program(
         loss_fn, _no_update, has_aux, needs_key, model_state is not None, batch_size,
         shards=devices.count, own_keys="seed" in configs[0] or "batch_seed" in configs[0],
+        lanes_axis=devices.lanes_axis,
     )  # fmt: skip
     kinds, plan = [], None
     for index, (static, lanes) in enumerate(parts):
@@ -182,18 +205,22 @@ def make_kinds(
         if plan is None:
             plan = make_plan(
                 caller, program._replace(update=update), example[0], data, model_state=example[1],
-                state=functools.partial(_state_of_a_lane, start, table, given), **options,
+                state=functools.partial(_state_of_a_lane, start, table, given), held_out=held_out,
+                **options,
             )  # fmt: skip
             if not is_stream(plan.held_out):
                 plan = plan._replace(held_out=devices.replicate(plan.held_out))
             if plan.examples:
                 plan = plan._replace(data=devices.replicate(plan.data))
+            if devices.lanes_axis is not None:
+                program = program._replace(places=plan.program.places)
             together = _together(plan, example) if vectorize is None else vectorize
             program = program._replace(lanes="vmap" if together else "map")
         plan = plan._replace(program=program._replace(update=update))
         functions = tuple(filter(callable, static.values()))
+        shardings = _shardings_of_a_carry(start, table, given, devices)
         lower = functools.cache(
-            functools.partial(lower_start, caller, start, table, given, devices, functions)
+            functools.partial(lower_start, caller, start, table, given, shardings, functions)
         )
         size = _group_size(plan, devices, len(lanes), lanes_per_program, lower)
         lowered, shapes = lower(size)
@@ -205,7 +232,27 @@ def make_kinds(
                 functions, devices.sharding,
             )
         )  # fmt: skip
-    return kinds, devices
+    return kinds
+
+
+def devices_for(caller: str, mesh: Mesh | None, lanes_axis: str | None) -> Devices:
+    """Return what lanes run on: the mesh, or all devices."""
+    return devices_of(caller, mesh, lanes_axis) or all_devices()
+
+
+def _on_devices(what: str, tree: Any, devices: Devices) -> Any:
+    """Return a tree, or an iterable of batches, whose arrays on a mesh are on that of the lanes."""
+    if not is_stream(tree):
+        return tree if callable(tree) else devices.moved(what, tree)
+    if not isinstance(tree, Batches) or (sharding := tree.sharding) is None:
+        return tree
+    if devices.lanes_axis is None or devices.sharding is None:
+        raise ValueError(
+            f"{what}: batches(sharding=...) needs mesh=... and lanes_axis=...: without, lanes lie "
+            "along all devices, and each of them takes whole batches."
+        )
+    devices.check_place(what, sharding)
+    return dataclasses.replace(tree, sharding=NamedSharding(devices.sharding.mesh, sharding.spec))
 
 
 def _beginning(what: str, tree: Any) -> tuple[Callable | None, PyTree, PyTree]:
@@ -312,8 +359,8 @@ def _group_size(
                 known[shapes] = memory_of(chunk.compile())
         return known[shapes]
 
-    limit = free_memory() // devices.workers
-    return devices.padded(lanes_that_fit(used, devices.share(lanes), limit))
+    limit, count = free_memory() // devices.workers, devices.count
+    return count * lanes_that_fit(lambda n: used(count * n), devices.share(lanes) // count, limit)
 
 
 @remembered
@@ -450,12 +497,25 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
     return start
 
 
+def _shardings_of_a_carry(
+    start: Callable, table: dict[str, np.ndarray], given: tuple[Params, PyTree], devices: Devices
+) -> tuple[NamedSharding, ...] | NamedSharding | None:
+    """Return how the arrays of a group lie: one sharding for all, or one for each leaf."""
+    if devices.lanes_axis is None or devices.sharding is None:
+        return devices.sharding
+    rows, mesh = {k: v[:1] for k, v in table.items()}, devices.sharding.mesh
+    carry = Optimizer(lambda given: start(rows, given, 1), _no_update)
+    places = jax.tree.leaves(state_shardings(carry, given, mesh=mesh))
+    specs = [PartitionSpec(devices.lanes_axis, *place.spec[1:]) for place in places]
+    return tuple(NamedSharding(mesh, spec) for spec in specs)
+
+
 def lower_start(
     caller: str,
     start: Callable,
     table: dict[str, np.ndarray],
     given: tuple[Params, PyTree],
-    devices: Devices,
+    shardings: tuple[NamedSharding, ...] | NamedSharding | None,
     functions: tuple[Callable, ...],
     lanes: int,
 ) -> tuple[Any, Carry]:
@@ -465,21 +525,25 @@ def lower_start(
     compiled, it can run in any thread.
     """
     rows = {k: np.resize(v, lanes) for k, v in table.items()}
-    jitted, structures = _jitted(start, devices.sharding)
+    jitted, structures = _jitted(start, shardings)
     with (
         naming(f"{caller}(space=...)"),  # a name that is no hyperparameter of the state
         weak_functions(only=functions),
     ):
         lowered = jitted.lower(rows, given, lanes)
+    leaves = jax.tree.leaves(lowered.out_info)
+    places = shardings if isinstance(shardings, tuple) else [shardings] * len(leaves)
     shapes = structures[_form(rows, given, lanes)].unflatten(
-        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding)
-        for x in jax.tree.leaves(lowered.out_info)
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        for x, place in zip(leaves, places, strict=True)
     )
     return lowered, shapes
 
 
 @remembered
-def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, dict[Hashable, TreeDef]]:
+def _jitted(
+    start: Callable, shardings: tuple[NamedSharding, ...] | NamedSharding | None
+) -> tuple[Any, dict[Hashable, TreeDef]]:
     """Return the program, which gives leaves, and their structures by the form of the arguments.
 
     JAX remembers permanently what structures it has seen along with `out_shardings`.
@@ -491,7 +555,8 @@ def _jitted(start: Callable, sharding: NamedSharding | None) -> tuple[Any, dict[
         structures[_form(table, given, lanes)] = treedef
         return flat
 
-    return jax.jit(leaves, out_shardings=sharding, static_argnums=2), structures
+    places = list(shardings) if isinstance(shardings, tuple) else shardings
+    return jax.jit(leaves, out_shardings=places, static_argnums=2), structures
 
 
 def _form(*arguments: Any) -> Hashable:

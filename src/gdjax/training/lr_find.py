@@ -25,6 +25,7 @@ from gdjax.training.engine import Run, execute, first_carry, recorded
 from gdjax.training.epochs import steps_per_epoch, with_epochs
 from gdjax.training.inputs import Program, make_plan
 from gdjax.training.lanes import is_pair, make_start
+from gdjax.training.meshes import on_the_mesh
 from gdjax.training.plotting import new_axes
 
 
@@ -147,6 +148,8 @@ def lr_find(
         _, update = make_start("lr_find", optimizer, {}, [{name: low}])
         optimizer = Optimizer(factory(**{name: low})[0], update)
     init, update = with_extra_args_support(cast(Pair, optimizer))
+    trees = {"params": params, "model_state": model_state}
+    params, model_state = on_the_mesh("lr_find", trees, {"data": data})
     try:
         state = with_hyperparams(init(params), **{name: _Ramp(low, high, steps - 1.0)})
     except ValueError as error:

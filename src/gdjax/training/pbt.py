@@ -206,7 +206,9 @@ def _copy(pool: Pool, parent: np.ndarray, values: Mapping[str, np.ndarray]) -> N
         numbers = {k: v[lanes].astype(np.float32) for k, v in values.items()}
         copied = parent[lanes] != lanes  # also if it was stopped, or the lane that it copies
         with weak_functions():
-            copies.append(_program(pool.devices.sharding)(carries, rows, numbers, copied))
+            places = tuple(x.sharding for x in jax.tree.leaves(group.shapes))
+            leaves = _program(places)(carries, rows, numbers, copied)
+            copies.append(jax.tree.unflatten(jax.tree.structure(group.shapes), leaves))
     for group, carry in zip(pool.groups, copies, strict=True):
         group.run = Run(carry, pool.done)
 
@@ -216,10 +218,13 @@ def _set(states: PyTree, numbers: Mapping[str, jax.Array]) -> PyTree:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(sharding: NamedSharding | None) -> Any:
+def _program(places: tuple[NamedSharding | None, ...]) -> Any:
+    """Return the program that copies rows and sets numbers; it gives the leaves of a carry."""
+
     def copy(carries, rows, numbers, copied):
         carry = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *carries)
         stopped_at = jnp.where(copied, -1, carry.stopped_at)
-        return carry._replace(state=_set(carry.state, numbers), stopped_at=stopped_at)
+        state = _set(carry.state, numbers)
+        return jax.tree.leaves(carry._replace(state=state, stopped_at=stopped_at))
 
-    return jax.jit(copy, out_shardings=sharding)
+    return jax.jit(copy, out_shardings=list(places))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from gdjax.core.checks import check_choice
 from gdjax.core.kinds import shown
@@ -22,7 +22,7 @@ from gdjax.training.checkpoint import Checkpoints, identity_of_lanes
 from gdjax.training.devices import CallingThread
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, stop_lanes, to_host
 from gdjax.training.inputs import RESERVED
-from gdjax.training.lanes import Group, make_kinds, padded_rows
+from gdjax.training.lanes import Group, devices_for, make_kinds, padded_rows
 from gdjax.training.progress import Bar, Interrupt, LaneDisplay, learning_rates
 from gdjax.training.reports import Callbacks, Carrying, Report
 from gdjax.training.result import SweepResult, final_losses
@@ -56,6 +56,8 @@ class Pool:
         callbacks: Iterable[Callable[[Report], object]] = (),
         rules: Mapping[str, Any] | None = None,
         together: bool = False,
+        mesh: Mesh | None = None,
+        lanes_axis: str | None = None,
         **options: Any,
     ):
         """Check and compile everything; `options` are those of `make_kinds`.
@@ -73,35 +75,40 @@ class Pool:
           callbacks: see `sweep`.
           rules: those of a race, by argument: they decide numbers, too.
           together: whether a lane may copy another, so that all must resume from one step.
+          mesh: see `sweep`.
+          lanes_axis: see `sweep`.
           **options: see `make_kinds`.
         """
         self.started = time.perf_counter()
         self.watchers, self.here = Callbacks(caller, callbacks), CallingThread()
-        kinds, self.devices = make_kinds(
-            caller, loss_fn, params, optimizer, configs, data,
-            reports=progress or directory is not None or bool(self.watchers), **options,
-        )  # fmt: skip
-        self.caller, self.configs, self.kinds = caller, configs, kinds
-        plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
+        self.devices = devices_for(caller, mesh, lanes_axis)
+        self.within = contextlib.ExitStack()  # the mesh of the lanes, while they run
+        self.caller, self.configs = caller, configs
         self.checkpoints: Checkpoints | None = None
-        if directory is not None:
-            if not plan.examples:
-                raise ValueError(f"{caller}(directory=...) needs arrays, not an iterable.")
-            identity = identity_of_lanes(configs, kinds, options.get("report_every"), rules or {})
-            self.checkpoints = Checkpoints(
-                caller,
-                directory,
-                resume,
-                identity,
-                len(configs),
-                plan,
-                workers=self.devices.workers,
-                together=together,
-            )
-            self.reached = self.checkpoints.done
-            for kind in kinds:
-                kind.plan = kind.plan._replace(length=self.checkpoints.length)
-        self.groups = [group for kind in kinds for group in kind.groups(self.reached)]
+        with self.devices.context():
+            self.kinds = kinds = make_kinds(
+                caller, loss_fn, params, optimizer, configs, data, self.devices,
+                reports=progress or directory is not None or bool(self.watchers), **options,
+            )  # fmt: skip
+            plan, self.reached = kinds[0].plan, np.zeros(len(configs), int)
+            if directory is not None:
+                if not plan.examples:
+                    raise ValueError(f"{caller}(directory=...) needs arrays, not an iterable.")
+                every = options.get("report_every")
+                self.checkpoints = Checkpoints(
+                    caller,
+                    directory,
+                    resume,
+                    identity_of_lanes(configs, kinds, every, rules or {}),
+                    len(configs),
+                    plan,
+                    workers=self.devices.workers,
+                    together=together,
+                )
+                self.reached = self.checkpoints.done
+                for kind in kinds:
+                    kind.plan = kind.plan._replace(length=self.checkpoints.length)
+            self.groups = [group for kind in kinds for group in kind.groups(self.reached)]
         self.done = 0
         self.history: dict[str, Any] = {}
         self.steps = np.zeros(len(configs), int)
@@ -124,6 +131,7 @@ class Pool:
 
     def __enter__(self) -> Pool:
         self.interrupt.__enter__()
+        self.within.enter_context(self.devices.context())
         return self
 
     def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
@@ -132,6 +140,7 @@ class Pool:
         if self.checkpoints is not None:
             self.checkpoints.close()
         self.carrying.__exit__(kind, error, trace)
+        self.within.close()
 
     @property
     def lanes(self) -> list[int]:
@@ -302,6 +311,7 @@ class Pool:
                 size = min((n for n in sizes if n >= size), default=max(sizes))
             groups += kind.groups(self.reached, sorted(on_disk), size)
             parts = [(carry_of(group), group.own_keys) for group in old]
+            places = kind.shardings(bool(old) and old[0].own_keys is not None)
             if on_host := bool(parts) and self.devices.workers > 1:  # without a program to compile
                 parts = _joined(to_host(parts))
             for at in range(0, len(kept), size):
@@ -310,7 +320,8 @@ class Pool:
                     if on_host:
                         carry, keys = jax.device_put(_rows(parts, rows[part]))
                     else:
-                        carry, keys = _take(self.devices.sharding)(parts, rows[part])
+                        leaves = _take(places)(list(map(jax.tree.leaves, parts)), rows[part])
+                        carry, keys = jax.tree.unflatten(jax.tree.structure(parts[0]), leaves)
                 plan = old[0].plan if keys is None else old[0].plan._replace(key=keys)
                 groups.append(
                     Group(
@@ -417,8 +428,10 @@ def _shapes(carry: Carry) -> Carry:
 
 
 @functools.lru_cache(maxsize=8)
-def _take(sharding: NamedSharding | None) -> Any:
-    def take(parts, rows):
-        return jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *parts)
+def _take(places: tuple[NamedSharding | None, ...]) -> Any:
+    """Return the program that takes rows of arrays, the leaves of several trees."""
 
-    return jax.jit(take, out_shardings=sharding)
+    def take(parts, rows):
+        return [jnp.concatenate(x)[rows] for x in zip(*parts, strict=True)]
+
+    return jax.jit(take, out_shardings=list(places))

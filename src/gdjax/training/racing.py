@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import numpy as np
+from jax.sharding import Mesh
 
 from gdjax.core.checks import bound_arguments, check_integer, strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
@@ -46,6 +47,8 @@ class LaneOptions(TypedDict, total=False):
     progress: bool
     vectorize: bool | None
     lanes_per_program: int | None
+    mesh: Mesh | None
+    lanes_axis: str | None
 
 
 class RaceOptions(LaneOptions, total=False):
@@ -119,8 +122,8 @@ def successive_halving(
       key: as in `fit`.
       seeds: as in `sweep`.
       **options: of `sweep`: batch_size, has_aux, needs_key, model_state, held_out,
-        held_out_batch_size, metric_fn, callbacks, progress, vectorize, lanes_per_program,
-        directory, resume.
+        held_out_batch_size, metric_fn, callbacks, progress, vectorize, lanes_per_program, mesh,
+        lanes_axis, directory, resume.
 
     Returns:
       A `SweepResult`; `kept` are the survivors' lanes, `steps` says how far each lane got, and

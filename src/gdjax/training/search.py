@@ -8,6 +8,7 @@ that have reached the rung. Deviation: the trials of a round reach it together.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -22,10 +23,9 @@ from gdjax.core.kinds import shown
 from gdjax.core.remember import weak_functions
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.checkpoint import identity_of_lanes
-from gdjax.training.devices import Devices, all_devices
 from gdjax.training.engine import Carry, metric_program, to_host
 from gdjax.training.inputs import check_arrays, check_batch_size, count_steps, is_stream
-from gdjax.training.lanes import Kind, make_kinds, make_start
+from gdjax.training.lanes import Kind, devices_for, make_kinds, make_start
 from gdjax.training.pool import Pool, carry_of
 from gdjax.training.progress import Bar
 from gdjax.training.racing import LaneOptions, check_judge, with_options
@@ -253,12 +253,15 @@ class _Rounds:
                 make_start("search", optimizer, static, [rows[i] for i in at])
         self.rows = [corners[0][i % 2] for i in range(-(-lanes // len(corners)))]
         self.rows = as_configs("search", self.rows, seeds)
-        self.kinds, devices = self._kinds(task, data)
+        axes = {name: self.options.get(name) for name in ("mesh", "lanes_axis")}
+        self.devices = devices = devices_for("search", **axes)
+        with devices.context():
+            self.kinds = self._kinds(task, data)
         self.is_static, self.optimizer = len(corners) + len(self.kinds) > 2, optimizer
         kind = self.kinds[0]
         if by != "loss" and not is_stream(kind.plan.held_out):
             carry = kind.shapes
-            with weak_functions():
+            with weak_functions(), devices.context():
                 names = jax.eval_shape(
                     metric_program(kind.plan), carry.params, carry.state, carry.model_state,
                     kind.plan.held_out,
@@ -277,22 +280,20 @@ class _Rounds:
         if model_state is not None:
             self.options["model_state"] = model_state
 
-    def _kinds(self, task: Any, data: PyTree) -> tuple[list[Kind], Devices]:
+    def _kinds(self, task: Any, data: PyTree) -> list[Kind]:
         """Return lanes with extreme values, as many as a round has of a combination.
 
         Lanes that run in turn and may be pruned are in small groups, so that those that are left
         need no smaller program.
         """
-        loss_fn, params, optimizer = task
-        if self.rungs and self.options.get("lanes_per_program") is None:
-            small = -(-all_devices().share(len(self.rows)) // self.eta ** (len(self.rungs) - 1))
-            options = self.options | {"lanes_per_program": small}
-            kinds, devices = make_kinds(
-                "search", loss_fn, params, optimizer, self.rows, data, **options
-            )
+        options = {k: v for k, v in self.options.items() if k not in ("mesh", "lanes_axis")}
+        make = functools.partial(make_kinds, "search", *task, self.rows, data, self.devices)
+        if self.rungs and options.get("lanes_per_program") is None:
+            small = -(-self.devices.share(len(self.rows)) // self.eta ** (len(self.rungs) - 1))
+            kinds = make(**options | {"lanes_per_program": small})
             if kinds[0].plan.program.lanes == "map":
-                return kinds, devices
-        return make_kinds("search", loss_fn, params, optimizer, self.rows, data, **self.options)
+                return kinds
+        return make(**options)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the values of trials, by the arguments' names."""
@@ -302,7 +303,8 @@ class _Rounds:
             "by": [self.by, self.mode],
             "seeds": sorted({row["seed"] for row in self.rows if "seed" in row}),
         }
-        identity = identity_of_lanes(self.rows, self.kinds, None, rules)
+        with self.devices.context():
+            identity = identity_of_lanes(self.rows, self.kinds, None, rules)
         if self.is_static:  # which programs there are is not known before all have been tried
             del identity["program"]
             identity["optimizer"] = str(words(column([self.optimizer]))[0])

@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from gdjax.core.checks import check_integer, leaf_name, strict
 from gdjax.core.kinds import shown
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import PyTree, TreeDef
 from gdjax.training.foreign import advice, as_arrays, check_fits, described, is_iterable
+from gdjax.training.meshes import on_mesh, shape_of_rows
 
 AHEAD = 2  # batches that are read ahead, if they are large
 TOGETHER = 32  # most batches for one call of a program
@@ -41,10 +43,16 @@ class Batches:
 
     source: Iterable[PyTree]
     prefetch: int | None = None
+    sharding: NamedSharding | None = None
 
 
 @strict()
-def batches(source: Iterable[PyTree], *, prefetch: int | None = None) -> Batches:
+def batches(
+    source: Iterable[PyTree],
+    *,
+    prefetch: int | None = None,
+    sharding: NamedSharding | None = None,
+) -> Batches:
     """Say that something is an iterable of batches, and how to read it.
 
     `fit` and `sweep` take loaders, iterators and lists of tuples or dicts as they are. This is for
@@ -57,13 +65,19 @@ def batches(source: Iterable[PyTree], *, prefetch: int | None = None) -> Batches
         small ones: as many as 1 MiB holds, at most 32, which then are one call of the program.
         0 reads each batch when it is needed, in the thread of the caller, as a connection to SQLite
         requires or a loader that depends on a context of JAX, such as `jax.set_mesh`.
+      sharding: how batches lie on a mesh, such as `NamedSharding(mesh, PartitionSpec("data"))`,
+        which splits the examples of each array over the axis "data". Along an axis that the
+        devices do not divide, as in a smaller last batch, an array is not split. With several
+        processes each one gives its own part of a batch, whose size the devices must divide. None
+        gives host arrays to all devices whole; arrays of JAX stay where they are.
 
     Returns:
       What to give as `data`. Memory: one copy of each batch that is read ahead, on the host, and
       up to three batches on the device.
 
     Raises:
-      TypeError: for what is no iterable of batches, such as a table or a string.
+      TypeError: for what is no iterable of batches, such as a table or a string, and for a sharding
+        that is no `NamedSharding`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -80,7 +94,11 @@ def batches(source: Iterable[PyTree], *, prefetch: int | None = None) -> Batches
             f"batches(source=...) must be an iterable of batches, got {described(source)}. "
             f"{advice(source)}".rstrip()
         )
-    return Batches(source, prefetch)
+    if sharding is not None and not isinstance(sharding, NamedSharding):
+        raise TypeError(
+            f"batches(sharding=...) must be a jax.sharding.NamedSharding, got {shown(sharding)}."
+        )
+    return Batches(source, prefetch, sharding)
 
 
 def is_stream(data: PyTree) -> bool:
@@ -135,6 +153,7 @@ class Stream:
       what: its argument, for errors.
       source: what the user gave.
       prefetch: see `batches`.
+      sharding: see `batches`.
       epochs: the passes after which it ends; None: no limit.
       one_shot: whether it is an iterator, which can be read only once.
       per_epoch: batches in a pass, None if the source does not say.
@@ -149,7 +168,7 @@ class Stream:
         """Check what can be checked without reading a batch."""
         given = data if isinstance(data, Batches) else Batches(data)
         self.caller, self.what, self.ended = caller, f"{caller}({name}=...)", ""
-        self.source, self.prefetch = given.source, given.prefetch
+        self.source, self.prefetch, self.sharding = given.source, given.prefetch, given.sharding
         self.one_shot = isinstance(self.source, Iterator)
         self.per_epoch = batches_per_epoch(self.source)
         self._like: Kinds | None = None
@@ -209,6 +228,12 @@ class Stream:
         self.place = Place(*json.loads(position))
         if further:
             self._last = self.place.epoch + (self.epochs or 0), self.place.read
+
+    def on_devices(self, batches: PyTree, stacked: bool = False) -> PyTree:
+        """Return a batch, or several that are stacked, as a program takes it: on the mesh."""
+        if (sharding := self.sharding) is None:
+            return batches
+        return jax.tree.map(lambda x: on_mesh(x, sharding, stacked), batches)
 
     @contextlib.contextmanager
     def reading(self, done: int, stop: int | None) -> Iterator[Reading]:
@@ -334,7 +359,7 @@ def _shapes_of_first(stream: Stream) -> PyTree:
             )
         reading.allow(1)
         (batch,) = reading.take(1)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch.tree)
+        return jax.tree.map(shape_of_rows, stream.on_devices(batch.tree))
 
 
 class Reading:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from gdjax.core.checks import strict
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.pool import Pool
@@ -40,6 +42,8 @@ def sweep(
     vectorize: bool | None = None,
     directory: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    mesh: Mesh | None = None,
+    lanes_axis: str | None = None,
 ) -> SweepResult:
     """Train one model for each config of a space of hyperparameters, all in one compiled program.
 
@@ -98,6 +102,13 @@ def sweep(
         the last ones that are whole.
       resume: whether to go on from what is in `directory`. False deletes the sweep that is there,
         whatever it is, and starts anew.
+      mesh: a mesh with an axis for lanes; its other axes are for the arrays of each lane. Params,
+        model_state, data and held-out data that lie on it stay split along these other axes, and
+        the optimizer's state as the parameters are; all else is whole on their devices. All axes
+        are automatic in the loss, as in `jax.make_mesh(..., axis_types=(AxisType.Auto,) * n)`,
+        whatever they are in the mesh. None spreads lanes over all devices, each a whole lane.
+      lanes_axis: the name of the axis that lanes lie along. Lanes in a program are a multiple of
+        its size.
 
     Returns:
       A `SweepResult`. Memory: lanes in a program * (parameters + state + gradients), on the host
@@ -106,7 +117,8 @@ def sweep(
     Raises:
       Exception: what a callback or the evaluation raised; its `result` is the `SweepResult` so far.
       ValueError: for an empty space, a value out of range, a name that the optimizer does not have,
-        a directory with another sweep, or files of one, in it.
+        a directory with another sweep, or files of one, in it; for arrays on another mesh than
+        `mesh`, or split along its `lanes_axis`.
       RuntimeError: if another process is using the directory.
 
     Example:
@@ -125,7 +137,7 @@ def sweep(
         needs_key=needs_key, model_state=model_state, held_out=held_out,
         held_out_batch_size=held_out_batch_size, metric_fn=metric_fn, callbacks=callbacks,
         report_every=report_every, progress=progress, lanes_per_program=lanes_per_program,
-        vectorize=vectorize, directory=directory, resume=resume,
+        vectorize=vectorize, directory=directory, resume=resume, mesh=mesh, lanes_axis=lanes_axis,
     ) as pool:  # fmt: skip
         pool.advance()
     return pool.result()

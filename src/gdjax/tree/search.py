@@ -283,8 +283,8 @@ def map_params(
 
     def mapped(leaf, *others):  # None: the state has no such part for this parameter
         if is_encoded(leaf):
-            parts = (None if x is None else f(x, *others) for x in (leaf.codes, leaf.scales))
-            return Encoded(*parts, key=other(leaf.key), codec=leaf.codec)
+            scales = None if leaf.scales is None else f(leaf.scales, *others)
+            return Encoded(f(leaf.codes, *others), scales, other(leaf.key), leaf.codec)
         return None if leaf is None else f(leaf, *others)
 
     def stops(node):

@@ -88,8 +88,8 @@ def flatten(inner: Pair, *, block: int | None = None) -> Optimizer:
     """Run an optimizer on one vector of all parameters, or on stacks of them.
 
     On one vector it takes norms and trust ratios over all parameters together; that costs a copy
-    of the gradients. gdjax processes leaves of equal shape in blocks, so having many leaves is no
-    reason for it.
+    of the gradients, and on a mesh the vector lies whole on each device. gdjax processes leaves of
+    equal shape in blocks, so having many leaves is no reason for it.
 
     On stacks (`block=16`) hundreds of small parameters cost less: a compiled step of AdamW on 1000
     leaves of 64 elements takes half the time on a CPU, since most of that is for passing buffers

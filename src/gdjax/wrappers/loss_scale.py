@@ -3,8 +3,8 @@
 Micikevicius et al. (2017), section 3.2, https://arxiv.org/abs/1710.03740. The loss is multiplied by
 a scale before it is differentiated, and the gradients are divided by it in float32. A gradient that
 is not finite is left out and lowers the scale; many finite ones in a row raise it.
-Deviations: none from torch's `GradScaler` with `min_scale=0`, nor from jmp's `DynamicLossScale` with
-`growth_factor = 1 / backoff_factor`.
+Deviations: none from torch's `GradScaler` with `min_scale=0`, nor from jmp's `DynamicLossScale`
+with `growth_factor = 1 / backoff_factor`.
 """
 
 from __future__ import annotations

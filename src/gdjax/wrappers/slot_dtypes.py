@@ -6,6 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import jax.core
@@ -54,20 +55,22 @@ def with_slot_dtypes(
 
     What `mu_dtype` and `nu_dtype` are for `adam`, for any slot of any optimizer, at any nesting.
     Arithmetic stays in at least float32: a slot is decoded when it is read and rounded when stored,
-    array by array within the step, so that there is no float32 copy of the whole state.
+    array by array within the step, so that there is no float32 copy of the whole state; but methods
+    that need sums over all parameters before their step, such as Prodigy, have one during the step.
 
     | dtype | bytes per element | for |
     |---|---|---|
-    | `"float32"` | 4 | slots that are kept in less |
+    | `"float32"` | 4 | slots that an optimizer keeps in less |
     | `"bfloat16"`, `"float16"` | 2 | means of gradients; means of squares stop too early |
     | `"bfloat16_stochastic"` | 2 | both: rounded up or down at random, right in the mean |
     | `"int8"` | 1 + 4/256 | means of gradients: a dynamic code with sign, of 7 decades |
     | `"uint8"` | 1 + 4/256 | means of squares: the same without sign; NaN for negative numbers |
-    | `"float8_e4m3fn"`, `"float8_e5m2"` | 1 + 4/256 | means of gradients |
+    | `"float8_e4m3fn"` | 1 + 4/256 | means of gradients |
+    | `"float8_e5m2"` | 1 + 4/256 | what needs range; too coarse for means of squares |
 
-    The last three have a scale for each block of elements. A block lies along the last axis, and
-    where that is shorter goes on along the axes before it, so codes and scales are sharded as the
-    parameter is if its shards are multiples of a block. A block with a number that is not finite
+    The last four have a scale for each block of elements. A block lies along the last axis, and
+    where that is shorter continues along the axes before it, so codes and scales are sharded as the
+    parameter is, if its shards are multiples of a block. A block with a number that is not finite
     is NaN. In a block without negative numbers, none becomes 0 that was not: it may be divided by.
 
     Slots with codes are nodes, `gdjax.core.codecs.Encoded`. `gdjax.decoded(state)` shows the
@@ -82,7 +85,8 @@ def with_slot_dtypes(
       min_size: an array of fewer elements keeps its dtype where codes or random rounding are asked
         for, >= 0: there is little to save.
       block: the most elements that share a scale, >= 1.
-      scale_dtype: the dtype of scales; None is float32, or float64 for float64 slots.
+      scale_dtype: the dtype of scales, bfloat16 or float32; None is float32, or float64 for
+        float64 slots.
       key: a seed or a key of `jax.random`, for random rounding. Each array has its own key, which
         is a leaf of the state.
       **dtypes: name of a slot -> a floating dtype of at least 16 bits, or a name in the table.
@@ -94,10 +98,10 @@ def with_slot_dtypes(
 
     Raises:
       TypeError: for a dtype that is neither a floating one nor in the table.
-      ValueError: at `init`, if no state in the optimizer has a slot of that name; if it is the
-        state of an optimizer; if less than float32 is asked for a slot with parameters, such as `z`
-        of `schedule_free`, to which steps are added that would be rounded away; if a mask is given
-        and a slot is not shaped like the parameters.
+      ValueError: for scales of float16; at `init`, if no state in the optimizer has a slot of that
+        name; if it is the state of an optimizer; if less than float32 is asked for a slot with
+        parameters, such as `z` of `schedule_free`, to which steps are added that would be rounded
+        away; if a mask is given and a slot is not shaped like the parameters.
 
     Warns:
       UserWarning: if a mean of squares is to be rounded to nearest in 16 bits: a step changes it by
@@ -116,6 +120,11 @@ def with_slot_dtypes(
       Dettmers et al. (2022), "8-bit optimizers via block-wise quantization". The code that is
       nearest to a number is that of bitsandbytes; differences are named in gdjax.core.codecs.
     """
+    if scale_dtype is not None and jnp.dtype(scale_dtype) == jnp.float16:
+        raise ValueError(
+            "with_slot_dtypes(scale_dtype=...) must be bfloat16, float32 or float64, got float16, "
+            "in which the square of a gradient of 1e-4 is 0."
+        )
     storage = {name: _storage(dtype) for name, dtype in dtypes.items()}
     for name in storage.keys() & set(SQUARES):
         if storage[name] in ("bfloat16", "float16"):
@@ -176,16 +185,20 @@ def _encoded(
         kept = encoded(x, name, block, scale_dtype, own)
         return kept.codes, kept.scales
 
-    def placed(part):
-        if part is None or isinstance(x, jax.core.Tracer):
-            return part if part is None else placed_along(part, x, range(x.ndim))
+    def placed(part: Any) -> Any:
+        if isinstance(x, jax.core.Tracer):
+            return placed_along(part, x, range(x.ndim))
         sharding = sharding_along(x, part.shape, range(x.ndim))
+        if isinstance(part, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding)
         return part if sharding in (None, part.sharding) else jax.device_put(part, sharding)
 
-    codes, scales = map(placed, derived(lambda x: automatically(parts, x, data), x))
-    if key is not None:  # that of the next rounding
-        key = placed_along(jax.random.split(key)[1], x, ())
-    return Encoded(codes, scales, key, codec_of(x, name, block))
+    codes, scales = derived(lambda x: automatically(parts, x, data), x)
+    scales = None if scales is None else placed(scales)
+    if key is not None:
+        key = jax.random.split(key)[1]  # that of the next rounding
+        key = key if isinstance(x, jax.ShapeDtypeStruct) else placed_along(key, x, ())
+    return Encoded(placed(codes), scales, key, codec_of(x, name, block))
 
 
 def _storage(dtype: SlotDType) -> str:
