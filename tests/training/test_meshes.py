@@ -300,13 +300,13 @@ def test_races_searches_and_streams_on_such_a_mesh():
     mesh = make_mesh("Auto", (4, 2), ("lanes", "model"))
     params, data = put(PARAMS, mesh, SPLIT), put((X, Y), mesh, P("model"))
     ways = ((PARAMS, (X, Y), {}), (params, data, dict(mesh=mesh, lanes_axis="lanes")))
-    rates, short, results = {"learning_rate": [1e-3, 1e-2, 0.1]}, MORE | dict(steps=2), []
+    rates, short, results = {"learning_rate": [1e-3, 1e-2, 0.1]}, MORE | dict(steps=3), []
     for start, xy, more in ways:
         args = loss_fn, start, gdjax.adam, rates, xy
         race = gdjax.successive_halving(*args, **short, **more)
         population = gdjax.population_based_training(*args, every=1, **short, **more)
         results.append((race.final_loss, population.params, population.state))
-        assert race.steps.tolist() == [1, 2, 1]
+        assert sorted(race.steps) == [1, 1, 3]
     close(*results)
     space = {"learning_rate": [0.01, 0.02]}
     search = gdjax.search(loss_fn, params, gdjax.adam, space, data, trials=2, **short, **ways[1][2])
@@ -330,7 +330,10 @@ def test_wrong_meshes_for_lanes_are_errors():
         (dict(mesh=mesh, lanes_axis="x"), r"lanes_axis=...\) must be .* got 'x'"),
         (both | dict(data=put((X, Y), other, P("a"))), r"data=...\) at '0' is on the mesh \(a: 4"),
         (both | dict(data=put((X, Y), mesh, P("lanes"))), r"data=.*split along lanes_axis='lanes'"),
-        (both | dict(params=PARAMS | put({"w1": PARAMS["w1"]}, mesh, P("lanes"))), r"params=.*split along lanes_axis"),
+        (
+            both | dict(params=PARAMS | put({"w1": PARAMS["w1"]}, mesh, P("lanes"))),
+            r"params=.*split along lanes_axis",
+        ),
         (both | dict(held_out=put((X, Y), mesh, P(("model", "lanes")))), r"held_out=.*split along"),
     ):
         with pytest.raises(ValueError, match=error):

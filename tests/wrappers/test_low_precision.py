@@ -80,7 +80,9 @@ def test_distances_over_gradients_grow_with_master_weights(name):
     params, _ = descend(gdjax.with_master_weights(optimizer), start, 100)
     assert float(params["float32"][0]) < 4
     for dtype, unit in LOW.items():
-        np.testing.assert_allclose(params[dtype].astype(jnp.float32), params["float32"], rtol=unit)
+        np.testing.assert_allclose(
+            params[dtype].astype(jnp.float32), params["float32"], rtol=2 * unit
+        )
 
 
 def test_the_estimate_of_dadapt_adamw_is_that_of_float32():

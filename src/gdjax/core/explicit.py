@@ -198,5 +198,5 @@ class Region:
 
 
 def _resharded(x: Array, mesh: Any, *spec: Any) -> Array:
-    spec = jax.sharding.PartitionSpec(*spec)
-    return jax.sharding.reshard(x, jax.sharding.NamedSharding(mesh, spec))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    return jax.sharding.reshard(x, sharding)

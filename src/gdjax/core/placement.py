@@ -173,9 +173,9 @@ def _placed(x: Any, sharding: Sharding, param: Any) -> Any:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def _reshard(x: Any, sharding: NamedSharding) -> Any:
+def _reshard(x: Any, sharding: Sharding) -> Any:
     if hasattr(jax.sharding, "reshard"):
-        return jax.sharding.reshard(x, sharding)
-    from jax.experimental.shard import reshard  # before JAX 0.7
+        return jax.sharding.reshard(x, sharding)  # pyright: ignore[reportArgumentType]
+    from jax.experimental import shard  # before JAX 0.7  # pyright: ignore
 
-    return reshard(x, sharding)
+    return shard.reshard(x, sharding)

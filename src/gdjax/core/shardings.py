@@ -33,8 +33,8 @@ def state_shardings(
     With `zero1` the slots are also split along an axis of the mesh over which the parameters are
     replicated, each on its largest dimension that can be split evenly (ZeRO, stage 1). Each device
     then holds 1/n of their bytes and computes 1/n of an elementwise step; it costs one all-gather
-    of each parameter in a step, besides the sum of the gradients. The results are the same. Give
-    the shardings to the step too, as `out_shardings`, so that the state stays split.
+    of each parameter in a step, in addition to the sum of the gradients. The results are the same.
+    Give the shardings to the step too, as `out_shardings`, so that the state stays split.
 
     Args:
       optimizer: an `(init, update)` pair.

@@ -349,7 +349,7 @@ def _program(
     return jax.jit(program)
 
 
-def _run(run: Callable[..., T], fun: Callable, static: tuple[Hashable, ...], given: tuple) -> T:
+def _run(run: Callable[..., T], fun: Any, static: tuple[Hashable, ...], given: tuple) -> T:
     def whole_run(params, fun, *rest):
         return run(fun, *static, params, *rest)
 
