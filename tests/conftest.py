@@ -38,7 +38,7 @@ collect_ignore = ["golden", "interop"]  # scripts that need other libraries
 
 # `make quick`: all of these, and of the other tests every 25th, by a hash of its name.
 QUICK = ("core/", "test_registry.py", "test_oracles.py", "tree/", "test_assignment.py")
-NOT_QUICK = ("slow", "interop", "processes")
+NOT_QUICK = ("slow", "rest", "interop", "processes")
 
 
 def pytest_addoption(parser):

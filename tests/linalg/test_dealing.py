@@ -33,6 +33,11 @@ METHODS = {
 }
 
 
+def some_of(names, *first):
+    """Return all names; those that are not named again are the rest of the family."""
+    return [n if n in first else pytest.param(n, marks=pytest.mark.rest) for n in names]
+
+
 def arrays(shapes, seed, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
     return {k: jnp.asarray(rng.normal(0, 0.3, shape), dtype) for k, shape in shapes.items()}
@@ -87,7 +92,7 @@ def compare(make, shapes, specs, bound, mesh=MESH, dtype=jnp.float32, tol=1e-6, 
     return state
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some_of(METHODS, "muon", "dion", "soap"))
 def test_like_matrices_are_dealt(name):
     """Four with rows on devices and four with columns: each device takes a whole one.
 
@@ -105,14 +110,14 @@ def test_like_matrices_are_dealt(name):
                 assert x.sharding.shard_shape(x.shape)[0] == 1
 
 
-@pytest.mark.parametrize("name", ["dion", "soap"])
+@pytest.mark.parametrize("name", some_of(["dion", "soap"], "dion"))
 def test_replicated_matrices_are_gathered_once(name):
     make = functools.partial(getattr(gdjax, name), 0.02)
     shapes = {f"w{i}": (16, 16) for i in range(8)}
     compare(make, shapes, [lambda k: P()], 2.2)
 
 
-@pytest.mark.parametrize("name", ["muon", "dion"])
+@pytest.mark.parametrize("name", some_of(["muon", "dion"], "muon"))
 def test_stacks_sharded_over_layers_stay(name):
     key, stacks = "muon_weight_dimension_numbers", gdjax.MuonDimensionNumbers(1, 2)
     make = functools.partial(
@@ -253,7 +258,7 @@ def test_scan_vmap_and_shapes_of_dealt_states():
 
 
 @pytest.mark.skipif(not hasattr(jax, "typeof"), reason="JAX has no explicit meshes")
-@pytest.mark.parametrize("name", ["muon", "soap"])
+@pytest.mark.parametrize("name", some_of(["muon", "soap"], "muon"))
 def test_explicit_meshes(name):
     """Muon deals by itself there; the state of SOAP does so if it is told to."""
     types = (jax.sharding.AxisType.Explicit,)

@@ -1,7 +1,6 @@
 """Inside `jax.shard_map` an optimizer does what it does on whole arrays, or raises an error."""
 
 import functools
-import os
 import re
 import zlib
 
@@ -143,8 +142,7 @@ def refused_rows():
 
 # What is not refused but exchanges: a part is too short to be factored, or all leaves are joined.
 BY_SHAPE = {"scale_by_factored_rms", "flatten"}
-# A sixth of the rows in each run (40 s of CPU time); all of them with GDJAX_ALL_ROWS=1.
-SHARES = range(6 if "GDJAX_ALL_ROWS" in os.environ else 1)
+SHARES = [0, *(pytest.param(i, marks=pytest.mark.rest) for i in range(1, 6))]
 
 
 def share_of(rows, share):

@@ -272,7 +272,7 @@ def coded(case, name):
 
 @pytest.mark.filterwarnings("ignore:.*rounds a mean of squares")
 @pytest.mark.parametrize(
-    "part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 8))]
+    "part", [0, *(pytest.param(i, marks=pytest.mark.rest) for i in range(1, 8))]
 )
 def test_all_slots_of_every_optimizer_may_have_codes(part):
     for i, case in enumerate(CASES[part::8]):

@@ -515,6 +515,9 @@ def dealt_like(state: T, like: T) -> T:
       state: a state, dealt over any number of devices or over none.
       like: what `init` of the optimizer returns for the parameters.
 
+    Raises:
+      ValueError: if they are not states of one optimizer.
+
     Example:
       >>> import gdjax
       >>> state = gdjax.soap(0.1).init(jnp.ones((2, 2)))
@@ -539,8 +542,13 @@ def dealt_like(state: T, like: T) -> T:
         ]
         return DealtTree(tuple(stacks), treedef.unflatten(values), known.places)
 
-    is_leaf = lambda x: isinstance(x, DealtTree)  # noqa: E731
-    return jax.tree.map(one, like, undealt(state), is_leaf=is_leaf)
+    try:
+        return jax.tree.map(one, like, undealt(state), is_leaf=lambda x: isinstance(x, DealtTree))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "dealt_like(state=..., like=...) must be two states of one optimizer, for parameters "
+            f"of one structure. {error}"
+        ) from None
 
 
 def _filled(stack: Array, at: tuple[int, ...], rows: Sequence[Array]) -> Array:

@@ -444,13 +444,13 @@ def _lifted_update(
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
-            columns = [treedef.unflatten(c) for c in zip(*(new for _, new in out), strict=True)]
+            fields: list[Any] = list(map(treedef.unflatten, zip(*(s for _, s in out), strict=True)))
             if buckets is not None:
-                columns = [
+                fields = [
                     DealtTree(of_field, rest, buckets.places)
-                    for of_field, rest in zip(zip(*stacks, strict=True), columns, strict=True)
+                    for of_field, rest in zip(zip(*stacks, strict=True), fields, strict=True)
                 ]
-            slots = type(slots)(*columns)
+            slots = type(slots)(*fields)
         return updates, state._replace(count=count, slots=slots)
 
     return compiled(update, name)

@@ -14,13 +14,13 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.hyper import path_name
 from gdjax.core.placement import names_of, sharding_of
-from gdjax.core.types import Pair, Params, PyTree
+from gdjax.core.types import ArrayTree, Pair, PyTree
 
 
 @strict()
 def state_shardings(
     optimizer: Pair,
-    params: Params,
+    params: ArrayTree,
     *,
     mesh: Mesh | AbstractMesh | None = None,
     zero1: str | None = None,
