@@ -444,13 +444,13 @@ def _lifted_update(
         updates = treedef.unflatten([u for u, _ in out])
         slots = state.slots
         if out and isinstance(slots, tuple) and slots:
-            fields: list[Any] = list(map(treedef.unflatten, zip(*(s for _, s in out), strict=True)))
+            trees: list[Any] = list(map(treedef.unflatten, zip(*(s for _, s in out), strict=True)))
             if buckets is not None:
-                fields = [
-                    DealtTree(of_field, rest, buckets.places)
-                    for of_field, rest in zip(zip(*stacks, strict=True), fields, strict=True)
+                trees = [
+                    DealtTree(of_slot, rest, buckets.places)
+                    for of_slot, rest in zip(zip(*stacks, strict=True), trees, strict=True)
                 ]
-            slots = type(slots)(*fields)
+            slots = type(slots)(*trees)
         return updates, state._replace(count=count, slots=slots)
 
     return compiled(update, name)
