@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import problems
+from jax.sharding import PartitionSpec
 
 import gdjax
 from oracles import adam, groups, sgd
@@ -139,6 +140,7 @@ CASES = [
             ("with_stochastic_rounding", (5,)),
         )
     ),
+    Case("in_shard_map", _around_sgd(gdjax.in_shard_map, PartitionSpec()), MOMENTUM, sgd.sgd),
     Case(
         "with_loss_scale",
         lambda learning_rate, **numbers: gdjax.with_loss_scale(gdjax.sgd(learning_rate), **numbers),

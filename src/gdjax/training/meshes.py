@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from gdjax.core.checks import leaf_name
 from gdjax.core.placement import replicated_like, sharding_of
 from gdjax.core.types import PyTree
+from gdjax.training.foreign import is_iterator
 
 set_mesh: Any = getattr(jax, "set_mesh", None) or getattr(jax.sharding, "use_mesh", None)
 NO_MESH = Mesh(np.empty((), object), ())  # as the context: as outside of `set_mesh`
@@ -48,7 +49,7 @@ def on_the_mesh(caller: str, moved: Mapping[str, PyTree], others: Mapping[str, P
       ValueError: if there are several meshes.
     """
     check_one_mesh(caller, {**moved, **others})
-    for x in jax.tree.leaves((dict(moved), dict(others))):
+    for x in jax.tree.leaves((dict(moved), dict(others)), is_leaf=is_iterator):
         if (sharding := placed(x)) is not None:
             like = jax.ShapeDtypeStruct((), np.float32, sharding=_whole(sharding.mesh))
             move = replicated_like if sharding.mesh.size > 1 else _to_the_device
@@ -74,7 +75,7 @@ def check_one_mesh(caller: str, trees: Mapping[str, PyTree]) -> None:
     """
     known = None
     for name, tree in trees.items():
-        for i, x in enumerate(jax.tree.leaves(tree)):
+        for i, x in enumerate(jax.tree.leaves(tree, is_leaf=is_iterator)):
             if (sharding := placed(x)) is None:
                 continue
             here = f"{name}=..., at {leaf_name(tree, i)!r}", sharding.mesh
