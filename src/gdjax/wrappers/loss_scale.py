@@ -142,7 +142,7 @@ def with_loss_scale(
       ...     updates, state = opt.update(grads, state, params)
       ...     return gdjax.apply_updates(params, updates), state
       >>> print(step(params, opt.init(params))[0])
-      [0.9004 1.9   ]
+      [0.9   1.899]
 
       In a whole run nothing else is needed:
 
