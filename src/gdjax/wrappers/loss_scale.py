@@ -150,7 +150,7 @@ def with_loss_scale(
       ...     return jnp.mean((data * params - 3) ** 2)
       >>> result = gdjax.fit(error, jnp.float16(1.0), opt, jnp.ones(8, jnp.float16), steps=100)
       >>> print(result.params.round(1), gdjax.loss_scale(result.state))
-      3.0 32768.0
+      3.0 8192.0
 
     References:
       Micikevicius et al. (2017), "Mixed precision training".
