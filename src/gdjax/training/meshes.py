@@ -103,9 +103,12 @@ def _go_together(one: Any, other: Any) -> bool:
 
 
 def context_mesh() -> Mesh | None:
-    """Return the mesh of `jax.set_mesh`, or None; before JAX 0.7 it is not known."""
-    mesh = jax.sharding.get_mesh() if hasattr(jax.sharding, "get_mesh") else None
-    return None if mesh is None or mesh.empty else mesh
+    """Return the mesh of `jax.set_mesh`, or None: before JAX 0.7 and in a trace it is not known."""
+    try:
+        mesh = jax.sharding.get_mesh()
+    except (AttributeError, ValueError):  # before JAX 0.7, and in a trace
+        return None
+    return None if mesh.empty else mesh
 
 
 def contexts_of_programs(arrays: PyTree) -> list[Mesh]:
