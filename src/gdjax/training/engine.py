@@ -499,6 +499,7 @@ def make_move(program: Program) -> Callable[[Trained, PyTree, Array], tuple[Trai
             grad=grads,
             value_fn=lambda p: loss_and_rest(p)[0],
             key=key,
+            batch=batch,
         )
         if program.has_model_state:
             model_state = either(jnp.isfinite(loss), new_model_state, model_state)

@@ -217,7 +217,8 @@ def fit(
 
     Args:
       loss_fn: `loss_fn(params, batch)` returns the loss, a real scalar; with `has_aux`, a pair
-        `(loss, aux)`. The optimizer is given `value`, `grad`, `value_fn` and `key` as extras.
+        `(loss, aux)`. The optimizer is given the extras `value`, `grad`, `value_fn`, `key` and
+        `batch`.
       params: a tree of float or complex arrays; they are copied, not donated. With `start` they
         and `model_state` only give the structure.
       optimizer: an `(init, update)` pair, of gdjax or another library.

@@ -120,7 +120,7 @@ def unroll(
         (_, (loss, new)), grads = jax.value_and_grad(scaled, has_aux=True)(params)
         updates, state = update(
             grads, state, params, value=loss, grad=grads,
-            value_fn=lambda p: loss_and_state(p)[0], key=jax.random.fold_in(key, i),
+            value_fn=lambda p: loss_and_state(p)[0], key=jax.random.fold_in(key, i), batch=batch,
         )  # fmt: skip
         return (apply_updates(params, updates), state, new), None
 
