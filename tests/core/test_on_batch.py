@@ -1,4 +1,4 @@
-"""Functions of the parameters that an update gets from its caller, or from the batch of the step."""
+"""Functions of the parameters that an update gets as an extra, or from the batch of the step."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +22,12 @@ def test_what_is_missing_is_named():
 
 @pytest.mark.parametrize("run", [gdjax.fit, gdjax.unroll])
 def test_loops_give_the_batch(run):
-    """The updates are made from the batch alone, so the parameters say which examples were given."""
-    seen = gdjax.Optimizer(lambda p: (), lambda g, s, p=None, *, batch, **extra: (batch[0, 0], s))
+    """The updates are the batch, so the parameters say which examples were given."""
+
+    def update(grads, state, params=None, *, batch, **extra):
+        return batch[0, 0], state
+
+    seen = gdjax.Optimizer(lambda params: (), update)
     x = jnp.arange(8.0)
-    out = run(lambda p, b: p * b[0], jnp.zeros(()), seen, x[:, None], batch_size=1, steps=8)
+    out = run(lambda p, b: p * b[0, 0], jnp.zeros(()), seen, x[:, None], batch_size=1, steps=8)
     np.testing.assert_array_equal(out.params if run is gdjax.fit else out, x.sum())

@@ -1,4 +1,4 @@
-"""Functions that an optimizer needs besides gradients, as functions of the parameters alone.
+"""Functions that an optimizer needs in addition to gradients, of the parameters alone.
 
 A residual or an output is a function of parameters and examples. In a loop of the user it is an
 extra of each update, a function of the parameters; `fit`, `sweep` and `unroll` give the examples of
