@@ -288,14 +288,14 @@ def test_all_slots_of_every_optimizer_may_have_codes(part):
 
 
 @pytest.mark.parametrize(
-    ("make", "how", "factors"),
+    ("make", "how", "factors", "rate"),
     [
-        (gdjax.soap, dict(mu="int8", factors="int8", bases="int8", nu="uint8"), "factors"),
-        (gdjax.dion, dict(mu="int8", nu="int8"), "nu"),
+        (gdjax.soap, dict(mu="int8", factors="int8", bases="int8", nu="uint8"), "factors", 0.1),
+        (gdjax.dion, dict(mu="int8", nu="int8"), "nu", 0.5),
     ],
 )
-def test_factors_in_codes_of_8_bits_descend(make, how, factors):
-    opt = gdjax.with_slot_dtypes(make(0.1), **how, min_size=60)
+def test_factors_in_codes_of_8_bits_descend(make, how, factors, rate):
+    opt = gdjax.with_slot_dtypes(make(rate), **how, min_size=60)
     params = jnp.asarray(RNG.standard_normal((24, 16)), jnp.float32)
     state = opt.init(params)
     assert all(map(is_encoded, jax.tree.leaves(getattr(state, factors), is_leaf=is_encoded)))
