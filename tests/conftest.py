@@ -6,6 +6,7 @@ more than a tenth). So tests run without them. XLA_FLAGS in the environment repl
 .ci/run tests the contract and the oracles as users compile, with the lowest and newest versions.
 """
 
+import collections
 import os
 import subprocess
 import sys
@@ -43,18 +44,34 @@ NOT_QUICK = ("slow", "rest", "interop", "processes")
 
 def pytest_addoption(parser):
     parser.addoption("--share", type=int, default=1, help="run every n-th test, by a hash")
+    parser.addoption("--cases", type=int, default=1, help="run every n-th case of each test")
+
+
+def keep(config, items, kept):
+    """Leave all other items out."""
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def nth(item, n):
+    """Return 0 for every n-th item, by a hash of its name."""
+    return zlib.crc32(item.nodeid.encode()) % n
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what `make quick` runs; keep a share of all tests if only that is wanted."""
     if (n := config.getoption("--share", 1)) > 1:
-        left_out = [item for item in items if zlib.crc32(item.nodeid.encode()) % n]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        keep(config, items, {item for item in items if nth(item, n) == 0})
+    if (n := config.getoption("--cases", 1)) > 1:  # at least one of each test
+        cases = collections.defaultdict(list)
+        for item in items:
+            cases[item.nodeid.partition("[")[0]].append(item)
+        least = {min(found, key=lambda item: nth(item, n)) for found in cases.values()}
+        keep(config, items, {item for item in items if nth(item, n) == 0} | least)
     here = Path(__file__).parent
     for item in items:
         if not item.path.is_relative_to(here) or any(map(item.get_closest_marker, NOT_QUICK)):
             continue
         file = item.path.relative_to(here).as_posix()
-        if file.startswith(QUICK) or zlib.crc32(item.nodeid.encode()) % 25 == 0:
+        if file.startswith(QUICK) or nth(item, 25) == 0:
             item.add_marker(pytest.mark.quick)

@@ -107,3 +107,20 @@ def test_bad_values_are_named():
         gdjax.hypergradient(lambda v: v, 1.0, mode="typo")
     with pytest.raises(ValueError, match="steps=.*got 0"):
         gdjax.unroll(loss_fn, {}, gdjax.sgd(0.1), data(jnp.float32)[0], steps=0)
+
+
+@pytest.mark.parametrize("run", [gdjax.fit, gdjax.sweep, gdjax.search, gdjax.successive_halving])
+def test_runs_that_talk_to_the_host_refuse_to_be_traced(run):
+    """Whichever of their arguments is traced."""
+    start, x = {"w": jnp.zeros(3), "b": jnp.zeros(())}, data(jnp.float32)[0]
+
+    def trained(rate=0.1, scale=1.0):
+        opt = gdjax.sgd(rate) if run is gdjax.fit else gdjax.sgd
+        space = {} if run is gdjax.fit else {"space": {"learning_rate": rate * jnp.ones(2)}}
+        more = {"trials": 2} if run is gdjax.search else {}
+        scaled = jax.tree.map(lambda a: a * scale, x)
+        run(loss_fn, start, opt, data=scaled, steps=2, **space, **more)
+
+    for argument in ("rate", "scale"):
+        with pytest.raises(TypeError, match=f"{run.__name__} cannot be traced.*Use unroll"):
+            jax.jit(lambda v, name=argument: trained(**{name: v}))(1.0)

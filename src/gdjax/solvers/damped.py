@@ -227,12 +227,10 @@ def _as_step(
     )  # fmt: skip
 
 
-def steps_by_qr(
-    matrix: Array, r: Array, scale: Array, order: Array
-) -> Callable[[Array, Array], Step]:
-    """Return the step as a function of the radius and of a first guess of the damping.
+def reduced(matrix: Array, r: Array, scale: Array, order: Array) -> tuple[Array, Array, Array]:
+    """Return R and Q^T r of J D^-1 = Q R, its columns in an order, and how to undo the order.
 
-    J is reduced once; what is solved for a damping is [R; sqrt(damping) I] q = -[Q^T r; 0].
+    A column that depends on those before it has a row of its own in R; see above.
 
     Args:
       matrix: J.
@@ -250,6 +248,23 @@ def steps_by_qr(
         lambda: _stacked(upper, rotated, eps**0.25 * jnp.where(norms > 0, norms, 1) * weak),
         lambda: (upper, rotated),
     )
+    return upper, rotated, place
+
+
+def steps_by_qr(
+    matrix: Array, r: Array, scale: Array, order: Array
+) -> Callable[[Array, Array], Step]:
+    """Return the step as a function of the radius and of a first guess of the damping.
+
+    J is reduced once; what is solved for a damping is [R; sqrt(damping) I] q = -[Q^T r; 0].
+
+    Args:
+      matrix: J.
+      r: the residuals.
+      scale: D.
+      order: the columns from the first to the last. One that depends on those before is not used.
+    """
+    upper, rotated, place = reduced(matrix, r, scale, order)
 
     def solution(triangular: Array, right: Array) -> Solution:
         q = -jax.scipy.linalg.solve_triangular(triangular, right)

@@ -14,6 +14,8 @@ has a region as large as its residual.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +30,7 @@ from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import (
     Linearized,
+    Step,
     column_norms,
     jacobian,
     largest_cosine,
@@ -104,6 +107,86 @@ def relative_step(
     return jnp.where(change <= rounding_error(at, params, norms), 0, relative)
 
 
+def try_radii(
+    at: Linearized,
+    params: Params,
+    solve: Callable[[Array, Array], Step],
+    place: Callable[[Array], Array],
+    scale: Array,
+    norms: Array,
+    near: Array,
+    level: Array,
+    first: Array,
+    radius: Array,
+    damping: Array,
+    max_tries: Array,
+) -> Trial:
+    """Return the first radius whose step makes the sum of squares smaller, or the last one tried.
+
+    Args:
+      at: the point x.
+      params: the parameters there, a tree.
+      solve: the step for a radius and a first guess of the damping.
+      place: the point that a step leads to, as it is rounded.
+      scale: D.
+      norms: the norms of the columns of J.
+      near: whether the cosines are so small that a step without reduction shows a minimum.
+      level: whether J is nearly 0, in units of what it was.
+      first: whether this is the first update: the step bounds the radius.
+      radius: the first one.
+      damping: the guess for it.
+      max_tries: most radii.
+    """
+    x, r = at.point, at.value
+    eps, value = jnp.finfo(x.dtype).eps, jnp.vdot(r, r)
+
+    def attempt(t: Trial) -> Trial:
+        s = solve(t.radius, t.damping)
+        new = place(s.d)
+        r_new = at.residual(new)
+        decrease = jnp.vdot(r - r_new, r + r_new) / value
+        fall = s.fall / value
+        fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
+        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * float(eps)), 0)
+        radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
+        # the minimum of the parabola through both values and the slope, More (1978), section 4;
+        # as MINPACK's dirder and actred, slope and decrease are negative where it is used
+        slope = -s.slope / value
+        factor = jnp.where(decrease >= 0, 0.5, 0.5 * slope / (slope + 0.5 * decrease))
+        factor = jnp.where(fine & (decrease > -99), jnp.maximum(factor, 0.1), 0.1)
+        shrunk = factor * jnp.minimum(radius, 10 * s.length)
+        wide = s.inside | (gain >= 0.75)
+        bad = gain <= 0.25
+        unmoved = jnp.all(r_new == r) & (s.length > 8 * eps * norm(scale * x))
+        step_size = relative_step(at, params, norms, s.full_fall, s.full_length)
+        reduction = relative_reduction(s.full_fall / value, decrease, gain)
+        blind = (jnp.abs(decrease) <= 4 * eps) & (fall <= 4 * eps)
+        flat = blind & ~s.inside & (near | level & (t.radius >= norm(scale * x)))
+        return Trial(
+            jnp.where(bad, shrunk, jnp.where(wide, 2 * s.length, radius)),
+            jnp.where(bad, s.damping / factor, jnp.where(wide, 0.5 * s.damping, s.damping)),
+            s.d,
+            t.evals + 1,
+            fine & (gain >= 1e-4),
+            jnp.all(new == x) | unmoved,
+            jnp.where(flat, 0, reduction),
+            jnp.where(unmoved, 0, step_size),
+        )
+
+    def unfinished(t: Trial) -> Array:
+        return ~t.accepted & ~t.stuck & (t.evals < max_tries)
+
+    no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, x.dtype)
+    none = jnp.zeros((), jnp.int32)
+    start = Trial(radius, damping, jnp.zeros_like(x), none, no, no, inf, inf)
+    return jax.lax.while_loop(unfinished, attempt, start)
+
+
+def _rounded(x: Array, params: Params, d: Array) -> Array:
+    """Return x + d as it is once it is rounded to the dtypes of the parameters."""
+    return as_vector(as_tree(x + d, params)).astype(x.dtype)
+
+
 def _levenberg_marquardt(
     grads, slots, params, count, *, init_radius, max_tries, cg_rtol: Any = None,
     cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
@@ -132,46 +215,10 @@ def _levenberg_marquardt(
     near = cosine <= eps ** (1 / 3)
     level = largest_cosine(at, scale) <= eps**0.5  # J is nearly 0, in units of what it was
 
-    def attempt(t: Trial) -> Trial:
-        s = solve(t.radius, t.damping)
-        new = as_vector(as_tree(x + s.d, raw_params)).astype(x.dtype)
-        r_new = at.residual(new)
-        decrease = jnp.vdot(r - r_new, r + r_new) / value
-        fall = s.fall / value
-        fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
-        gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * float(eps)), 0)
-        radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
-        # the minimum of the parabola through both values and the slope, More (1978), section 4;
-        # as MINPACK's dirder and actred, slope and decrease are negative where it is used
-        slope = -s.slope / value
-        factor = jnp.where(decrease >= 0, 0.5, 0.5 * slope / (slope + 0.5 * decrease))
-        factor = jnp.where(fine & (decrease > -99), jnp.maximum(factor, 0.1), 0.1)
-        shrunk = factor * jnp.minimum(radius, 10 * s.length)
-        wide = s.inside | (gain >= 0.75)
-        bad = gain <= 0.25
-        unmoved = jnp.all(r_new == r) & (s.length > 8 * eps * norm(scale * x))
-        step_size = relative_step(at, raw_params, norms, s.full_fall, s.full_length)
-        reduction = relative_reduction(s.full_fall / value, decrease, gain)
-        blind = (jnp.abs(decrease) <= 4 * eps) & (fall <= 4 * eps)
-        flat = blind & ~s.inside & (near | level & (t.radius >= norm(scale * x)))
-        return Trial(
-            jnp.where(bad, shrunk, jnp.where(wide, 2 * s.length, radius)),
-            jnp.where(bad, s.damping / factor, jnp.where(wide, 0.5 * s.damping, s.damping)),
-            s.d,
-            t.evals + 1,
-            fine & (gain >= 1e-4),
-            jnp.all(new == x) | unmoved,
-            jnp.where(flat, 0, reduction),
-            jnp.where(unmoved, 0, step_size),
-        )
-
-    def unfinished(t: Trial) -> Array:
-        return ~t.accepted & ~t.stuck & (t.evals < max_tries)
-
-    no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, x.dtype)
-    none = jnp.zeros((), jnp.int32)
-    start = Trial(radius, damping, jnp.zeros_like(x), none, no, no, inf, inf)
-    end = jax.lax.while_loop(unfinished, attempt, start)
+    place = functools.partial(_rounded, x, raw_params)
+    end = try_radii(
+        at, raw_params, solve, place, scale, norms, near, level, first, radius, damping, max_tries
+    )
     good = end.accepted & ~end.stuck
     g = at.pull(r)
     return as_tree(jnp.where(good, end.d, 0), grads), Region(

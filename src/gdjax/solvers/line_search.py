@@ -35,56 +35,14 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.explicit import automatically
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import cast, compute_dtype, real_dtype, scalar_dtype
+from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
 from gdjax.core.types import LossFn, OptState, Pair, Params, PyTree, Scalar, Updates
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.transforms.scale import scale_by_learning_rate
 
-# --- trees as vectors -----------------------------------------------------------------------------
-
-
-def as_vector(tree: PyTree) -> Array:
-    """Return all leaves as one real vector of at least float32; complex numbers are two reals.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> print(as_vector({"a": jnp.array(1.0), "b": jnp.array([2.0, 3.0 + 4.0j])}))
-      [1. 2. 3. 0. 4.]
-    """
-    return automatically(_as_vector, tree)
-
-
-def _as_vector(tree: PyTree) -> Array:
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
-    dtype = real_dtype(compute_dtype(*leaves))
-    parts = []
-    for x in leaves:
-        parts += [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
-    flat = [cast(jnp.ravel(x), dtype) for x in parts]
-    return jnp.concatenate(flat) if flat else jnp.zeros(0, dtype)
-
-
-def as_tree(vector: Array, like: PyTree) -> PyTree:
-    """Return the tree whose vector is given, in the structure, shapes and dtypes of `like`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> tree = {"a": jnp.array(1.0), "b": jnp.array([2.0, 3.0 + 4.0j])}
-      >>> print(as_tree(2 * as_vector(tree), tree)["b"])
-      [4.+0.j 6.+8.j]
-    """
-    leaves, treedef = jax.tree.flatten(like)
-    out, start = [], 0
-    for x in map(jnp.asarray, leaves):
-        part = vector[start : start + x.size].reshape(x.shape)
-        start += x.size
-        if jnp.iscomplexobj(x):
-            part = jax.lax.complex(part, vector[start : start + x.size].reshape(x.shape))
-            start += x.size
-        out.append(cast(part, x.dtype))
-    return treedef.unflatten(out)
+# --- the objective along a line -------------------------------------------------------------------
 
 
 def is_curved(s: Array, y: Array, sy: Array, yy: Array) -> Array:
@@ -94,9 +52,6 @@ def is_curved(s: Array, y: Array, sy: Array, yy: Array) -> Array:
     """
     length = jnp.sqrt(jnp.vdot(s, s)) * jnp.sqrt(yy)
     return jnp.isfinite(yy) & (sy > jnp.finfo(s.dtype).eps * length)
-
-
-# --- the objective along a line -------------------------------------------------------------------
 
 
 class Point(NamedTuple):

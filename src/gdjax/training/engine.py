@@ -37,6 +37,7 @@ from gdjax.training.inputs import (
     check_loss,
     loss_inputs,
     rebuilt,
+    refuse_tracers,
 )
 from gdjax.training.jax_details import is_unchanged
 from gdjax.training.meshes import rows_of
@@ -76,11 +77,7 @@ def first_carry(caller: str, params: Params, state: OptState, model_state: PyTre
                 f"{leaf_name(model_state, i)!r}."
             )
     trees = params, state, model_state
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees)):
-        raise TypeError(
-            f"{caller} cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. "
-            "Use unroll inside of such functions."
-        )
+    refuse_tracers(caller, trees)
     leaves, treedef = jax.tree.flatten(trees)
     *copies, diverged_at, stopped_at = _copied([*leaves, np.int32(-1), np.int32(-1)])
     params, state, model_state = treedef.unflatten(copies)

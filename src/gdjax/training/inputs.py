@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -15,7 +16,7 @@ from gdjax.core.checks import check_integer, leaf_name
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.remember import remembered, remembered_with_owners
 from gdjax.core.types import Key, LossFn, OptState, Params, PyTree
-from gdjax.training.foreign import as_arrays, check_fits
+from gdjax.training.foreign import as_arrays, check_fits, is_iterator
 from gdjax.training.meshes import Places, places_of, shape_of_rows
 from gdjax.training.streams import Stream, is_stream
 
@@ -132,6 +133,7 @@ def make_plan(
     """
     if report_every is not None:
         check_integer(f"{caller}(report_every=...)", report_every)
+    refuse_tracers(caller, (params, data))
     if is_stream(data):
         if program.batch_size is not None:
             raise ValueError(
@@ -213,6 +215,15 @@ def _nonfinite(x: Array) -> tuple[Any, tuple[int, ...]] | None:
             starts = [s.start or 0 for s in shard.index]
             return part[tuple(first)], tuple(int(k) for k in first + np.array(starts))
     return None
+
+
+def refuse_tracers(caller: str, tree: PyTree) -> None:
+    """Raise if an array of the tree is traced: a run talks to the host between its chunks."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree, is_leaf=is_iterator)):
+        raise TypeError(
+            f"{caller} cannot be traced (jit, grad, vmap, hypergradient), as it talks to the host. "
+            "Use unroll inside of such functions."
+        )
 
 
 def check_batch_size(caller: str, batch_size: int, examples: int) -> None:

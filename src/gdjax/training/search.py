@@ -24,7 +24,13 @@ from gdjax.core.remember import weak_functions
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.checkpoint import identity_of_lanes
 from gdjax.training.engine import Carry, metric_program, to_host
-from gdjax.training.inputs import check_arrays, check_batch_size, count_steps, is_stream
+from gdjax.training.inputs import (
+    check_arrays,
+    check_batch_size,
+    count_steps,
+    is_stream,
+    refuse_tracers,
+)
 from gdjax.training.lanes import Kind, devices_for, make_kinds, make_start
 from gdjax.training.pool import Pool, carry_of
 from gdjax.training.progress import Bar
@@ -157,6 +163,7 @@ def search(
     if is_stream(data):
         raise ValueError("search(data=...) must be arrays; a search reads them in every round.")
     mode = check_judge("search", by, mode, options)
+    refuse_tracers("search", space)
     dimensions = as_dimensions("search", space)
     check_sampler("search", sampler, dimensions)
     if sampler == "grid":

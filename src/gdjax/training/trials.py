@@ -22,7 +22,7 @@ import numpy as np
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice, check_integer, strict
 from gdjax.core.types import Key, Number
-from gdjax.training.inputs import as_generator, check_seed
+from gdjax.training.inputs import as_generator, check_seed, refuse_tracers
 from gdjax.training.progress import require
 
 Config: TypeAlias = dict[str, Any]  # name -> value, of one trial
@@ -270,6 +270,7 @@ def as_configs(
 
     Each is repeated with every seed if there are any.
     """
+    refuse_tracers(caller, space)
     if isinstance(space, Mapping):
         configs = _grid(caller, space) if space or seeds is None else [{}]  # only seeds may vary
     else:
