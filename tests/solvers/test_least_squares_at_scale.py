@@ -117,7 +117,7 @@ def test_training_on_batches_of_residuals(name):
     result = gdjax.fit(loss, start, make(), data, **more)
     np.testing.assert_allclose(result.params, [0.3, -0.15, 0.075], rtol=1e-5)
     number = "rcond" if name == "gauss_newton" else "init_radius"
-    swept = gdjax.sweep(loss, start, make, data, configs=[{number: 1e-5}, {number: 1e-4}], **more)
+    swept = gdjax.sweep(loss, start, make, {number: [1e-5, 1e-4]}, data, **more)
     if number == "rcond":
         np.testing.assert_allclose(swept.params[1], result.params, rtol=1e-5)
     else:
