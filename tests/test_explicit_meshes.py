@@ -218,7 +218,11 @@ def pairs(tree):
     return jax.grad(lambda p: gdjax.losses.ntxent(p["rc"], labels))(tree), gdjax.polar(tree["c"])
 
 
-@pytest.mark.parametrize("function", [mixed, in_chunks, pairs])
+def eigenvector(tree):
+    return tree, gdjax.power_iteration(abs(tree["c"])), gdjax.power_iteration(abs(tree["rc"]))
+
+
+@pytest.mark.parametrize("function", [mixed, in_chunks, pairs, eigenvector])
 def test_functions_that_mix_all_elements(function):
     one = parameters()
     many = split(mesh_of(), one)

@@ -286,6 +286,10 @@ from gdjax.solvers.backtracking import (
 from gdjax.solvers.barzilai_borwein import barzilai_borwein as barzilai_borwein
 from gdjax.solvers.bfgs import bfgs as bfgs
 from gdjax.solvers.bfgs import scale_by_bfgs as scale_by_bfgs
+from gdjax.solvers.bfgs import scale_by_ssbfgs as scale_by_ssbfgs
+from gdjax.solvers.bfgs import scale_by_ssbroyden as scale_by_ssbroyden
+from gdjax.solvers.bfgs import ssbfgs as ssbfgs
+from gdjax.solvers.bfgs import ssbroyden as ssbroyden
 from gdjax.solvers.hager_zhang import (
     scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch,
 )

@@ -142,6 +142,10 @@ def test_inverse_and_derivatives():
                 np.testing.assert_allclose(slope, expected[1], rtol=1e-11)
                 back = jax.grad(lambda t, f=form: ours(t, f).sum())(0.0)
                 np.testing.assert_allclose(back, expected[1].sum(), rtol=1e-11)
+                twice = jax.grad(lambda t, f=form: jax.jvp(
+                    lambda t: ours(t, f).sum(), (t,), (1.0,))[1])(0.0)  # fmt: skip
+                double = jax.jvp(lambda t: jax.jvp(explicit, (t,), (1.0,))[1], (0.0,), (1.0,))[1]
+                np.testing.assert_allclose(twice, double.sum(), rtol=1e-10)
                 d = damped_inverse(j, jnp.asarray(g), 0.3, solver=form)
                 np.testing.assert_allclose(d, np.linalg.solve(gram + 0.3 * np.eye(n), g))
             d = damped_inverse(j, jnp.asarray(g), 0.0, solver="qr")

@@ -54,6 +54,51 @@ def bfgs_directions(xs, gs):
     return out
 
 
+def broyden_path(x, grad, lengths, method):
+    """Return the points and H_k g_k of Urbán, Stefanou & Pons (2024), with given step lengths.
+
+    x_k+1 = x_k - alpha_k H_k g_k. The update is (8), with v_k of (9) and b_k = s'B s / y's by a
+    solve; tau_k and phi_k are (11) for "ssbfgs" and (13) to (23) for "ssbroyden". At the first pair
+    H is (6.20) of Nocedal & Wright, and tau_k = phi_k = 1.
+    """
+    n, xs, out = x.size, [], []
+    g = grad(x)
+    h_matrix, known = min(1, 1 / np.linalg.norm(g)) * np.eye(n), False
+    for alpha in lengths:
+        xs.append(x), out.append(h_matrix @ g)
+        s = -alpha * h_matrix @ g
+        x, last = x + s, g
+        g = grad(x)
+        y = g - last
+        ys = y @ s
+        if ys <= EPS * np.linalg.norm(s) * np.linalg.norm(y):
+            continue
+        if not known:
+            h_matrix = ys / (y @ y) * np.eye(n)
+        b = s @ np.linalg.solve(h_matrix, s) / ys
+        hy = h_matrix @ y
+        yhy = y @ hy
+        h = yhy / ys
+        tau, phi = 1.0, 1.0
+        if known and method == "ssbfgs":
+            tau = min(1, 1 / b)  # (11)
+        elif known and method == "ssbroyden":
+            a = h * b - 1
+            c = np.sqrt(a / (a + 1))
+            rho_minus = min(1, h * (1 - c))
+            theta_minus, theta_plus = (rho_minus - 1) / a, 1 / rho_minus
+            theta = max(theta_minus, min(theta_plus, (1 - b) / b))
+            sigma = 1 + theta * a
+            root = abs(sigma) ** (1 / (1 - n))
+            rho = min(1, 1 / b)
+            tau = rho * min(root, 1 / theta) if theta > 0 else min(rho * root, sigma)
+            phi = (1 - theta) / (1 + a * theta)
+        v = np.sqrt(yhy) * (s / ys - hy / yhy)
+        inner = h_matrix - np.outer(hy, hy) / yhy + phi * np.outer(v, v)
+        h_matrix, known = inner / tau + np.outer(s, s) / ys, True
+    return xs, out
+
+
 def cg_directions(gs, method):
     """Return p_k = -g_k + beta_k p_{k-1}, without restarts every n steps."""
     out = [-gs[0]]

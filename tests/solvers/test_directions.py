@@ -94,6 +94,7 @@ def test_a_pair_without_curvature_keeps_the_history():
 SHAPES = {
     "lbfgs": gdjax.lbfgs,
     "bfgs": gdjax.bfgs,
+    "ssbroyden": gdjax.ssbroyden,
     "lbfgsb": lambda: gdjax.lbfgsb(0.0, 1.0),
     "nonlinear_cg": gdjax.nonlinear_cg,
     "barzilai_borwein": gdjax.barzilai_borwein,

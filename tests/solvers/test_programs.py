@@ -375,7 +375,16 @@ def test_errors_name_function_argument_and_value(call, kind, message):
 
 @pytest.mark.parametrize(
     "name",
-    ["lbfgs", "bfgs", "nonlinear_cg", "steepest_descent", "barzilai_borwein", "lbfgsb", "fista"],
+    [
+        "lbfgs",
+        "bfgs",
+        "ssbroyden",
+        "nonlinear_cg",
+        "steepest_descent",
+        "barzilai_borwein",
+        "lbfgsb",
+        "fista",
+    ],
 )
 def test_errors_of_an_update_name_the_optimizer(name):
     given = (gdjax.proximal.prox_lasso,) if name == "fista" else ()

@@ -287,12 +287,18 @@ def test_all_slots_of_every_optimizer_may_have_codes(part):
         assert avals(new) == avals(state), case.name
 
 
-def test_factors_in_codes_of_8_bits_descend():
-    how = dict.fromkeys(("mu", "factors", "bases"), "int8")
-    opt = gdjax.with_slot_dtypes(gdjax.soap(0.1), **how, nu="uint8", min_size=200)
+@pytest.mark.parametrize(
+    ("make", "how", "factors", "rate"),
+    [
+        (gdjax.soap, dict(mu="int8", factors="int8", bases="int8", nu="uint8"), "factors", 0.1),
+        (gdjax.dion, dict(mu="int8", nu="int8"), "nu", 0.5),
+    ],
+)
+def test_factors_in_codes_of_8_bits_descend(make, how, factors, rate):
+    opt = gdjax.with_slot_dtypes(make(rate), **how, min_size=60)
     params = jnp.asarray(RNG.standard_normal((24, 16)), jnp.float32)
     state = opt.init(params)
-    assert all(map(is_encoded, jax.tree.leaves(state.factors, is_leaf=is_encoded)))
+    assert all(map(is_encoded, jax.tree.leaves(getattr(state, factors), is_leaf=is_encoded)))
     last = params
     for _ in range(6):
         updates, state = opt.update(last, state, last)  # of |x|^2 / 2

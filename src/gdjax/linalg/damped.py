@@ -102,9 +102,10 @@ def damped_inverse(
       [1. 2.]
     """
     form, rcond = _chosen(jac, solver, rcond)
+    damping = jnp.asarray(damping, real_dtype(jac.dtype))
     if not jac.size:
-        return vector / jnp.asarray(damping, real_dtype(jac.dtype)).astype(vector.dtype)
-    return _factors(form, rcond, jac, None, damping)[1](vector)
+        return vector * _or_zero(damping)
+    return _inverse(form, rcond, jac, vector, damping)
 
 
 def _chosen(jac: Array, solver: str, rcond: float | None) -> tuple[str, float]:
@@ -117,6 +118,20 @@ def _chosen(jac: Array, solver: str, rcond: float | None) -> tuple[str, float]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _inverse(form: str, rcond: float, jac: Array, vector: Array, damping: Array) -> Array:
+    return _factors(form, rcond, jac, None, damping)[1](vector)
+
+
+@_inverse.defjvp
+def _inverse_jvp(form, rcond, primals, tangents):
+    jac, vector, damping = primals
+    jac_dot, vector_dot, damping_dot = tangents
+    d = _inverse(form, rcond, jac, vector, damping)
+    change = matmul(jac_dot.conj().T, matmul(jac, d)) + matmul(jac.conj().T, matmul(jac_dot, d))
+    return d, _inverse(form, rcond, jac, vector_dot - change - damping_dot * d, damping)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _direction(form: str, rcond: float, jac: Array, rhs: Array, damping: Array) -> Array:
     return _factors(form, rcond, jac, rhs, damping)[0]
 
@@ -126,10 +141,9 @@ def _direction_jvp(form, rcond, primals, tangents):
     jac, rhs, damping = primals
     jac_dot, rhs_dot, damping_dot = tangents
     d = _direction(form, rcond, jac, rhs, damping)
-    inverse = _factors(form, rcond, jac, None, damping)[1]
-    rest = rhs - matmul(jac, d)
-    ahead = matmul(jac.conj().T, rhs_dot - matmul(jac_dot, d))
-    return d, inverse(matmul(jac_dot.conj().T, rest) + ahead - damping_dot * d)
+    change = matmul(jac_dot.conj().T, rhs - matmul(jac, d))
+    change += matmul(jac.conj().T, rhs_dot - matmul(jac_dot, d))
+    return d, _inverse(form, rcond, jac, change - damping_dot * d, damping)
 
 
 def _factors(

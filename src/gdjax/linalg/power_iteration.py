@@ -13,6 +13,7 @@ from jax.lax import Precision
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked
+from gdjax.core.explicit import automatically
 from gdjax.core.numerics import real_dtype, safe_sqrt, upcast
 from gdjax.core.trees import sum_sq
 from gdjax.core.types import KeyArray, Number, PyTree
@@ -60,7 +61,6 @@ def power_iteration(
     if callable(matrix):
         if v0 is None:
             raise ValueError("power_iteration(v0=...) must be given if the matrix is a function.")
-        product = matrix
     else:
         ((array,), _) = as_float_leaves("power_iteration(matrix=...)", matrix)
         if array.ndim != 2 or array.shape[0] != array.shape[1]:
@@ -77,12 +77,24 @@ def power_iteration(
                 f"power_iteration(v0=...) must have shape {list(array.shape[:1])}, got "
                 f"{list(jnp.shape(v0))}."
             )
-
-        product = functools.partial(jnp.matmul, array, precision=precision)
+        matrix = array
 
     leaves, treedef = as_float_leaves("power_iteration(v0=...)", v0)
-    tolerance = jnp.asarray(error_tolerance)
-    start = _unit(upcast(treedef.unflatten([jnp.asarray(x) for x in leaves])))
+    start = treedef.unflatten([jnp.asarray(x) for x in leaves])
+    iterated = functools.partial(_iterated, num_iters=num_iters, precision=precision)
+    return automatically(iterated, start, matrix, jnp.asarray(error_tolerance))
+
+
+def _iterated(
+    start: PyTree,
+    matrix: Array | Callable[[Any], Any],
+    tolerance: Array,
+    *,
+    num_iters: Number,
+    precision: Precision,
+) -> tuple[Array, PyTree]:
+    def product(v):
+        return matrix(v) if callable(matrix) else jnp.matmul(matrix, v, precision=precision)
 
     def unfinished(carry):
         v, image, value, count = carry
@@ -96,6 +108,7 @@ def power_iteration(
         image = upcast(product(v))
         return v, image, _dot(v, image), count + 1
 
+    start = _unit(upcast(start))
     image = upcast(product(start))
     begin = start, image, jnp.zeros_like(_dot(start, image)), jnp.zeros((), jnp.int32)
     _, image, value, _ = jax.lax.while_loop(unfinished, step, begin)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 
 from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import checked
+from gdjax.core.codecs import decoded, stored
 from gdjax.core.dealing import Dealing, Devices, dealing, dealing_here, laid_out
 from gdjax.core.hyper import leaf_numbers
 from gdjax.core.keys import fresh_key
@@ -113,8 +114,8 @@ def _update(before: UpdateFn, after: UpdateFn, over: Dealing | None) -> UpdateFn
         grads = jax.tree.map(jnp.asarray, grads)
         m, mid = before(upcast(grads), state, params)
         dealt = dealing_here(over)
-        o, slots = _stepped(m, state, dealt)
-        mid = mid._replace(count=state.count, slots=cast_like(slots, state.slots))
+        o, slots = _stepped(m, state._replace(slots=decoded(state.slots)), dealt)
+        mid = mid._replace(count=state.count, slots=stored(slots, state.slots))
         if dealt is not None:
             o, mid = stacks_sharded_as_before(o, mid, grads if params is None else params, state)
         updates, new = after(o, mid, params)
