@@ -225,7 +225,7 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations besides the evaluations.
+      update takes about 10 n² operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -254,7 +254,7 @@ def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEF
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations besides the evaluations.
+      update takes about 10 n² operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
