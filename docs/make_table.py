@@ -52,7 +52,8 @@ def row(factory, cases):
     arguments = inspect.signature(factory).parameters.values()
     named = [p for p in arguments if p.kind is not p.VAR_KEYWORD]
     required = [p.name for p in named if p.default is p.empty]
-    plain = factory(**{name: cases[0].numbers[name] for name in required})
+    functions = {k: v for k, v in getattr(cases[0].make, "keywords", {}).items() if callable(v)}
+    plain = factory(**{name: cases[0].numbers[name] for name in required}, **functions)
     variants = [plain, *(case.make(**case.numbers) for case in cases)]
     state = sorted({state_bytes(opt) for opt in variants})
     cells = [

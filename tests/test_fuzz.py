@@ -106,6 +106,7 @@ EXTRAS = dict(
     key=KEY,
     max_logits=None,
     residual_fn=lambda p, *_: p["b"],
+    output_fn=lambda p: p["b"],
     sampled_obj_fn=lambda params, *_: loss_of(params),
     batch_size=4,
 )

@@ -148,6 +148,9 @@ from gdjax.optimizers.muon import scale_by_muon as scale_by_muon
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
+from gdjax.optimizers.natural_gradient import min_sr as min_sr
+from gdjax.optimizers.natural_gradient import natural_gradient as natural_gradient
+from gdjax.optimizers.natural_gradient import spring as spring
 from gdjax.optimizers.noisy_sgd import noisy_sgd as noisy_sgd
 from gdjax.optimizers.normuon import adamuon as adamuon
 from gdjax.optimizers.normuon import normuon as normuon

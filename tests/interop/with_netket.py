@@ -17,4 +17,10 @@ def losses():
         log = nk.logging.RuntimeLog()
         driver.run(200, out=log, show_progress=False)
         found += list(log.data["Energy"]["Mean"].real)
+    state = nk.vqs.FullSumState(hilbert, nk.models.RBM(alpha=1), seed=0)
+    tx = optax.sgd(optax.exponential_decay(0.1, 10, 0.5))
+    driver = nk.driver.VMC_SR(hamiltonian, tx, diag_shift=0.01, variational_state=state)
+    log = nk.logging.RuntimeLog()
+    driver.run(30, out=log, show_progress=False)
+    found += list(log.data["Energy"]["Mean"].real)
     return found
