@@ -5,7 +5,8 @@ theory", https://doi.org/10.1007/BFb0067700, section 5 (MINPACK's lmpar); or eac
 system by conjugate gradients on products with J: Hestenes & Stiefel (1952), section 10 (CGLS).
 Paper -> here: Delta -> radius, alpha or lambda -> damping, l_k, u_k -> low, high, q = D d.
 Neither forms J^T J, whose condition number is the square of J's: in float32 that would leave no
-digit of a direction for which J has a condition of 3e3.
+digit of a direction for which J has a condition of 3e3. `spectrum` does, on request, and then drops
+such directions; from the singular values of J a step for any damping costs min(m, n) products.
 Deviation: the columns are ordered before the QR, not during it; each that depends on those before
 it gets a row of its own, of eps^(1/4) times its norm, in place of the truncated step.
 """

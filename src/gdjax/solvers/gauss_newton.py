@@ -2,7 +2,9 @@
 
 Nocedal & Wright (2006), "Numerical optimization", section 10.3; the line search is their 3.1.
 A rank-deficient Jacobian gives the shortest of the best steps, with each parameter in units in
-which its column of J has length 1. Deviations: none.
+which its column of J has length 1. With `acceleration` the search is along the path x + t d + t^2 a
+of Transtrum & Sethna (2012), https://arxiv.org/abs/1201.5885, section 4, for any t. Deviations:
+none.
 """
 
 from __future__ import annotations
