@@ -112,9 +112,8 @@ def _chosen(jac: Array, solver: str, rcond: float | None) -> tuple[str, float]:
     m, n = jac.shape
     form = direct_form(m, n) if solver == "auto" else solver
     eps = float(jnp.finfo(jac.dtype).eps)
-    if rcond is None:
-        rcond = max(m, n) * eps if form == "qr" else 2 * eps**0.5
-    return form, rcond
+    least = max(m, n) * eps if form == "qr" else 2 * eps**0.5
+    return form, least if rcond is None else rcond
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -171,9 +170,9 @@ def _factors(
             off = jnp.where(kept, gain, _or_zero(damping))
             solve = lambda g: matmul(vh.conj().T, off * matmul(vh, g))  # noqa: E731
         else:
-            apply = lambda w: matmul(vh.conj().T, gain * matmul(vh, w))  # noqa: E731
-            d = matmul(adjoint, apply(r))
-            solve = lambda g: _woodbury(adjoint, apply, g, damping)  # noqa: E731
+            kernel = lambda w: matmul(vh.conj().T, gain * matmul(vh, w))  # noqa: E731
+            d = matmul(adjoint, kernel(r))
+            solve = lambda g: _woodbury(adjoint, kernel, g, damping)  # noqa: E731
         return d * inverse, lambda g: solve(g) * inverse * inverse
     least = rcond**2 * jnp.sum(j.real**2 + j.imag**2 if jnp.iscomplexobj(j) else j * j)
     damping = jnp.maximum(damping, jnp.where(size > 0, least, 1))
@@ -369,8 +368,8 @@ def block_diagonal(
     """
     n = squares.size
     eps = jnp.finfo(squares.dtype).eps
-    damping = jnp.asarray(damping, squares.dtype) + n * eps * jnp.max(squares, initial=0)
-    damping = jnp.where(damping > 0, damping, 1)
+    floored = jnp.asarray(damping, squares.dtype) + n * eps * jnp.max(squares, initial=0)
+    floored = jnp.where(floored > 0, floored, 1)
     out: list[Linear] = []
     at = 0
     for size in sizes:
@@ -379,11 +378,11 @@ def block_diagonal(
             probes = jnp.eye(size, n, at, dtype=like.dtype)
             columns = jax.vmap(push, out_axes=1)(probes)
             gram = matmul(columns.conj().T, columns)
-            damped = gram + damping * jnp.eye(size, dtype=gram.dtype)
+            damped = gram + floored * jnp.eye(size, dtype=gram.dtype)
             factor = jnp.linalg.cholesky(damped).conj().T
             out.append(lambda v, factor=factor, part=part: cho_solve((factor, False), v[part]))
         else:
-            scale = squares[part] + damping
+            scale = squares[part] + floored
             out.append(lambda v, scale=scale, part=part: v[part] / scale)
         at += size
 

@@ -428,7 +428,7 @@ def spectrum(
 
     if matrix is not None:
         matrix = matrix / scale[None]
-    if form == "qr" and n <= m:
+    if form == "qr" and matrix is not None and n <= m:
         upper, rotated = triangle(matrix, at.value)
         u, sizes, vt = jnp.linalg.svd(upper)
         return Spectrum(
@@ -438,7 +438,7 @@ def spectrum(
             lambda w: matmul(vt, pull(w)),
             max(m, n) * eps,
         )
-    if form == "qr":
+    if form == "qr" and matrix is not None:
         _, sizes, vt = jnp.linalg.svd(jnp.linalg.qr(matrix.T, mode="r"))
         left, noise = vt.T, max(m, n) * eps
     else:
