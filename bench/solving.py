@@ -132,4 +132,49 @@ def problems(options):
         yield Row(name, times["gdjax"], "SciPy, one by one", times["SciPy"], 10.0)
 
 
-WORKLOADS = {f.__name__: f for f in (valley, classifier, problems)}
+def curves(options):
+    """Many fits of a curve in one call, with standard errors, compared with SciPy one by one."""
+    count = 50 if options.quick else 1000
+    rng = np.random.default_rng(0)
+    t, start = np.linspace(0, 4, 40), np.array([1.0, 1.0, 0.1])
+    truth = rng.uniform([1, 0.5, -0.02], [4, 3, 0.22], (count, 3))
+    noise = rng.normal(0, 0.05, (count, t.size))
+    y = truth[:, :1] * np.exp(-truth[:, 1:2] * t) + truth[:, 2:] + noise
+    low, high = np.zeros(3), np.array([3.0, np.inf, 0.2])
+
+    def residuals(p, y):
+        return p[0] * np.exp(-p[1] * t) + p[2] - y
+
+    def slopes(p, y):
+        return np.stack([np.exp(-p[1] * t), -p[0] * t * np.exp(-p[1] * t), np.ones_like(t)], 1)
+
+    kinds = {"": {}, ", bounded": dict(bounds=(low, high)), ", soft-L1": dict(loss="soft_l1")}
+    with jax.enable_x64(True):
+        for kind, more in kinds.items():
+            more = more | dict(f_scale=0.1)
+
+            def fit(y, more=more):
+                def residual_fn(p):
+                    return p[0] * jnp.exp(-p[1] * jnp.asarray(t)) + p[2] - y
+
+                result = gdjax.least_squares(residual_fn, jnp.asarray(start), **more)
+                return result.params, result.value, result.standard_errors()
+
+            many = jax.jit(jax.vmap(fit))
+
+            def one_by_one(more=more):
+                peers = [
+                    scipy.optimize.least_squares(residuals, start, slopes, args=(row,), **more)
+                    for row in y
+                ]
+                return np.array([peer.cost for peer in peers])
+
+            best = one_by_one()
+            worse = np.asarray(many(y)[1]) > best * (1 + 1e-7)
+            assert worse.mean() <= 0.01, (kind, worse.sum())  # other minima
+            times = interleaved({"gdjax": lambda f=many: f(y), "SciPy": one_by_one}, 3)
+            name = f"{count} fits of 3 parameters at once{kind}"
+            yield Row(name, times["gdjax"], "SciPy, one by one", times["SciPy"], 1.0)
+
+
+WORKLOADS = {f.__name__: f for f in (valley, classifier, problems, curves)}

@@ -303,6 +303,7 @@ from gdjax.solvers.quadratic_program import quadratic_program as quadratic_progr
 from gdjax.solvers.result import MinimizeError as MinimizeError
 from gdjax.solvers.result import Result as Result
 from gdjax.solvers.result import Status as Status
+from gdjax.solvers.uncertainty import LeastSquaresResult as LeastSquaresResult
 from gdjax.solvers.steepest_descent import steepest_descent as steepest_descent
 from gdjax.solvers.line_search import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
@@ -371,6 +372,9 @@ from gdjax.solvers.fixed_point import anderson as anderson
 from gdjax.solvers.fixed_point import fixed_point as fixed_point
 from gdjax.solvers.gauss_newton import gauss_newton as gauss_newton
 from gdjax.solvers.lbfgsb import lbfgsb as lbfgsb
+from gdjax.solvers.bounded_levenberg_marquardt import (
+    bounded_levenberg_marquardt as bounded_levenberg_marquardt,
+)
 from gdjax.solvers.least_squares import least_squares as least_squares
 from gdjax.solvers.least_squares import root as root
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt

@@ -315,3 +315,14 @@ PROBLEMS = [
 def reached(value: float, problem: Problem) -> bool:
     """Return whether half a sum of squares is that of a minimum which the paper states."""
     return any(abs(value - known) <= 1e-4 * known + 1e-10 for known in problem.values)
+
+
+def bounded_problem(index):
+    """Return residuals of an MGH problem, a start, and a box of which some bounds are active."""
+    problem = PROBLEMS[index]
+    rng = np.random.default_rng(index)
+    start = np.array(problem.start)
+    lower = start - 0.3 * (1 + np.abs(start)) * rng.uniform(size=start.size)
+    upper = start + 2 * (1 + np.abs(start)) * rng.uniform(size=start.size)
+    lower[rng.uniform(size=start.size) < 0.4] = -np.inf
+    return problem, start, lower, upper

@@ -18,6 +18,7 @@ class Dataset(NamedTuple):
     name: str
     starts: np.ndarray  # (2, n)
     certified: np.ndarray  # (n,)
+    deviations: np.ndarray  # (n,), the certified standard deviations of the parameters
     sum_of_squares: float
     x: np.ndarray  # (m,), or (m, 2)
     y: np.ndarray
@@ -31,7 +32,8 @@ def read() -> dict[str, Dataset]:
         x = row["x"] if "x" in row else np.stack([row["x1"], row["x2"]], axis=1)
         starts = np.stack([row["start_1"], row["start_2"]])
         name, value = head.split(":")[0], float(head.split()[-1])
-        sets[name] = Dataset(name, starts, row["certified"], value, x, row["y"])
+        certified = row["certified"], row["deviations"]
+        sets[name] = Dataset(name, starts, *certified, value, x, row["y"])
     return sets
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import own_loop
 import pytest
 import scipy.optimize
-from mgh_least_squares import PROBLEMS
+from mgh_least_squares import bounded_problem
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
 from x64 import enable_x64
@@ -227,17 +227,6 @@ def test_cauchy_point_and_subspace_minimum_against_dense_ones(pairs):
         inside = ((target > lower) & (target < upper))[free].all()
         if inside and free.any():  # then it is the exact minimum over the free variables
             np.testing.assert_allclose((g + b @ (target - x))[free], 0, atol=1e-8)
-
-
-def bounded_problem(index):
-    """Return residuals of an MGH problem, a start, and a box of which some bounds are active."""
-    problem = PROBLEMS[index]
-    rng = np.random.default_rng(index)
-    start = np.array(problem.start)
-    lower = start - 0.3 * (1 + np.abs(start)) * rng.uniform(size=start.size)
-    upper = start + 2 * (1 + np.abs(start)) * rng.uniform(size=start.size)
-    lower[rng.uniform(size=start.size) < 0.4] = -np.inf
-    return problem, start, lower, upper
 
 
 @pytest.mark.parametrize("index", [0, 5, 10, 13, 15, 16])

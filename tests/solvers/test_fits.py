@@ -37,12 +37,12 @@ def cosine(residual, x):
     return np.max(np.abs(j.T @ r) / np.linalg.norm(j, axis=0) / np.linalg.norm(r))
 
 
-def fits(residuals, n, m, starts, max_steps=2000):
+def fits(residuals, n, m, starts, covariance=False):
     """Fits by one program: of each function, from each of its starts, (functions, starts, n)."""
     function = jax.jit(combined(residuals, m, [len(rows[0]) for rows in starts]))
 
     def fit(x, index):
-        return gdjax.least_squares(function, x, args=(index,), max_steps=max_steps)
+        return gdjax.least_squares(function, x, args=(index,), covariance=covariance)
 
     run = jax.jit(fit, compiler_options=FAST)
     results = []
@@ -60,7 +60,8 @@ def test_nists_certified_parameters():
     sets = list(nist_strd.read().values())
     assert len(sets) == 27
     with enable_x64():
-        found = fits([nist_strd.residual(s) for s in sets], 9, 250, [s.starts for s in sets])
+        residuals, starts = [nist_strd.residual(s) for s in sets], [s.starts for s in sets]
+        found = fits(residuals, 9, 250, starts, covariance=True)
     for data, results in zip(sets, found, strict=True):
         for i, result in enumerate(results):
             if (data.name, i) == ("BoxBOD", 0):
@@ -72,6 +73,12 @@ def test_nists_certified_parameters():
             np.testing.assert_allclose(params, data.certified, rtol=1e-6, err_msg=str(case))
             if data.name != "Lanczos1":  # 1e-25, of which rounding leaves two digits
                 np.testing.assert_allclose(value, data.sum_of_squares, rtol=1e-9, err_msg=str(case))
+                errors = np.asarray(result.standard_errors(absolute_sigma=True))
+                value = data.sum_of_squares if data.name == "Lanczos1" else value
+                errors *= (value / (data.y.size - params.size)) ** 0.5
+                # of unused parameters nothing is known
+                certified = np.pad(data.deviations, (0, 9 - params.size), constant_values=np.inf)
+                np.testing.assert_allclose(errors, certified, rtol=1e-5, err_msg=str(case))
 
 
 # What is not reached from 10 x0 and 100 x0, and half the sum of squares where SciPy's "lm" ends: it

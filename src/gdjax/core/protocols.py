@@ -88,6 +88,15 @@ class HasFeasibleSet(Protocol):
 
 
 @runtime_checkable
+class HasFixed(Protocol):
+    """Keeps some parameters at one value; see `LeastSquaresResult.covariance`, which asks."""
+
+    def fixed(self) -> PyTree:
+        """Return which, a tree of booleans like the parameters."""
+        ...
+
+
+@runtime_checkable
 class KeepsIterates(Protocol):
     """Keeps parameters, or sums of all steps, which few bits would not hold.
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked, leaf_name
-from gdjax.core.hyper import as_array, whole_leaf_values
+from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Params, PyTree, Scalar
-from gdjax.projections.reading import Bound, broadcasts
+from gdjax.projections.reading import Bound
+from gdjax.solvers.bounds import clipped, projected_gradient, whole_bounds
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
 from gdjax.solvers.line_search import (
     Line,
@@ -50,19 +49,15 @@ class Bounded(NamedTuple):
 
     def optimality(self, params: Params, grads: PyTree, hyperparams: dict[str, Any]) -> PyTree:
         """Return x - clip(x - grads, lower, upper), the projected gradient."""
-
-        def project(x, g, lower, upper):  # not by x - g, which may be x, rounded
-            return jnp.clip(g, x - upper, x - lower)
-
-        return jax.tree.map(project, params, grads, self.lower, self.upper)
+        return projected_gradient(params, grads, self.lower, self.upper)
 
     def feasible(self, params: Params) -> Params:
         """Return the parameters, clipped to the box."""
+        return clipped(params, self.lower, self.upper)
 
-        def clip(x, lower, upper):
-            return jnp.clip(x, lower.astype(x.dtype), upper.astype(x.dtype))
-
-        return jax.tree.map(clip, params, self.lower, self.upper)
+    def fixed(self) -> PyTree:
+        """Return which parameters have lower == upper."""
+        return jax.tree.map(jnp.equal, self.lower, self.upper)
 
 
 def _lbfgsb(
@@ -203,23 +198,13 @@ def lbfgsb(
 
     def slots(params: Params) -> Bounded:
         leaves, treedef = as_float_leaves("lbfgsb: the parameters", params)
-        for p in leaves:
-            if jnp.iscomplexobj(p):
-                raise TypeError("lbfgsb needs real parameters: complex numbers have no order.")
-        low = _whole("lower", lower, -jnp.inf, leaves, params)
-        high = _whole("upper", upper, jnp.inf, leaves, params)
-        for a, b in zip(low, high, strict=True):
-            known = not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer)
-            if known and not bool(jnp.all(a <= b)):  # also where one is nan
-                raise ValueError(
-                    "lbfgsb(lower=..., upper=...) must have lower <= upper everywhere."
-                )
+        low, high = whole_bounds("lbfgsb", lower, upper, params)
         dtype = compute_dtype(*leaves)
         rows = jnp.zeros((size, sum(p.size for p in leaves)), dtype)
         grad = [jnp.zeros(p.shape, compute_dtype(p)) for p in leaves]
         return Bounded(
-            treedef.unflatten(low),
-            treedef.unflatten(high),
+            low,
+            high,
             rows,
             jnp.zeros_like(rows),
             jnp.zeros(size, bool),
@@ -230,18 +215,3 @@ def lbfgsb(
         )
 
     return treewise(_lbfgsb, slots, numbers, name="lbfgsb")
-
-
-def _whole(name: str, bound: Bound, none: float, leaves: list, params: Params) -> list[Array]:
-    """Return the bound of every element, for each leaf."""
-    values, whole = whole_leaf_values(f"lbfgsb({name}=...)", bound, params), []
-    for i, (b, p) in enumerate(zip(values, leaves, strict=True)):
-        b = as_array(f"lbfgsb({name}=...)", none if b is None else b)
-        if not broadcasts(b.shape, p.shape):
-            raise ValueError(
-                f"lbfgsb({name}=...) has shape {b.shape} where the parameter at "
-                f"{leaf_name(params, i)!r} has {p.shape}."
-            )
-        b = b.astype(p.dtype).astype(compute_dtype(p))  # what the parameter can be equal to
-        whole.append(jnp.array(jnp.broadcast_to(b, p.shape), copy=True))
-    return whole

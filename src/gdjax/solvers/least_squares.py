@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,15 @@ from jax import Array
 
 from gdjax.core.base import UpdateFn
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import strict
-from gdjax.core.numerics import cast_like, compute_dtype, upcast
-from gdjax.core.protocols import HasOptimality, ReportsFit, states_in
+from gdjax.core.checks import POSITIVE, check_choice, strict
+from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype, upcast
+from gdjax.core.protocols import HasFixed, HasOptimality, ReportsFit, states_in
 from gdjax.core.trees import total
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree
+from gdjax.projections import projection_box
+from gdjax.projections.reading import Bound
+from gdjax.solvers.bounded_levenberg_marquardt import bounded_levenberg_marquardt
+from gdjax.solvers.bounds import pair_of_bounds
 from gdjax.solvers.damped import (
     column_norms,
     largest_cosine,
@@ -29,17 +33,22 @@ from gdjax.solvers.damped import (
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
 from gdjax.solvers.line_search import as_vector
+from gdjax.solvers.projected import projected
 from gdjax.solvers.result import Result, Status, checked_result
+from gdjax.solvers.robust import NAMES, Rho, robust
 from gdjax.solvers.runner import (
     Judge,
     call,
+    check_number,
     converge,
     largest,
+    optimality,
     small_gradient,
     start_of,
     tolerances,
     uphill,
 )
+from gdjax.solvers.uncertainty import LeastSquaresResult, uncertainty
 
 
 def half_squares(residuals: PyTree) -> Array:
@@ -151,17 +160,38 @@ def _judge_fit(
     return fit.cosine <= tol, small
 
 
+class Task(NamedTuple):
+    """What is static in a run: which function and tests, and what is computed at the end."""
+
+    rooted: bool  # whether equations are solved, by `root`
+    loss: str | Rho = "linear"
+    covariance: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the user called."""
+        return "root" if self.rooted else "least_squares"
+
+
+class Numbers(NamedTuple):
+    """The numbers of a run."""
+
+    tols: tuple[Array, Array, Array]  # tol, ftol, xtol
+    limit: Array  # most updates
+    f_scale: Array  # of the loss
+
+
 def _solve(
     fun: Callable[..., Any],
     update: UpdateFn,
-    rooted: bool,
+    task: Task,
     params: Params,
     state: OptState,
     args: tuple,
-    tols: tuple[Array, Array, Array],
-    limit: Array,
+    numbers: Numbers,
 ) -> Result:
-    residual_fn = _residuals(fun, rooted, args)
+    tols, rooted, raw_fn = numbers.tols, task.rooted, _residuals(fun, task.rooted, args)
+    residual_fn = robust(raw_fn, task.loss, numbers.f_scale)
 
     def value_and_residual(p):
         r = residual_fn(p)
@@ -181,74 +211,119 @@ def _solve(
     else:
         look, judge = value_and_grad, _judge_minimum(residual_fn, state, tols[0])
     judge_fit = functools.partial(_judge_fit, rooted, *tols)
-    extra = dict(residual_fn=residual_fn, value_fn=value_fn)
-    end = converge(look, update, params, state, judge, limit, extra, judge_fit=judge_fit)
-    if look is not value_alone:
-        return end
-    return dataclasses.replace(
-        end,
-        grad_norm=largest(value_and_grad(end.params)[1]),
-        evaluations=end.evaluations + 1,
-    )
+    extra: dict[str, Any] = dict(residual_fn=residual_fn, value_fn=value_fn)
+    if look is value_alone:  # a point that passes the test takes no trials, nor do lanes that ended
+        extra["cosine_tol"] = tols[0]
+    end = converge(look, update, params, state, judge, numbers.limit, extra, judge_fit=judge_fit)
+    if look is value_alone:
+        states = [node for _, node in states_in(end.state)]
+        slope = optimality(states, end.params, value_and_grad(end.params)[1])
+        end = dataclasses.replace(end, grad_norm=largest(slope), evaluations=end.evaluations + 1)
+    return end if rooted else _with_uncertainty(end, raw_fn, task, numbers, end.state)
+
+
+def _with_uncertainty(
+    end: Result,
+    residual_fn: Callable[[Any], Any],
+    task: Task,
+    numbers: Numbers,
+    state: OptState,
+) -> LeastSquaresResult:
+    """Return the result with the Jacobian's part in the covariance, if it was asked for."""
+    known = None
+    if task.covariance:
+        at = linearized(residual_fn, end.params)
+        slots = [node.slots for _, node in states_in(state)]
+        fixed = [as_vector(x.fixed()) > 0 for x in slots if isinstance(x, HasFixed)]
+        mask = functools.reduce(jnp.logical_or, fixed, jnp.zeros(at.point.shape, bool))
+        known = uncertainty(at, residual_fn(end.params), mask, task.loss, numbers.f_scale)
+    fields = {field.name: getattr(end, field.name) for field in dataclasses.fields(Result)}
+    return LeastSquaresResult(**fields, uncertainty=known)
 
 
 def _solve_implicit(
     fun: Callable[..., Any],
     solve: bool | Callable,
     update: UpdateFn,
-    rooted: bool,
+    task: Task,
     params: Params,
     state: OptState,
     args: tuple,
-    tols: tuple[Array, Array, Array],
-    limit: Array,
+    numbers: Numbers,
 ) -> Result:
-    name = "root" if rooted else "least_squares"
-    residual_fn = _residuals(fun, rooted, args)
+    raw_fn = _residuals(fun, task.rooted, args)
+    residual_fn = robust(raw_fn, task.loss, numbers.f_scale)
+    states = [node for _, node in states_in(state)]
+
+    def value_fn(p):
+        return half_squares(residual_fn(p))
 
     def condition(p):
-        if rooted:
+        if task.rooted:
             return cast_like(residual_fn(p), p)
-        return cast_like(uphill(lambda p: half_squares(residual_fn(p)), p)[1], p)
+        return cast_like(optimality(states, p, uphill(value_fn, p)[1]), p)
 
     def run(p):
-        result = _solve(fun, update, rooted, p, state, args, tols, limit)
+        plain = task._replace(covariance=False)
+        result = _solve(fun, update, plain, p, state, args, numbers)
         return result.params, dataclasses.replace(result, params=None, state=None)
 
     size = sum(x.size for x in jax.tree.leaves(params))
+    symmetric = not task.rooted and not any(isinstance(s.slots, HasOptimality) for s in states)
     found, result = with_implicit_derivative(
-        condition, run, params, choose_solve(name, solve, not rooted, size)
+        condition, run, params, choose_solve(task.name, solve, symmetric, size)
     )
-    return dataclasses.replace(result, params=found, value=half_squares(residual_fn(found)))
+    result = dataclasses.replace(result, params=found, value=value_fn(found))
+    return result if task.rooted else _with_uncertainty(result, raw_fn, task, numbers, state)
 
 
 def _start(
-    name: str,
+    task: Task,
     fun: Callable[..., Any],
     params: Params,
-    optimizer: Pair | None,
+    optimizer: Pair,
     args: tuple,
     tol: Number | None,
     ftol: Number,
     xtol: Number,
+    f_scale: Number,
     max_steps: int | Array,
     implicit_diff: bool | Callable,
     throw: bool,
 ) -> Result:
-    optimizer = with_extra_args_support(levenberg_marquardt() if optimizer is None else optimizer)
-    params, cosine, limit = start_of(name, params, args, tol, max_steps)
-    more = tolerances(name, ftol=ftol, xtol=xtol)
-    state, rooted = optimizer.init(params), name == "root"
-    if tol is None and not rooted and reports_fit(state):  # exact enough for less in float32
+    optimizer = with_extra_args_support(optimizer)
+    params, cosine, limit = start_of(task.name, params, args, tol, max_steps)
+    small_fall, small_step = tolerances(task.name, ftol=ftol, xtol=xtol)
+    state = optimizer.init(params)
+    if tol is None and not task.rooted and reports_fit(state):  # exact enough for less in float32
         eps = jnp.finfo(compute_dtype(*jax.tree.leaves(params))).eps
         cosine = jnp.asarray(max(1.5e-8, 50 * float(eps)), cosine.dtype)
-    static = (optimizer.update, rooted)
-    given = (state, args, (cosine, *more), limit)
+    numbers = Numbers((cosine, small_fall, small_step), limit, jnp.asarray(f_scale, scalar_dtype()))
+    given = (params, state, args, numbers)
     if implicit_diff:
-        result = call(name, _solve_implicit, fun, (implicit_diff, *static), (params, *given))
+        result = call(
+            task.name, _solve_implicit, fun, (implicit_diff, optimizer.update, task), given
+        )
     else:
-        result = call(name, _solve, fun, static, (params, *given))
-    return checked_result(result, name) if throw else result
+        result = call(task.name, _solve, fun, (optimizer.update, task), given)
+    return checked_result(result, task.name) if throw else result
+
+
+def _method(optimizer: Pair | None, bounds: tuple[Bound, Bound] | None, params: Params) -> Pair:
+    """Return the optimizer of a fit, which keeps the bounds."""
+    if bounds is None:
+        return levenberg_marquardt() if optimizer is None else optimizer
+    box = bounded_levenberg_marquardt(*pair_of_bounds("least_squares", bounds))
+    if optimizer is None:
+        return box
+    optimizer = with_extra_args_support(optimizer)
+    if reports_fit(optimizer.init(params)):
+        raise ValueError(
+            "least_squares: this optimizer knows of no bounds=...; leave it out, or give "
+            "bounded_levenberg_marquardt(lower, upper, ...) as the optimizer, without bounds."
+        )
+    slots: Any = box.init(params).slots
+    return projected(optimizer, projection_box, slots.lower, slots.upper)
 
 
 @strict()
@@ -258,16 +333,27 @@ def least_squares(
     optimizer: Pair | None = None,
     *,
     args: tuple = (),
+    bounds: tuple[Bound, Bound] | None = None,
+    loss: str | Rho = "linear",
+    f_scale: Number = 1.0,
+    covariance: bool | None = None,
     tol: Number | None = None,
     ftol: Number = 0.0,
     xtol: Number = 0.0,
     max_steps: int | Array = 2000,
     implicit_diff: bool | Callable = False,
     throw: bool = False,
-) -> Result:
+) -> LeastSquaresResult:
     """Minimize half the sum of squares of residuals, by default with Levenberg-Marquardt.
 
-    min 0.5 |r|^2, r = residual_fn(params, *args)
+    min 0.5 |r|^2, r = residual_fn(params, *args), lower <= params <= upper
+
+    With a robust `loss`, as SciPy's, min 0.5 sum C^2 rho((r / C)^2), C = `f_scale`, where rho(z) is
+
+        linear z, soft_l1 2 ((1 + z)^0.5 - 1), cauchy log(1 + z), arctan arctan(z),
+        huber z for z <= 1, else 2 z^0.5 - 1
+
+    and r below is r sqrt(rho(z) / z), whose half sum of squares that is.
 
     It stops, with J the Jacobian of r, D the norms of its columns, and d the Gauss-Newton step:
 
@@ -290,6 +376,16 @@ def least_squares(
       params: the initial parameters, a tree of float or complex arrays.
       optimizer: `levenberg_marquardt()`, `gauss_newton()`, or any optimizer; None is the first.
       args: further arguments of `residual_fn`, see `minimize`.
+      bounds: (lower, upper), each a number, an array, a prefix tree of those, or None for no bound.
+        No point outside is evaluated; a start outside is moved to the nearest point within. With
+        `optimizer=None` the method is `bounded_levenberg_marquardt`, else the optimizer's steps are
+        `projected`. Only cosines of parameters that no bound holds are tested.
+      loss: "linear", "soft_l1", "huber", "cauchy", "arctan", or rho itself, a function of an array
+        z >= 0 with rho(0) = 0 and rho'(0) = 1. Of a complex residual the magnitude counts.
+      f_scale: C > 0, the size of residuals from which on they are outliers: two to three times the
+        noise, in the units of the residuals. It may be traced.
+      covariance: whether to compute what `result.covariance()` and `result.standard_errors()` need,
+        one Jacobian, its QR decomposition and n^2 numbers; None is for up to 100 parameters.
       tol: largest |cosine| >= 0 that counts as 0; None is 1.5e-8 in float64 and 6e-6, 50 times the
         precision, in float32; for methods that do not test it themselves 3e-4 in float32.
       ftol: relative reduction >= 0 of the sum of squares that is small.
@@ -299,12 +395,14 @@ def least_squares(
       throw: see `minimize`.
 
     Returns:
-      A `Result`; `value` is half the sum of squares, as SciPy's `cost`. It may overflow or
-      underflow where the residuals do not, which does no harm.
+      A `Result` with the methods `covariance()` and `standard_errors()`; `value` is half the sum of
+      squares, with a loss the sum above, as SciPy's `cost`. It may overflow or underflow where the
+      residuals do not, which does no harm.
 
     Raises:
       MinimizeError: see `minimize`.
-      ValueError: if a number is out of range.
+      ValueError: if a number is out of range, the loss unknown, lower > upper, or a bound does not
+        fit. Residuals that are not finite at the start are no error: the status is NONFINITE.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -314,10 +412,18 @@ def least_squares(
       >>> print(f"{fit.params['a']:.3f} {fit.params['b']:.3f} {fit.converged}")
       3.000 2.000 True
     """
-    return _start(
-        "least_squares", residual_fn, params, optimizer, args, tol, ftol, xtol, max_steps,
+    if not callable(loss):
+        check_choice("least_squares(loss=...)", loss, NAMES)
+    check_number("least_squares", "f_scale", f_scale, POSITIVE)
+    if covariance is None:
+        covariance = sum(jnp.size(x) for x in jax.tree.leaves(params)) <= 100
+    task = Task(False, loss, covariance)
+    method = _method(optimizer, bounds, params)
+    result = _start(
+        task, residual_fn, params, method, args, tol, ftol, xtol, f_scale, max_steps,
         implicit_diff, throw,
     )  # fmt: skip
+    return cast(LeastSquaresResult, result)
 
 
 @strict()
@@ -362,6 +468,7 @@ def root(
       >>> print(f"{anomaly(1.0, 0.5):.4f} {jax.grad(anomaly)(1.0, 0.5):.4f}")
       1.4987 1.0374
     """
+    method = levenberg_marquardt() if optimizer is None else optimizer
     return _start(
-        "root", fun, params, optimizer, args, tol, 0.0, 0.0, max_steps, implicit_diff, throw
+        Task(True), fun, params, method, args, tol, 0.0, 0.0, 1.0, max_steps, implicit_diff, throw
     )

@@ -205,7 +205,7 @@ def _rounded(x: Array, params: Params, d: Array) -> Array:
 def _levenberg_marquardt(
     grads, slots, params, count, *, init_radius, max_tries, cg_rtol: Any = None,
     cg_steps: Any = None, solver, scaled, accelerated, block_size, on_examples, raw_params,
-    residual_fn: Any = None, batch: Any = None,
+    residual_fn: Any = None, batch: Any = None, cosine_tol: Any = -1.0,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"levenberg_marquardt needs {NEEDS_PARAMS}")
@@ -240,6 +240,7 @@ def _levenberg_marquardt(
     level = largest_cosine(at, scale) <= eps**0.5  # J is nearly 0, in units of what it was
 
     place = functools.partial(_rounded, x, raw_params)
+    max_tries = jnp.where(cosine <= cosine_tol, 0, max_tries)  # it is a solution already
     end = try_radii(
         at, raw_params, solve, place, scale, norms, near, level, first, radius, damping, max_tries,
         bend,

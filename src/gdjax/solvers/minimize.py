@@ -21,6 +21,7 @@ from gdjax.core.protocols import states_in
 from gdjax.core.types import LossFn, Number, OptState, Pair, Params
 from gdjax.projections import projection_box
 from gdjax.projections.reading import Bound
+from gdjax.solvers.bounds import pair_of_bounds
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.lbfgs import lbfgs
 from gdjax.solvers.lbfgsb import lbfgsb
@@ -226,12 +227,7 @@ def _constrained(
     if bounds is not None and constraint is not None:
         raise ValueError("minimize: give bounds=... or constraint=..., a projection onto both.")
     if bounds is not None:
-        if not isinstance(bounds, tuple) or len(bounds) != 2:
-            raise ValueError(
-                f"minimize(bounds=...) must be a pair (lower, upper), got {bounds!r}. SciPy's list "
-                "of pairs is tuple(jnp.array(pairs).T)."
-            )
-        box = lbfgsb(*bounds)
+        box = lbfgsb(*pair_of_bounds("minimize", bounds))
         if optimizer is None:
             return box
         slots = box.init(params).slots

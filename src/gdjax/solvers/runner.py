@@ -66,18 +66,19 @@ def start_of(
     if tol is None:
         tol = float(jnp.finfo(compute_dtype(*leaves)).eps) ** 0.5
     (tol,) = tolerances(name, tol=tol)
-    _check_number(name, "max_steps", max_steps, COUNT)
+    check_number(name, "max_steps", max_steps, COUNT)
     return treedef.unflatten(leaves), tol, jnp.asarray(max_steps, jnp.int32)
 
 
 def tolerances(name: str, **given: Any) -> list[Array]:
     """Return tolerances as arrays, or raise an error unless each is one number >= 0."""
     for what, value in given.items():
-        _check_number(name, what, value, NONNEGATIVE)
+        check_number(name, what, value, NONNEGATIVE)
     return [jnp.asarray(value, scalar_dtype()) for value in given.values()]
 
 
-def _check_number(name: str, what: str, value: Any, allowed: Range) -> None:
+def check_number(name: str, what: str, value: Any, allowed: Range) -> None:
+    """Raise an error unless an argument is one number in a range; traced numbers pass."""
     check_range(f"{name}({what}=...)", value, allowed)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         raise TypeError(f"{name}({what}=...) must be one number, got {value!r}.")
