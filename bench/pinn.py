@@ -195,6 +195,11 @@ def rate(steps):
     return gdjax.cosine_decay_schedule(1e-2, steps, 1e-2)
 
 
+def gauss_newton(steps):
+    """Gauss-Newton as for a network: along a curve, with lengths from a grid."""
+    return gdjax.gauss_newton(acceleration=True, linesearch="grid", scaled=False)
+
+
 METHODS = {  # the function, and the iterations
     "gdjax adam": (by_pair(lambda steps: gdjax.adam(rate(steps)), 500), 20_000),
     "gdjax lbfgs": (by_pair(lambda steps: gdjax.lbfgs(memory_size=50), 20), 5000),
@@ -202,7 +207,7 @@ METHODS = {  # the function, and the iterations
     "gdjax ssbfgs": (by_pair(lambda steps: gdjax.ssbfgs(), 20), 5000),
     "gdjax ssbroyden": (by_pair(lambda steps: gdjax.ssbroyden(), 20), 5000),
     "gdjax levenberg_marquardt": (by_pair(lambda steps: gdjax.levenberg_marquardt(), 1), 200),
-    "gdjax gauss_newton": (by_pair(lambda steps: gdjax.gauss_newton(), 1), 200),
+    "gdjax gauss_newton": (by_pair(gauss_newton, 1), 200),
     "optax lbfgs": (by_optax, 5000),
     "SciPy BFGS": (by_scipy_bfgs, 5000),
     "SciPy least_squares": (by_scipy_least_squares, 200),
