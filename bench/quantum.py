@@ -32,7 +32,7 @@ import gdjax
 
 jax.config.update("jax_enable_x64", True)
 MODELS = {
-    "ising": dict(sites=20, exact=-25.49098969, rate=0.05, damping=1e-3),
+    "ising": dict(sites=20, exact=-25.49098969, rate=0.05, damping=1e-2),
     "heisenberg": dict(sites=22, exact=-39.1475226, rate=0.02, damping=1e-2),
 }
 SEGMENT, SAMPLES, ALPHA = 20, 1008, 1
