@@ -4,7 +4,12 @@ Directions only: each oracle sees points x_k and gradients g_k and returns p_k; 
 given. A pair with s'y <= eps y'y is skipped.
 """
 
+from functools import partial
+
 import numpy as np
+
+import gdjax
+from oracles.case import Case
 
 EPS = np.finfo(np.float64).eps
 
@@ -54,49 +59,50 @@ def bfgs_directions(xs, gs):
     return out
 
 
-def broyden_path(x, grad, lengths, method):
-    """Return the points and H_k g_k of Urbán, Stefanou & Pons (2024), with given step lengths.
+def broyden(method):
+    """Return a function of x_k and g_k that returns H_k g_k, of Urbán, Stefanou & Pons (2024).
 
-    x_k+1 = x_k - alpha_k H_k g_k. The update is (8), with v_k of (9) and b_k = s'B s / y's by a
-    solve; tau_k and phi_k are (11) for "ssbfgs" and (13) to (23) for "ssbroyden". At the first pair
-    H is (6.20) of Nocedal & Wright, and tau_k = phi_k = 1.
+    The update is (8), with v_k of (9) and b_k = s'B s / y's by a solve; tau_k and phi_k are (11)
+    for "ssbfgs" and (13) to (23) for "ssbroyden". At the first pair H is (6.20) of Nocedal &
+    Wright, and tau_k = phi_k = 1.
     """
-    n, xs, out = x.size, [], []
-    g = grad(x)
-    h_matrix, known = min(1, 1 / np.linalg.norm(g)) * np.eye(n), False
-    for alpha in lengths:
-        xs.append(x), out.append(h_matrix @ g)
-        s = -alpha * h_matrix @ g
-        x, last = x + s, g
-        g = grad(x)
-        y = g - last
+    past = []
+
+    def direction(x, g):
+        n = x.size
+        if not past:
+            past[:] = x, g, min(1, 1 / np.linalg.norm(g)) * np.eye(n), False
+            return past[2] @ g
+        last_x, last_g, h_matrix, known = past
+        s, y = x - last_x, g - last_g
         ys = y @ s
-        if ys <= EPS * np.linalg.norm(s) * np.linalg.norm(y):
-            continue
-        if not known:
-            h_matrix = ys / (y @ y) * np.eye(n)
-        b = s @ np.linalg.solve(h_matrix, s) / ys
-        hy = h_matrix @ y
-        yhy = y @ hy
-        h = yhy / ys
-        tau, phi = 1.0, 1.0
-        if known and method == "ssbfgs":
-            tau = min(1, 1 / b)  # (11)
-        elif known and method == "ssbroyden":
-            a = h * b - 1
-            c = np.sqrt(a / (a + 1))
-            rho_minus = min(1, h * (1 - c))
-            theta_minus, theta_plus = (rho_minus - 1) / a, 1 / rho_minus
-            theta = max(theta_minus, min(theta_plus, (1 - b) / b))
-            sigma = 1 + theta * a
-            root = abs(sigma) ** (1 / (1 - n))
-            rho = min(1, 1 / b)
-            tau = rho * min(root, 1 / theta) if theta > 0 else min(rho * root, sigma)
-            phi = (1 - theta) / (1 + a * theta)
-        v = np.sqrt(yhy) * (s / ys - hy / yhy)
-        inner = h_matrix - np.outer(hy, hy) / yhy + phi * np.outer(v, v)
-        h_matrix, known = inner / tau + np.outer(s, s) / ys, True
-    return xs, out
+        if ys > EPS * np.linalg.norm(s) * np.linalg.norm(y):
+            if not known:
+                h_matrix = ys / (y @ y) * np.eye(n)
+            tau, phi = 1.0, 1.0
+            hy = h_matrix @ y
+            yhy = y @ hy
+            b, h = s @ np.linalg.solve(h_matrix, s) / ys, yhy / ys
+            if known and method == "ssbfgs":
+                tau = min(1, 1 / b)  # (11)
+            elif known and method == "ssbroyden":
+                a = h * b - 1
+                c = np.sqrt(a / (a + 1))
+                rho_minus = min(1, h * (1 - c))
+                theta_minus, theta_plus = (rho_minus - 1) / a, 1 / rho_minus
+                theta = max(theta_minus, min(theta_plus, (1 - b) / b))
+                sigma = 1 + theta * a
+                root = abs(sigma) ** (1 / (1 - n))
+                rho = min(1, 1 / b)
+                tau = rho * min(root, 1 / theta) if theta > 0 else min(rho * root, sigma)
+                phi = (1 - theta) / (1 + a * theta)
+            v = np.sqrt(yhy) * (s / ys - hy / yhy)
+            inner = h_matrix - np.outer(hy, hy) / yhy + phi * np.outer(v, v)
+            h_matrix, known = inner / tau + np.outer(s, s) / ys, True
+        past[:] = x, g, h_matrix, known
+        return h_matrix @ g
+
+    return direction
 
 
 def cg_directions(gs, method):
@@ -119,3 +125,30 @@ def cg_directions(gs, method):
         p = -g + beta * p
         out.append(p if g @ p < 0 else -g)
     return out
+
+
+def without_search(method, learning_rate):
+    direction = broyden(method)
+
+    def step(theta, g, t):
+        names = sorted(theta)
+        x, slope = (np.concatenate([np.ravel(tree[k]) for k in names]) for tree in (theta, g))
+        parts = np.split(x - learning_rate * direction(x, slope), ends(theta, names))
+        return {k: part.reshape(theta[k].shape) for k, part in zip(names, parts, strict=True)}
+
+    return step
+
+
+def ends(theta, names):
+    return np.cumsum([theta[k].size for k in names])[:-1]
+
+
+CASES = [
+    Case(
+        "ssbroyden",
+        partial(gdjax.ssbroyden, linesearch=None),
+        dict(learning_rate=0.3),
+        partial(without_search, "ssbroyden"),
+        x_tol=1e-9,  # the condition of the inverse Hessian times rounding
+    ),
+]

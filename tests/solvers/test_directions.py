@@ -91,6 +91,19 @@ def test_a_pair_without_curvature_keeps_the_history():
         np.testing.assert_allclose(after, before, rtol=1e-12)
 
 
+def test_derivatives_are_finite_at_a_zero_gradient():
+    """As in a hypergradient through a parameter that has no effect; they were NaN."""
+    names = ("scale_by_lbfgs", "scale_by_bfgs", "scale_by_ssbroyden", "scale_by_nonlinear_cg")
+    opts, x = [getattr(gdjax, name)() for name in names], jnp.ones(3)
+
+    @jax.jit
+    @jax.grad
+    def derivative(g):
+        return sum(jnp.sum(opt.update(g, opt.init(x), x)[0]) for opt in opts)
+
+    assert jnp.isfinite(derivative(jnp.zeros(3))).all()
+
+
 SHAPES = {
     "lbfgs": gdjax.lbfgs,
     "bfgs": gdjax.bfgs,

@@ -19,6 +19,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, check_choice, check_integer, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.numerics import safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.line_search import (
@@ -77,7 +78,7 @@ def _barzilai_borwein(
         return grads, slots
     x, old = as_vector(raw_params), slots.params
     y = g - slots.updates
-    norm = jnp.sqrt(jnp.vdot(g, g))
+    norm = safe_sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))
     fitting = secant_rate(x - old, y, slots.rate.astype(g.dtype), count, kind)
     stuck = ~jnp.any(x != old)

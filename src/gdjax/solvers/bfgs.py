@@ -25,7 +25,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import cast
+from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.solvers.line_search import (
@@ -62,7 +62,7 @@ def ssbfgs_factors(b: Array, h: Array, n: int) -> tuple[Array, Array]:
 
 def ssbroyden_factors(b: Array, h: Array, n: int) -> tuple[Array, Array]:
     """Return tau and phi by (13) to (23)."""
-    a = jnp.maximum(b * h - 1, jnp.finfo(h.dtype).tiny)  # negative only by rounding
+    a = jnp.maximum(b * h - 1, jnp.finfo(h.dtype).eps)  # less is rounding
     c = jnp.sqrt(a / (1 + a))
     rho = jnp.minimum(1, h / ((1 + a) * (1 + c)))  # h (1 - c)
     theta = jnp.maximum((rho - 1) / a, jnp.minimum(1 / rho, (1 - b) / b))
@@ -90,7 +90,7 @@ def _broyden(grads, slots, params, count, *, raw_params, caller, factors):
     stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction made no progress
     indefinite = keep & ~(jnp.vdot(y, hy) > 0)  # H, by rounding
     known = (slots.pairs > 0) & ~stuck & ~indefinite
-    norm = jnp.sqrt(jnp.vdot(g, g))
+    norm = safe_sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of at most length 1
     begun = jnp.where(keep, ys / jnp.where(keep, yy, 1), first)  # (6.20)
     matrix = jnp.where(known, slots.inverse_hessian, begun * jnp.eye(x.size, dtype=dtype))
@@ -225,7 +225,7 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations besides the evaluations.
+      update takes about 10 n² operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -254,7 +254,7 @@ def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEF
 
     Returns:
       An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations besides the evaluations.
+      update takes about 10 n² operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -13,13 +13,15 @@ it gets a row of its own, of eps^(1/4) times its norm, in place of the truncated
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.types import Params, PyTree
+from gdjax.linalg.axes import matmul
 from gdjax.solvers.line_search import as_tree, as_vector
 
 PROBES = 8  # random combinations of the rows of J, from which the norms of its columns are told
@@ -88,12 +90,20 @@ def linearized(residual_fn: Callable[[Params], PyTree], params: Params) -> Linea
     )
 
 
-def jacobian(at: Linearized) -> Array:
-    """Return J, computed by columns or by rows, whichever are fewer."""
+def jacobian(at: Linearized, block_size: int | None = None) -> Array:
+    """Return J, computed by columns or by rows, whichever are fewer, `block_size` at once."""
     n, m = at.point.size, at.value.size
     if n <= m:
-        return jax.vmap(at.push, out_axes=1)(jnp.eye(n, dtype=at.point.dtype))
-    return jax.vmap(at.pull)(jnp.eye(m, dtype=at.value.dtype))
+        return _rows(at.push, n, at.point.dtype, block_size).T
+    return _rows(at.pull, m, at.value.dtype, block_size)
+
+
+def _rows(function: Callable[[Array], Array], n: int, dtype: Any, block_size: int | None) -> Array:
+    """Return the images of the n unit vectors, as rows."""
+    eye = jnp.eye(n, dtype=dtype)
+    if block_size is None or block_size >= n:
+        return jax.vmap(function)(eye)
+    return jax.lax.map(function, eye, batch_size=block_size)
 
 
 def column_norms(at: Linearized) -> Array:
@@ -339,3 +349,175 @@ def steps_by_cg(
         return _as_step(damping, s, scale, inside, inf, inf)
 
     return step
+
+
+# --- all dampings from one factorization ----------------------------------------------------------
+
+FORMS = ("auto", "qr", "normal", "kernel", "cg")
+MOST_JACOBIAN = 2**28  # elements of J, up to which "auto" forms it
+MOST_QR = 2**12  # min(m, n), up to which "auto" takes QR
+MOST_GRAM = 2**26  # elements of the smaller Gram matrix, up to which "auto" forms that
+
+
+def form_of(solver: str, m: int, n: int, accelerated: bool = False) -> str:
+    """Return the form for J of m x n elements; "auto" decides by size.
+
+    Raises:
+      ValueError: if it is "cg", and steps are to be accelerated.
+
+    Example:
+      >>> [form_of("auto", m, 1000) for m in (10**4, 10**6)], form_of("auto", 10**5, 10**5)
+      (['qr', 'normal'], 'cg')
+    """
+    if solver != "auto":
+        return solver
+    if min(m, n) ** 2 > MOST_GRAM:
+        if accelerated:
+            raise ValueError(
+                f"acceleration=True needs a factorization, and {m} residuals of {n} parameters are "
+                'too many for one: use batches of fewer residuals, or choose solver="kernel".'
+            )
+        return "cg"
+    if m * n > MOST_JACOBIAN or min(m, n) > MOST_QR:
+        return "normal" if n <= m else "kernel"
+    return "qr"
+
+
+def check_block_size(caller: str, block_size: int | None) -> None:
+    """Raise unless a block size is None or a whole number >= 1."""
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{caller}(block_size=...) must be a whole number >= 1, got {block_size}.")
+
+
+class Spectrum(NamedTuple):
+    """J D^-1 = U diag(sizes) V^T, and what is needed of U and V; min(m, n) singular values."""
+
+    sizes: Array  # in descending order
+    image: Array  # U^T r
+    back: Callable[[Array], Array]  # y -> D^-1 V y
+    pulled: Callable[[Array], Array]  # w -> V^T D^-1 J^T w
+    noise: float  # singular values below this part of the largest are rounding errors
+
+    def kept(self, rcond: ArrayLike = 0.0) -> Array:
+        """Return which singular values count."""
+        least = jnp.maximum(jnp.asarray(rcond, self.sizes.dtype), self.noise)
+        return self.sizes > least * jnp.max(self.sizes)
+
+
+def spectrum(
+    at: Linearized, form: str, scale: Array, matrix: Array | None, block_size: int | None
+) -> Spectrum:
+    """Return the singular values and vectors of J D^-1 by QR of J, or from a Gram matrix.
+
+    Args:
+      at: the point.
+      form: "qr", "normal" or "kernel".
+      scale: D.
+      matrix: J, or None for the products of a Gram matrix, `block_size` at once, without J.
+      block_size: see `matrix`.
+    """
+    n, m = at.point.size, at.value.size
+    eps = float(jnp.finfo(at.value.dtype).eps)
+
+    def push(q):
+        return at.push(q / scale)
+
+    def pull(w):
+        return at.pull(w) / scale
+
+    if matrix is not None:
+        matrix = matrix / scale[None]
+    if form == "qr" and n <= m:
+        upper, rotated = triangle(matrix, at.value)
+        u, sizes, vt = jnp.linalg.svd(upper)
+        return Spectrum(
+            sizes,
+            matmul(u.T, rotated),
+            lambda y: matmul(vt.T, y) / scale,
+            lambda w: matmul(vt, pull(w)),
+            max(m, n) * eps,
+        )
+    if form == "qr":
+        _, sizes, vt = jnp.linalg.svd(jnp.linalg.qr(matrix.T, mode="r"))
+        left, noise = vt.T, max(m, n) * eps
+    else:
+        first, then, k = (push, pull, n) if form == "normal" else (pull, push, m)
+        if matrix is None:
+            gram = _rows(lambda e: then(first(e)), k, at.value.dtype, block_size)
+            gram = (gram + gram.T) / 2
+        else:
+            gram = matmul(matrix.T, matrix) if form == "normal" else matmul(matrix, matrix.T)
+        squares, vectors = jnp.linalg.eigh(gram)
+        sizes, left = jnp.sqrt(jnp.maximum(squares[::-1], 0)), vectors[:, ::-1]
+        noise = (max(m, n) * eps) ** 0.5
+    safe = jnp.where(sizes > 0, sizes, 1)
+    if form == "normal":
+        return Spectrum(
+            sizes,
+            matmul(left.T, pull(at.value)) / safe,
+            lambda y: matmul(left, y) / scale,
+            lambda w: matmul(left.T, pull(w)),
+            noise,
+        )
+    return Spectrum(
+        sizes,
+        matmul(left.T, at.value),
+        lambda y: pull(matmul(left, y / safe)) / scale,
+        lambda w: sizes * matmul(left.T, w),
+        noise,
+    )
+
+
+def steps_by_spectrum(s: Spectrum) -> Callable[[Array, Array], Step]:
+    """Return the step as a function of the radius and of a first guess of the damping."""
+    kept = s.kept()
+    sizes, image = jnp.where(kept, s.sizes, 0), jnp.where(kept, s.image, 0)
+
+    def gain(damping: Array) -> Array:
+        return jnp.where(kept, 1 / jnp.where(kept, sizes**2 + damping, 1), 0)
+
+    def solve(damping: Array) -> Solution:
+        y = -gain(damping) * sizes * image
+        total = jnp.vdot(y, y)
+        rate = jnp.vdot(y, gain(damping) * y) / jnp.where(total > 0, total, 1)
+        return Solution(y, norm(sizes * y), rate)
+
+    newton = solve(jnp.zeros((), sizes.dtype))
+    full_fall, full_length = jnp.vdot(image, image), norm(newton.q)
+    most = norm(sizes * image)
+
+    def step(radius: Array, guess: Array) -> Step:
+        inside = full_length <= 1.1 * radius
+        low = (full_length - radius) / radius / newton.rate
+        low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
+        guess = jnp.clip(guess, low, high)
+        guess = jnp.where(guess > 0, guess, most / full_length)
+        damping, found = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
+        out = _as_step(damping, found, jnp.ones_like(sizes), inside, full_fall, full_length)
+        return out._replace(d=s.back(found.q))
+
+    return step
+
+
+def path_bend(at: Linearized, s: Spectrum, rcond: ArrayLike, d: Array, damping: Array) -> Array:
+    """Return a of the path x + t d + t^2 a along which r keeps to its linear model.
+
+    J a = -1/2 r'' in the least squares of the step, r'' the second derivative of r along d:
+    Transtrum & Sethna (2012), "Improvements to the Levenberg-Marquardt algorithm for nonlinear
+    least-squares minimization", https://arxiv.org/abs/1201.5885, (19).
+    """
+    bend = second_derivative(at, d)
+    kept = s.kept(rcond)
+    return s.back(
+        -0.5 * jnp.where(kept, s.pulled(bend) / jnp.where(kept, s.sizes**2 + damping, 1), 0)
+    )
+
+
+def second_derivative(at: Linearized, d: Array) -> Array:
+    """Return the second derivative of r along d at the point."""
+
+    def slope(t):
+        return jax.jvp(lambda t: at.residual(at.point + t * d), (t,), (jnp.ones_like(t),))[1]
+
+    zero = jnp.zeros((), at.point.dtype)
+    return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]

@@ -7,20 +7,37 @@ which its column of J has length 1. Deviations: none.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, checked
+from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, WHOLE, check_choice, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar
-from gdjax.solvers.damped import jacobian, largest_cosine, linearized, norm
+from gdjax.core.vectors import as_tree
+from gdjax.linalg.damped import damped_cg
+from gdjax.solvers.damped import (
+    FORMS,
+    Linearized,
+    check_block_size,
+    column_norms,
+    form_of,
+    jacobian,
+    largest_cosine,
+    linearized,
+    norm,
+    path_bend,
+    spectrum,
+)
 from gdjax.solvers.levenberg_marquardt import relative_reduction, relative_step
-from gdjax.solvers.line_search import as_tree
+
+SEARCHES = ("backtracking", "grid")
 
 
 class Search(NamedTuple):
@@ -34,64 +51,93 @@ class Search(NamedTuple):
 
 
 def _gauss_newton(
-    grads,
-    slots,
-    params,
-    count,
-    *,
-    slope_rtol,
-    decrease_factor,
-    max_linesearch_steps,
-    rcond,
-    residual_fn,
-    raw_params,
-):
+    grads, slots, params, count, *, slope_rtol, decrease_factor, max_linesearch_steps, rcond,
+    cg_rtol: Any = None, cg_steps: Any = None, solver, linesearch, accelerated, scaled, block_size,
+    on_examples, raw_params, residual_fn: Any = None, batch: Any = None,
+):  # fmt: skip
     if params is None:
         raise ValueError(f"gauss_newton needs {NEEDS_PARAMS}")
+    residual_fn = on_batch("gauss_newton", "residual_fn", residual_fn, on_examples, batch)
     at = linearized(residual_fn, raw_params)
     x, r = at.point, at.value
     if not (x.size and r.size):
         return jax.tree.map(jnp.zeros_like, grads), slots
-    g = at.pull(r)
-    j, value = jacobian(at), jnp.vdot(r, r)
-    norms = norm(j, axis=0)
-    scale = jnp.where(norms > 0, norms, 1)
-    u, s, vt = jnp.linalg.svd(j / scale[None], full_matrices=False)
-    kept = s > rcond.astype(x.dtype) * s[0]
-    rotated = u.T @ r
-    q = -vt.T @ jnp.where(kept, rotated / jnp.where(kept, s, 1), 0)
-    d, slope, slack = q / scale, jnp.vdot(g / scale, q), 10 * jnp.finfo(x.dtype).eps * 0.5 * value
+    form, g, value = form_of(solver, r.size, x.size, accelerated), at.pull(r), jnp.vdot(r, r)
+    whole = form == "qr" or block_size is None and form != "cg"
+    j = jacobian(at, block_size) if whole else None
+    norms = column_norms(at) if j is None else norm(j, axis=0)
+    widths = norms if scaled else jnp.full_like(norms, jnp.max(norms))
+    scale = jnp.where(widths > 0, widths, 1)
+    a, none = jnp.zeros_like(x), jnp.zeros((), x.dtype)
+    if form == "cg":
+        d, fall = _step_by_cg(at, scale, cg_rtol, cg_steps)
+    else:
+        s = spectrum(at, form, scale, j, block_size)
+        kept = s.kept(rcond)
+        d = s.back(-jnp.where(kept, s.image / jnp.where(kept, s.sizes, 1), 0))
+        fall = jnp.vdot(s.image, s.image)  # of all directions, also of those that are not kept
+        a = path_bend(at, s, rcond, d, none) if accelerated else a
+    a = jnp.where(jnp.all(jnp.isfinite(a)), a, 0)
+    slope, slack = jnp.vdot(g, d), 10 * jnp.finfo(x.dtype).eps * 0.5 * value
 
     def decrease_at(t: Array) -> Array:
-        r_new = at.residual(x + t * d)
+        r_new = at.residual(x + (t * d + t**2 * a))
         return 0.5 * jnp.vdot(r - r_new, r + r_new)
 
     def enough(t: Array, decrease: Array) -> Array:
         return jnp.isfinite(decrease) & (decrease >= -slope_rtol * t * slope - slack)
 
-    def unfinished(carry):
-        _, tries, accepted, _ = carry
-        return ~accepted & (tries < max_linesearch_steps)
+    def unfinished(c: Tried) -> Array:
+        return (c.evals < max_linesearch_steps) & ~(c.accepted & (linesearch == "backtracking"))
 
-    def shorter(carry):
-        t, tries, _, _ = carry
-        t = jnp.where(tries == 0, 1, t * decrease_factor).astype(x.dtype)
+    def shorter(c: Tried) -> Tried:
+        t = jnp.where(c.evals == 0, 1, c.last * decrease_factor).astype(x.dtype)
         decrease = decrease_at(t)
-        return t, tries + 1, enough(t, decrease), decrease
+        fine = enough(t, decrease)
+        better = fine & ~(c.accepted & (decrease <= c.decrease)) | ~c.accepted
+        return Tried(
+            t,
+            jnp.where(better, t, c.t),
+            jnp.where(better, decrease, c.decrease),
+            c.accepted | fine,
+            c.evals + 1,
+        )
 
-    one, no = jnp.ones((), x.dtype), jnp.zeros((), bool)
-    start = (one, jnp.zeros((), jnp.int32), no, one)
-    t, evals, accepted, decrease = jax.lax.while_loop(unfinished, shorter, start)
-    step = jnp.where(accepted & jnp.isfinite(d), t * d, 0)
+    start = Tried(none + 1, none + 1, none + 1, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    end = jax.lax.while_loop(unfinished, shorter, start)
+    step = end.t * d + end.t**2 * a
+    step = jnp.where(end.accepted & jnp.isfinite(step), step, 0)
     moved = jnp.any(x + step != x)
-    fall = jnp.vdot(rotated, rotated)  # of all directions, also of those that are not kept
     return as_tree(step, grads), Search(
-        evals,
-        ~(accepted & moved) & jnp.any(g != 0),
+        end.evals,
+        ~(end.accepted & moved) & jnp.any(g != 0),
         largest_cosine(at, norms),
-        relative_reduction(fall / value, 2 * decrease / value, jnp.zeros((), x.dtype)),
-        relative_step(at, raw_params, norms, fall, norm(q)),
+        relative_reduction(fall / value, 2 * end.decrease / value, none),
+        relative_step(at, raw_params, norms, fall, norm(scale * d)),
     )
+
+
+class Tried(NamedTuple):
+    """The lengths of a step that were tried."""
+
+    last: Array  # t, the last one
+    t: Array  # the one that is taken
+    decrease: Array  # of half the sum of squares there
+    accepted: Array  # whether that is enough
+    evals: Array
+
+
+def _step_by_cg(at: Linearized, scale: Array, rtol: Array, steps: Array) -> tuple[Array, Array]:
+    """Return the step, and how much the linear model says that it reduces |r|^2."""
+    solved = damped_cg(
+        lambda q: at.push(q / scale),
+        lambda w: at.pull(w) / scale,
+        -at.value,
+        0.0,
+        rtol=rtol,
+        max_steps=steps,
+    )
+    return solved.d / scale, jnp.vdot(solved.image, solved.image)
 
 
 @checked(
@@ -99,34 +145,75 @@ def _gauss_newton(
     decrease_factor=OPEN_UNIT,
     max_linesearch_steps=WHOLE,
     rcond=NONNEGATIVE,
+    cg_rtol=POSITIVE,
+    cg_steps=WHOLE,
 )
 def gauss_newton(
     slope_rtol: Scalar = 1e-4,
     decrease_factor: Scalar = 0.5,
     max_linesearch_steps: Scalar = 30,
     rcond: Scalar = 1e-6,
+    *,
+    residual_fn: Callable[[Any, Any], Any] | None = None,
+    solver: str = "auto",
+    linesearch: str = "backtracking",
+    acceleration: bool = False,
+    scaled: bool = True,
+    block_size: int | None = None,
+    cg_rtol: Scalar = 1e-6,
+    cg_steps: Scalar = 200,
 ) -> Optimizer:
-    """Minimize 0.5 |r(params)|^2 by linear least-squares problems and backtracking.
+    """Minimize 0.5 |r(params)|^2 by linear least-squares problems and a search along the step.
 
     d = argmin |J d + r|^2 of least norm; update = t d for the first t = 1, decrease_factor,
     decrease_factor^2, ... with F(x + t d) <= F(x) + slope_rtol t <J^T r, d>
 
     For small residuals or mild curvature it converges like Newton's method. `levenberg_marquardt`
-    is the safer choice. As there, `update` takes the extra `residual_fn` and computes the gradients
-    from it.
+    is the safer choice. As there, `update` takes the extra `residual_fn`, or the factory takes it
+    as a function of `(params, batch)`, and the gradients are computed from it.
+
+    Forms of the linear algebra, for J of m x n elements; the singular value decomposition of the
+    small factor of each costs about 12 min(m, n)^3 more:
+
+    - "qr": QR of J or of its transpose, 2 min(m, n)^2 max(m, n) products; memory m n.
+    - "normal", "kernel": J^T J or J J^T, half of that; the condition number is squared, so that
+      singular values below sqrt(max(m, n) eps) of the largest are not used. With `block_size` J is
+      not formed: memory n^2 or m^2, and n or m products with J and with J^T. If examples are
+      sharded over devices, "normal" only adds n numbers of each product between them.
+    - "cg": 2 cg_steps products; memory m + n. It stops early instead of cutting singular values.
+    - "auto": "qr" up to min(m, n) = 4096 and m n = 2^28; else the smaller Gram matrix, up to 2^26
+      elements; else "cg".
 
     Args:
       slope_rtol: the share >= 0 of the decrease predicted by the slope that is enough.
       decrease_factor: what a step that is too long is multiplied with, in (0, 1).
       max_linesearch_steps: how many lengths an update tries at most, >= 1.
       rcond: singular values below rcond times the largest count as 0, >= 0.
+      residual_fn: a function of (params, batch) to a tree of residuals, for `fit` and `sweep`. The
+        step and its length are for the examples of the batch alone; with fewer residuals than
+        parameters it fits them exactly, so use batches of more.
+      solver: the form, see above.
+      linesearch: "backtracking" takes the first t that is enough; "grid" tries all
+        `max_linesearch_steps` and takes the best, as energy natural gradients do (Mueller &
+        Zeinhofer 2023, https://arxiv.org/abs/2302.13163), which costs as many evaluations.
+      acceleration: whether the search is along x + t d + t^2 a, the path of r to second order: J a
+        = -r''/2, r'' the second derivative along d (Transtrum & Sethna 2012,
+        https://arxiv.org/abs/1201.5885). For curved valleys, as of networks for differential
+        equations. Not with "cg".
+      scaled: whether each parameter is in units in which its column of J has length 1, for the
+        cutoff and the least norm.
+      block_size: columns or rows of J, or of the Gram matrix, that are computed at once; None is
+        all. It limits memory.
+      cg_rtol: relative error > 0 at which "cg" stops.
+      cg_steps: steps after which "cg" stops at the latest.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: two numbers.
-      The Jacobian is formed in every update.
+      An `Optimizer` whose `update` needs the parameters and `residual_fn=`, or `batch=` for that of
+      the factory. State: a few numbers.
 
     Raises:
-      ValueError: if a number is out of range.
+      TypeError: if there is no residual function.
+      ValueError: if a number is out of range; for an unknown solver or line search.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -141,13 +228,24 @@ def gauss_newton(
       >>> print(x.round(3))
       [2. 1.]
     """
+    check_choice("gauss_newton(solver=...)", solver, FORMS)
+    check_choice("gauss_newton(linesearch=...)", linesearch, SEARCHES)
+    check_block_size("gauss_newton", block_size)
+    if acceleration and solver == "cg":
+        raise ValueError('gauss_newton(acceleration=True) needs another solver than "cg".')
     numbers: dict[str, Scalar] = dict(
         slope_rtol=slope_rtol,
         decrease_factor=decrease_factor,
         max_linesearch_steps=max_linesearch_steps,
         rcond=rcond,
     )
-    return treewise(_gauss_newton, _no_search, numbers, name="gauss_newton")
+    if solver in ("auto", "cg"):
+        numbers |= dict(cg_rtol=cg_rtol, cg_steps=cg_steps)
+    return treewise(
+        _gauss_newton, _no_search, numbers, name="gauss_newton", solver=solver,
+        linesearch=linesearch, accelerated=acceleration, scaled=scaled, block_size=block_size,
+        on_examples=residual_fn,
+    )  # fmt: skip
 
 
 def _no_search(params: Params) -> Search:

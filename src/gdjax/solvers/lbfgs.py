@@ -21,7 +21,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, called, check_integer, checked, strict
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import cast
+from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params, Scalar
 from gdjax.linalg.axes import matmul
@@ -91,7 +91,7 @@ def _lbfgs(grads, slots, params, count, *, scale_init_precond, raw_params):
     stuck = (count > 1) & ~jnp.any(s != 0)  # the last direction made no progress: drop the pairs
     h = with_pair(slots, jnp.where(count > 1, s, 0), g - slots.updates)
     h = h._replace(inverse=jnp.where(stuck, 0, h.inverse))
-    norm = jnp.sqrt(jnp.vdot(g, g))
+    norm = safe_sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))  # a first step of length 1 at most
     rest = h.gamma if scale_init_precond else jnp.ones_like(h.gamma)
     gamma = jnp.where(jnp.any(h.inverse > 0), rest, first if scale_init_precond else 1)

@@ -26,23 +26,30 @@ from jax.typing import ArrayLike
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, WHOLE, check_choice, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, Scalar
 from gdjax.solvers.damped import (
+    FORMS,
     Linearized,
     Step,
+    check_block_size,
     column_norms,
+    form_of,
     jacobian,
     largest_cosine,
     linearized,
     norm,
+    path_bend,
     rounding_error,
+    spectrum,
     steps_by_cg,
     steps_by_qr,
+    steps_by_spectrum,
 )
 from gdjax.solvers.line_search import as_tree, as_vector
 
-SOLVERS = ("qr", "cg")
+MOST_BEND = 0.75  # of |D a| / |D d|
 
 
 class Region(NamedTuple):
@@ -120,6 +127,7 @@ def try_radii(
     radius: Array,
     damping: Array,
     max_tries: Array,
+    bend: Callable[[Array, Array], Array] | None = None,
 ) -> Trial:
     """Return the first radius whose step makes the sum of squares smaller, or the last one tried.
 
@@ -136,17 +144,23 @@ def try_radii(
       radius: the first one.
       damping: the guess for it.
       max_tries: most radii.
+      bend: the acceleration of a step and its damping, or None for straight steps.
     """
     x, r = at.point, at.value
     eps, value = jnp.finfo(x.dtype).eps, jnp.vdot(r, r)
 
     def attempt(t: Trial) -> Trial:
         s = solve(t.radius, t.damping)
+        straight = jnp.ones((), bool)
+        if bend is not None:
+            a = bend(s.d, s.damping)
+            straight = norm(scale * a) <= MOST_BEND * norm(scale * s.d)
+            s = s._replace(d=s.d + jnp.where(straight, a, 0))
         new = place(s.d)
         r_new = at.residual(new)
         decrease = jnp.vdot(r - r_new, r + r_new) / value
         fall = s.fall / value
-        fine = jnp.isfinite(decrease) & jnp.isfinite(fall)
+        fine = jnp.isfinite(decrease) & jnp.isfinite(fall) & straight
         gain = jnp.where(fine, gain_ratio(decrease, fall, 4 * float(eps)), 0)
         radius = jnp.where(first, jnp.minimum(t.radius, s.length), t.radius)
         # the minimum of the parabola through both values and the slope, More (1978), section 4;
@@ -154,6 +168,7 @@ def try_radii(
         slope = -s.slope / value
         factor = jnp.where(decrease >= 0, 0.5, 0.5 * slope / (slope + 0.5 * decrease))
         factor = jnp.where(fine & (decrease > -99), jnp.maximum(factor, 0.1), 0.1)
+        factor = jnp.where(straight, factor, 0.25)
         shrunk = factor * jnp.minimum(radius, 10 * s.length)
         wide = s.inside | (gain >= 0.75)
         bad = gain <= 0.25
@@ -189,23 +204,32 @@ def _rounded(x: Array, params: Params, d: Array) -> Array:
 
 def _levenberg_marquardt(
     grads, slots, params, count, *, init_radius, max_tries, cg_rtol: Any = None,
-    cg_steps: Any = None, solver, scaled, residual_fn, raw_params,
+    cg_steps: Any = None, solver, scaled, accelerated, block_size, on_examples, raw_params,
+    residual_fn: Any = None, batch: Any = None,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"levenberg_marquardt needs {NEEDS_PARAMS}")
+    residual_fn = on_batch("levenberg_marquardt", "residual_fn", residual_fn, on_examples, batch)
     at = linearized(residual_fn, raw_params)
     x, r = at.point, at.value
     if not (x.size and r.size):
         return jax.tree.map(jnp.zeros_like, grads), slots
-    j = jacobian(at) if solver == "qr" else None
+    form = form_of(solver, r.size, x.size, accelerated)
+    whole = form == "qr" or block_size is None and form != "cg"
+    j = jacobian(at, block_size) if whole else None
     norms = column_norms(at) if j is None else norm(j, axis=0)
     widest = norms if scaled else jnp.full_like(norms, jnp.max(norms))
     kept = jnp.maximum(as_vector(slots.scale).astype(x.dtype), widest * at.unit)
     scale = jnp.where(kept > 0, kept / at.unit, 1)
-    if j is None:
+    bend = None
+    if form == "cg":
         solve = steps_by_cg(at, scale, cg_rtol.astype(x.dtype), cg_steps)
-    else:
+    elif form == "qr" and j is not None and x.size <= r.size and not accelerated:
         solve = steps_by_qr(j, r, scale, jnp.argsort(-norms * jnp.abs(x)))
+    else:
+        s = spectrum(at, form, scale, j, block_size)
+        solve = steps_by_spectrum(s)
+        bend = functools.partial(path_bend, at, s, 0.0) if accelerated else None
     first, size, value = count == 1, norm(scale * x), jnp.vdot(r, r)
     size = jnp.where(size > 0, size, jnp.sqrt(value))
     radius = jnp.where(first, init_radius * size, slots.radius / at.unit).astype(x.dtype)
@@ -217,8 +241,9 @@ def _levenberg_marquardt(
 
     place = functools.partial(_rounded, x, raw_params)
     end = try_radii(
-        at, raw_params, solve, place, scale, norms, near, level, first, radius, damping, max_tries
-    )
+        at, raw_params, solve, place, scale, norms, near, level, first, radius, damping, max_tries,
+        bend,
+    )  # fmt: skip
     good = end.accepted & ~end.stuck
     g = at.pull(r)
     return as_tree(jnp.where(good, end.d, 0), grads), Region(
@@ -244,8 +269,11 @@ def levenberg_marquardt(
     init_radius: Scalar = 100.0,
     max_tries: Scalar = 30,
     *,
-    solver: str = "qr",
+    residual_fn: Callable[[Any, Any], Any] | None = None,
+    solver: str = "auto",
+    acceleration: bool = False,
     scaled: bool = True,
+    block_size: int | None = None,
     cg_rtol: Scalar = 1e-6,
     cg_steps: Scalar = 200,
 ) -> Optimizer:
@@ -254,29 +282,53 @@ def levenberg_marquardt(
     d = argmin |J d + r|^2 over |D d| <= radius, which is (J^T J + damping D^2) d = -J^T r. The
     region shrinks until the sum of squares falls, and grows where the model predicted that well.
 
-    `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals. The
-    gradients are computed from it; those passed to `update` only give shapes and dtypes.
+    `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals; or
+    the factory takes it as a function of `(params, batch)`, for `fit` and `sweep`. The gradients
+    are computed from it; those passed to `update` only give shapes and dtypes.
     `gdjax.least_squares` runs it to convergence. With "qr" the steps are MINPACK's. Neither the
     units of the residuals nor those of each parameter matter, and sums of squares that overflow or
     underflow do no harm.
+
+    Forms of the linear algebra, for J of m x n elements:
+
+    - "qr": QR of J, 2 m n^2 products, and 4/3 n^3 more for each damping that is tried; of the
+      transpose if m < n, with an SVD of its factor. Memory m n.
+    - "normal", "kernel": eigenvalues of J^T J or J J^T: min(m, n)^2 max(m, n) products and 9 min(m,
+      n)^3, for all dampings together. The condition number is squared: singular values below
+      sqrt(max(m, n) eps) of the largest are not used. With `block_size` J is not formed: memory n^2
+      or m^2. If examples are sharded over devices, "normal" only adds n numbers of each product
+      between them.
+    - "cg": at most 2 cg_steps products for each damping; memory m + n.
+    - "auto": as for `gauss_newton`; "qr" up to min(m, n) = 4096.
 
     Args:
       init_radius: the first radius > 0, in units of |D params| (of |r| at 0): 100, or 0.1 where
         the first step leads too far; MINPACK's `factor`.
       max_tries: how many radii an update tries at most.
-      solver: "qr" forms J, of m x n elements, and factors it; "cg" needs only products with J.
+      residual_fn: a function of (params, batch) to a tree of residuals. A step is judged by the
+        examples that it was computed from, so the region says how far the linear model of a batch
+        is valid, not how much noise its minimum has. Take batches of more residuals than
+        parameters, or a small `init_radius`.
+      solver: the form, see above.
+      acceleration: whether steps are d + a, with J a = -r''/2 in the least squares of the step, r''
+        the second derivative along d: Transtrum & Sethna (2012), https://arxiv.org/abs/1201.5885.
+        The region shrinks where |D a| > 3/4 |D d|. For narrow curved valleys, such as networks for
+        differential equations. Not with "cg".
       scaled: whether D has the norm of each column of J, the largest so far, so that the units of
         single parameters do not matter; with "cg" it is an estimate from 8 products with J^T. Else
         the largest of these is taken for all.
+      block_size: columns or rows of J, or of the Gram matrix, that are computed at once; None is
+        all. It limits memory.
       cg_rtol: relative error > 0 at which "cg" stops.
       cg_steps: steps after which "cg" stops at the latest.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: 4 bytes per
-      element and a few numbers. Residuals that are not finite count as too large. Its slots
-      have the measures of `gdjax.core.protocols.ReportsFit`.
+      An `Optimizer` whose `update` needs the parameters and `residual_fn=`, or `batch=` for that of
+      the factory. State: 4 bytes per element and a few numbers. Residuals that are not finite
+      count as too large. Its slots have the measures of `gdjax.core.protocols.ReportsFit`.
 
     Raises:
+      TypeError: if there is no residual function.
       ValueError: if a number is out of range; for an unknown solver.
 
     Example:
@@ -292,11 +344,14 @@ def levenberg_marquardt(
       >>> print(x.round(3))
       [1. 1.]
     """
-    check_choice("levenberg_marquardt(solver=...)", solver, SOLVERS)
+    check_choice("levenberg_marquardt(solver=...)", solver, FORMS)
+    check_block_size("levenberg_marquardt", block_size)
+    if acceleration and solver == "cg":
+        raise ValueError('levenberg_marquardt(acceleration=True) needs another solver than "cg".')
     numbers: dict[str, Scalar] = dict(init_radius=init_radius, max_tries=max_tries)
-    if solver == "cg":
+    if solver in ("auto", "cg"):
         numbers |= dict(cg_rtol=cg_rtol, cg_steps=cg_steps)
     return treewise(
         _levenberg_marquardt, _whole_region, numbers, name="levenberg_marquardt", solver=solver,
-        scaled=scaled,
+        scaled=scaled, accelerated=acceleration, block_size=block_size, on_examples=residual_fn,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice, strict
 from gdjax.core.lift import NEEDS_PARAMS, treewise
-from gdjax.core.numerics import cast
+from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params
 from gdjax.solvers.line_search import as_tree, as_vector, scale_by_zoom_linesearch, searched
@@ -50,7 +50,7 @@ def beta_of(method: str, g: Array, last: Array, d: Array) -> Array:
     if method == "dai_yuan":
         return over(jnp.vdot(g, g), dy)
     beta = over(jnp.vdot(y - 2 * over(jnp.vdot(y, y), dy) * d, g), dy)
-    size = jnp.sqrt(jnp.vdot(d, d)) * jnp.minimum(0.01, jnp.sqrt(jnp.vdot(last, last)))
+    size = safe_sqrt(jnp.vdot(d, d)) * jnp.minimum(0.01, safe_sqrt(jnp.vdot(last, last)))
     return jnp.maximum(beta, -over(jnp.ones_like(size), size))
 
 
@@ -68,7 +68,7 @@ def _nonlinear_cg(grads, slots, params, count, *, method, raw_params):
     d = jnp.where(again, -g, d)
     age = jnp.where(again, 1, slots.age + 1)
     slope, before = jnp.vdot(g, d), jnp.vdot(slots.updates, s)
-    norm = jnp.sqrt(jnp.vdot(g, g))
+    norm = safe_sqrt(jnp.vdot(g, g))
     first = jnp.minimum(1, 1 / jnp.where(norm > 0, norm, 1))
     guess = before / jnp.where(slope < 0, slope, 1)  # the same decrease again, N&W (3.60)
     guess = jnp.where((before < 0) & (slope < 0) & jnp.isfinite(guess), guess, first)
