@@ -32,7 +32,7 @@ import gdjax
 
 jax.config.update("jax_enable_x64", True)
 MODELS = {
-    "ising": dict(sites=20, exact=-25.49098969, rate=0.05, damping=1e-3),
+    "ising": dict(sites=20, exact=-25.49098969, rate=0.05, damping=1e-2),
     "heisenberg": dict(sites=22, exact=-39.1475226, rate=0.02, damping=1e-2),
 }
 SEGMENT, SAMPLES, ALPHA = 20, 1008, 1
@@ -100,14 +100,14 @@ def by_hand(model, steps, seed, chains):
 # --- sampler and local energies in JAX ------------------------------------------------------------
 
 
+def hidden(params, spins):
+    return spins @ params["Dense"]["kernel"] + params["Dense"]["bias"]
+
+
 def log_psi(params, spins):
     """Return the log-amplitudes of NetKet's RBM with real parameters."""
-    hidden = spins @ params["Dense"]["kernel"] + params["Dense"]["bias"]
-    return jnp.sum(nk.nn.activation.log_cosh(hidden), -1) + spins @ params["visible_bias"]
-
-
-def theta_of(params, spins):
-    return spins @ params["Dense"]["kernel"] + params["Dense"]["bias"]
+    log_cosh = nk.nn.activation.log_cosh(hidden(params, spins))
+    return jnp.sum(log_cosh, -1) + spins @ params["visible_bias"]
 
 
 def changes(params, spins, theta, sites):
@@ -129,7 +129,7 @@ def changes(params, spins, theta, sites):
 def local_energy(model, params, spins):
     """Return <s|H|psi> / <s|psi>."""
     count, n = spins.shape
-    theta = theta_of(params, spins)
+    theta = hidden(params, spins)
     following = (jnp.arange(n) + 1) % n
 
     def ratio(site):
@@ -164,7 +164,7 @@ def sweep(model, params, spins, key):
             jnp.where(accept[:, None], moved, theta),
         ), None
 
-    start = spins, theta_of(params, spins)
+    start = spins, hidden(params, spins)
     return jax.lax.scan(move, start, jax.random.split(key, n))[0][0]
 
 

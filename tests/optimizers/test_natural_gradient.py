@@ -31,7 +31,7 @@ def real_rows(jac):
     """Return (2 N, n) of [real, imaginary] over the parameters Re a, Im a, b."""
     a, b = jac["a"], jac["b"][:, None]
     rows = np.concatenate([a, 1j * a, b], axis=1)
-    return np.stack([rows.real, rows.imag], axis=1).reshape(2 * len(b), -1)
+    return np.stack([np.real(rows), np.imag(rows)], axis=1).reshape(2 * len(b), -1)
 
 
 def flat(tree):

@@ -77,16 +77,19 @@ def _natural_gradient(
         per_sample=None if output_fn is not None else function, matrix_free=solver == "cg",
     )  # fmt: skip
     damping = (damping * slots.factor).astype(g.dtype)
-    solve = functools.partial(_solved, a, damping, solver, cg_rtol, cg_steps)
+    solve = functools.partial(_solved, a, damping, solver, {"rtol": cg_rtol, "max_steps": cg_steps})
     # (A^T A + damping) phi = g + damping mu phi_{k-1}
-    last = 0 if momentum is None else momentum.astype(g.dtype) * as_vector(slots.direction)
-    seen = 0 if momentum is None else a.push(last)
+    last, seen = None, None
+    if momentum is not None:
+        last = momentum.astype(g.dtype) * as_vector(slots.direction)
+        seen = a.push(last)
     if residuals is not None:  # g = A^T e
         e = _whitened_residuals(caller, form, residuals, weights, a.size, g)
         g = a.pull(e) if damping_decay is not None else g
-        phi = last + solve(e=e - seen)
+        phi = solve(e if seen is None else e - seen, g)
     else:
-        phi = last + solve(g=g if momentum is None else g - a.pull(seen))
+        phi = solve(None, g if seen is None else g - a.pull(seen))
+    phi = phi if last is None else last + phi
     rate = learning_rate.astype(g.dtype)
     if norm_constraint is not None:
         size = safe_sqrt(norm_constraint).astype(g.dtype)
@@ -102,25 +105,17 @@ def _natural_gradient(
 
 
 def _solved(
-    a: Metric,
-    damping: Array,
-    solver: str,
-    cg_rtol: Array | None,
-    cg_steps: Array | None,
-    *,
-    e: Array | None = None,
-    g: Array | None = None,
+    a: Metric, damping: Array, solver: str, cg: dict[str, Any], e: Array | None, g: Array
 ) -> Array:
-    """Return (A^T A + damping I)^-1 g, for g = A^T e if e is given."""
+    """Return (A^T A + damping I)^-1 g; (A^T A + damping I)^-1 A^T e if e is given."""
     if a.rows is not None:
         k, n = a.rows.shape
         form = ("normal" if n <= k else "kernel") if solver == "auto" else solver
         if e is not None:
             return damped_direction(a.rows, e, damping, solver=form)
         return damped_inverse(a.rows, g, damping, solver=form)
-    by = {"rtol": cg_rtol, "max_steps": cg_steps}
     if e is not None:
-        return damped_cg(a.push, a.pull, e, damping, **by).d
+        return damped_cg(a.push, a.pull, e, damping, **cg).d
     # the rows [A; sqrt(damping) I], of which g is the product with [0; g / sqrt(damping)]
     root = jnp.sqrt(jnp.where(damping > 0, damping, jnp.finfo(damping.dtype).eps))
     right = jnp.concatenate([jnp.zeros(a.size, root.dtype), g / root])
@@ -129,7 +124,7 @@ def _solved(
         lambda w: a.pull(w[: a.size]) + root * w[a.size :],
         right,
         0.0,
-        **by,
+        **cg,
     ).d
 
 

@@ -257,8 +257,8 @@ def metric(
         else:
             flat = jax.vmap(push, out_axes=1)(jnp.eye(x.size, dtype=x.dtype))
         jac = _split(flat, out)
-    for j in jac if weights is not None else []:
-        if jnp.shape(weights) != j.shape[:1]:
+    for j in jac:
+        if weights is not None and jnp.shape(weights) != j.shape[:1]:
             raise ValueError(
                 f"{name}: weights= must be one number for each sample, shape {j.shape[:1]}, got "
                 f"shape {jnp.shape(weights)}."
