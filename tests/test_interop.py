@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "an extra argument": gdjax.polyak_sgd(0.5),
 }
 each = pytest.mark.parametrize("name", OPTIMIZERS)
+JAX_VERSION = tuple(int(part) for part in jax.__version__.split(".")[:3])
 
 
 def code(section):
@@ -49,6 +50,8 @@ def test_section_of_the_page(section, tmp_path, monkeypatch):
     for name in re.findall(r"^(?:import|from) (\w+)", "\n".join(blocks), re.MULTILINE):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
+        if name == "kfac_jax" and JAX_VERSION > (0, 9, 0):
+            pytest.skip("kfac-jax 0.0.8 fails in JAX after 0.9.0")
     monkeypatch.chdir(tmp_path)
     namespace, x64 = {"__name__": "reader"}, jax.config.jax_enable_x64
     try:
@@ -283,3 +286,50 @@ def test_jaxopt(name):
     loss_fn = lambda p: mse(X @ p["layer"]["w"] + p["layer"]["b"])  # noqa: E731
     solver = jaxopt.OptaxSolver(loss_fn, OPTIMIZERS[name], maxiter=STEPS, tol=0.0)
     close(solver.run(params).params, plain(OPTIMIZERS[name], loss_fn, params)[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library
+def test_kfac_jax_equals_its_own_optimizer():
+    kfac_jax = pytest.importorskip("kfac_jax", reason="kfac-jax is not installed")
+    if JAX_VERSION > (0, 9, 0):
+        pytest.skip("kfac-jax 0.0.8 fails in JAX after 0.9.0")
+    params = {"w": jnp.array([[0.5]]), "b": jnp.array([0.1])}
+    batch, seed = (X, Y), jax.random.PRNGKey(0)
+
+    def loss_fn(params, batch):
+        x, y = batch
+        predictions = x @ params["w"] + params["b"]
+        kfac_jax.register_squared_error_loss(predictions, y, weight=0.5)
+        return 0.5 * jnp.mean(jnp.sum((predictions - y) ** 2, axis=1))
+
+    with jax.numpy_rank_promotion("allow"):
+        peer = kfac_jax.Optimizer(
+            jax.value_and_grad(loss_fn), l2_reg=0.0, learning_rate_schedule=lambda i: 0.1,
+            momentum_schedule=lambda i: 0.9, initial_damping=0.1, damping_schedule=lambda i: 0.1,
+            inverse_update_period=1, num_burnin_steps=0, estimation_mode="fisher_gradients",
+            multi_device=False,
+        )  # fmt: skip
+        copied = jax.tree.map(jnp.copy, params)  # its step donates
+        peer_state = peer.init(copied, seed, batch)
+        curvature = kfac_jax.OptaxPreconditioner(
+            loss_fn, damping=0.1, inverse_update_period=1, pmap_axis_name=None,
+            distributed_inverses=False, distributed_precon_apply=False,
+        )  # fmt: skip
+        tx = gdjax.chain(curvature.as_gradient_transform(), gdjax.sgd(0.1, momentum=0.9))
+        state, estimate = tx.init(params), curvature.init((params, batch), seed)
+
+        @jax.jit
+        def step(params, state, estimate, key):
+            grads = jax.grad(loss_fn)(params, batch)
+            estimate = curvature.maybe_update(estimate, (params, batch), key)
+            updates, state = tx.update(grads, state, params, precond_state=estimate)
+            params = gdjax.apply_updates(params, updates)
+            return params, state, curvature.increment_count(estimate)
+
+        for i in range(STEPS):
+            key = jax.random.PRNGKey(i)
+            params, state, estimate = step(params, state, estimate, key)
+            copied, peer_state, _ = peer.step(
+                copied, peer_state, key, batch=batch, global_step_int=i
+            )
+    close(params, copied)

@@ -110,6 +110,13 @@ def test_like_matrices_are_dealt(name):
                 assert x.sharding.shard_shape(x.shape)[0] == 1
 
 
+def test_one_sided_factors_are_dealt():
+    options = dict(METHODS["shampoo"], one_sided=True, rcond=1e-4, eps=0.0)
+    shapes = {f"{k}{i}": (16, 16) for k in "rc" for i in range(4)}
+    sides = [lambda k: P("d") if k[0] == "r" else P(None, "d")]
+    compare(functools.partial(gdjax.shampoo, 0.02, **options), shapes, sides, 0.5)
+
+
 @pytest.mark.parametrize("name", some_of(["dion", "soap"], "dion"))
 def test_replicated_matrices_are_gathered_once(name):
     make = functools.partial(getattr(gdjax, name), 0.02)

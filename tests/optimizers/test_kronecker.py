@@ -145,6 +145,43 @@ def test_psgd_with_diagonals_follows_the_oracle_and_balances(mode, diagonal):
         assert ndims == [1 if diagonal(shape, i) else 2 for i in range(len(shape))]
 
 
+def test_pseudo_inverse_roots_leave_out_what_no_gradient_had():
+    """Gradients in a subspace, and after the last renewal one outside, in units of any size."""
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    inside = [basis[:, :2] @ rng.normal(size=(2, 4)) for _ in range(3)]
+    opt = gdjax.scale_by_shampoo(
+        0.0, 1.0, 0.0, 3, graft=None, merge_dims=False, rcond=1e-5, start_preconditioning_step=3
+    )
+    update = jax.jit(opt.update)
+    found = []
+    for unit in (1.0, 1e-12, 1e8):
+        state = opt.init(jnp.zeros((6, 4)))
+        for g in inside:
+            direction, state = update(jnp.asarray(unit * g, jnp.float32), state)
+        left = sum(g @ g.T for g in inside)
+        right = sum(g.T @ g for g in inside)
+        powers = shampoo_oracles.inverse_power(left, 0.25, 0.0, 1e-5) @ inside[-1]
+        powers = powers @ shampoo_oracles.inverse_power(right, 0.25, 0.0, 1e-5)
+        np.testing.assert_allclose(direction, powers, rtol=1e-3, atol=1e-4)
+        sizes = np.linalg.svd(np.asarray(state.slots.roots[0][0]), compute_uv=False)
+        assert (sizes > 1e-3 * sizes[0]).sum() == 2
+        outside = unit * basis[:, 2:3] @ np.ones((1, 4))
+        direction, state = update(jnp.asarray(outside, jnp.float32), state)
+        found.append(np.abs(direction).max())
+    assert max(found) < 1e-3  # with eps it would be 1 / eps^(1/2), the graft apart
+    zero, _ = update(jnp.zeros((6, 4)), opt.init(jnp.zeros((6, 4))))
+    np.testing.assert_array_equal(zero, 0)
+
+
+def test_one_sided_shampoo_keeps_one_factor_of_the_shortest_axis():
+    opt = gdjax.shampoo(0.1, one_sided=True, merge_dims=False, block_size=8)
+    params = dict(a=jnp.ones((4, 20)), b=jnp.ones((1, 6)), c=jnp.ones(()), d=jnp.ones((0, 3)))
+    factors = opt.init(params).slots.factors
+    shapes = {k: [f.shape for f in v] for k, v in factors.items()}
+    assert shapes == dict(a=[(3, 4, 4)], b=[(1, 6, 6)], c=[(1, 1, 1)], d=[])
+
+
 STAGGERED = {
     "shampoo": (
         "roots",
@@ -299,6 +336,8 @@ def test_bounds_blocks_and_bases():
         ("scale_by_shampoo", dict(graft="typo")),
         ("shampoo", dict(root="newton", exponent=0.3)),
         ("shampoo", dict(b2=1.5)),
+        ("shampoo", dict(rcond=1.0)),
+        ("scale_by_shampoo", dict(root="newton", rcond=1e-4)),
         ("scale_by_soap", dict(max_precond_dim=2.5)),
         ("kl_soap", dict(max_precond_dim=0)),
         ("kl_shampoo", dict(init_factor=0.0)),

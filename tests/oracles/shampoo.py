@@ -22,8 +22,11 @@ def pieces(shape, limit):
     return out
 
 
-def inverse_power(a, power, eps):
+def inverse_power(a, power, eps, rcond=None):
     w, v = np.linalg.eigh(a)
+    if rcond is not None:  # of the Moore-Penrose inverse
+        kept = w > rcond * w.max()
+        return (v[:, kept] * (w[kept] + eps) ** -power) @ v[:, kept].T
     return (v * (w - min(w.min(), 0.0) + eps) ** -power) @ v.T
 
 
@@ -35,6 +38,8 @@ def shampoo(
     weight_decay=0.0,
     exponent=None,
     b3=None,
+    rcond=None,
+    one_sided=False,
     graft_b2=None,
     graft_eps=None,
     frequency=1,
@@ -46,14 +51,16 @@ def shampoo(
     state, start = {}, frequency if start is None else start
 
     def block(s, g, t):
-        k = g.ndim
-        power = 1 / (2 * k) if exponent is None else exponent
+        axes = range(g.ndim)
+        if one_sided and max(g.shape) > 1:
+            axes = [min((n, i) for i, n in enumerate(g.shape) if n > 1)[1]]
+        power = 1 / (2 * len(axes)) if exponent is None else exponent
         w = 1.0 if b2 == 1 else 1 - b2
-        for i in range(k):
+        for i in axes:
             s["L"][i] = b2 * s["L"][i] + w * unfold(g, i) @ unfold(g, i).T
         if t >= start and (t - start) % frequency == 0:
             unbiased = 1.0 if b2 == 1 else 1 - b2**t
-            s["P"] = [inverse_power(x / unbiased, power, eps) for x in s["L"]]
+            s["P"] = {i: inverse_power(s["L"][i] / unbiased, power, eps, rcond) for i in axes}
         c = b1 if b3 is None else b3
         mean = (c * s["m"] + (1 - c) * g) / (1 - c * b1 ** (t - 1))
         s["m"] = b1 * s["m"] + (1 - b1) * g
@@ -68,7 +75,7 @@ def shampoo(
         if t < start:
             return d
         shaped = mean
-        for i in range(k):
+        for i in axes:
             shaped = apply(s["P"][i], shaped, i)
         if graft is not None and np.linalg.norm(shaped) > 0:
             shaped = shaped * np.linalg.norm(d) / np.linalg.norm(shaped)
@@ -105,6 +112,13 @@ CASES = [
         SHAMPOO | dict(b3=0.8),
         partial(shampoo, frequency=4, start=1, limit=4, graft="adam"),
         not_differentiable=("eps",),
+    ),
+    Case(
+        "shampoo_one_sided",
+        partial(gdjax.shampoo, precondition_frequency=4, block_size=4, graft=None, one_sided=True),
+        dict(learning_rate=0.02, b1=0.85, b2=0.9, eps=1e-4, weight_decay=0.1, rcond=0.1),
+        partial(shampoo, frequency=4, limit=4, one_sided=True),
+        not_differentiable=("eps", "rcond"),
     ),
     Case(
         "shampoo_sums",

@@ -195,20 +195,25 @@ def _root_by_products(a, p, num_iters, tolerance, precision):
     return jnp.where(improved, times(root, factor_of(rest)), before), error
 
 
-def matrix_inverse_power(matrix: Array, power: Number, eps: Number) -> Array:
+def matrix_inverse_power(
+    matrix: Array, power: Number, eps: Number, rcond: Number | None = None
+) -> Array:
     """Return (matrix + shift)**(-power) by an eigendecomposition, for any real power.
 
-    shift = eps - min(0, the smallest eigenvalue)
+    shift = eps - min(0, the smallest eigenvalue); with `rcond`, shift = eps for eigenvalues above
+    rcond * the largest, and 0 is the power of all others: a pseudo-inverse root.
 
     The result is a constant for differentiation, see `gdjax.linalg.eigenbasis`.
 
     Args:
       matrix: Hermitian positive semidefinite up to rounding, [n, n].
       power: a number.
-      eps: added to the eigenvalues, > 0 where the matrix is singular.
+      eps: added to the eigenvalues, > 0 where the matrix is singular and there is no `rcond`.
+      rcond: relative size up to which an eigenvalue counts as 0, or None: none does.
 
     Returns:
-      A matrix [n, n]; not finite if the decomposition failed or a singular matrix had no `eps`.
+      A matrix [n, n]; not finite if the decomposition failed or a singular matrix had neither `eps`
+      nor `rcond`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -218,15 +223,20 @@ def matrix_inverse_power(matrix: Array, power: Number, eps: Number) -> Array:
     """
     matrix, exponent, shift = map(jnp.asarray, jax.lax.stop_gradient((matrix, power, eps)))
     values, vectors = map(jnp.asarray, jnp.linalg.eigh(matrix, symmetrize_input=False))
-    values = values - jnp.minimum(jnp.min(values), 0) + shift
-    return matmul(vectors * values[None] ** -exponent, vectors.conj().T)
+    if rcond is None:
+        powers = (values - jnp.minimum(jnp.min(values), 0) + shift) ** -exponent
+    else:
+        # not above: NaN, of a decomposition that failed, stays
+        zero = values <= jnp.maximum(jax.lax.stop_gradient(rcond) * jnp.max(values), 0)
+        powers = jnp.where(zero, 0, jnp.where(zero, 1, values + shift) ** -exponent)
+    return matmul(vectors * powers[None], vectors.conj().T)
 
 
 def renewed_roots(
     due: Array,
     roots: tuple[Array, ...],
     factors: tuple[Array, ...],
-    numbers: tuple[Number, Number, Number],
+    numbers: tuple[Number, Number, Number, Number | None],
     order: int | None,
 ) -> tuple[tuple[Array, ...], Array | int]:
     """Return the inverse roots of all factors after a renewal, where due, and how many failed.
@@ -238,7 +248,7 @@ def renewed_roots(
         those that are due cost time.
       roots: for each axis [blocks, n, n].
       factors: likewise; the root is that of factor / scale + eps.
-      numbers: scale, power and eps.
+      numbers: scale, power, eps and rcond, see `matrix_inverse_power`.
       order: p of the inverse p-th root by matrix products, 0 for twice the number of axes; or None
         for (..)**(-power) by eigenvalues.
     """
@@ -249,7 +259,8 @@ def renewed_roots(
     def block(
         roots: tuple[Array, ...], factors: tuple[Array, ...], due: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        given = tuple(jnp.asarray(x, factors[0].real.dtype) for x in numbers)
+        dtype = factors[0].real.dtype
+        given = tuple(None if x is None else jnp.asarray(x, dtype) for x in numbers)
         return renew_when(due, function, (roots, jnp.zeros((), jnp.int32)), factors, *given)
 
     if due.ndim:
@@ -271,13 +282,13 @@ def newton_order(what: str, exponent: object) -> int:
     return round(1 / exponent)
 
 
-def _renew(kept, factors, scale, power, eps, *, order):
+def _renew(kept, factors, scale, power, eps, rcond, *, order):
     roots, failed = kept
     out = []
     for factor, old in zip(factors, roots, strict=True):
         factor = after(out, factor)
         if order is None:
-            new = matrix_inverse_power(factor / scale, power, eps)
+            new = matrix_inverse_power(factor / scale, power, eps, rcond)
         else:
             shifted = factor / scale + eps * jnp.eye(len(factor), dtype=factor.dtype)
             new, _ = matrix_inverse_pth_root(shifted, order or 2 * len(factors), method="newton")

@@ -124,7 +124,17 @@ def rotated_axes(
     if 0 in shape or (len(shape) == 1 and not precondition_1d):
         return [False] * len(shape)
     rotated = [1 < n <= limit for n in shape]
-    if one_sided and any(rotated):
-        shortest = min((n, i) for i, n in enumerate(shape) if rotated[i])[1]
-        rotated = [i == shortest for i in range(len(shape))]
-    return rotated
+    return only_shortest(shape, rotated) if one_sided else rotated
+
+
+def only_shortest(shape: tuple[int, ...], chosen: list[bool]) -> list[bool]:
+    """Return whether each axis is the shortest of the chosen ones, the first of several.
+
+    Example:
+      >>> only_shortest((1, 8, 4, 4), [False, True, True, True])
+      [False, False, True, False]
+    """
+    if not any(chosen):
+        return chosen
+    shortest = min((n, i) for i, n in enumerate(shape) if chosen[i])[1]
+    return [i == shortest for i in range(len(shape))]

@@ -2,7 +2,8 @@
 
 Gupta, Koren & Singer (2018), Algorithm 2, https://arxiv.org/abs/1802.09568; with grafting, blocks
 and infrequent roots as in Anil et al. (2020), https://arxiv.org/abs/2002.09018, and Shi et al.
-(2023), https://arxiv.org/abs/2309.06497. Paper -> here: L, R -> factors, L^(-1/4), R^(-1/4) ->
+(2023), https://arxiv.org/abs/2309.06497; one-sided as in Xie et al. (2025),
+https://arxiv.org/abs/2503.10537. Paper -> here: L, R -> factors, L^(-1/4), R^(-1/4) ->
 roots, beta_2 -> b2, epsilon -> eps. Deviations: an axis is cut into equal blocks, see `blocks_of`.
 The roots are constants for differentiation.
 """
@@ -38,7 +39,7 @@ from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.inverse_root import Root, newton_order, renewed_roots
-from gdjax.linalg.shapes import Blocks, blocks_of, first_axes, merged_shape
+from gdjax.linalg.shapes import Blocks, blocks_of, first_axes, merged_shape, only_shortest
 from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
 
 
@@ -72,6 +73,7 @@ def _shampoo(
     b1,
     b2,
     eps,
+    rcond,
     precondition_frequency,
     exponent,
     b3,
@@ -82,14 +84,16 @@ def _shampoo(
     order,
     merge,
     block_size,
+    one_sided,
 ):
     cut = _blocks(grad.shape, merge, block_size)
+    axes = _axes(cut, one_sided) if grad.size else []
     split, pieces = cut.split, cut.split(grad.reshape(cut.shape))
     sums = 1 - b2 == 0  # as in Adagrad
     weight = jnp.where(sums, 1, 1 - b2)
     factors = tuple(
         b2 * f + weight * jax.vmap(functools.partial(gram, axis=axis))(pieces)
-        for axis, f in enumerate(slots.factors)
+        for axis, f in zip(axes, slots.factors, strict=True)
     )
     if start_preconditioning_step is None:
         start_preconditioning_step = precondition_frequency
@@ -97,14 +101,16 @@ def _shampoo(
     due = is_due(after + 1, precondition_frequency, slots.phase) & (after >= 0)
     scale = jnp.where(sums, 1, bias_correction(b2, count))
     power = 1 / (2 * max(len(factors), 1)) if exponent is None else exponent
-    roots, failed = renewed_roots(due, slots.roots, factors, (scale, power, eps), order)
+    roots, failed = renewed_roots(due, slots.roots, factors, (scale, power, eps, rcond), order)
 
     b3 = b1 if b3 is None else b3
     weight = (1 - b3) + b3 * bias_correction(b1, count - 1)  # 1 - b3 b1^(t-1)
     mean = (b3 * slots.mu + (1 - b3) * grad) / weight
     nu, plain = graft_direction(graft, grad, mean, slots.nu, count, graft_b2, graft_eps)
     plain = split(plain.reshape(cut.shape))
-    shaped = jax.vmap(_preconditioned)(split(mean.reshape(cut.shape)), roots)
+    shaped = jax.vmap(functools.partial(_preconditioned, axes))(
+        split(mean.reshape(cut.shape)), roots
+    )
     if graft is not None:
         shaped = jax.vmap(grafted)(shaped, plain)
     direction = cut.join(jnp.where(after >= 0, shaped, plain)).reshape(grad.shape)
@@ -112,8 +118,8 @@ def _shampoo(
     return direction, Blocked(mu, nu, factors, roots, slots.failures + failed, slots.phase)
 
 
-def _preconditioned(piece: Array, roots: tuple[Array, ...]) -> Array:
-    for axis, root in enumerate(roots):
+def _preconditioned(axes: list[int], piece: Array, roots: tuple[Array, ...]) -> Array:
+    for axis, root in zip(axes, roots, strict=True):
         piece = along(piece, root.T, axis)
     return piece
 
@@ -123,21 +129,28 @@ def _blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
     return blocks_of(merged_shape(shape, block_size) if merge else shape or (1,), block_size)
 
 
+def _axes(cut: Blocks, one_sided: bool) -> list[int]:
+    """Return the axes that have a factor: all, or the shortest that is longer than 1."""
+    some = [n > 1 for n in cut.block]
+    if not one_sided or not any(some):
+        return list(range(len(cut.block)))
+    return [axis for axis, on in enumerate(only_shortest(cut.block, some)) if on]
+
+
 def _slots(
-    param: Array, merge: bool, block_size: int, graft: Graft | None, stagger: bool
+    param: Array, merge: bool, block_size: int, graft: Graft | None, stagger: bool, one_sided: bool
 ) -> Blocked:
     dtype = compute_dtype(param)
     cut = _blocks(param.shape, merge, block_size)
-    count, sides = math.prod(cut.grid), cut.block if param.size else ()
-    axes = first_axes(param.shape, cut.shape)
-    grid = tuple(a for a, g in zip(axes, cut.grid, strict=True) if g > 1)  # where blocks lie
-    rows = [(grid, a) for a in axes]
-    factors = tuple(
-        zeros_along(param, (count, n, n), row, dtype) for n, row in zip(sides, rows, strict=False)
-    )
+    count = math.prod(cut.grid)
+    places = first_axes(param.shape, cut.shape)
+    grid = tuple(a for a, g in zip(places, cut.grid, strict=True) if g > 1)  # where blocks lie
+    axes = _axes(cut, one_sided) if param.size else []
+    sides = [(cut.block[axis], (grid, places[axis])) for axis in axes]
+    factors = tuple(zeros_along(param, (count, n, n), row, dtype) for n, row in sides)
     roots = tuple(
         placed_along(jnp.tile(jnp.eye(n, dtype=dtype), (count, 1, 1)), param, row)
-        for n, row in zip(sides, rows, strict=False)
+        for n, row in sides
     )
     mu = zeros_like(param, dtype)
     nu = None if graft in (None, "sgd") else zeros_like(param, real_dtype(dtype))
@@ -149,6 +162,7 @@ RANGES = dict(
     b2=CLOSED_UNIT,
     b3=UNIT._replace(optional=True),
     exponent=POSITIVE._replace(optional=True),
+    rcond=UNIT._replace(optional=True),
     precondition_frequency=WHOLE,
     start_preconditioning_step=WHOLE._replace(optional=True),
     graft_b2=UNIT,
@@ -171,6 +185,8 @@ def scale_by_shampoo(
     graft_b2: Hyperparam = 0.999,
     graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
+    one_sided: bool = False,
+    rcond: Hyperparam | None = None,
     root: Root = "eigh",
     stagger: bool = False,
     mesh: Devices = None,
@@ -206,6 +222,8 @@ def shampoo(
     graft_b2: Hyperparam = 0.999,
     graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
+    one_sided: bool = False,
+    rcond: Hyperparam | None = None,
     root: Root = "eigh",
     stagger: bool = False,
     mesh: Devices = None,
@@ -221,7 +239,9 @@ def shampoo(
     shaped = P_L mean P_R, rescaled to the norm of the graft's direction of `mean`;
     update = -learning_rate * (shaped + weight_decay * param)
 
-    A block of k axes has the power -1 / (2 k). Before the first roots, the update is the graft's.
+    A block of k axes with factors has the power -1 / (2 k): with `one_sided`, k is 1, and a block
+    with the shorter side m has shaped = P_L mean with P_L = (L / (1 - b2^t) + eps)^(-1/2). Before
+    the first roots, the update is the graft's.
 
     On a CPU, renewals can be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
@@ -248,6 +268,13 @@ def shampoo(
       graft_eps: added to the root of the graft's second moment.
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
+      one_sided: whether only the shortest axis of each block has a factor. Where m is much smaller
+        than n, this saves most of the memory and of the time of renewals.
+      rcond: in [0, 1), or None. Eigenvalues up to `rcond` times the largest of their factor count
+        as 0, and the root is that of the pseudo-inverse: directions that no gradient had up to the
+        last renewal are left out, in place of being multiplied by eps^(-1 / (2 k)). For factors of
+        low rank, as with few steps or small batches, with `eps=0`. About the length of the axis
+        times the precision of the dtype is what rounding needs: 1e-4 for 1000 in float32.
       root: "eigh" by eigenvalues, "newton" by matrix products alone, which is faster on
         accelerators and adds 1e-6 times the largest eigenvalue; then 1 / exponent must be a whole
         number and the same for all.
@@ -257,13 +284,16 @@ def shampoo(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment.
+      m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment; with
+      `one_sided` and m <= n, 8 m^2 in place of 8 (m^2 + n^2). A step takes about 4 m n (m + n)
+      operations, `one_sided` 4 m^2 n, and a renewal about 20 (m^3 + n^3), or 20 m^3.
       `slots.failures` counts roots that were kept because the new one was not finite or, by
       "newton", had no right digit; `gdjax.metrics(state)["failed_roots"]` is the sum over the
       parameters.
 
     Raises:
-      ValueError: if a concrete number is out of range, or a choice unknown.
+      ValueError: if a concrete number is out of range, a choice unknown, or `rcond` is given with
+        root="newton".
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -280,6 +310,7 @@ def shampoo(
     References:
       Gupta, Koren & Singer (2018), "Shampoo: preconditioned stochastic tensor optimization".
       Anil et al. (2020), "Scalable second order optimization for deep learning".
+      Xie et al. (2025), "Structured preconditioners in adaptive optimization" (one-sided).
     """
     return _optimizer("shampoo", **locals())
 
@@ -302,6 +333,8 @@ def _optimizer(
     graft_b2: Hyperparam,
     graft_eps: Hyperparam,
     merge_dims: bool,
+    one_sided: bool,
+    rcond: Hyperparam | None,
     root: Root,
     stagger: bool,
     mesh: Devices,
@@ -312,11 +345,17 @@ def _optimizer(
     check_choice(f"{name}(root=...)", root, get_args(Root))
     order = None
     if root == "newton":
+        if rcond is not None:
+            raise ValueError(
+                f'{name}(rcond=...) must be None with root="newton", which finds no eigenvalues, '
+                f'got {rcond!r}. Use root="eigh".'
+            )
         order, exponent = newton_order(f"{name}(exponent=...)", exponent), None
     numbers = dict(
         b1=b1,
         b2=b2,
         eps=eps,
+        rcond=rcond,
         precondition_frequency=precondition_frequency,
         exponent=exponent,
         b3=b3,
@@ -324,7 +363,7 @@ def _optimizer(
         graft_b2=graft_b2 if graft in ("rmsprop", "adam") else None,
         graft_eps=None if graft in (None, "sgd") else graft_eps,
     )
-    shape = dict(merge=merge_dims, block_size=block_size)
+    shape = dict(merge=merge_dims, block_size=block_size, one_sided=one_sided)
     over = dealing(f"{name}(mesh=...)", mesh, stagger)
     optimizer = descend(
         _shampoo,

@@ -127,6 +127,10 @@ def _with_unknowns_about_one(q: Program, units: Units) -> Units:
     side = x[: q.lower.size]
     sides = [(q.b, a), (q.h, g), (q.lower, -side), (q.upper, -side)]
     sides = [Logs.of(v)._replace(value=Logs.of(v).value + unit) for v, unit in sides]
+    # those of equations are never "no limit": what is far below the largest of them is rounding
+    least = jnp.max(jnp.where(sides[0].there > 0, sides[0].value, -jnp.inf), initial=-jnp.inf)
+    least -= jnp.finfo(q.c.dtype).nmant - 6
+    sides = [Logs(v, there * (v >= least)) for v, there in sides]
     c, Q = Logs.of(q.c), Logs.of(q.Q)
     highest = jnp.max(jnp.where(Q.there > 0, Q.value + x[:, None] + x[None], -jnp.inf))
     slope = _typical(c._replace(value=c.value + x), jnp.max)
