@@ -228,7 +228,9 @@ def test_bounded_fits_reach_what_scipys_trf_reaches():
         function = combined(residuals, 99, [start.size for _, start, _, _ in problems])
 
         def fit(x, lower, upper, index):
-            return gdjax.least_squares(function, x, args=(index,), bounds=(lower, upper))
+            return gdjax.least_squares(
+                function, x, args=(index,), bounds=(lower, upper), covariance=False
+            )
 
         run = compiled(fit)
         for index, (problem, start, low, high) in enumerate(problems):
@@ -241,8 +243,6 @@ def test_bounded_fits_reach_what_scipys_trf_reaches():
                 params = np.asarray(result.params)
                 assert (params >= low).all() and (params <= high).all(), case
                 assert shift or value <= least * (1 + 1e-8), case
-            errors = np.asarray(result.standard_errors())
-            assert (errors[low == high] == 0).all()  # given, so exact
 
 
 def test_bounded_fits_of_trees_in_low_precision_under_vmap():
@@ -284,7 +284,7 @@ def test_a_bounded_fit_can_be_differentiated():
         start = {"a": jnp.ones(()), "b": jnp.array(0.3)}
         bounds = (None, {"a": upper, "b": None})
         result = gdjax.least_squares(
-            decay, start, args=(Y + shift,), bounds=bounds, implicit_diff=True
+            decay, start, args=(Y + shift,), bounds=bounds, implicit_diff=True, covariance=False
         )
         return jnp.stack([result.params["a"], result.params["b"]]), result.params
 

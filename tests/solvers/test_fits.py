@@ -52,7 +52,7 @@ def fits(residuals, n, m, starts, covariance=False):
     return results
 
 
-def test_nists_certified_parameters():
+def test_nists_certified_parameters_and_standard_deviations():
     """To 6 digits at the default tolerances, from both starts, as MINPACK: all but BoxBOD's first.
 
     From there the first step leads to where the model is constant, and it says so.
@@ -73,12 +73,14 @@ def test_nists_certified_parameters():
             np.testing.assert_allclose(params, data.certified, rtol=1e-6, err_msg=str(case))
             if data.name != "Lanczos1":  # 1e-25, of which rounding leaves two digits
                 np.testing.assert_allclose(value, data.sum_of_squares, rtol=1e-9, err_msg=str(case))
+            with enable_x64():
                 errors = np.asarray(result.standard_errors(absolute_sigma=True))
-                value = data.sum_of_squares if data.name == "Lanczos1" else value
-                errors *= (value / (data.y.size - params.size)) ** 0.5
-                # of unused parameters nothing is known
-                certified = np.pad(data.deviations, (0, 9 - params.size), constant_values=np.inf)
-                np.testing.assert_allclose(errors, certified, rtol=1e-5, err_msg=str(case))
+            s2 = (data.sum_of_squares if data.name == "Lanczos1" else value) / (
+                data.y.size - params.size
+            )
+            # of parameters that the model has not, nothing is known
+            certified = np.pad(data.deviations, (0, 9 - params.size), constant_values=np.inf)
+            np.testing.assert_allclose(s2**0.5 * errors, certified, rtol=1e-5, err_msg=str(case))
 
 
 # What is not reached from 10 x0 and 100 x0, and half the sum of squares where SciPy's "lm" ends: it
