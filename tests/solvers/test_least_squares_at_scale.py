@@ -174,3 +174,55 @@ def test_what_the_arguments_may_be():
             make(solver="lu")
     with pytest.raises(ValueError, match=r"gauss_newton\(linesearch=...\) must be one of"):
         gdjax.gauss_newton(linesearch="none")
+
+
+@pytest.mark.parametrize("name", [*METHODS, "natural_gradient"])
+def test_preconditioned_conjugate_gradients_need_few_steps(name):
+    """Linear problems: with 10 large singular values; with blocks that are nearly independent.
+
+    Without a preconditioner 12 steps are not enough for either.
+    """
+    rng = np.random.default_rng(2)
+    u, v, w = (np.linalg.qr(rng.normal(size=(k, 40)))[0] for k in (60, 40, 40))
+    few_large = u * np.concatenate([np.geomspace(300, 30, 10), np.linspace(1.2, 1, 30)]) @ v.T
+    w[:30, 30:], w[30:, :30] = 1e-3 * w[:30, 30:], 1e-3 * w[30:, :30]
+    in_blocks = u @ (w * np.geomspace(1, 1e3, 40)[None])
+    y = rng.normal(size=60)
+
+    def error(j, **more):
+        start = {"a": jnp.zeros(30), "b": jnp.zeros(10)}
+        best = jnp.linalg.lstsq(j, y)[0]
+
+        def residual(p):
+            return j @ jnp.concatenate([p["a"], p["b"]]) - y
+
+        common = dict(solver="cg", cg_rtol=1e-12, cg_steps=12, **more)
+        if name == "natural_gradient":
+            opt = gdjax.natural_gradient(1.0, 0.0, **common)
+            extra = dict(output_fn=residual, residuals=residual(start))
+        else:
+            wide = dict(init_radius=1e8) if name == "levenberg_marquardt" else {}
+            opt = METHODS[name](scaled=False, **wide, **common)
+            extra = dict(residual_fn=residual)
+        updates, _ = opt.update(start, opt.init(start), start, **extra)
+        step = jnp.concatenate([updates["a"], updates["b"]])
+        return jnp.linalg.norm(step - best) / jnp.linalg.norm(best)
+
+    def errors(few_large, in_blocks):
+        nystrom = error(few_large, preconditioner="nystrom", preconditioner_rank=16)
+        blocks = error(in_blocks, preconditioner="block_diagonal")
+        return nystrom, error(few_large), blocks, error(in_blocks)
+
+    with enable_x64():
+        nystrom, plain, blocks, plain_blocks = map(float, jax.jit(errors)(few_large, in_blocks))
+    assert nystrom < 1e-6 < 1e-2 < plain
+    assert blocks < 1e-4 < 1e-2 < plain_blocks
+
+
+def test_preconditioners_are_checked():
+    with pytest.raises(ValueError, match=r"preconditioner=\.\.\.\).*'typo'"):
+        gdjax.gauss_newton(solver="cg", preconditioner="typo")
+    with pytest.raises(ValueError, match=r"conjugate gradients.*solver='qr'"):
+        gdjax.levenberg_marquardt(solver="qr", preconditioner="nystrom")
+    with pytest.raises(ValueError, match="preconditioner_rank"):
+        gdjax.natural_gradient(0.1, solver="cg", preconditioner="nystrom", preconditioner_rank=0)

@@ -31,11 +31,13 @@ from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.typing import ArrayLike
 
+from gdjax.core.checks import check_choice, check_integer
 from gdjax.core.numerics import real_dtype
 from gdjax.core.types import KeyArray
 from gdjax.linalg.axes import matmul
 
 FORMS = ("normal", "kernel", "qr")
+PRECONDITIONERS = ("block_diagonal", "nystrom")
 QR_LIMIT = 256  # of min(m, n): up to here "auto" takes QR
 
 Linear = Callable[[Array], Array]
@@ -390,3 +392,52 @@ def block_diagonal(
         return jnp.concatenate([one(v) for one in out]) if out else v
 
     return apply
+
+
+def preconditioner(
+    kind: str | None,
+    push: Linear,
+    pull: Linear,
+    like: Array,
+    sizes: Sequence[int],
+    squares: Callable[[], Array],
+    rank: int,
+) -> Callable[[ArrayLike], Linear | None]:
+    """Return the preconditioner for `damped_cg` as a function of the damping.
+
+    Args:
+      kind: "nystrom", "block_diagonal", or None for no preconditioner.
+      push: v -> J v.
+      pull: w -> J^H w.
+      like: an array of n elements, for its dtype.
+      sizes: of the leaves of the parameters, for "block_diagonal".
+      squares: returns the diagonal of J^H J or an estimate of it, for "block_diagonal".
+      rank: of "nystrom".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> j = jnp.diag(jnp.array([10.0, 5.0, 1.0]))
+      >>> both = (lambda v: j @ v), (lambda w: j.T @ w)
+      >>> found = preconditioner("nystrom", *both, jnp.ones(3), [3], lambda: jnp.ones(3), 3)
+      >>> print(found(0.0)(jnp.array([100.0, 25.0, 1.0])).round(3))
+      [1. 1. 1.]
+    """
+    if kind == "nystrom":
+        return nystrom(push, pull, like, rank, jax.random.key(0)).inverse
+    if kind == "block_diagonal":
+        diagonal = squares()
+        return lambda damping: block_diagonal(push, like, sizes, diagonal, damping)
+    return lambda damping: None
+
+
+def check_preconditioner(caller: str, solver: str, kind: str | None, rank: int) -> None:
+    """Raise unless this preconditioner exists, and the form of the algebra may use it."""
+    if kind is None:
+        return
+    check_choice(f"{caller}(preconditioner=...)", kind, PRECONDITIONERS)
+    check_integer(f"{caller}(preconditioner_rank=...)", rank)
+    if solver not in ("auto", "cg"):
+        raise ValueError(
+            f"{caller}(preconditioner={kind!r}) is for conjugate gradients: use solver='cg', or "
+            f"'auto', which takes it for large problems; got solver={solver!r}."
+        )

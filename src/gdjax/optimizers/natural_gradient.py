@@ -40,7 +40,13 @@ from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, PyTree, Scalar
 from gdjax.core.vectors import as_tree, as_vector
-from gdjax.linalg.damped import damped_cg, damped_direction, damped_inverse
+from gdjax.linalg.damped import (
+    check_preconditioner,
+    damped_cg,
+    damped_direction,
+    damped_inverse,
+    preconditioner,
+)
 from gdjax.optimizers.shared.metric import (
     LIKELIHOODS,
     Form,
@@ -63,8 +69,9 @@ class Natural(NamedTuple):
 
 def _natural_gradient(
     grads, slots, params, count, *, learning_rate, damping, momentum=None, norm_constraint=None,
-    damping_decay=None, cg_rtol=None, cg_steps=None, caller, form, solver, function, raw_params,
-    output_fn=None, jacobian=None, residuals=None, weights=None, batch=None, value_fn=None,
+    damping_decay=None, cg_rtol=None, cg_steps=None, caller, form, solver, preconditioned,
+    preconditioner_rank, function, raw_params, output_fn=None, jacobian=None, residuals=None,
+    weights=None, batch=None, value_fn=None,
 ):  # fmt: skip
     g = as_vector(grads)
     if not g.size:
@@ -77,7 +84,15 @@ def _natural_gradient(
         per_sample=None if output_fn is not None else function, matrix_free=solver == "cg",
     )  # fmt: skip
     damping = (damping * slots.factor).astype(g.dtype)
-    solve = functools.partial(_solved, a, damping, solver, {"rtol": cg_rtol, "max_steps": cg_steps})
+    by: dict[str, Any] = {"rtol": cg_rtol, "max_steps": cg_steps}
+    if a.rows is None:
+        sizes = [as_vector(x).size for x in jax.tree.leaves(raw_params)]
+        near = preconditioner(
+            preconditioned, a.push, a.pull, g, sizes, functools.partial(_diagonal, a, g),
+            preconditioner_rank,
+        )  # fmt: skip
+        by["precondition"] = near(damping)
+    solve = functools.partial(_solved, a, damping, solver, by)
     # (A^T A + damping) phi = g + damping mu phi_{k-1}
     last, seen = None, None
     if momentum is not None:
@@ -126,6 +141,12 @@ def _solved(
         0.0,
         **cg,
     ).d
+
+
+def _diagonal(a: Metric, like: Array) -> Array:
+    """Return an estimate of the diagonal of F, from 8 random combinations of the rows of A."""
+    probes = jax.random.normal(jax.random.key(0), (8, a.size), like.dtype)
+    return jnp.mean(jax.vmap(a.pull)(probes) ** 2, axis=0)
 
 
 def _whitened_residuals(
@@ -195,15 +216,19 @@ def _build(
     function: Callable[[Params, Any], PyTree] | None,
     form: Form,
     solver: str,
+    preconditioned: str | None = None,
+    preconditioner_rank: int = 32,
 ) -> Optimizer:
     check_choice(f"{caller}(likelihood=...)", form.likelihood, LIKELIHOODS)
     check_choice(f"{caller}(solver=...)", solver, SOLVERS)
+    check_preconditioner(caller, solver, preconditioned, preconditioner_rank)
     if solver != "cg":
         numbers = {k: v for k, v in numbers.items() if k not in ("cg_rtol", "cg_steps")}
     slots = functools.partial(_slots, with_momentum=numbers.get("momentum") is not None)
     return treewise(
         _natural_gradient, slots, numbers, name=caller, needs_params=True, caller=caller,
-        function=function, form=form, solver=solver,
+        function=function, form=form, solver=solver, preconditioned=preconditioned,
+        preconditioner_rank=preconditioner_rank,
     )  # fmt: skip
 
 
@@ -221,6 +246,8 @@ def natural_gradient(
     solver: str = "auto",
     cg_rtol: Scalar = 1e-4,
     cg_steps: Scalar = 100,
+    preconditioner: str | None = None,
+    preconditioner_rank: int = 32,
 ) -> Optimizer:
     """Descend along the gradient in the metric of the model's outputs, F = J^T H J.
 
@@ -279,6 +306,11 @@ def natural_gradient(
       solver: see above; "auto" is "normal" or "kernel".
       cg_rtol: with "cg": stop at this part of the first residual.
       cg_steps: with "cg": largest number of steps, >= 1.
+      preconditioner: with "cg": "nystrom", for a few large eigenvalues of F, costs 2
+        preconditioner_rank products and O((k + n) rank^2) in each update; "block_diagonal" has the
+        blocks of leaves of up to 64 elements, a product for each, and the diagonal of the others,
+        from 8. None is none.
+      preconditioner_rank: of "nystrom", >= 1.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State: one number, and 4 bytes per element
@@ -317,7 +349,9 @@ def natural_gradient(
         cg_steps=cg_steps,
     )
     form = Form(likelihood, centered)
-    return _build("natural_gradient", numbers, output_fn, form, solver)
+    return _build(
+        "natural_gradient", numbers, output_fn, form, solver, preconditioner, preconditioner_rank
+    )
 
 
 @checked(**_RANGES)

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from gdjax.core.types import Params, PyTree
 from gdjax.linalg.axes import matmul
+from gdjax.linalg.damped import Linear, damped_cg, preconditioner
 from gdjax.solvers.line_search import as_tree, as_vector
 
 PROBES = 8  # random combinations of the rows of J, from which the norms of its columns are told
@@ -302,38 +303,52 @@ def steps_by_qr(
     return step
 
 
+def preconditioned(
+    kind: str | None, at: Linearized, params: Params, norms: Array, scale: Array, rank: int
+) -> Callable[[ArrayLike], Linear | None]:
+    """Return the preconditioner of J D^-1 as a function of the damping; see `preconditioner`.
+
+    Args:
+      kind: of it.
+      at: the linear model.
+      params: the parameters, whose leaves are the blocks.
+      norms: of the columns of J, or estimates.
+      scale: D.
+      rank: of "nystrom".
+    """
+    return preconditioner(
+        kind, lambda q: at.push(q / scale), lambda w: at.pull(w) / scale, at.point,
+        [as_vector(x).size for x in jax.tree.leaves(params)], lambda: (norms / scale) ** 2, rank,
+    )  # fmt: skip
+
+
 def steps_by_cg(
-    at: Linearized, scale: Array, rtol: Array, max_steps: Array
+    at: Linearized,
+    scale: Array,
+    rtol: Array,
+    max_steps: Array,
+    preconditioned: Callable[[ArrayLike], Linear | None],
 ) -> Callable[[Array, Array], Step]:
     """Return the step as a function of the radius and of a first guess of the damping, by CGLS.
 
-    The residual of the normal equations is J^T of that of the least-squares problem, updated as
-    such. Without damping |q| grows with every step, so that it ends outside of the region. The
-    `rate` is the bound of Kantorovich's inequality from below, <q, q> / <q, (A + damping I) q>.
+    Without damping and preconditioner |q| grows with every step, so that it ends outside of the
+    region. The `rate` is the bound of Kantorovich's inequality from below,
+    <q, q> / <q, (A + damping I) q>.
+
+    Args:
+      at: the linear model.
+      scale: D.
+      rtol: of `damped_cg`.
+      max_steps: of `damped_cg`.
+      preconditioned: see `preconditioned`.
     """
-    g = at.pull(at.value) / scale
-    most = norm(g)
+    most = norm(at.pull(at.value) / scale)
 
     def solve(damping: Array, longest: Array) -> Solution:
-        target = (rtol * most) ** 2
-
-        def unfinished(carry):
-            q, _, _, _, gamma, i = carry
-            return (gamma > target) & (i < max_steps) & (jnp.vdot(q, q) <= longest**2)
-
-        def improve(carry):
-            q, image, rest, p, gamma, i = carry
-            ahead = at.push(p / scale)
-            curvature = jnp.vdot(ahead, ahead) + damping * jnp.vdot(p, p)
-            t = gamma / jnp.where(curvature > 0, curvature, 1)
-            q, image, rest = q + t * p, image + t * ahead, rest - t * ahead
-            s = at.pull(rest) / scale - damping * q
-            new = jnp.vdot(s, s)
-            return q, image, rest, s + new / gamma * p, new, i + 1
-
-        zeros = jnp.zeros_like(at.value)
-        start = (jnp.zeros_like(g), zeros, -at.value, -g, most**2, jnp.zeros((), jnp.int32))
-        q, image, *_ = jax.lax.while_loop(unfinished, improve, start)
+        q, image, _ = damped_cg(
+            lambda q: at.push(q / scale), lambda w: at.pull(w) / scale, -at.value, damping,
+            precondition=preconditioned(damping), rtol=rtol, max_steps=max_steps, longest=longest,
+        )  # fmt: skip
         change, length = norm(image), norm(q)
         total = change**2 + damping * length**2
         return Solution(q, change, length**2 / jnp.where(total > 0, total, 1))

@@ -23,7 +23,7 @@ from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar
 from gdjax.core.vectors import as_tree
-from gdjax.linalg.damped import damped_cg
+from gdjax.linalg.damped import Linear, check_preconditioner, damped_cg
 from gdjax.solvers.damped import (
     FORMS,
     Linearized,
@@ -35,6 +35,7 @@ from gdjax.solvers.damped import (
     linearized,
     norm,
     path_bend,
+    preconditioned,
     spectrum,
 )
 from gdjax.solvers.levenberg_marquardt import relative_reduction, relative_step
@@ -55,7 +56,8 @@ class Search(NamedTuple):
 def _gauss_newton(
     grads, slots, params, count, *, slope_rtol, decrease_factor, max_linesearch_steps, rcond,
     cg_rtol: Any = None, cg_steps: Any = None, solver, linesearch, accelerated, scaled, block_size,
-    on_examples, raw_params, residual_fn: Any = None, batch: Any = None,
+    preconditioner, preconditioner_rank, on_examples, raw_params, residual_fn: Any = None,
+    batch: Any = None,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"gauss_newton needs {NEEDS_PARAMS}")
@@ -72,7 +74,8 @@ def _gauss_newton(
     scale = jnp.where(widths > 0, widths, 1)
     a, none = jnp.zeros_like(x), jnp.zeros((), x.dtype)
     if form == "cg":
-        d, fall = _step_by_cg(at, scale, cg_rtol, cg_steps)
+        near = preconditioned(preconditioner, at, raw_params, norms, scale, preconditioner_rank)
+        d, fall = _step_by_cg(at, scale, cg_rtol, cg_steps, near(0.0))
     else:
         s = spectrum(at, form, scale, j, block_size)
         kept = s.kept(rcond)
@@ -129,13 +132,16 @@ class Tried(NamedTuple):
     evals: Array
 
 
-def _step_by_cg(at: Linearized, scale: Array, rtol: Array, steps: Array) -> tuple[Array, Array]:
+def _step_by_cg(
+    at: Linearized, scale: Array, rtol: Array, steps: Array, near: Linear | None
+) -> tuple[Array, Array]:
     """Return the step, and how much the linear model says that it reduces |r|^2."""
     solved = damped_cg(
         lambda q: at.push(q / scale),
         lambda w: at.pull(w) / scale,
         -at.value,
         0.0,
+        precondition=near,
         rtol=rtol,
         max_steps=steps,
     )
@@ -164,6 +170,8 @@ def gauss_newton(
     block_size: int | None = None,
     cg_rtol: Scalar = 1e-6,
     cg_steps: Scalar = 200,
+    preconditioner: str | None = None,
+    preconditioner_rank: int = 32,
 ) -> Optimizer:
     """Minimize 0.5 |r(params)|^2 by linear least-squares problems and a search along the step.
 
@@ -208,6 +216,11 @@ def gauss_newton(
         all. It limits memory.
       cg_rtol: relative error > 0 at which "cg" stops.
       cg_steps: steps after which "cg" stops at the latest.
+      preconditioner: of "cg", so that it needs fewer steps: "nystrom", for a few large singular
+        values, costs 2 preconditioner_rank products and O((m + n) rank^2) in each update;
+        "block_diagonal" has the blocks of leaves of up to 64 elements, a product for each, and the
+        diagonal of the others, from 8. None is the diagonal, if `scaled`.
+      preconditioner_rank: of "nystrom", >= 1.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters and `residual_fn=`, or `batch=` for that of
@@ -233,6 +246,7 @@ def gauss_newton(
     check_choice("gauss_newton(solver=...)", solver, FORMS)
     check_choice("gauss_newton(linesearch=...)", linesearch, SEARCHES)
     check_block_size("gauss_newton", block_size)
+    check_preconditioner("gauss_newton", solver, preconditioner, preconditioner_rank)
     if acceleration and solver == "cg":
         raise ValueError('gauss_newton(acceleration=True) needs another solver than "cg".')
     numbers: dict[str, Scalar] = dict(
@@ -246,6 +260,7 @@ def gauss_newton(
     return treewise(
         _gauss_newton, _no_search, numbers, name="gauss_newton", solver=solver,
         linesearch=linesearch, accelerated=acceleration, scaled=scaled, block_size=block_size,
+        preconditioner=preconditioner, preconditioner_rank=preconditioner_rank,
         on_examples=residual_fn,
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, Scalar
+from gdjax.linalg.damped import check_preconditioner
 from gdjax.solvers.damped import (
     FORMS,
     Linearized,
@@ -41,6 +42,7 @@ from gdjax.solvers.damped import (
     linearized,
     norm,
     path_bend,
+    preconditioned,
     rounding_error,
     spectrum,
     steps_by_cg,
@@ -204,8 +206,9 @@ def _rounded(x: Array, params: Params, d: Array) -> Array:
 
 def _levenberg_marquardt(
     grads, slots, params, count, *, init_radius, max_tries, cg_rtol: Any = None,
-    cg_steps: Any = None, solver, scaled, accelerated, block_size, on_examples, raw_params,
-    residual_fn: Any = None, batch: Any = None, cosine_tol: Any = -1.0,
+    cg_steps: Any = None, solver, scaled, accelerated, block_size, preconditioner,
+    preconditioner_rank, on_examples, raw_params, residual_fn: Any = None, batch: Any = None,
+    cosine_tol: Any = -1.0,
 ):  # fmt: skip
     if params is None:
         raise ValueError(f"levenberg_marquardt needs {NEEDS_PARAMS}")
@@ -223,7 +226,8 @@ def _levenberg_marquardt(
     scale = jnp.where(kept > 0, kept / at.unit, 1)
     bend = None
     if form == "cg":
-        solve = steps_by_cg(at, scale, cg_rtol.astype(x.dtype), cg_steps)
+        near = preconditioned(preconditioner, at, raw_params, norms, scale, preconditioner_rank)
+        solve = steps_by_cg(at, scale, cg_rtol.astype(x.dtype), cg_steps, near)
     elif form == "qr" and j is not None and x.size <= r.size and not accelerated:
         solve = steps_by_qr(j, r, scale, jnp.argsort(-norms * jnp.abs(x)))
     else:
@@ -277,6 +281,8 @@ def levenberg_marquardt(
     block_size: int | None = None,
     cg_rtol: Scalar = 1e-6,
     cg_steps: Scalar = 200,
+    preconditioner: str | None = None,
+    preconditioner_rank: int = 32,
 ) -> Optimizer:
     """Minimize 0.5 |r(params)|^2 by minima of its linear model in a trust region.
 
@@ -322,6 +328,8 @@ def levenberg_marquardt(
         all. It limits memory.
       cg_rtol: relative error > 0 at which "cg" stops.
       cg_steps: steps after which "cg" stops at the latest.
+      preconditioner: of "cg": see `gauss_newton`.
+      preconditioner_rank: see `gauss_newton`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters and `residual_fn=`, or `batch=` for that of
@@ -347,6 +355,7 @@ def levenberg_marquardt(
     """
     check_choice("levenberg_marquardt(solver=...)", solver, FORMS)
     check_block_size("levenberg_marquardt", block_size)
+    check_preconditioner("levenberg_marquardt", solver, preconditioner, preconditioner_rank)
     if acceleration and solver == "cg":
         raise ValueError('levenberg_marquardt(acceleration=True) needs another solver than "cg".')
     numbers: dict[str, Scalar] = dict(init_radius=init_radius, max_tries=max_tries)
@@ -354,5 +363,7 @@ def levenberg_marquardt(
         numbers |= dict(cg_rtol=cg_rtol, cg_steps=cg_steps)
     return treewise(
         _levenberg_marquardt, _whole_region, numbers, name="levenberg_marquardt", solver=solver,
-        scaled=scaled, accelerated=acceleration, block_size=block_size, on_examples=residual_fn,
+        scaled=scaled, accelerated=acceleration, block_size=block_size,
+        preconditioner=preconditioner, preconditioner_rank=preconditioner_rank,
+        on_examples=residual_fn,
     )  # fmt: skip
