@@ -20,7 +20,16 @@ def blocks(text):
         yield "\n" * text[: match.start(1)].count("\n") + match[1]
 
 
+@pytest.fixture
+def same_precision():
+    """Set float64 back to what it was; a document may turn it on."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_precision")
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if p != OTHERS], ids=lambda p: p.name)
 def test_the_code_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -289,9 +289,11 @@ def test_ctrl_c_ends_the_run_after_the_chunk_and_once_more_at_once(signals, step
     def interrupted():
         for i, batch in enumerate(BATCHES * 10):
             if i == 6:
-                for _ in range(signals):
+                for _ in range(signals):  # two that wait to be handled would be one
+                    handler, until = signal.getsignal(signal.SIGINT), time.monotonic() + 1
                     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-                    time.sleep(0.2)
+                    while signal.getsignal(signal.SIGINT) == handler and time.monotonic() < until:
+                        time.sleep(0.01)
             yield batch
 
     with pytest.warns(UserWarning, match="Ctrl-C ended the run"):
