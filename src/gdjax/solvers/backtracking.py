@@ -19,7 +19,8 @@ from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, WHOLE, Range, checked
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import Params, Scalar
-from gdjax.solvers.line_search import LineSearch, as_tree, fresh, is_finite, line, remember, tell
+from gdjax.core.vectors import as_tree
+from gdjax.solvers.line_search import LineSearch, fresh, is_finite, line, remember, tell
 
 # Both may be infinite: then each search starts from the longest step, or none is too long.
 GROWTH = Range(">= 1", lambda x: x >= 1)

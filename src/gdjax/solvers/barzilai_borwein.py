@@ -22,16 +22,8 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Params, Scalar
-from gdjax.solvers.line_search import (
-    as_tree,
-    as_vector,
-    fresh,
-    is_finite,
-    line,
-    pick,
-    remember,
-    rounding,
-)
+from gdjax.core.vectors import as_tree, as_vector
+from gdjax.solvers.line_search import fresh, is_finite, line, pick, remember, rounding
 
 KINDS = ("adaptive", "alternate", "long", "short")
 SHORTEST, LONGEST = 1e-30, 1e30  # of a rate; Raydan's 1e-10 and 1e10 depend on the units

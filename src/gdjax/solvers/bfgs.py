@@ -28,13 +28,8 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params, Scalar
-from gdjax.solvers.line_search import (
-    as_tree,
-    as_vector,
-    is_curved,
-    scale_by_zoom_linesearch,
-    searched,
-)
+from gdjax.core.vectors import as_tree, as_vector
+from gdjax.solvers.line_search import is_curved, scale_by_zoom_linesearch, searched
 
 
 class Curvature(NamedTuple):

@@ -27,11 +27,11 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, PyTree, Scalar
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.projections.reading import Bound
 from gdjax.solvers.bounds import clipped, projected_gradient, whole_bounds
 from gdjax.solvers.damped import Step, jacobian, linearized, norm, reduced, triangle
 from gdjax.solvers.levenberg_marquardt import try_radii
-from gdjax.solvers.line_search import as_tree, as_vector
 
 
 class BoundedRegion(NamedTuple):

@@ -22,9 +22,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gdjax.core.types import Params, PyTree
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.linalg.axes import matmul
 from gdjax.linalg.damped import Linear, damped_cg, preconditioner
-from gdjax.solvers.line_search import as_tree, as_vector
 
 PROBES = 8  # random combinations of the rows of J, from which the norms of its columns are told
 

@@ -23,9 +23,9 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.trees import derived
 from gdjax.core.types import Number, OptState, Pair, Params, Scalar
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.least_squares import half_squares, like_params
-from gdjax.solvers.line_search import as_tree, as_vector
 from gdjax.solvers.result import Result, checked_result
 from gdjax.solvers.runner import call, converge, small_gradient, start_of
 

@@ -27,11 +27,11 @@ from gdjax.core.checks import (
 )
 from gdjax.core.lift import treewise
 from gdjax.core.types import Scalar
+from gdjax.core.vectors import as_tree
 from gdjax.solvers.line_search import (
     GUESSES,
     Line,
     Point,
-    as_tree,
     fresh,
     is_finite,
     line,

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.types import PyTree
-from gdjax.solvers.line_search import as_tree, as_vector
+from gdjax.core.vectors import as_tree, as_vector
 
 LinearSolve = Callable[[Callable[[Array], Array], Array], Array]
 

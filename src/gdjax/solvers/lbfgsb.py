@@ -19,19 +19,11 @@ from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, 
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Params, PyTree, Scalar
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.projections.reading import Bound
 from gdjax.solvers.bounds import clipped, projected_gradient, whole_bounds
 from gdjax.solvers.box import cauchy_point, compact, subspace_minimum
-from gdjax.solvers.line_search import (
-    Line,
-    Point,
-    as_tree,
-    as_vector,
-    is_curved,
-    is_finite,
-    pick,
-    wolfe_search,
-)
+from gdjax.solvers.line_search import Line, Point, is_curved, is_finite, pick, wolfe_search
 
 
 class Bounded(NamedTuple):

@@ -18,6 +18,7 @@ from gdjax.core.numerics import cast_like, compute_dtype, scalar_dtype, upcast
 from gdjax.core.protocols import HasFixed, HasOptimality, ReportsFit, states_in
 from gdjax.core.trees import total
 from gdjax.core.types import Number, OptState, Pair, Params, PyTree
+from gdjax.core.vectors import as_vector
 from gdjax.projections import projection_box
 from gdjax.projections.reading import Bound
 from gdjax.solvers.bounded_levenberg_marquardt import bounded_levenberg_marquardt
@@ -32,7 +33,6 @@ from gdjax.solvers.damped import (
 )
 from gdjax.solvers.implicit import choose_solve, with_implicit_derivative
 from gdjax.solvers.levenberg_marquardt import levenberg_marquardt
-from gdjax.solvers.line_search import as_vector
 from gdjax.solvers.projected import projected
 from gdjax.solvers.result import Result, Status, checked_result
 from gdjax.solvers.robust import NAMES, Rho, robust

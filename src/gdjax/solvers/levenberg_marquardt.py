@@ -29,6 +29,7 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, Scalar
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.linalg.damped import check_preconditioner
 from gdjax.solvers.damped import (
     FORMS,
@@ -49,7 +50,6 @@ from gdjax.solvers.damped import (
     steps_by_qr,
     steps_by_spectrum,
 )
-from gdjax.solvers.line_search import as_tree, as_vector
 
 MOST_BEND = 0.75  # of |D a| / |D d|
 

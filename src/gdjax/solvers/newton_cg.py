@@ -20,8 +20,8 @@ from gdjax.core.checks import OPEN_UNIT, POSITIVE, WHOLE, checked
 from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar
+from gdjax.core.vectors import as_tree, as_vector
 from gdjax.solvers.levenberg_marquardt import gain_ratio
-from gdjax.solvers.line_search import as_tree, as_vector
 
 
 class Region(NamedTuple):

@@ -19,7 +19,8 @@ from gdjax.core.lift import NEEDS_PARAMS, treewise
 from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params
-from gdjax.solvers.line_search import as_tree, as_vector, scale_by_zoom_linesearch, searched
+from gdjax.core.vectors import as_tree, as_vector
+from gdjax.solvers.line_search import scale_by_zoom_linesearch, searched
 
 METHODS = ("polak_ribiere", "fletcher_reeves", "hestenes_stiefel", "dai_yuan", "hager_zhang")
 
