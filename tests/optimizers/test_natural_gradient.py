@@ -258,3 +258,19 @@ def test_what_is_missing_is_named():
         opt.update(LINE, opt.init(LINE), LINE, batch=X, residuals=Y)
     with pytest.raises(ValueError, match=r"min_sr\(solver=...\) must be one of"):
         gdjax.min_sr(1.0, solver="fast")
+
+
+def test_conjugate_gradients_converge_for_bfloat16_parameters():
+    """Products that are rounded to bfloat16 are of no symmetric matrix; the loss rose to 1.2."""
+    x = jax.random.normal(jax.random.key(0), (64, 4))
+    data = x, jnp.tanh(x @ jnp.arange(4.0))
+
+    def output_fn(p, batch):
+        return jnp.tanh(batch[0] @ p)
+
+    def loss_fn(p, batch):
+        return 0.5 * jnp.mean((output_fn(p, batch) - batch[1]) ** 2)
+
+    opt = gdjax.natural_gradient(1.0, 1e-2, output_fn=output_fn, solver="cg")
+    run = gdjax.fit(loss_fn, jnp.zeros(4, jnp.bfloat16), opt, data, batch_size=16, steps=8, key=1)
+    assert loss_fn(run.params, data) < 3e-3

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gdjax.core.numerics import cast
+from gdjax.core.numerics import cast, upcast
 from gdjax.core.types import Params, PyTree
 from gdjax.core.vectors import as_tree, as_vector
 from gdjax.linalg.axes import matmul
@@ -125,8 +125,12 @@ def of_samples(
 def of_function(
     name: str, function: Callable[[Params], PyTree], params: Params
 ) -> tuple[Array, Callable[[Array], Array], list[Array], list[int]]:
-    """Return the parameters as a vector, v -> J v, outputs and numbers of classes."""
-    x = as_vector(params)
+    """Return the parameters as a vector, v -> J v, outputs and numbers of classes.
+
+    The function is given the parameters in at least float32: with products that are rounded to
+    less, conjugate gradients do not converge.
+    """
+    x, params = as_vector(params), upcast(params)
     classes: list[int] = []
     shapes: list[Array] = []
 
