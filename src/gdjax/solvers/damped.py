@@ -228,6 +228,28 @@ def on_the_edge(
     return end[3], end[4]
 
 
+def _in_the_region(
+    solve: Callable[[Array], Solution], newton: Solution, most: Array, radius: Array, guess: Array
+) -> tuple[Array, Array, Solution]:
+    """Return whether the Gauss-Newton step is taken, the damping, and its solution.
+
+    Args:
+      solve: returns the solution for a damping.
+      newton: the solution for damping 0.
+      most: |D^-1 J^T r|.
+      radius: of the region.
+      guess: of the damping.
+    """
+    length = norm(newton.q)
+    inside = length <= 1.1 * radius
+    low = (length - radius) / radius / newton.rate
+    low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
+    guess = jnp.clip(guess, low, high)
+    guess = jnp.where(guess > 0, guess, most / length)
+    damping, found = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
+    return inside, damping, found
+
+
 def _as_step(
     damping: Array, s: Solution, scale: Array, inside: Array, full_fall: Array, full_length: Array
 ) -> Step:
@@ -291,12 +313,7 @@ def steps_by_qr(
     most = norm(rotated @ upper)  # |D^-1 J^T r|
 
     def step(radius: Array, guess: Array) -> Step:
-        inside = full_length <= 1.1 * radius
-        low = (full_length - radius) / radius / newton.rate
-        low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
-        guess = jnp.clip(guess, low, high)
-        guess = jnp.where(guess > 0, guess, most / full_length)
-        damping, s = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
+        inside, damping, s = _in_the_region(solve, newton, most, radius, guess)
         s = s._replace(q=s.q[place])
         return _as_step(damping, s, scale, inside, full_fall, full_length)
 
@@ -503,12 +520,7 @@ def steps_by_spectrum(s: Spectrum) -> Callable[[Array, Array], Step]:
     most = norm(sizes * image)
 
     def step(radius: Array, guess: Array) -> Step:
-        inside = full_length <= 1.1 * radius
-        low = (full_length - radius) / radius / newton.rate
-        low, high = jnp.where(jnp.isfinite(low) & ~inside, low, 0), most / radius
-        guess = jnp.clip(guess, low, high)
-        guess = jnp.where(guess > 0, guess, most / full_length)
-        damping, found = on_the_edge(solve, radius, guess, low, high, newton, inside, 0.1)
+        inside, damping, found = _in_the_region(solve, newton, most, radius, guess)
         out = _as_step(damping, found, jnp.ones_like(sizes), inside, full_fall, full_length)
         return out._replace(d=s.back(found.q))
 
