@@ -450,16 +450,22 @@ def test_what_a_dead_process_was_running_runs_again(tmp_path, monkeypatch):
 
 
 PROGRAM = """
-import sys
+import sys, time
+from pathlib import Path
 import jax, jax.numpy as jnp, optuna
 import gdjax
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-storage, trials, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+storage, trials, pause, workers = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
 
 class Slow(optuna.samplers.RandomSampler):
+    def before_trial(self, study, trial):  # all workers have begun a trial before one of them goes on
+        if workers:
+            Path(workers[0]).touch()
+        while not all(map(Path.exists, map(Path, workers))):
+            time.sleep(0.01)
+
     def after_trial(self, study, trial, state, values):
-        import time
         time.sleep(pause)
 
 def loss_fn(x, batch):
@@ -475,8 +481,9 @@ print(len(result.trials), result.best.value, result.best.params.tolist())
 """
 
 
-def start(storage, trials, pause=0.0):
-    code = [sys.executable, "-c", PROGRAM, str(storage), str(trials), str(pause)]
+def start(storage, trials, pause=0.0, workers=()):
+    """Starts a search; `workers` are files, of which it makes the first and waits for all."""
+    code = [sys.executable, "-c", PROGRAM, *map(str, (storage, trials, pause, *workers))]
     source = Path(gdjax.__file__).parent.parent
     path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""}
@@ -517,7 +524,8 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
 @pytest.mark.parametrize("name", ["study.db", "study.journal"])
 def test_two_processes_share_a_study(tmp_path, name):
     storage = tmp_path / name
-    both = [start(storage, 24, pause=0.02) for _ in range(2)]
+    workers = [tmp_path / "one", tmp_path / "other"]
+    both = [start(storage, 24, pause=0.02, workers=order) for order in (workers, workers[::-1])]
     outs = [process.communicate(timeout=120)[0] for process in both]
     assert all(process.returncode == 0 for process in both)
     place = study_module.open_storage("search", storage)
