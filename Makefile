@@ -6,16 +6,18 @@
 #   make lint      style, format, types
 #   make bench     side by side with optax and torch, in an environment of its own
 #   make examples  every example                    (FLAGS=--quick for a short look)
-#   make table     refresh the table of optimizers in README.md
+#   make docs      the site, in docs/build/html       (DOCS=quick for short examples)
+#   make docs-open the site, served on this machine only
 #   make clean     remove environments, caches and outputs
 #
 # PYTHON=python3.12 chooses the interpreter; WORKERS=8 the number of test processes.
 
-.PHONY: help demo test quick lint bench examples table clean
+.PHONY: help demo test quick lint bench examples docs docs-open clean
 .NOTPARALLEL:
 
 VENV = .venv
 WORKERS = 2
+PORT = 8000
 # The tests of a file run in one process, since they share compiled programs. DIST=load splits files.
 DIST = loadfile
 # What to install for the tests: `versions` is enough for those that run with several versions,
@@ -51,16 +53,23 @@ bench: .venv-bench/.bench
 examples: $(VENV)/.examples
 	set -e; for f in examples/*.py; do $(VENV)/bin/python $$f $(FLAGS); done
 
-table: $(VENV)/.test
-	$(VENV)/bin/python docs/make_table.py
+# Warnings are errors; so are links that lead nowhere. FLAGS="-D plot_gallery=0" runs no example.
+docs: $(VENV)/.docs
+	DOCS=$(DOCS) JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx -W --keep-going -j auto -q \
+	  $(FLAGS) docs docs/build/html
+
+docs-open: $(VENV)/.docs
+	test -f docs/build/html/index.html || $(MAKE) docs
+	$(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory docs/build/html $(PORT)
 
 clean:
 	rm -rf .venv .venv-uv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
+	rm -rf docs/build docs/generated
 	rm -rf .pytest_cache .ruff_cache .mypy_cache examples/output bench/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # DIRECTORY/.EXTRA says that this environment has the package, in place, with that extra.
-$(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.interop $(VENV)/.lint .venv-bench/.bench: pyproject.toml
+$(VENV)/.examples $(VENV)/.test $(VENV)/.versions $(VENV)/.interop $(VENV)/.lint $(VENV)/.docs .venv-bench/.bench: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found: set PYTHON=." >&2; exit 1; }
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@echo "Installing into $(@D); the first time takes a minute or two."

@@ -281,7 +281,7 @@ WORDS = re.compile(
     r"|for ever|lets? all else wait|of equal rights)\b",
     re.IGNORECASE,
 )
-TEXTS = [*FILES, *sorted((TOP / "docs").glob("*.md")), TOP / "README.md"]
+TEXTS = [*FILES, *sorted((TOP / "docs").rglob("*.md")), TOP / "README.md"]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=[p.relative_to(TOP).as_posix() for p in TEXTS])

@@ -1,4 +1,4 @@
-"""docs/checkpoints.md: a run that was saved and read again goes on bit for bit."""
+"""docs/guides/checkpoints.md: a run that was saved and read again goes on bit for bit."""
 
 import pickle
 

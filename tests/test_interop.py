@@ -13,7 +13,7 @@ import gdjax
 
 pytestmark = pytest.mark.interop
 
-PAGE = Path(__file__).parent.parent / "docs" / "other-libraries.md"
+PAGE = Path(__file__).parent.parent / "docs" / "guides" / "other-libraries.md"
 SECTIONS = dict(
     section.split("\n", 1) for section in PAGE.read_text().split("\n## ")
 )  # title -> text; the first one is what all others begin with

@@ -10,8 +10,8 @@ import matplotlib
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = ROOT / "docs" / "other-libraries.md"  # tests/test_interop.py runs it, section by section
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = ROOT / "docs" / "guides" / "other-libraries.md"  # tests/test_interop.py runs it, section by section
 
 
 def blocks(text):

@@ -23,7 +23,7 @@ MODULES = (
     "tree", "tree_utils",
 )  # fmt: skip
 
-# Arguments that differ on purpose; docs/migrating.md says so too.
+# Arguments that differ on purpose; docs/guides/migrating.md says so too.
 ARGUMENTS = {"scale_by_factored_rms": "decay_rate_fn=None is optax's default function"}
 
 # Used by public code, but not given, with the reason.

@@ -25,7 +25,7 @@ from optax_names import (
 import gdjax
 from gdjax.compat import optax as compat
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "migrating.md").read_text()
 MISSING, MORE, DIFFERENT = audit()
 
 

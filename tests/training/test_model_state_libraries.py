@@ -1,4 +1,4 @@
-"""docs/model-state.md: its code runs, and trains as a loop of each library does."""
+"""docs/guides/model-state.md: its code runs, and trains as a loop of each library does."""
 
 import types
 from pathlib import Path
@@ -14,7 +14,7 @@ from gdjax.training.engine import draw
 
 pytestmark = pytest.mark.interop
 
-PAGE = Path(__file__).parents[2] / "docs" / "model-state.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "model-state.md"
 MODULES = {"Flax NNX": "flax", "Flax Linen": "flax", "Equinox": "equinox", "Haiku": "haiku"}
 each = pytest.mark.parametrize("part", MODULES)
 STEPS = 60  # four epochs of 15

@@ -618,7 +618,7 @@ def test_loaders_of_grain():
 
 
 def test_the_page_on_data_runs():
-    page = (Path(gdjax.__file__).parents[2] / "docs" / "data.md").read_text()
+    page = (Path(gdjax.__file__).parents[2] / "docs" / "guides" / "data.md").read_text()
     names: dict = {}
     for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         exec(code, names)

@@ -160,7 +160,7 @@ def muon(
       mesh: devices to deal the matrices over: a `jax.sharding.Mesh`, or (mesh, names of axes). Each
         device then computes the polar factors of equally many whole matrices, at the cost of two
         all-to-alls; the state does not change. None: over the axes of an explicit mesh that shard
-        the arrays; on other meshes as XLA shards the products. See docs/matrices-over-a-mesh.md.
+        the arrays; on other meshes as XLA shards the products. See docs/guides/matrices-over-a-mesh.md.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless both decays are None. State: 4
