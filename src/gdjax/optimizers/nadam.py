@@ -143,16 +143,16 @@ def nadam(
        x_t &= x_{t-1} - \eta_t\,
        \frac{\tilde m_t}{\sqrt{v_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
 
-    where the mean that looks one step ahead is, with "optax", "torch" and "algoperf" in turn,
+    where the mean that looks one step ahead depends on the formula:
 
     .. math::
 
-       \tilde m_t &= \frac{\beta_1 m_t}{1 - \beta_1^{t+1}}
+       \tilde m_t^{\text{optax}} &= \frac{\beta_1 m_t}{1 - \beta_1^{t+1}}
        + \frac{(1 - \beta_1)\, g_t}{1 - \beta_1^t} \\
-       \tilde m_t &= \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
+       \tilde m_t^{\text{torch}} &= \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
        + \frac{(1 - \mu_t)\, g_t}{1 - \prod_{i=1}^t \mu_i} \\
-       \mu_t &= \beta_1 (1 - 0.96^{\psi t} / 2) \\
-       \tilde m_t &= \frac{\beta_1 m_t + (1 - \beta_1)\, g_t}{1 - \beta_1^t}
+       \tilde m_t^{\text{algoperf}} &= \frac{\beta_1 m_t + (1 - \beta_1)\, g_t}{1 - \beta_1^t} \\
+       \mu_t &= \beta_1 (1 - 0.96^{\psi t} / 2)
 
     Differences: the libraries use these three formulas under one name. They differ most at the
     beginning: with the defaults the first step is 1.47, 1.06 or 1.9 times the learning rate.

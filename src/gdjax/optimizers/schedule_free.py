@@ -152,8 +152,8 @@ def schedule_free_sgd(
 
     .. math::
 
-       z_t = z_{t-1} - \gamma_t (g_t + \lambda y_{t-1}), \qquad
-       \gamma_t = \eta_t \min(1,\; t / \text{warmup\_steps})
+       \gamma_t &= \eta_t \min(1,\; t / T) \\
+       z_t &= z_{t-1} - \gamma_t (g_t + \lambda y_{t-1})
 
     with :math:`g_t` the gradient at :math:`y_{t-1}`.
 
@@ -161,7 +161,7 @@ def schedule_free_sgd(
 
     Args:
       learning_rate: :math:`\eta_t` >= 0: a number or schedule for the whole tree.
-      warmup_steps: length >= 0 of a linear warm-up; None is none.
+      warmup_steps: :math:`T` >= 0, length of a linear warm-up; None is none.
       b1: :math:`\beta` in (0, 1], see `schedule_free`.
       weight_decay: :math:`\lambda` >= 0: a number, schedule or prefix tree; None is none.
       weight_lr_power: see `schedule_free`.

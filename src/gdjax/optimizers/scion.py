@@ -72,13 +72,13 @@ def scion(
 
        m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
        d_t &= \begin{cases}
-       \sqrt{\text{fan\_out} / \text{fan\_in}}\, \operatorname{polar}(m_t) & \text{matrices} \\
-       \operatorname{sign}(m_t) / \text{fan\_in} & \text{matrices that are excluded} \\
+       \sqrt{n_{\text{out}} / n_{\text{in}}}\, \operatorname{polar}(m_t) & \text{matrices} \\
+       \operatorname{sign}(m_t) / n_{\text{in}} & \text{matrices that are excluded} \\
        m_t / \operatorname{rms}(m_t) & \text{vectors} \end{cases} \\
        x_t &= x_{t-1} - \eta_t (\rho\, d_t + x_{t-1})
 
-    `weight_dimension_numbers` excludes matrices, as the output layer. The last term is missing if
-    not constrained.
+    for matrices with the given numbers of inputs and outputs. `weight_dimension_numbers` excludes
+    some, usually the output layer. The last term is missing if not constrained.
 
     Args:
       learning_rate: step size >= 0, at most 1 if constrained: a number, schedule or prefix tree.

@@ -123,8 +123,9 @@ def scale_by_bfgs() -> Optimizer:
     """Multiply the gradient by BFGS's estimate of the inverse Hessian.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 n + 8 bytes per element, for n
-      elements in all. An update takes about 10 n² operations.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 n + 8 bytes per element, for n elements in all. An update takes about 10 n²
+      operations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -195,7 +196,8 @@ def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT)
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -219,8 +221,9 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations and the evaluations.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all. An update takes about 10 n²
+      operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -248,8 +251,9 @@ def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEF
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations and the evaluations.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all. An update takes about 10 n²
+      operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -285,10 +285,10 @@ def bounded_levenberg_marquardt(
       residual_fn: likewise.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: 12 bytes per
-      element and a few numbers. J, of m x n elements, is formed and reduced once per update, in
-      O(m n^2); each linear problem then takes a few QR decompositions of 2n x n elements. Residuals
-      that are not finite count as too large. For many parameters use `lbfgsb`.
+      An `Optimizer` whose `update` needs the parameters and `residual_fn=`.
+      State: 12 bytes per element and a few numbers. J, of m x n elements, is formed and reduced
+      once per update, in O(m n^2); each linear problem then takes a few QR decompositions of 2n x n
+      elements. Residuals that are not finite count as too large. For many parameters use `lbfgsb`.
 
     Raises:
       ValueError: if a number is out of range, a bound does not fit, or lower > upper.

@@ -78,8 +78,8 @@ def anderson(history_size: int = 5, mixing: Scalar = 1.0, ridge: Scalar = 1e-10)
       ridge: regularization >= 0 of the fit, relative to the trace of dF' dF.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 (2 history_size + 2) bytes per
-      element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 (2 history_size + 2) bytes per element.
 
     Raises:
       ValueError: if a number is out of range.

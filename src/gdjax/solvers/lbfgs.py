@@ -118,8 +118,8 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Op
         first from min(1, 1 / |g|); or else from 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 (2 memory_size + 2) bytes per
-      element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 (2 memory_size + 2) bytes per element.
 
     Raises:
       ValueError: if `memory_size` is not an integer >= 1.

@@ -180,7 +180,8 @@ def minimize(
       throw: whether to raise an error unless every lane converged; only outside of `jit`.
 
     Returns:
-      A `Result`. Memory: parameters, gradient, state, and one copy of each.
+      A `Result`.
+      Memory: parameters, gradient, state, and one copy of each.
 
     Raises:
       MinimizeError: see `throw`; its `result` is what was reached.

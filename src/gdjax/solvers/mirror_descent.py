@@ -73,7 +73,8 @@ def mirror_descent(
       to_primal: its inverse, onto the set.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -89,7 +89,8 @@ def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
       method: see `nonlinear_cg`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 12 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 12 bytes per element.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -125,7 +126,8 @@ def nonlinear_cg(method: str = "polak_ribiere", linesearch: Pair | None = DEFAUL
         after accurate searches: `scale_by_hager_zhang_linesearch(curv_rtol=0.1)`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 16 bytes per element.
+      An `Optimizer`; see `lbfgs`.
+      State: 16 bytes per element.
 
     Raises:
       ValueError: for an unknown method.

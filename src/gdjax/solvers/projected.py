@@ -82,7 +82,8 @@ def projected(
       *numbers: further arguments of the projection; trees of arrays, leaves of the state's slots.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: that of `optimizer`, and `numbers`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: that of `optimizer`, and `numbers`.
 
     Raises:
       ValueError: if `update` is called without parameters.

@@ -223,8 +223,8 @@ def proximal_gradient(
       max_linesearch_steps: how many step sizes an update tries at most, >= 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: a few numbers. Values are those of
-      f alone, also in the `Result` of `gdjax.minimize`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: a few numbers. Values are those of f alone, also in the `Result` of `gdjax.minimize`.
 
     Raises:
       ValueError: if a number is out of range, or a tree of them does not fit the parameters.
@@ -284,7 +284,8 @@ def fista(
       max_linesearch_steps: see `proximal_gradient`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element (x).
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element (x).
 
     Example:
       >>> import gdjax, jax.numpy as jnp

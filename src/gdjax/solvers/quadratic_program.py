@@ -285,10 +285,10 @@ def quadratic_program(
       not 0. With `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
       without limit, and some point fits; where Q is flat along it only up to rounding, a solution
       far away is possible as well. Proof and direction have no unit: the largest element is between
-      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the
-      best point is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no
-      limit, or the solution is beyond the dtype's range. No status depends on the units of the
-      objective, rows, variables or right sides.
+      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point
+      is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no limit, or the
+      solution is beyond the dtype's range. No status depends on the units of the objective, rows,
+      variables or right sides.
       Memory: about 6 (n + p)^2 + 4 m n numbers.
 
     Raises:

@@ -24,7 +24,8 @@ def steepest_descent(linesearch: Pair | None = DEFAULT) -> Optimizer:
       linesearch: the end of the chain, a `scale_by_..._linesearch(...)`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 bytes per element.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 bytes per element.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
