@@ -163,6 +163,8 @@ def apollo(
     :math:`\epsilon` added before bias correction. A projection shortens channels by about
     :math:`\sqrt{r / m}`: the paper takes :math:`\alpha^2 = m / r`.
 
+    Differences: the authors' code decays the parameters after the step.
+
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
         numbers here.

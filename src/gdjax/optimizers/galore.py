@@ -197,7 +197,8 @@ def galore(
     For m > n the basis is of right singular vectors and multiplies from the right. Adam's moments
     do not change when the basis does. Adam updates other parameters as usual.
 
-    Differences: optax projects the larger side, as with `side="larger"`.
+    Differences: optax projects the larger side, as with `side="larger"`. The authors' code adds
+    Adam's :math:`\epsilon` before bias correction and decays the parameters after the step.
 
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.

@@ -118,6 +118,8 @@ def lion(
     Every element moves by the learning rate, which should be 3 to 10 times smaller than for
     `adamw`, with a weight decay larger by the same factor.
 
+    Differences: optax is the same. The package `lion-pytorch` has no weight decay by default.
+
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0, in units of the parameters: a number, schedule
         or prefix tree, like all numbers below.

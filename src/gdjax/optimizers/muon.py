@@ -128,6 +128,11 @@ def muon(
     The polar factor of a matrix :math:`U \Sigma V^\top` is :math:`U V^\top`, approximated as by
     `polar`; :math:`c` is the `scale`.
 
+    Differences: the authors' code and torch have the same equations; torch's defaults are a
+    learning rate of 1e-3 and :math:`\lambda = 0.1`. optax corrects the bias of the step ahead, as
+    with `nesterov="corrected"`, so its first steps have other directions. Of a table of
+    coefficients all rows are used; optax takes the last `ns_steps`.
+
     Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
     `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
     gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
@@ -137,7 +142,7 @@ def muon(
         numbers except `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with
         `consistent_rms=0.2`.
       ns_coeffs: coefficients of the polar kernel, by number or name, see `gdjax.polar`; kept in the
-        state. The default is "keller". Of a table all rows are used (optax: the last `ns_steps`).
+        state. The default is "keller".
       ns_steps: steps of the kernel, an integer >= 1; a table has its own.
       beta: :math:`\beta`, decay of the momentum, in [0, 1).
       eps: added to each matrix's norm, and Adam's, >= 0.
@@ -145,9 +150,8 @@ def muon(
         such term.
       weight_decay_mask: which leaves decay: a prefix tree of booleans or a function giving one.
       mu_dtype: dtype of the momentum and of Adam's mean; None is float32 at least.
-      nesterov: True looks one step ahead as above (Jordan, torch); "corrected" does so with optax's
-        bias correction, whose first steps have other directions; False does not (Dion's authors).
-        Adam is NAdam unless False, as in optax.
+      nesterov: True looks one step ahead as above; "corrected" does so with bias correction; False
+        takes the polar factor of :math:`m_t`. Adam is NAdam unless False, as in optax.
       adaptive: whether :math:`O_t` is multiplied by the nuclear norm of each matrix,
         :math:`\langle m_t, O_t \rangle`.
       preconditioning: how the kernel scales its input, see `gdjax.polar`.
