@@ -128,14 +128,14 @@ def muon(
     The polar factor of a matrix :math:`U \Sigma V^\top` is :math:`U V^\top`, approximated as by
     `polar`; :math:`c` is the `scale`.
 
+    Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
+    `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
+    gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
+
     Differences: the authors' code and torch have the same equations; torch's defaults are a
     learning rate of 1e-3 and :math:`\lambda = 0.1`. optax corrects the bias of the step ahead, as
     with `nesterov="corrected"`, so its first steps have other directions. Of a table of
     coefficients all rows are used; optax takes the last `ns_steps`.
-
-    Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
-    `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
-    gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
 
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
@@ -152,8 +152,8 @@ def muon(
       mu_dtype: dtype of the momentum and of Adam's mean; None is float32 at least.
       nesterov: True looks one step ahead as above; "corrected" does so with bias correction; False
         takes the polar factor of :math:`m_t`. Adam is NAdam unless False, as in optax.
-      adaptive: whether :math:`O_t` is multiplied by the nuclear norm of each matrix,
-        :math:`\langle m_t, O_t \rangle`.
+      adaptive: whether each :math:`O_t` is multiplied by the nuclear norm of the matrix whose polar
+        factor it is.
       preconditioning: how the kernel scales its input, see `gdjax.polar`.
       adam_b1: decay of Adam's mean, in [0, 1).
       adam_b2: decay of Adam's mean square, in [0, 1).
