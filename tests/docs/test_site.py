@@ -22,7 +22,6 @@ PHONE, DESK = (390, 844), (1280, 900)
 
 pytestmark = [
     pytest.mark.site,
-    pytest.mark.processes,
     pytest.mark.skipif(not PAGES, reason="the site is not built: make docs"),
 ]
 
@@ -51,10 +50,11 @@ function behind(element) {
   }
   return [255, 255, 255];
 }
-const found = [];
+const found = [], options = {opacityProperty: true, visibilityProperty: true};
 for (const element of document.querySelectorAll("body *")) {
-  const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join("");
-  if (!text || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+  const own = [...element.childNodes].filter(n => n.nodeType === Node.TEXT_NODE);
+  const text = own.map(n => n.data.trim()).join("");
+  if (!text || !element.checkVisibility(options)) continue;
   if (element.closest("mjx-container, .headerlink, [disabled]")) continue;
   const style = getComputedStyle(element);
   const inSvg = element instanceof SVGElement;
@@ -127,7 +127,7 @@ def browser(chromium, address):
 
 
 def links(page):
-    """Return the addresses that a page links to or loads, and the names that it can be linked at."""
+    """Return what a page links to or loads, and the names of its anchors."""
     text = (SITE / page).read_text()
     found = re.findall(r'<\w[^>]*?\s(?:href|src)="([^"]*)"', text)
     return found, set(re.findall(r'<\w[^>]*?\s(?:id|name)="([^"]*)"', text))
@@ -261,12 +261,21 @@ def test_explore_by_keyboard(browser):
     from selenium.webdriver.support.ui import Select
 
     browser.open("explore.html")
-    part = lambda name: browser.find_element("css selector", f"#explore [data-part='{name}']")  # noqa: E731
-    shown = lambda: browser.execute_script(  # noqa: E731
-        "return [...document.querySelectorAll('#explore [data-part=map] svg :is(polyline, .cross)')]"
-        ".map(e => [e.getAttribute('class'), e.getAttribute('points')?.split(' ').length ?? 0])"
-    )
-    rows = lambda: [r.text for r in part("rows").find_elements("tag name", "tr")]  # noqa: E731
+
+    def part(name):
+        return browser.find_element("css selector", f"#explore [data-part='{name}']")
+
+    def shown():
+        """Return the class and the number of points of each path, and the class of each cross."""
+        return browser.execute_script("""
+        const drawn = document.querySelectorAll("[data-part=map] svg :is(polyline, .cross)");
+        return [...drawn].map(
+          e => [e.getAttribute("class"), e.getAttribute("points")?.split(" ").length ?? 0]);
+        """)
+
+    def rows():
+        return [row.text for row in part("rows").find_elements("tag name", "tr")]
+
     # The function that shades the picture is the one whose values are recorded.
     differences = browser.execute_script("""
     const {values, runs, functions, optimizers} = document.getElementById("explore").paths;
