@@ -214,7 +214,8 @@ def test_every_page_on_a_phone(browser, address):
     for page in pages:
         browser.open(page)
         seen = browser.execute_async_script(LOOK)
-        errors = [entry["message"] for entry in browser.get_log("browser")]
+        log = [entry["message"] for entry in browser.get_log("browser")]
+        errors = [m for m in log if "/favicon.ico" not in m]  # of the report, which has none
         outside = [r for r in seen["requests"] if not r.startswith((address, "data:", "blob:"))]
         unset = seen["formulas"] > seen["set"] or seen["wrong"]
         if errors or outside or unset or seen["wide"] > 0:
@@ -274,7 +275,7 @@ def test_explore_by_keyboard(browser):
         """)
 
     def rows():
-        return [row.text for row in part("rows").find_elements("tag name", "tr")]
+        return [row.text.replace("\n", " ") for row in part("rows").find_elements("tag name", "tr")]
 
     # The function that shades the picture is the one whose values are recorded.
     differences = browser.execute_script("""
@@ -286,7 +287,7 @@ def test_explore_by_keyboard(browser):
     assert len(differences) > 100_000 and max(differences) < 0.05  # positions are rounded
     assert shown() == [[f"curve optimizer-{o}", 201] for o in (0, 1, 4, 5)]
     part("rate").send_keys(Keys.ARROW_RIGHT)
-    assert part("rate-value").text == "0.0025" and "momentum 0.0025 0.0028" in rows()
+    assert part("rate-value").text == "0.0025" and "momentum 0.0025 0.0025" in rows()
     part("rate").send_keys(Keys.END)
     crosses = [kind for kind, _ in shown() if kind.startswith("cross")]
     assert crosses == ["cross optimizer-0", "cross optimizer-1"]
