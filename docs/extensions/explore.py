@@ -77,7 +77,14 @@ FUNCTIONS = {
     "stretched": Function(
         _stretched, "A badly scaled quadratic", (0, 0), (-1.8, 0.8), 1e-3, CENTRE
     ),
-    "turned": Function(_turned, "The same, turned by 45°", (0, 0), TURNED_START, 1e-3, CENTRE),
+    "turned": Function(
+        _turned,
+        "The badly scaled quadratic, turned by 45°",
+        (-0.2, -0.5),
+        TURNED_START,
+        1e-3,
+        CENTRE,
+    ),
     "noisy": Function(
         _noisy, "A quadratic with noisy gradients", (0, 0), (-1.7, 1.2), 1e-3, CENTRE, 1.0
     ),
