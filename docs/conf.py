@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "explore",
 ]
 exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
 html_theme = "furo"
@@ -34,6 +35,7 @@ html_title = f"gdjax {version}"
 mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static"
 html_static_path = ["static", str(mathjax)]
 mathjax_path = "mathjax/tex-chtml.js"
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 templates_path = ["templates"]
