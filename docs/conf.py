@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "running",
 ]
 exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
 html_theme = "furo"
