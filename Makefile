@@ -63,7 +63,7 @@ docs-open: $(VENV)/.docs
 	$(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory docs/build/html $(PORT)
 
 clean:
-	rm -rf .venv .venv-uv .venv-bench .venv-lowest .venv-newest build dist src/*.egg-info
+	rm -rf .venv .venv-uv .venv-bench .venv-lowest .venv-newest .venv-wheel build dist src/*.egg-info
 	rm -rf docs/build docs/generated
 	rm -rf .pytest_cache .ruff_cache .mypy_cache examples/output bench/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

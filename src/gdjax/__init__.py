@@ -11,7 +11,7 @@ from typing import Any
 from gdjax.namespace import HOMES as _HOMES
 from gdjax.namespace import load as _load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 

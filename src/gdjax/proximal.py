@@ -48,12 +48,17 @@ def prox_none(x: PyTree, hyperparams: Any = None, scaling: Scaling = 1.0) -> PyT
 
 @checked(l1reg=NONNEGATIVE, scaling=NONNEGATIVE)
 def prox_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
-    """Shrink every element towards 0 by `scaling * l1reg`: the operator of l1reg * ||y||_1.
+    r"""Shrink every element towards 0: the operator of the 1-norm.
+
+    .. math::
+
+       \operatorname{sign}(x) \max(|x| - \eta \lambda,\; 0)
+       = \arg\min_y \tfrac12 \lVert x - y \rVert^2 + \eta \lambda \lVert y \rVert_1
 
     Args:
       x: tree of float or complex arrays.
-      l1reg: strength >= 0 of the penalty; None is 1.
-      scaling: the step size, >= 0.
+      l1reg: :math:`\lambda` >= 0, strength of the penalty; None is 1.
+      scaling: :math:`\eta` >= 0, the step size.
 
     Raises:
       TypeError: if a leaf is not float or complex.
@@ -69,7 +74,11 @@ def prox_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling = 1.0) -> PyT
 
 @checked(l1reg=NONNEGATIVE, scaling=NONNEGATIVE)
 def prox_non_negative_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
-    """Lower every element by `scaling * l1reg`, to 0 at most: `prox_lasso` under y >= 0.
+    r"""Lower every element, to 0 at most: `prox_lasso` under y >= 0.
+
+    .. math::
+
+       \max(x - \eta \lambda,\; 0)
 
     Args:
       x: tree of float arrays.
@@ -88,11 +97,17 @@ def prox_non_negative_lasso(x: PyTree, l1reg: Strength = None, scaling: Scaling 
 def prox_elastic_net(
     x: PyTree, hyperparams: tuple[Strength, Strength] | None = None, scaling: Scaling = 1.0
 ) -> PyTree:
-    """Shrink, then scale: the operator of l1reg * (||y||_1 + 0.5 * gamma * ||y||^2).
+    r"""Shrink, then scale: the operator of the 1-norm plus a squared 2-norm.
+
+    .. math::
+
+       \frac{\operatorname{prox}_{\text{lasso}}(x)}{1 + \eta \lambda \gamma}
+       = \arg\min_y \tfrac12 \lVert x - y \rVert^2 + \eta \lambda
+       (\lVert y \rVert_1 + \tfrac12 \gamma \lVert y \rVert^2)
 
     Args:
       x: tree of float or complex arrays.
-      hyperparams: the pair (l1reg, gamma), both >= 0; None is (1, 1).
+      hyperparams: the pair :math:`(\lambda, \gamma)`, both >= 0; None is (1, 1).
       scaling: see `prox_lasso`.
 
     Example:
@@ -125,14 +140,19 @@ def prox_non_negative_elastic_net(
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
 def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1.0) -> PyTree:
-    """Shrink the norm of the whole tree by `scaling * l2reg`: the operator of l2reg * ||y||_2.
+    r"""Shrink the norm of the whole tree: the operator of the 2-norm.
+
+    .. math::
+
+       x \max(1 - \eta \lambda / \lVert x \rVert,\; 0)
+       = \arg\min_y \tfrac12 \lVert x - y \rVert^2 + \eta \lambda \lVert y \rVert
 
     The tree is one group. For a group per row use `jax.vmap`, per leaf `jax.tree.map`.
 
     Args:
       x: tree of float or complex arrays.
-      l2reg: strength >= 0 of the penalty, one number; None is 1.
-      scaling: the step size >= 0, one number.
+      l2reg: :math:`\lambda` >= 0, strength of the penalty, one number; None is 1.
+      scaling: :math:`\eta` >= 0, the step size, one number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -150,11 +170,16 @@ def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
 def prox_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
-    """Divide by 1 + scaling * l2reg: the operator of 0.5 * l2reg * ||y||^2.
+    r"""Divide by a number: the operator of the squared 2-norm.
+
+    .. math::
+
+       \frac{x}{1 + \eta \lambda}
+       = \arg\min_y \tfrac12 \lVert x - y \rVert^2 + \tfrac12 \eta \lambda \lVert y \rVert^2
 
     Args:
       x: tree of float or complex arrays.
-      l2reg: strength >= 0 of the penalty; None is 1.
+      l2reg: :math:`\lambda` >= 0, strength of the penalty; None is 1.
       scaling: see `prox_lasso`.
 
     Example:
@@ -167,7 +192,11 @@ def prox_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling = 1.0) -> PyT
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
 def prox_non_negative_ridge(x: PyTree, l2reg: Strength = None, scaling: Scaling = 1.0) -> PyTree:
-    """Set what is negative to 0 and divide by 1 + scaling * l2reg: `prox_ridge` under y >= 0.
+    r"""Set what is negative to 0 and divide by a number: `prox_ridge` under y >= 0.
+
+    .. math::
+
+       \frac{\max(x, 0)}{1 + \eta \lambda}
 
     Args:
       x: tree of float arrays.

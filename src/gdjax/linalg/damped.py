@@ -74,8 +74,9 @@ def damped_direction(
       rcond: see above; None is max(m, n) eps for "qr", 2 sqrt(eps) for the others.
 
     Returns:
-      An (n,) array. Memory: J, a copy of it with "qr", and two arrays of min(m, n)^2 elements. It
-      has derivatives of any order in all arguments, also where singular values are equal.
+      An (n,) array.
+      Memory: J, a copy of it with "qr", and two arrays of min(m, n)^2 elements. It has derivatives
+      of any order in all arguments, also where singular values are equal.
 
     Example:
       >>> import jax.numpy as jnp

@@ -41,7 +41,11 @@ def matrix_inverse_pth_root(
     *,
     method: Root = "eigh",
 ) -> tuple[Array, Array]:
-    """Return (matrix + ridge)**(-1/p) and an estimate of its error; NaN if there is no such root.
+    r"""Return an inverse root of a matrix and an estimate of its error; NaN if there is none.
+
+    .. math::
+
+       X = (A + \epsilon \lambda_{\max} I)^{-1/p}
 
     The matrix may have any scale: it is divided by its largest eigenvalue first. The result cannot
     be differentiated in reverse mode. For several matrices use `jax.vmap`.
@@ -55,16 +59,18 @@ def matrix_inverse_pth_root(
       matrix: real float array [n, n], symmetric up to rounding and positive semidefinite.
       p: any integer >= 1 (optax replaces it by the nearest power of two up to 8).
       num_iters: the maximal number of steps of "newton".
-      ridge_epsilon: >= 0; times the largest eigenvalue, it is added to the diagonal. A zero matrix
-        counts as 1e-16 times the identity. "newton" estimates that eigenvalue by power iteration.
+      ridge_epsilon: :math:`\epsilon` >= 0; times the largest eigenvalue, it is added to the
+        diagonal. A zero matrix counts as 1e-16 times the identity. "newton" estimates that
+        eigenvalue by power iteration.
       error_tolerance: "newton" stops when its iterate is this close to its limit.
       precision: of the matrix products.
       method: "eigh" or "newton", which is faster on accelerators.
 
     Returns:
       The root, in the dtype of the matrix (computed in at least float32, in float64 where the
-      matrix is); and an error in that of the computation: an estimate of the largest
-      |root^p (matrix + ridge) - 1|. If this is 0.1 or more, if an eigenvalue with the ridge is not
+      matrix is); and an error in that of the computation, an estimate of the largest element of
+      :math:`X^p (A + \epsilon \lambda_{\max} I) - I` in magnitude. If this is 0.1 or more, if an
+        eigenvalue with the ridge is not
       positive or the matrix is not finite, then the root is NaN and the error infinite.
 
     Raises:

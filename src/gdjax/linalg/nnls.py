@@ -49,7 +49,11 @@ def nnls(
     unroll: int | bool = 1,
     L: Number | None = None,
 ) -> Array:
-    """Return the x >= 0 that minimizes |A x - b|, to rounding; NaN where that was not reached.
+    r"""Solve a least-squares problem for non-negative unknowns, to rounding.
+
+    .. math::
+
+       \min_x \lVert A x - b \rVert, \qquad x \ge 0
 
     After `iters` gradient steps, which find most of the positive elements, an active-set method
     makes the solution exact: usually a few steps more, each with one QR decomposition of an
@@ -63,8 +67,8 @@ def nnls(
       iters: how many gradient steps at the start, >= 0. The result is exact whatever it is (optax:
         the result of that many steps).
       unroll: how many of them at a time in the compiled loop, as in `jax.lax.scan`.
-      L: an upper bound of the largest eigenvalue of A^T A, in units of A's; the gradient steps are
-        as long as it allows. None is the smaller of two norms.
+      L: an upper bound of the largest eigenvalue of :math:`A^\top A`, in units of A's; the gradient
+        steps are as long as it allows. None is the smaller of two norms.
 
     Returns:
       The solution [n] or [n, k], in the common dtype of A and b (computed in float32 at least). NaN

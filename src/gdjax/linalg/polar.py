@@ -119,7 +119,13 @@ def polar(
     form: Literal["direct", "gram"] | None = None,
     dtype: FloatDType = None,
 ) -> Array:
-    """Return the polar factor of each matrix, U V^H of U S V^H, as accurately as the coefficients.
+    r"""Return the polar factor of each matrix, as accurately as the coefficients allow.
+
+    .. math::
+
+       X = U S V^H \quad \longrightarrow \quad U V^H
+
+    by steps :math:`X \leftarrow a X + (b A + c A^2)\, X` with :math:`A = X X^H`.
 
     Args:
       x: float or complex array [*batch, m, n]; batch axes are mapped over.
@@ -131,9 +137,10 @@ def polar(
       ns_steps: the number of steps; None is as many as the set has, 5 for one triple.
       eps: added to the norm >= 0, so that a zero matrix gives zero.
       preconditioning: what makes the largest singular value at most 1: "frobenius" divides by the
-        norm; "schatten" by |X X^H|^(1/2), "aol" row by row with the sums of |X X^H| (the result
-        deviates a little from U V^H); both bring small singular values closer to 1 at the cost of
-        one more product; "spectral" by the exact norm, at the cost of an SVD. All are scale free.
+        norm; "schatten" by :math:`\lVert X X^H \rVert^{1/2}`, "aol" row by row with the sums of the
+        magnitudes in :math:`X X^H` (the result deviates a little from :math:`U V^H`); both bring
+        small singular values closer to 1 at the cost of one more product; "spectral" by the exact
+        norm, at the cost of an SVD. All are scale free.
       form: "direct" or "gram"; None is the one with fewer operations. With m <= n, the direct form
         costs 4 m^2 n + 2 m^3 per step; the Gram form, which iterates on X X^H, costs 8 m^2 n +
         28 m^3 for 5 steps together.

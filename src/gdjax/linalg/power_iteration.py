@@ -29,7 +29,7 @@ def power_iteration(
     precision: Precision = Precision.HIGHEST,
     key: KeyArray | None = None,
 ) -> tuple[Array, PyTree]:
-    """Return the eigenvalue of largest magnitude, and its eigenvector.
+    r"""Return the eigenvalue of largest magnitude, and its eigenvector.
 
     Each product reduces the error by the ratio of the two largest magnitudes; if these are equal
     with different signs, it does not converge. A zero matrix has eigenvalue 0 (optax: NaN).
@@ -40,7 +40,8 @@ def power_iteration(
       v0: the first vector: an array [n], or a tree that the function takes. None is uniform in
         [-1, 1], for an array only.
       num_iters: the maximal number of products.
-      error_tolerance: stop when |A v - eigenvalue v| is less than this times the eigenvalue.
+      error_tolerance: stop when :math:`\lVert A v - \lambda v \rVert` is less than this times the
+        eigenvalue :math:`\lambda`.
       precision: of the products with an array.
       key: for the random start; None is `jax.random.PRNGKey(0)`.
 

@@ -32,7 +32,11 @@ def chunked_softmax_cross_entropy(
     chunk_size: int = 4096,
     where: ArrayLike | None = None,
 ) -> Array:
-    """Return `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`.
+    r"""Return `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`.
+
+    .. math::
+
+       -\log \frac{e^{z_y}}{\sum_c e^{z_c}}, \qquad z = h W + b
 
     The logits are computed `chunk_size` classes at a time, and again in the backward pass. Memory
     is tokens * chunk_size instead of tokens * classes, at the cost of a fourth matrix product where

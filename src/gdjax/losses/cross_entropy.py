@@ -37,13 +37,17 @@ from gdjax.losses.inputs import (
 def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return -sum(labels * log_softmax(logits)) over the classes.
+    r"""Return the cross entropy of labels and the softmax of logits, over the classes.
+
+    .. math::
+
+       -\sum_c y_c \log p_c, \qquad p_c = \frac{e^{z_c}}{\sum_k e^{z_k}}
 
     A logit of -inf with label 0 contributes 0, by the convention 0 log 0 = 0 (optax: NaN).
 
     Args:
-      logits: float array [..., classes], unnormalized log probabilities.
-      labels: real array that broadcasts with `logits`: one-hot labels or probabilities.
+      logits: :math:`z`, float array [..., classes], unnormalized log probabilities.
+      labels: :math:`y`, real array that broadcasts with `logits`: one-hot labels or probabilities.
       axis: axis or axes of the classes; None means all.
       where: boolean mask with the shape of `logits`, or that shape without `axis`: the valid
         classes. An example without valid classes has loss 0 and gradient 0.
@@ -91,7 +95,11 @@ def softmax_cross_entropy_with_integer_labels(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """Return -log_softmax(logits)[labels].
+    r"""Return the cross entropy of class indices and the softmax of logits.
+
+    .. math::
+
+       -\log p_y, \qquad p_c = \frac{e^{z_c}}{\sum_k e^{z_k}}
 
     A label outside [0, classes) gives NaN, also if it is negative (optax counts negative labels
     from the end); a label whose class `where` excludes gives infinity (optax: a meaningless
@@ -143,12 +151,19 @@ def poly_loss_cross_entropy(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """Return cross entropy plus epsilon * (1 - p), with p the probability of the labels (Poly-1).
+    r"""Return cross entropy plus a term linear in the probability of the labels (Poly-1).
+
+    .. math::
+
+       -\sum_c y_c \log p_c + \epsilon \sum_c y_c (1 - p_c)
+
+    with :math:`p` the softmax of the logits.
 
     Args:
       logits: see `softmax_cross_entropy`.
       labels: probabilities, see `softmax_cross_entropy`.
-      epsilon: weight of the additional term; the paper uses 2 for ImageNet and -1 for detection.
+      epsilon: :math:`\epsilon`, weight of the additional term; the paper uses 2 for ImageNet and -1
+        for detection.
       axis: see `softmax_cross_entropy`.
       where: see `softmax_cross_entropy`.
 
@@ -171,13 +186,15 @@ def poly_loss_cross_entropy(
 
 @strict()
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return the cross entropy of independent binary predictions, element by element.
+    r"""Return the cross entropy of independent binary predictions, element by element.
 
-    -labels * log(sigmoid(logits)) - (1 - labels) * log(1 - sigmoid(logits))
+    .. math::
+
+       -y \log p - (1 - y) \log(1 - p), \qquad p = \frac{1}{1 + e^{-z}}
 
     Args:
-      logits: float array of any shape, the log odds of label 1.
-      labels: real array that broadcasts with `logits`: 0, 1 or probabilities.
+      logits: :math:`z`, float array of any shape, the log odds of label 1.
+      labels: :math:`y`, real array that broadcasts with `logits`: 0, 1 or probabilities.
 
     Returns:
       Cross entropies in nats, of the common shape.
@@ -203,15 +220,22 @@ def sigmoid_focal_loss(
     alpha: Number | None = None,
     gamma: Number = 2.0,
 ) -> Array:
-    """Return binary cross entropy times (1 - p)**gamma, with p the probability of the label.
+    r"""Return binary cross entropy with less weight for examples that are predicted well.
 
-    The weight is computed in log space, so that value and gradient are finite for any gamma >= 0.
+    .. math::
+
+       a\, (1 - q)^\gamma\, \mathrm{CE}, \qquad q = y p + (1 - y) (1 - p), \qquad
+       a = \alpha y + (1 - \alpha) (1 - y)
+
+    with CE and p those of `sigmoid_binary_cross_entropy`, and q the probability of the label. The
+    weight is computed in log space, so that value and gradient are finite for any gamma >= 0.
 
     Args:
       logits: float array of any shape, the log odds of label 1.
       labels: real array in [0, 1] that broadcasts with `logits`.
-      alpha: weight in [0, 1] of label 1, and 1 - alpha of label 0; None means no weights.
-      gamma: exponent >= 0; 0 is plain binary cross entropy.
+      alpha: :math:`\alpha` in [0, 1], weight of label 1, that of label 0 being 1 - alpha; None
+        means a = 1.
+      gamma: :math:`\gamma` >= 0, exponent; 0 is plain binary cross entropy.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -28,7 +28,14 @@ def ctc_loss(
     blank_id: int = 0,
     log_epsilon: Number = -1e5,
 ) -> Array:
-    """Return the negative log of each label sequence's probability, summed over its alignments.
+    r"""Return the negative log of each label sequence's probability, summed over its alignments.
+
+    .. math::
+
+       -\log \sum_{\pi \in A(y)} \prod_t p_t(\pi_t)
+
+    with :math:`p_t` the softmax of the logits of frame t, and :math:`A(y)` the sequences of classes
+    that become the labels y when repeated classes are merged and blanks removed after that.
 
     Args:
       logits: float array [batch, time, classes]; the classes include the blank.

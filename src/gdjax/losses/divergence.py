@@ -18,11 +18,15 @@ from gdjax.losses.inputs import Axis, broadcast, masked, read, read_axes, read_m
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return sum(targets * (log(targets) - log_predictions)), the Kullback-Leibler divergence.
+    r"""Return the Kullback-Leibler divergence of targets from predictions.
 
-    Where a target is 0 the term is 0 and its gradient is finite, even for a log prediction of -inf
-    (optax: both are NaN). The result is never negative by rounding; it may be negative where the
-    predictions sum to more than the targets.
+    .. math::
+
+       \sum_i q_i (\log q_i - \log p_i)
+
+    with q the targets and p the predictions. Where a target is 0 the term is 0 and its gradient is
+    finite, even for a log prediction of -inf (optax: both are NaN). The result is never negative by
+    rounding; it may be negative where the predictions sum to more than the targets.
 
     Args:
       log_predictions: float array [..., dim], log probabilities.
@@ -83,7 +87,11 @@ def kl_divergence_with_log_targets(
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return `kl_divergence` plus sum(predictions - targets), for values that need not sum to 1.
+    r"""Return the divergence `kl_divergence` for values that need not sum to 1.
+
+    .. math::
+
+       \sum_i q_i (\log q_i - \log p_i) + \sum_i (p_i - q_i)
 
     It is the Bregman divergence of x log x - x: 0 if both are equal, and positive otherwise.
 
@@ -114,7 +122,11 @@ def generalized_kl_divergence(
 def js_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return the Jensen-Shannon divergence: the mean KL divergence of both from their average.
+    r"""Return the Jensen-Shannon divergence: the mean KL divergence of both from their average.
+
+    .. math::
+
+       \tfrac12 \mathrm{KL}(q, m) + \tfrac12 \mathrm{KL}(p, m), \qquad m = (p + q) / 2
 
     It is symmetric and at most log 2, even if the supports are disjoint. optax does not have it.
 

@@ -25,10 +25,15 @@ from gdjax.losses.regression import cosine_similarity
 
 @checked(temperature=POSITIVE)
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: Number = 0.07) -> Array:
-    """Return the normalized temperature-scaled cross entropy of a batch (NT-Xent, SimCLR).
+    r"""Return the normalized temperature-scaled cross entropy of a batch (NT-Xent, SimCLR).
 
-    With s the cosine similarities divided by the temperature, the loss is the mean over all pairs
-    (i, j) of equal labels of -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), where k runs over the examples
+    The mean over all pairs (i, j) of equal labels of
+
+    .. math::
+
+       -\log \frac{e^{s_{ij}}}{e^{s_{ij}} + \sum_k e^{s_{ik}}}
+
+    where s are the cosine similarities divided by the temperature, and k runs over the examples
     with other labels. A batch without pairs, or with only one label, has loss 0 and gradient 0
     (optax: NaN).
 
@@ -87,19 +92,23 @@ def triplet_margin_loss(
     margin: Number = 1.0,
     eps: Number = 1e-6,
 ) -> Array:
-    """Return max(0, d(anchor, positive) - d(anchor, negative) + margin).
+    r"""Return by how much positives are not closer to the anchors than negatives.
 
-    d(a, b) = (sum |a - b|^p + eps)^(1/p). optax omits the absolute value, which gives NaN for an
-    odd p.
+    .. math::
+
+       \max(0,\; d(a, x^+) - d(a, x^-) + m), \qquad
+       d(a, b) = \left( \sum_i |a_i - b_i|^p + \epsilon \right)^{1/p}
+
+    Differences: optax omits the absolute value, which gives NaN for an odd p.
 
     Args:
       anchors: float array [..., dim].
       positives: float array of the same shape, examples that should be close to the anchors.
       negatives: float array of the same shape, examples that should be far from the anchors.
       axis: axis or axes of the vectors; None means all.
-      norm_degree: p >= 1.
-      margin: the required difference between the two distances.
-      eps: added to the sum, >= 0. For 0 the gradient at distance zero is 0.
+      norm_degree: :math:`p` >= 1.
+      margin: :math:`m`, the required difference between the two distances.
+      eps: :math:`\epsilon` >= 0, added to the sum. For 0 the gradient at distance zero is 0.
 
     Returns:
       Losses, with the shape of the arrays without `axis`.

@@ -16,9 +16,14 @@ from gdjax.losses.inputs import broadcast, read
 
 @strict()
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:
-    """Return the loss max_fun(scores) - <targets, scores>.
+    r"""Return the Fenchel-Young loss of a convex function of the scores.
 
-    It is convex in the scores, and its gradient is grad(max_fun)(scores) - targets. With logsumexp
+    .. math::
+
+       \Omega^*(\theta) - \langle y, \theta \rangle
+
+    with :math:`\Omega^*` the function `max_fun`, :math:`\theta` the scores and y the targets. It is
+    convex in the scores, and its gradient is :math:`\nabla \Omega^*(\theta) - y`. With logsumexp
     it is the softmax cross entropy, with a perturbed maximum the loss of a perturbed optimizer.
 
     Args:

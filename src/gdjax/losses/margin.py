@@ -23,7 +23,11 @@ from gdjax.projections import unit_simplex
 
 @strict()
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """Return max(0, 1 - output * target), the loss of the support vector machine.
+    r"""Return the hinge loss, that of the support vector machine.
+
+    .. math::
+
+       \max(0,\; 1 - y z)
 
     Args:
       predictor_outputs: float array of any shape, the decision function.
@@ -43,7 +47,11 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 @strict()
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """Return max(0, -output * target): only the sign of the output has to be correct.
+    r"""Return the perceptron's loss: only the sign of the output has to be correct.
+
+    .. math::
+
+       \max(0,\; -y z)
 
     Args:
       predictor_outputs: float array of any shape, the decision function.
@@ -59,7 +67,13 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 @strict()
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return the binary sparsemax loss: quadratic within the margin, linear for wrong labels.
+    r"""Return the binary sparsemax loss: quadratic within the margin, linear for wrong labels.
+
+    With :math:`s = -z` for label 1 and :math:`s = z` for label 0:
+
+    .. math::
+
+       \begin{cases} 0 & s \le -1 \\ (s + 1)^2 / 4 & -1 < s < 1 \\ s & s \ge 1 \end{cases}
 
     Args:
       logits: float array of any shape.
@@ -85,7 +99,11 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 @strict()
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    """Return max_j(scores[j] + [j is not the label]) - scores[label] (Crammer & Singer).
+    r"""Return the hinge loss of several classes (Crammer & Singer).
+
+    .. math::
+
+       \max_j (z_j + 1[j \ne y]) - z_y
 
     Args:
       scores: float array [..., classes].
@@ -108,7 +126,11 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 @strict()
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    """Return max_j(scores[j]) - scores[label].
+    r"""Return the perceptron's loss of several classes.
+
+    .. math::
+
+       \max_j z_j - z_y
 
     Args:
       scores: see `multiclass_hinge_loss`.
@@ -129,7 +151,14 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 @strict()
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    """Return the sparsemax loss, whose gradient is sparsemax(scores) - onehot(label).
+    r"""Return the sparsemax loss, whose gradient is sparsemax(scores) - onehot(label).
+
+    .. math::
+
+       \max_{p \in \Delta} \left( p^\top z - \tfrac12 \lVert p \rVert^2 \right)
+       + \tfrac12 - z_y
+
+    with :math:`\Delta` the probability simplex.
 
     Args:
       scores: float array [..., classes]; optax supports one batch axis only.

@@ -22,7 +22,11 @@ def ranking_softmax_loss(
     weights: ArrayLike | None = None,
     reduce_fn: Callable[..., Array] | None = jnp.mean,
 ) -> Array:
-    """Return -sum(weights * labels * log_softmax(logits)) of each list, reduced over the lists.
+    r"""Return the softmax cross entropy of each list of items, reduced over the lists.
+
+    .. math::
+
+       -\sum_i w_i y_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}
 
     A list without valid items has loss 0 and gradient 0 and does not count in the mean (optax: the
     gradient is NaN).

@@ -26,7 +26,11 @@ from gdjax.losses.inputs import (
 
 @strict()
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Return (predictions - targets)**2, element by element.
+    r"""Return the squared error, element by element.
+
+    .. math::
+
+       e^2, \qquad e = \text{prediction} - \text{target}
 
     Args:
       predictions: float array of any shape.
@@ -50,7 +54,11 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
 
 @strict()
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Return half of `squared_error`, whose gradient is the error itself.
+    r"""Return half of `squared_error`, whose gradient is the error itself.
+
+    .. math::
+
+       \tfrac12 e^2
 
     Args:
       predictions: float array of any shape.
@@ -66,7 +74,11 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
 
 @strict()
 def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Return the mean of `squared_error` over all elements: one number, without a factor 1/2.
+    r"""Return the mean of `squared_error` over all elements: one number, without a factor 1/2.
+
+    .. math::
+
+       \frac 1 n \sum_{i=1}^n e_i^2
 
     This is what most regressions minimize and report; the elementwise losses leave the mean to the
     caller. The mean of half-precision predictions is computed in float32.
@@ -87,15 +99,19 @@ def mean_squared_error(predictions: ArrayLike, targets: ArrayLike | None = None)
 def huber_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: Number = 1.0
 ) -> Array:
-    """Return a loss that is quadratic for errors up to `delta` and linear for larger ones.
+    r"""Return a loss that is quadratic for errors up to `delta` and linear for larger ones.
 
-    It is 0.5 e^2 for |e| <= delta and delta (|e| - 0.5 delta) otherwise; its gradient is the error
-    clipped to [-delta, delta].
+    .. math::
+
+       \begin{cases} \tfrac12 e^2 & |e| \le \delta \\
+       \delta\, (|e| - \tfrac12 \delta) & \text{else} \end{cases}
+
+    Its gradient is the error clipped to [-delta, delta].
 
     Args:
       predictions: float array of any shape.
       targets: real array that broadcasts with `predictions`; None means zeros.
-      delta: the bound >= 0 on the magnitude of the gradient.
+      delta: :math:`\delta` >= 0, the bound on the magnitude of the gradient.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -113,9 +129,14 @@ def huber_loss(
 
 @strict()
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Return log(cosh(predictions - targets)), a smooth loss: about e^2/2 near 0, then |e| - log 2.
+    r"""Return the logarithm of the hyperbolic cosine of the error, a smooth loss.
 
-    It is accurate for small errors (optax's form returns 0 for a float32 error of 1e-4).
+    .. math::
+
+       \log \cosh e
+
+    It is about :math:`e^2 / 2` near 0 and :math:`|e| - \log 2` for large errors. It is accurate for
+    small errors (optax's form returns 0 for a float32 error of 1e-4).
 
     Args:
       predictions: float array of any shape.
@@ -145,7 +166,12 @@ def cosine_similarity(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """Return the cosine of the angle between vectors.
+    r"""Return the cosine of the angle between vectors.
+
+    .. math::
+
+       \frac{a^\top b}{\sqrt{\max(\lVert a \rVert^2, \epsilon)}
+       \sqrt{\max(\lVert b \rVert^2, \epsilon)}}
 
     A vector of norm zero has similarity 0 with every vector, and gradient 0 (optax: NaN). Vectors
     may have any finite length; one with an infinite component has no direction: NaN.
@@ -153,8 +179,8 @@ def cosine_similarity(
     Args:
       predictions: float array [..., dim].
       targets: float array [..., dim].
-      epsilon: lower bound >= 0 on the *squared* norms, as in optax's code (its documentation says
-        "norm").
+      epsilon: :math:`\epsilon` >= 0, lower bound on the *squared* norms, as in optax's code (its
+        documentation says "norm").
       axis: axis or axes of the vectors; None means all.
       where: boolean mask that broadcasts to the arrays: the components to include.
 

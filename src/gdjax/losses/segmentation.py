@@ -40,9 +40,14 @@ def dice_loss(
     ignore_background: bool = False,
     axis: Axis = None,
 ) -> Array:
-    """Return 1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), averaged over the classes.
+    r"""Return the Dice, Jaccard or Tversky loss, averaged over the classes.
 
-    TP, FP and FN are sums over pixels of p t, p (1 - t) and (1 - p) t. alpha = beta = 0.5 is the
+    .. math::
+
+       1 - \frac{\mathrm{TP} + s}{\mathrm{TP} + \alpha\, \mathrm{FP} + \beta\, \mathrm{FN} + s}
+
+    TP, FP and FN are sums over pixels of p t, p (1 - t) and (1 - p) t, with p the predicted
+    probabilities and t the targets. alpha = beta = 0.5 is the
     Dice loss, alpha = beta = 1 the Jaccard loss, and other values give the Tversky loss. A class
     that is absent from both predictions and targets is a perfect match, also for `smooth=0`
     (optax: NaN).
@@ -52,9 +57,9 @@ def dice_loss(
         only the targets have, means a binary segmentation.
       targets: real array of the same shape, one-hot; a missing axis for a single class is added.
       class_weights: real array [classes] that multiplies the losses of the classes; None means 1.
-      smooth: added to numerator and denominator, >= 0.
-      alpha: weight >= 0 of false positives.
-      beta: weight >= 0 of false negatives.
+      smooth: :math:`s` >= 0, added to numerator and denominator.
+      alpha: :math:`\alpha` >= 0, weight of false positives.
+      beta: :math:`\beta` >= 0, weight of false negatives.
       apply_softmax: whether `predictions` are logits, to which a softmax is applied, or a sigmoid
         for a single class. Otherwise they must be probabilities, which is checked outside `jit`.
         (optax does not work under `jit` with False, and for a single class only accepts
@@ -113,12 +118,16 @@ def multiclass_generalized_dice_loss(
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> Array:
-    """Return `dice_loss` with classes weighted by the inverse square of their pixel counts.
+    r"""Return `dice_loss` with classes weighted by the inverse square of their pixel counts.
 
-    The weights are computed over the whole batch and average to 1. As in optax, and unlike in the
-    paper, they multiply the losses of the classes, not the sums in numerator and denominator. A
-    class without pixels gets almost all of the weight (1e7 against 1/count^2), so leave out classes
-    that do not occur.
+    .. math::
+
+       w_c \propto 1 / (n_c^2 + 10^{-7})
+
+    with :math:`n_c` the number of pixels of class c. The weights are computed over the whole batch
+    and average to 1. As in optax, and unlike in the paper, they multiply the losses of the classes,
+    not the sums in numerator and denominator. A class without pixels gets almost all of the weight,
+    so leave out classes that do not occur.
 
     Args:
       predictions: see `dice_loss`.

@@ -15,11 +15,15 @@ from gdjax.losses.inputs import Axis, masked, number, read, read_axes, read_mask
 def smooth_labels(
     labels: ArrayLike, alpha: Number, *, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """Return (1 - alpha) * labels + alpha / classes.
+    r"""Return a mixture of the labels and the uniform distribution over n classes.
+
+    .. math::
+
+       (1 - \alpha)\, y + \alpha / n
 
     Args:
       labels: float array [..., classes], one-hot or probabilities.
-      alpha: the weight in [0, 1] of the uniform distribution.
+      alpha: :math:`\alpha` in [0, 1], the weight of the uniform distribution.
       axis: axis or axes of the classes; None means all.
       where: boolean mask that broadcasts to `labels`: the valid classes. The others become 0, so
         that the valid ones sum to 1 (optax also gives excluded classes a share, and infinity if

@@ -132,29 +132,48 @@ def nadam(
     power: Hyperparam | None = None,
     nu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Run Adam with Nesterov momentum.
+    r"""Run Adam with Nesterov momentum.
 
     Good for: an Adam that responds faster to new gradients, at no extra cost.
 
-    The module's docstring gives the formulas "optax", "torch" and "algoperf". They differ most at
-    the beginning: with the defaults the first step is 1.47, 1.06 or 1.9 times the learning rate.
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+       x_t &= x_{t-1} - \eta_t\,
+       \frac{\tilde m_t}{\sqrt{v_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
+
+    where the mean that looks one step ahead depends on the formula:
+
+    .. math::
+
+       \tilde m_t^{\text{optax}} &= \frac{\beta_1 m_t}{1 - \beta_1^{t+1}}
+       + \frac{(1 - \beta_1)\, g_t}{1 - \beta_1^t} \\
+       \tilde m_t^{\text{torch}} &= \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
+       + \frac{(1 - \mu_t)\, g_t}{1 - \prod_{i=1}^t \mu_i} \\
+       \tilde m_t^{\text{algoperf}} &= \frac{\beta_1 m_t + (1 - \beta_1)\, g_t}{1 - \beta_1^t} \\
+       \mu_t &= \beta_1 (1 - 0.96^{\psi t} / 2)
+
+    Differences: the libraries use these three formulas under one name. They differ most at the
+    beginning: with the defaults the first step is 1.47, 1.06 or 1.9 times the learning rate.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
       formula: "optax", "torch" or "algoperf".
-      momentum_decay: psi >= 0, the speed of torch's momentum warm-up; None is torch's 4e-3. Only
-        for "torch".
-      power: power of the mean square in the denominator, in [0, 1]; None is 1/2. Only for
-        "algoperf".
+      momentum_decay: :math:`\psi` >= 0, the speed of torch's momentum warm-up; None is torch's
+        4e-3. Only for "torch".
+      power: power of the mean square in the denominator, in [0, 1], in place of the square root;
+        None is 1/2. Only for "algoperf".
       nu_dtype: see `adam`.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element, for "torch" 4 bytes more per array.
+      An `Optimizer`.
+      State: 8 bytes per element, for "torch" 4 bytes more per array.
 
     Raises:
       ValueError: if a number is out of range, the formula is unknown, or a number is given that
@@ -190,7 +209,7 @@ def nadam(
 
 @direction_of(nadam)
 def scale_by_nadam() -> None:
-    """Replace the gradient by NAdam's direction; arguments as in `nadam`.
+    """Replace the gradient by NAdam's direction; arguments and equations as in `nadam`.
 
     With the default formula it is `scale_by_adam(nesterov=True)`.
 
@@ -218,20 +237,26 @@ def nadamw(
     power: Hyperparam | None = None,
     nu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Run NAdam with decoupled weight decay, as `adamw` does for Adam.
+    r"""Run NAdam with decoupled weight decay, as `adamw` does for Adam.
 
     Good for: neural networks; the tuned baseline of AlgoPerf.
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    with :math:`d_t` the direction of `nadam`.
 
     The AlgoPerf baseline is `formula="algoperf"`, b1=0.9327, b2=0.9955, weight_decay=0.0812.
 
     Args:
       learning_rate: see `nadam`, as for all arguments that are not named here.
-      b1: see `nadam`.
-      b2: see `nadam`.
-      eps: see `nadam`.
-      eps_root: see `nadam`.
+      b1: :math:`\beta_1` in [0, 1), see `nadam`.
+      b2: :math:`\beta_2` in [0, 1), see `nadam`.
+      eps: :math:`\epsilon` >= 0, see `nadam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `nadam`.
       mu_dtype: see `nadam`.
-      weight_decay: see `adamw`.
+      weight_decay: :math:`\lambda`, see `adamw`.
       mask: see `adamw`.
       formula: see `nadam`.
       momentum_decay: see `nadam`.
@@ -239,7 +264,8 @@ def nadamw(
       nu_dtype: see `nadam`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: as `nadam`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: as `nadam`.
 
     Raises:
       ValueError: as `nadam` and `adamw` do.

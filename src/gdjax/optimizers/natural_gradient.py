@@ -249,17 +249,22 @@ def natural_gradient(
     preconditioner: str | None = None,
     preconditioner_rank: int = 32,
 ) -> Optimizer:
-    """Descend along the gradient in the metric of the model's outputs, F = J^T H J.
+    r"""Descend along the gradient in the metric of the model's outputs, F = J^T H J.
 
     Good for: networks in physics, small models in float64, any loss that is cheap against its step.
 
-    direction = (F + damping I)^-1 (g + damping momentum direction);
-    update = -min(learning_rate, sqrt(norm_constraint) / |direction|) direction
+    .. math::
 
-    F is a mean over the samples: of J_i^T J_i with "squared", for sums of squares 0.5 |f - y|^2 and
-    for energies; of J_i^T (diag(p) - p p^T) J_i with "softmax", for logits. Both are Fisher's
-    metric and the Gauss-Newton matrix of the loss. Which outputs, `update` is told by one of three
-    extras:
+       F &= \frac 1 N \sum_{i=1}^N J_i^\top H_i J_i \\
+       \varphi_t &= (F + \lambda I)^{-1} (g_t + \lambda \mu\, \varphi_{t-1}) \\
+       x_t &= x_{t-1} - \min\left(
+       \eta_t,\; \frac{\sqrt C}{\lVert \varphi_t \rVert} \right) \varphi_t
+
+    :math:`J_i` is the Jacobian of the outputs of sample i. With "squared", for sums of squares
+    :math:`\tfrac12 \lVert f - y \rVert^2` and for energies, :math:`H_i = I`; with "softmax", for
+    logits with the probabilities p, :math:`H_i = \operatorname{diag}(p) - p p^\top`. Both are
+    Fisher's metric and the Gauss-Newton matrix of the loss. Which outputs, `update` is told by one
+    of three extras:
 
     - `batch=`, as in `fit`, with `output_fn` in this call: the Jacobian is computed sample by
       sample, for the cost of one gradient for each output. The outputs of a sample must not depend
@@ -269,36 +274,37 @@ def natural_gradient(
     - `jacobian=`, a tree like the parameters with a leading axis of samples.
 
     And by two more, if wanted: `residuals=`, the derivatives of the loss in the outputs, as
-    f - y. Then g = J^T residuals / N, which needs no gradient (the one given only has
-    its shapes), and the kernel form is exact for small damping. `weights=`, one for each
+    f - y. Then :math:`g_t = \sum_i J_i^\top r_i / N`, which needs no gradient (the one given only
+    has its shapes), and the kernel form is exact for small damping. `weights=`, one for each
     sample, in place of 1 / N: probabilities, or a quadrature's, which sum to the volume.
 
     With k real outputs in all and n real parameters a step costs, after the Jacobian of k n
     numbers:
 
-    - "normal", n <= k: k n^2 + n^3 / 3 multiplications, a matrix of n x n;
-    - "kernel", k < n: n k^2 + k^3 / 3, a matrix of k x k;
+    - "normal", n <= k: :math:`k n^2 + n^3 / 3` multiplications, a matrix of n x n;
+    - "kernel", k < n: :math:`n k^2 + k^3 / 3`, a matrix of k x k;
     - "qr": 2 to 4 times as much, for a damping below the least that both others take, 5e-7 of the
       trace of F in float32 and 1e-15 of it in float64;
     - "cg": no Jacobian, two products with it in each of `cg_steps` steps, for large k and n.
 
     Energies that are no sums of squares (Mueller & Zeinhofer 2023) have the metric of the outputs
-    that their quadratic part is made of: for the integral of 0.5 |grad u|^2 - f u these are grad u
-    at the nodes, with the quadrature's weights. With a line search: `chain(natural_gradient(1.0,
-    ...), scale_by_backtracking_linesearch(...))`.
+    that their quadratic part is made of: for the integral of
+    :math:`\tfrac12 \lVert \nabla u \rVert^2 - f u` these are :math:`\nabla u` at the nodes, with
+    the quadrature's weights. With a line search: `chain(natural_gradient(1.0, ...),
+    scale_by_backtracking_linesearch(...))`.
 
     Complex parameters are two real ones each, and complex outputs two real outputs; gradients are
     uphill, `jnp.conj(jax.grad(...))`.
 
     Args:
-      learning_rate: step size >= 0: a number or a schedule, like all numbers below.
-      damping: added to the eigenvalues of F, >= 0, in units of F.
-      momentum: mu of SPRING, in [0, 1]: the part of the last direction that the step keeps where no
-        sample of this batch sees it. None is 0, without a slot.
-      norm_constraint: > 0, the largest square of the length of a step. None is no limit.
-      damping_decay: omega in (0, 1), as 0.95: the damping is multiplied by it after a step in which
-        the loss fell by more than 3/4 of what the quadratic model predicted, and divided by it
-        below 1/4. Needs `value_fn=`, the loss as a function of the parameters. None is constant.
+      learning_rate: :math:`\eta_t` >= 0: a number or a schedule, like all numbers below.
+      damping: :math:`\lambda` >= 0, added to the eigenvalues of F, in units of F.
+      momentum: :math:`\mu` of SPRING, in [0, 1]: the part of the last direction that the step keeps
+        where no sample of this batch sees it. None is 0, without a slot.
+      norm_constraint: :math:`C` > 0, the largest square of the length of a step. None is no limit.
+      damping_decay: in (0, 1), as 0.95: the damping is multiplied by it after a step in which the
+        loss fell by more than 3/4 of what the quadratic model predicted, and divided by it below
+        1/4. Needs `value_fn=`, the loss as a function of the parameters. None is constant.
       output_fn: `output_fn(params, batch)`, see above; an array, or a tree of them. It is static.
       likelihood: "squared" or "softmax" over the last axis of the output.
       centered: whether J_i is taken relative to its mean over the samples: F is then the covariance
@@ -313,8 +319,8 @@ def natural_gradient(
       preconditioner_rank: of "nystrom", >= 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: one number, and 4 bytes per element
-      with momentum (the last direction).
+      An `Optimizer` whose `update` needs the parameters.
+      State: one number, and 4 bytes per element with momentum (the last direction).
 
     Raises:
       ValueError: if a concrete number is out of range, or shapes do not fit.
@@ -362,32 +368,37 @@ def min_sr(
     output_fn: Callable[[Params, Any], PyTree] | None = None,
     solver: str = "auto",
 ) -> Optimizer:
-    """Descend by stochastic reconfiguration, in the kernel form of MinSR with few samples.
+    r"""Descend by stochastic reconfiguration, in the kernel form of MinSR with few samples.
 
     Good for: variational Monte Carlo, ground states of quantum systems.
 
-    direction = A^T (A A^T + damping I)^-1 e, with A_i = (O_i - mean O) / sqrt(N), O_i the
-    derivative of the log-amplitude of sample i, and e_i = (E_i - mean E) / sqrt(N), E_i its local
-    energy; update = -learning_rate direction
+    .. math::
+
+       A_i &= (O_i - \bar O) / \sqrt N, \qquad e_i = (E_i - \bar E) / \sqrt N \\
+       x_t &= x_{t-1} - \eta_t A^\top (A A^\top + \lambda I)^{-1} e
+
+    with :math:`O_i` the derivative of the log-amplitude of sample i, :math:`E_i` its local energy,
+    and bars for their means over the N samples.
 
     It is `natural_gradient(centered=True)`, and takes its extras: `batch=` with `output_fn` here,
     which returns log psi, real or complex, or `jacobian=`; and `residuals=` for the local energies.
     Gradients may be given in their place, also that of another loss. With n parameters below the
     k real numbers of the log-amplitudes it solves in the parameters, which is the same direction.
 
-    NetKet's gradient of real parameters is twice that of complex ones, and so are its steps: its
-    `VMC_SR` with a learning rate of 0.01 is `min_sr(0.02)` for real parameters, and for complex
-    ones it has the factor in its `VMC_SR`, but not in `VMC` with `SR`.
+    Differences: NetKet's gradient of real parameters is twice that of complex ones, and so are its
+    steps: its `VMC_SR` with a learning rate of 0.01 is `min_sr(0.02)` for real parameters, and for
+    complex ones it has the factor in its `VMC_SR`, but not in `VMC` with `SR`.
 
     Args:
-      learning_rate: step size >= 0, of imaginary time: a number or a schedule.
-      damping: added to the eigenvalues of the metric, >= 0; the diagonal shift. 0 gives the
-        pseudo-inverse.
+      learning_rate: :math:`\eta_t` >= 0, of imaginary time: a number or a schedule.
+      damping: :math:`\lambda` >= 0, added to the eigenvalues of the metric; the diagonal shift. 0
+        gives the pseudo-inverse.
       output_fn: `output_fn(params, batch)`, see `natural_gradient`.
       solver: see `natural_gradient`: "auto", "normal", "kernel", "qr".
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: one number.
+      An `Optimizer` whose `update` needs the parameters.
+      State: one number.
 
     Raises:
       ValueError: if a concrete number is out of range, or shapes do not fit.
@@ -424,25 +435,32 @@ def spring(
     output_fn: Callable[[Params, Any], PyTree] | None = None,
     solver: str = "auto",
 ) -> Optimizer:
-    """Descend by stochastic reconfiguration that keeps the last direction where samples are silent.
+    r"""Descend by stochastic reconfiguration, keeping the last direction where samples are silent.
 
     Good for: variational Monte Carlo with fewer samples than parameters.
 
-    zeta = e - momentum A phi; phi = A^T (A A^T + damping I)^-1 zeta + momentum phi;
-    update = -min(learning_rate, sqrt(norm_constraint) / |phi|) phi, with A and e of `min_sr`
+    With A and e of `min_sr`:
+
+    .. math::
+
+       \varphi_t &= A^\top (A A^\top + \lambda I)^{-1} (e - \mu A \varphi_{t-1})
+       + \mu\, \varphi_{t-1} \\
+       x_t &= x_{t-1} - \min\left(
+       \eta_t,\; \frac{\sqrt C}{\lVert \varphi_t \rVert} \right) \varphi_t
 
     Args:
-      learning_rate: step size >= 0: a number or a schedule, like all numbers below.
-      damping: added to the eigenvalues of the metric, >= 0.
-      momentum: mu in [0, 1]: the part of the last direction that remains. NetKet advises 0.8.
-      norm_constraint: C > 0, the largest square of the length of a step; None for no limit.
+      learning_rate: :math:`\eta_t` >= 0: a number or a schedule, like all numbers below.
+      damping: :math:`\lambda` >= 0, added to the eigenvalues of the metric.
+      momentum: :math:`\mu` in [0, 1]: the part of the last direction that remains. NetKet advises
+        0.8.
+      norm_constraint: :math:`C` > 0, the largest square of the length of a step; None for no limit.
       output_fn: `output_fn(params, batch)`, see `natural_gradient`; the extras are those of
         `min_sr`.
       solver: see `natural_gradient`: "auto", "normal", "kernel", "qr".
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element (the last
-      direction) and one number.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element (the last direction) and one number.
 
     Raises:
       ValueError: if a concrete number is out of range, or shapes do not fit.

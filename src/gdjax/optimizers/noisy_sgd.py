@@ -25,18 +25,23 @@ def _noisy_sgd(grads, slots, params, count, *, learning_rate, eta, gamma):
 def noisy_sgd(
     learning_rate: Scalar, eta: Scalar = 0.01, gamma: Scalar = 0.55, key: Key = 0
 ) -> Optimizer:
-    """Descend along the gradient plus Gaussian noise of variance eta / t^gamma.
+    r"""Descend along the gradient plus Gaussian noise whose variance falls with time.
 
     Good for: very deep networks that hardly train from a poor initialization.
 
+    .. math::
+
+       x_t = x_{t-1} - \eta_t (g_t + n_t), \qquad n_t \sim \mathcal N(0, \sigma^2 / t^\gamma)
+
     Args:
       learning_rate: step size >= 0: a number or a schedule.
-      eta: variance of the first noise, >= 0.
+      eta: :math:`\sigma^2`, variance of the first noise, >= 0.
       gamma: power of t by which the variance falls.
       key: an int or a `jax.random.key`, see `add_noise`. Runs with the same key get the same noise.
 
     Returns:
-      An `Optimizer`. State: one key.
+      An `Optimizer`.
+      State: one key.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -121,20 +121,31 @@ def normuon(
     ns_dtype: FloatDType = None,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Run Muon with updates of equal norm for all output neurons.
+    r"""Run Muon with updates of equal norm for all output neurons.
 
     Good for: the same as Muon, in fewer steps, at almost no additional memory.
 
-    O = polar(momentum);  nu = b2 nu + (1 - b2) mean over fan_in of O^2;
-    O /= sqrt(nu) + eps, then rescaled to the root mean square `consistent_rms`
+    For a matrix with m inputs and n outputs, and :math:`O_t` the polar factor of `muon`:
+
+    .. math::
+
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)
+       \operatorname{mean}_{\text{inputs}} |O_t|^2 \\
+       N_t &= \frac{O_t}{\sqrt{v_t} + \epsilon} \\
+       x_t &= x_{t-1} - \eta_t \left(
+       \rho \sqrt{m n}\, \frac{N_t}{\lVert N_t \rVert_F} + \lambda x_{t-1} \right)
+
+    The other parameters are updated by Adam, as in `muon`.
+
+    Differences: Dion's authors keep the norm of :math:`O_t`, which is `consistent_rms=None`.
 
     Args:
       learning_rate: see `muon`, like all arguments that are not named here.
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
       beta: see `muon`.
-      b2: decay of the neurons' mean squares, in [0, 1).
-      eps: added to the norm of a matrix, to the root of nu and to Adam's, >= 0.
+      b2: :math:`\beta_2`, decay of the neurons' mean squares, in [0, 1).
+      eps: added to the norm of a matrix, to the root of v and to Adam's, >= 0.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
       mu_dtype: see `muon`.
@@ -146,14 +157,15 @@ def normuon(
       adam_weight_decay: see `muon`.
       adam_learning_rate: see `muon`.
       muon_weight_dimension_numbers: see `muon`.
-      consistent_rms: root mean square of a step > 0; 0.2 is the paper's. None restores the norm
-        that O had and applies `scale`, as Dion's authors do.
+      consistent_rms: :math:`\rho` > 0, root mean square of the direction; 0.2 is the paper's. None
+        restores the norm of :math:`O_t` and applies `scale`.
       scale: see `muon`.
       ns_dtype: see `muon`.
       mesh: see `muon`.
 
     Returns:
-      As `muon`. State: 4 more bytes for each output of a matrix.
+      As `muon`.
+      State: 4 more bytes for each output of a matrix.
 
     Raises:
       ValueError: as `muon`.
@@ -203,20 +215,30 @@ def adamuon(
     ns_dtype: FloatDType = None,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Run Muon with the polar factor divided by its elementwise second moment, as in Adam.
+    r"""Run Muon with the polar factor divided by its elementwise second moment, as in Adam.
 
     Good for: the same as Muon, at AdamW's memory and learning rates.
 
-    O = polar(momentum);  nu = b2 nu + (1 - b2) O^2;
-    O /= sqrt(nu / (1 - b2^t)) + eps, then rescaled to the root mean square `consistent_rms`
+    For a matrix of m x n elements, and :math:`O_t` the polar factor of `muon`:
+
+    .. math::
+
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |O_t|^2 \\
+       N_t &= \frac{O_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} \\
+       x_t &= x_{t-1} - \eta_t \left(
+       \rho \sqrt{m n}\, \frac{N_t}{\lVert N_t \rVert_F} + \lambda x_{t-1} \right)
+
+    The other parameters are updated by Adam, as in `muon`.
+
+    Differences: the paper's second version takes the polar factor of the momentum's sign.
 
     Args:
       learning_rate: see `muon`, like all arguments that are not named here.
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
       beta: see `muon`.
-      b2: decay of the mean square, in [0, 1).
-      eps: added to the norm of a matrix, to the root of nu and to Adam's, >= 0.
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: added to the norm of a matrix, to the root of v and to Adam's, >= 0.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
       mu_dtype: see `muon`.
@@ -228,12 +250,13 @@ def adamuon(
       adam_weight_decay: see `muon`.
       adam_learning_rate: see `muon`.
       muon_weight_dimension_numbers: see `muon`.
-      consistent_rms: root mean square of a step > 0; 0.2 is AdamW's.
+      consistent_rms: :math:`\rho` > 0, root mean square of the direction; 0.2 is AdamW's.
       ns_dtype: see `muon`.
       mesh: see `muon`.
 
     Returns:
-      As `muon`. State: 8 bytes for each element.
+      As `muon`.
+      State: 8 bytes for each element.
 
     Raises:
       ValueError: as `muon`.

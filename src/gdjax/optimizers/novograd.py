@@ -67,7 +67,7 @@ def scale_by_novograd(
     weight_decay: Hyperparam | None = 0.0,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Replace the gradient by NovoGrad's direction; the arguments are those of `novograd`.
+    """Replace the gradient by NovoGrad's direction; arguments and equations as in `novograd`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -91,28 +91,36 @@ def novograd(
     *,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend with momentum along gradients divided by a running norm of their array.
+    r"""Descend with momentum along gradients divided by a running norm of their array.
 
     Good for: speech and language models with half of Adam's memory.
 
-    nu = b2 nu + (1 - b2) |g|^2, at first |g|^2;
-    mu = b1 mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param;
-    update = -learning_rate * mu
+    .. math::
 
-    mu is a sum, not a mean: a steady gradient moves 1 / (1 - b1) learning rates.
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, \lVert g_t \rVert^2 \\
+       v_1 &= \lVert g_1 \rVert^2 \\
+       m_t &= \beta_1 m_{t-1} + \frac{g_t}{\sqrt{v_t + \bar\epsilon} + \epsilon}
+       + \lambda x_{t-1} \\
+       x_t &= x_{t-1} - \eta_t m_t
+
+    The norm is that of one array. :math:`m_t` is a sum, not a mean: a steady gradient moves
+    1 / (1 - b1) learning rates.
+
+    Differences: the paper's defaults are b1 = 0.95, b2 = 0.98 and eps = 1e-8; these are optax's.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      b1: decay of the sum, in [0, 1).
-      b2: decay of the squared norm, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      weight_decay: strength >= 0 of the decay, which is part of the sum; None is off.
+      b1: :math:`\beta_1`, decay of the sum, in [0, 1).
+      b2: :math:`\beta_2`, decay of the squared norm, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      eps_root: :math:`\bar\epsilon`, added under the root, >= 0.
+      weight_decay: :math:`\lambda` >= 0, strength of the decay, which is part of the sum; None is
+        off.
       mu_dtype: dtype of the sum; None is at least float32.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 4
-      bytes per element and 4 per array.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 4 bytes per element and 4 per array.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -85,11 +85,14 @@ _RANGES = dict(alpha=NONNEGATIVE, beta=NONNEGATIVE, optimism=NONNEGATIVE)
 def optimistic_gradient_descent(
     learning_rate: Hyperparam, alpha: Hyperparam = 1.0, beta: Hyperparam = 1.0
 ) -> Optimizer:
-    """Descend along the gradient plus its change since the last step.
+    r"""Descend along the gradient plus its change since the last step.
 
     Good for: two-player games and saddle points.
 
-    update = -learning_rate * (alpha g + beta (g - g_previous)), with g_previous = g at first
+    .. math::
+
+       x_t = x_{t-1} - \eta_t \left( \alpha g_t + \beta (g_t - g_{t-1}) \right), \qquad
+       g_0 = g_1
 
     In games in which gradient descent circles around the solution, this method converges.
 
@@ -99,7 +102,8 @@ def optimistic_gradient_descent(
       beta: weight of its change, >= 0.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element (the last gradient).
+      An `Optimizer`.
+      State: 4 bytes per element (the last gradient).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -126,9 +130,9 @@ def optimistic_gradient_descent(
 
 @direction_of(optimistic_gradient_descent)
 def scale_by_optimistic_gradient() -> None:
-    """Replace the gradient g by alpha g + beta (g - the g of the last step).
+    """Replace the gradient by the optimistic one.
 
-    The arguments are those of `optimistic_gradient_descent`.
+    Arguments and equations as in `optimistic_gradient_descent`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -154,25 +158,33 @@ def optimistic_adam(
     *,
     nesterov: bool = True,
 ) -> Optimizer:
-    """Run Adam plus `optimism` times the change of Adam's direction.
+    r"""Run Adam plus `optimism` times the change of Adam's direction.
 
     Good for: games and GANs.
 
-    update = -(learning_rate x + optimism (x - x_previous)), with x Adam's direction. The same as
+    .. math::
+
+       x_t = x_{t-1} - \eta_t d_t - o_t (d_t - d_{t-1}), \qquad d_0 = d_1
+
+    with :math:`d_t` the direction of `nadam`, or of `adam` without `nesterov`. The same as
     `optimistic_adam_v2` with alpha = 1 and beta = optimism / learning_rate.
+
+    Differences: the paper has Adam; Nesterov's form is the default as in optax, whose
+    `optimistic_adam` takes no schedules.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      optimism: step size >= 0 of the correction; None is the learning rate.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      optimism: :math:`o_t` >= 0, step size of the correction; None is the learning rate.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      nesterov: whether x is NAdam's direction.
+      nesterov: whether :math:`d_t` is NAdam's direction.
 
     Returns:
-      An `Optimizer`. State: 12 bytes per element (mu, nu, the last direction).
+      An `Optimizer`.
+      State: 12 bytes per element (mu, nu, the last direction).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -207,25 +219,31 @@ def optimistic_adam_v2(
     mu_dtype: FloatDType = None,
     nesterov: bool = True,
 ) -> Optimizer:
-    """Run Adam plus the change of Adam's direction, all times the learning rate.
+    r"""Run Adam plus the change of Adam's direction, all times the learning rate.
 
     Good for: games and GANs.
 
-    update = -learning_rate * (alpha x + beta (x - x_previous)), with x Adam's direction
+    .. math::
+
+       x_t = x_{t-1} - \eta_t \left( \alpha d_t + \beta (d_t - d_{t-1}) \right), \qquad
+       d_0 = d_1
+
+    with :math:`d_t` the direction of `nadam`, or of `adam` without `nesterov`.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
       alpha: weight of the direction, >= 0.
       beta: weight of its change, >= 0.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      nesterov: whether x is NAdam's direction.
+      nesterov: whether :math:`d_t` is NAdam's direction.
 
     Returns:
-      An `Optimizer`. State: 12 bytes per element (mu, nu, the last direction).
+      An `Optimizer`.
+      State: 12 bytes per element (mu, nu, the last direction).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -47,7 +47,7 @@ _RANGES = dict(f_min=FINITE, max_learning_rate=_LIMIT, scaling=NONNEGATIVE)
 def scale_by_polyak(
     f_min: Scalar = 0.0, max_learning_rate: Scalar = 1.0, eps: Scalar = 0.0, variant: str = "sps"
 ) -> Optimizer:
-    """Multiply the gradient by Polyak's step size; arguments as in `polyak_sgd`.
+    """Multiply the gradient by Polyak's step size; arguments and equations as in `polyak_sgd`.
 
     `update` needs `value=`, the loss.
 
@@ -69,23 +69,32 @@ def polyak_sgd(
     eps: Scalar = 0.0,
     variant: str = "sps",
 ) -> Optimizer:
-    """Descend by Polyak's step size, which needs the loss and a lower bound of it.
+    r"""Descend by Polyak's step size, which needs the loss and a lower bound of it.
 
     Good for: losses whose smallest value is known, networks that interpolate the data.
 
-    update = -scaling * min((value - f_min) / (|g|^2 + eps), max_learning_rate) * g, where |g| is
-    the norm over the whole tree; 0 for a zero gradient
+    .. math::
+
+       x_t = x_{t-1} - s\, \min\left(
+       \frac{f(x_{t-1}) - f_{\min}}{\lVert g_t \rVert^2 + \epsilon},\; \eta_{\max} \right) g_t
+
+    The norm is over the whole tree. For a zero gradient the step is 0.
+
+    Differences: in optax the scaling multiplies the gradient before its norm is taken, so
+    `polyak_sgd(scaling=s)` there is `polyak_sgd(scaling=1 / s)` here, while the step is below its
+    bound.
 
     Args:
-      max_learning_rate: the largest step size, >= 0: a number or a schedule; infinity for no limit.
-      scaling: multiplies the step, >= 0; less than 1 if the minimum is uncertain.
+      max_learning_rate: :math:`\eta_{\max}` >= 0, the largest step size: a number or a schedule;
+        infinity for no limit.
+      scaling: :math:`s` >= 0, multiplies the step; less than 1 if the minimum is uncertain.
       f_min: the smallest value of the loss, 0 for over-parametrized problems.
       eps: added to the squared norm, >= 0.
-      variant: "sps", or "sps+", which replaces a negative value - f_min by 0. With "sps" the step
+      variant: "sps", or "sps+", which replaces a negative numerator by 0. With "sps" the step
         then points uphill.
 
     Returns:
-      An `Optimizer` that remembers nothing of the parameters; call its update with the loss:
+      An `Optimizer` that remembers nothing of the parameters. Call its update with the loss, as
       `update(grads, state, params, value=loss)`.
 
     Raises:

@@ -115,30 +115,43 @@ def prodigy(
 
     Good for: fine-tuning without a learning rate to tune, diffusion models.
 
-    With d the estimate and k_t = sqrt(1 - b2^t) / (1 - b1^t), l = d * learning_rate * k_t:
-    mu = b1 mu + (1 - b1) d g;  nu = b2 nu + (1 - b2) |d g|^2;
-    numerator = beta3 numerator + (d / d_0) l <g, x_0 - x>;  s = beta3 s + (d / d_0) l g;
-    d_new = max(d, estim_lr_coef * numerator / |s|_1);
-    update = -l * (mu / (sqrt(nu) + d_new eps) + weight_decay * param)
+    With :math:`d_t` the estimate, :math:`d_1 = d_0`, and
+    :math:`l_t = \eta_t d_t \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`:
 
-    The estimate does not change until a gradient is not zero; optax's becomes NaN then.
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, d_t g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |d_t g_t|^2 \\
+       r_t &= \beta_3 r_{t-1} + (d_t / d_0)\, l_t \langle g_t, x_0 - x_{t-1} \rangle \\
+       s_t &= \beta_3 s_{t-1} + (d_t / d_0)\, l_t g_t \\
+       d_{t+1} &= \max(d_t,\; c\, r_t / \lVert s_t \rVert_1) \\
+       x_t &= x_{t-1} - l_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon}
+       + \lambda x_{t-1} \right)
+
+    The inner product and the norm are over all parameters.
+
+    Differences: prodigyopt's default has no bias correction in :math:`l_t`, see `correct_bias`. The
+    estimate does not change until a gradient is not zero; optax's becomes NaN then.
 
     Args:
       learning_rate: factor of the estimated step size, usually 1 or a schedule from 1 to 0; one
         number for the whole tree, like all numbers here.
-      betas: (b1, b2), decays of the mean and the mean square, in [0, 1); in the state `b1`, `b2`.
-      beta3: decay of the estimate's sums, in [0, 1); None is sqrt(b2).
-      eps: added to the root, >= 0, relative to the estimate.
-      estim_lr0: d_0 > 0, the first estimate, in units of the parameters; it has to be less than
-        the distance, as the estimate only grows.
-      estim_lr_coef: factor > 0 of the estimate.
-      weight_decay: strength >= 0 of the decoupled decay.
-      safeguard_warmup: whether s is without the factor `learning_rate`, for long warm-ups.
-      correct_bias: whether to use k_t, as optax always does; prodigyopt's default is k_t = 1.
+      betas: :math:`(\beta_1, \beta_2)`, decays of the mean and the mean square, in [0, 1); in the
+        state `b1`, `b2`.
+      beta3: :math:`\beta_3`, decay of the estimate's sums, in [0, 1); None is sqrt(b2).
+      eps: :math:`\epsilon` >= 0, added to the root, relative to the estimate.
+      estim_lr0: :math:`d_0` > 0, the first estimate, in units of the parameters; it has to be less
+        than the distance, as the estimate only grows.
+      estim_lr_coef: :math:`c` > 0, factor of the estimate.
+      weight_decay: :math:`\lambda` >= 0, strength of the decoupled decay.
+      safeguard_warmup: whether :math:`s_t` has :math:`d_t` in place of :math:`l_t`, for long
+        warm-ups.
+      correct_bias: whether :math:`l_t` has the factor with the decays, as it always has in optax;
+        False is :math:`l_t = \eta_t d_t`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 16 bytes for each element,
-      and 4 more where the parameters are of less than float32.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 16 bytes for each element, and 4 more where the parameters are of less than float32.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

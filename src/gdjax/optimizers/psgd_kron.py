@@ -150,7 +150,7 @@ def scale_by_psgd_kron(
     key: Key = 0,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Replace the gradient by PSGD's direction; the arguments are those of `psgd_kron`.
+    """Replace the gradient by PSGD's direction; arguments and equations as in `psgd_kron`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -186,21 +186,40 @@ def psgd_kron(
     key: Key = 0,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Whiten a running mean of the gradient by Kronecker factors that are learned online.
+    r"""Whiten a running mean of the gradient by Kronecker factors that are learned online.
 
     Good for: large networks and noisy gradients, without second moments or an `eps` to set.
 
-    mu = b1 mu + (1 - b1) g;  m = mu / (1 - b1^t);
-    when due, with v ~ N(0, 1) and x = m + sqrt(2^-23) mean|m| v:
-    A = x with every Q_k applied;  B = v with every Q_k^-H applied;  T1 = A_k A_k^H, T2 = B_k B_k^H;
-    Q_k = Q_k - preconditioner_lr * triu(T1 - T2) Q_k / |T1 + T2|, by a lower bound of that norm;
-    direction = m with every Q_k^H Q_k applied, with a root mean square of at most 1.1;
-    update = -learning_rate * (direction + weight_decay * param)
+    The factors :math:`Q_k`, one for each axis, make up :math:`Q = Q_1 \otimes Q_2 \otimes \ldots`:
+
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+       \hat m_t &= m_t / (1 - \beta_1^t) \\
+       \tilde d_t &= Q^H Q\, \hat m_t \\
+       d_t &= \tilde d_t / \max(1,\; \operatorname{rms}(\tilde d_t) / 1.1) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    When due, before the direction is computed, the factors are fitted to the gradient by means of a
+    random probe z, and of :math:`A_k` and :math:`B_k`, which are A and B as matrices whose rows run
+    along axis k:
+
+    .. math::
+
+       A &= Q (\hat m_t + 2^{-23/2}\, \operatorname{mean}|\hat m_t|\, z) \\
+       B &= Q^{-H} z, \qquad z \sim \mathcal N(0, I) \\
+       Q_k &\leftarrow Q_k - \nu\,
+       \frac{\operatorname{triu}(A_k A_k^H - B_k B_k^H)}{\lVert A_k A_k^H + B_k B_k^H \rVert}\, Q_k
+
+    A lower bound is used for the spectral norm.
+
+    Differences: psgd-jax updates and balances the factors at random times, here the intervals are
+    deterministic; factors that would not be finite are kept.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      b1: decay of the mean, in [0, 1).
-      weight_decay: strength of decoupled decay, see `adamw`.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      weight_decay: :math:`\lambda` >= 0, strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       preconditioner_update_probability: updates of the factors for each step, in (0, 1], often a
         schedule: one is due when 1 / probability steps have passed. None is
@@ -209,21 +228,23 @@ def psgd_kron(
       min_ndim_triangular: parameters of fewer axes have diagonal factors, an integer >= 0.
       memory_save_mode: None; "one_diag" for a diagonal factor on the longest axis; "all_diag".
       momentum_into_precond_update: whether the factors learn from the mean or from the gradient.
-      preconditioner_lr: step size of the factors, >= 0.
+      preconditioner_lr: :math:`\nu` >= 0, step size of the factors.
       preconditioner_init_scale: scale > 0 of the first Q, the root of the preconditioner.
       balance_interval: updates between two balancings of the factors' sizes, a whole number >= 1.
       clip_update_rms: the largest root mean square of a direction, > 0; None for any. A whitened
         gradient has 1.
       factor_update: "triangular" as above; "procrustes" is Li's later update of full matrices
-        without solves: with C = d d^H along each axis of the direction d of x, and tau = elements /
-        side, Q_k = Q_k - preconditioner_lr * (C - tau) Q_k / l, rotated a little towards symmetry.
-      bound_decay: decay of l in "procrustes", an upper bound of |C + tau|, in [0, 1).
+        without solves, :math:`Q_k \leftarrow Q_k - \nu (C_k - \tau_k I)\, Q_k / l_k`, rotated a
+        little towards symmetry. :math:`C_k = D_k D_k^H` with :math:`D = Q^H A`, and
+        :math:`\tau_k` is the number of elements over the length of axis k.
+      bound_decay: decay of :math:`l_k` in "procrustes", which bounds the norm of
+        :math:`C_k + \tau_k I`, in [0, 1).
       key: for the probes, an int or a `jax.random.key`. It is kept in the state.
       mesh: devices to deal the parameters with full factors over, whole ones, see `soap`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n matrix: 4 (m n + m^2 + n^2) bytes.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State of an m x n matrix: 4 (m n + m^2 + n^2) bytes.
 
     Raises:
       ValueError: if a concrete number is out of range, or a choice unknown.

@@ -38,12 +38,18 @@ def qhadam(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Run Adam with quasi-hyperbolic moments: long means, each averaged with its newest sample.
+    r"""Run Adam with quasi-hyperbolic moments: long means, each averaged with its newest sample.
 
     Good for: Adam with a long mean that still responds to the newest gradient.
 
-    mean = (1 - q1) g + q1 mu / (1 - b1^t);  mean_sq = (1 - q2) |g|^2 + q2 nu / (1 - b2^t);
-    update = -learning_rate * (mean / (sqrt(mean_sq + eps_root) + eps) + weight_decay * param)
+    With :math:`m_t` and :math:`v_t` the means of `adam`:
+
+    .. math::
+
+       \tilde m_t &= (1 - q_1)\, g_t + q_1 \frac{m_t}{1 - \beta_1^t}, \qquad
+       \tilde v_t = (1 - q_2)\, |g_t|^2 + q_2 \frac{v_t}{1 - \beta_2^t} \\
+       x_t &= x_{t-1} - \eta_t \left(
+       \frac{\tilde m_t}{\sqrt{\tilde v_t + \bar\epsilon} + \epsilon} + \lambda x_{t-1} \right)
 
     q1 = q2 = 1 is Adam; q1 = 0 is RMSProp with bias correction; q1 = b1, q2 = 1 comes close to
     NAdam.
@@ -51,18 +57,18 @@ def qhadam(
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
       b1: see `adam`; larger than there, since q1 adds weight to the newest gradient.
-      b2: see `adam`.
-      q1: weight of the mean against the newest gradient, in [0, 1].
-      q2: weight of the mean square against the newest square, in [0, 1].
-      eps: see `adam`.
-      eps_root: see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      q1: the paper's :math:`\nu_1`, weight of the mean against the newest gradient, in [0, 1].
+      q2: the paper's :math:`\nu_2`, weight of the mean square against the newest square, in [0, 1].
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
       weight_decay: strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
-      per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element (mu, nu).
 
     Raises:
       ValueError: if a concrete number is out of range.

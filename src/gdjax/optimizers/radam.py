@@ -70,27 +70,43 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Run Adam with a warm-up that follows from b2: momentum at first, then Adam times r_t.
+    r"""Run Adam with a warm-up that follows from b2: momentum at first, then Adam times r_t.
 
     Good for: Adam without a warm-up to tune.
 
-    rho_t = 2 / (1 - b2) - 1 - 2 t b2^t / (1 - b2^t), close to t for small t;
-    r_t^2 = (rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t);
-    update = -learning_rate * r_t * Adam's direction where rho_t >= threshold, else
-    -learning_rate * mu / (1 - b1^t)
+    With :math:`\hat m_t` and :math:`\hat v_t` the corrected means of `adam`:
+
+    .. math::
+
+       \rho_t &= \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
+       \rho_\infty &= \frac{2}{1 - \beta_2} - 1 \\
+       r_t &= \sqrt{\frac{(\rho_t - 4) (\rho_t - 2)\, \rho_\infty}
+       {(\rho_\infty - 4) (\rho_\infty - 2)\, \rho_t}} \\
+       x_t &= x_{t-1} - \eta_t \begin{cases}
+       r_t\, \hat m_t / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon)
+       & \text{if } \rho_t \ge \text{threshold} \\
+       \hat m_t & \text{else} \end{cases}
+
+    :math:`\rho_t`, the number of gradients that the mean square averages, is close to t for small
+    t.
+
+    Differences: the paper starts Adam at :math:`\rho_t > 4`, torch at :math:`\rho_t > 5`, optax as
+    here at :math:`\rho_t \ge 5`. torch divides by :math:`\sqrt{v_t} + \epsilon` before it corrects
+    the bias, so its eps is `eps / sqrt(1 - b2**t)` here.
 
     Args:
       learning_rate: as in `adam`, like b1, b2, eps and eps_root.
-      b1: see `adam`.
-      b2: see `adam`; for b2 < 2/3 rho is always less than 5, and Adam never starts.
-      eps: see `adam`. torch's eps is `eps / sqrt(1 - b2**t)` here.
-      eps_root: see `adam`.
-      threshold: the value that rho_t has to reach; 4 has to be exceeded in any case. With the
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: see `adam`; for b2 < 2/3 :math:`\rho_t` is always less than 5, and Adam never starts.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
+      threshold: what :math:`\rho_t` has to reach; 4 has to be exceeded in any case. With the
         default b2 Adam starts at t = 6 for 5.0, at t = 5 for 4.0.
       nesterov: whether to look one step ahead, as `nadam` does.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes per element (mu, nu).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -113,7 +129,7 @@ def radam(
 
 @direction_of(radam)
 def scale_by_radam() -> None:
-    """Replace the gradient by RAdam's direction; arguments as in `radam`.
+    """Replace the gradient by RAdam's direction; arguments and equations as in `radam`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -104,7 +104,7 @@ def scale_by_rms(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """Divide the gradient by its running root-mean-square; arguments as in `rmsprop`.
+    """Divide the gradient by its root-mean-square; arguments and equations as in `rmsprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -124,7 +124,9 @@ def scale_by_stddev(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """Divide the gradient by its running standard deviation; arguments as in `rmsprop`.
+    """Divide the gradient by its standard deviation; arguments and equations as in `rmsprop`.
+
+    The direction is that of `rmsprop(centered=True)`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -148,31 +150,45 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """Descend along the gradient over its running root-mean-square.
+    r"""Descend along the gradient over its running root-mean-square.
 
     Good for: reinforcement learning, recurrent networks.
 
-    nu = decay nu + (1 - decay) |g|^2;  update = -learning_rate * g / sqrt(nu + eps)
+    .. math::
 
-    With momentum the update is `trace = momentum * trace - learning_rate * g / sqrt(nu + eps)`: the
-    learning rate multiplies each new term, as in Graves and optax. torch multiplies the whole
-    trace, which is `chain(scale_by_rms(0.99, eps_in_sqrt=False), trace(momentum),
-    scale_by_learning_rate(learning_rate))`. TensorFlow starts nu at `initial_scale=1.0`.
+       v_t &= \rho v_{t-1} + (1 - \rho)\, |g_t|^2 \\
+       x_t &= x_{t-1} - \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}
+
+    If centered, the root is that of the variance :math:`v_t - |m_t|^2 + \epsilon`, with
+    :math:`m_t = \rho m_{t-1} + (1 - \rho)\, g_t`. With momentum :math:`\mu`, and with `nesterov`
+    in the third line in place of the second:
+
+    .. math::
+
+       b_t &= \mu b_{t-1} - \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}} \\
+       x_t &= x_{t-1} + b_t \\
+       x_t &= x_{t-1} + \mu b_t - \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}
+
+    Differences: the learning rate multiplies each new term of :math:`b_t`, as in Graves and optax.
+    torch multiplies the whole sum and adds eps outside of the root, with a decay of 0.99:
+    `chain(scale_by_rms(0.99, eps_in_sqrt=False), trace(momentum),
+    scale_by_learning_rate(learning_rate))`. TensorFlow starts v at `initial_scale=1.0`.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      decay: decay of the mean square, in [0, 1).
-      eps: added under the root or, without `eps_in_sqrt`, to it, >= 0.
-      initial_scale: first value of nu, >= 0; only the first update uses it.
+      decay: :math:`\rho`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon` >= 0, added under the root or, without `eps_in_sqrt`, to it.
+      initial_scale: :math:`v_0` >= 0; only the first update uses it.
       eps_in_sqrt: whether eps is added under the root.
-      centered: whether to subtract the squared running mean of the gradient from nu, which gives
-        the variance; where rounding makes it negative it is replaced by 0.
-      momentum: decay of the trace, in [0, 1); None is no trace.
-      nesterov: whether to look one step ahead: the newest term plus momentum * trace.
-      bias_correction: whether to divide the means by 1 - decay^t.
+      centered: whether to divide by the standard deviation; where rounding makes the variance
+        negative, it is replaced by 0.
+      momentum: :math:`\mu`, decay of the sum of the steps, in [0, 1); None is no sum.
+      nesterov: whether to look one step ahead.
+      bias_correction: whether to divide :math:`v_t` and :math:`m_t` by :math:`1 - \rho^t`.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element, 4 more if centered, 4 more with momentum.
+      An `Optimizer`.
+      State: 4 bytes per element, 4 more if centered, 4 more with momentum.
 
     Raises:
       ValueError: if a concrete number is out of range; if `nesterov` has no momentum.

@@ -105,7 +105,7 @@ def scale_by_rprop(
     min_step_size: Hyperparam = 1e-6,
     max_step_size: Hyperparam = 50.0,
 ) -> Optimizer:
-    """Replace the gradient by Rprop's step, uphill; arguments as in `rprop`.
+    """Replace the gradient by Rprop's step, uphill; arguments and equations as in `rprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -126,24 +126,35 @@ def rprop(
     min_step_size: Hyperparam = 1e-6,
     max_step_size: Hyperparam = 50.0,
 ) -> Optimizer:
-    """Step against the sign of the gradient, with a separate step size for each weight.
+    r"""Step against the sign of the gradient, with a separate step size for each weight.
 
     Good for: exact gradients (full batch) of very different magnitudes.
 
-    The step size is multiplied by eta_plus where the gradient has the same sign as last time. Where
-    the sign has changed, it is multiplied by eta_minus, and the weight does not move in this step.
-    For full batches only: the signs of noisy gradients carry little information.
+    .. math::
+
+       \Delta_t &= \operatorname{clip}\left(\Delta_{t-1} \begin{cases}
+       \eta^+ & \text{if } g_t g_{t-1} > 0 \\
+       \eta^- & \text{if } g_t g_{t-1} < 0 \\
+       1 & \text{else} \end{cases},\; \Delta_{\min},\; \Delta_{\max} \right) \\
+       g_t &\leftarrow 0 \quad \text{where } g_t g_{t-1} < 0 \\
+       x_t &= x_{t-1} - \Delta_t \operatorname{sign}(g_t)
+
+    A weight whose gradient has changed its sign does not move in that step. For full batches only:
+    the signs of noisy gradients carry little information.
+
+    Differences: as in torch. optax is one step behind, its first update is 0.
 
     Args:
-      learning_rate: the first step size of every weight, >= 0: a number or prefix tree; only the
-        first update uses it.
-      eta_minus: factor in [0, 1] after a change of sign.
-      eta_plus: factor, usually > 1, while the sign stays the same.
-      min_step_size: the smallest step size, >= 0.
-      max_step_size: the largest step size, > 0; it bounds the first one too.
+      learning_rate: :math:`\Delta_0` >= 0, the first step size of every weight: a number or prefix
+        tree; only the first update uses it.
+      eta_minus: :math:`\eta^-` in [0, 1], factor after a change of sign.
+      eta_plus: :math:`\eta^+` > 0, usually > 1, factor while the sign stays the same.
+      min_step_size: :math:`\Delta_{\min}` >= 0, the smallest step size.
+      max_step_size: :math:`\Delta_{\max}` > 0, the largest step size; it bounds the first one too.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (the size, the gradient).
+      An `Optimizer`.
+      State: 8 bytes per element (the size, the gradient).
 
     Raises:
       ValueError: if a concrete number is out of range.

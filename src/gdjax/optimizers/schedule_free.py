@@ -144,26 +144,34 @@ def schedule_free_sgd(
     *,
     weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
-    """Run schedule-free gradient descent; see `schedule_free`.
+    r"""Run schedule-free gradient descent; see `schedule_free`.
 
     Good for: images, convex problems, runs of unknown length.
 
-    The learning rate of update t = 1, 2, ... is learning_rate * min(1, t / warmup_steps), as the
-    authors' schedulefree has it; optax's first update is 0.
+    `schedule_free` defines y, the parameters, and x, their average; z is updated by
+
+    .. math::
+
+       \gamma_t &= \eta_t \min(1,\; t / T) \\
+       z_t &= z_{t-1} - \gamma_t (g_t + \lambda y_{t-1})
+
+    with :math:`g_t` the gradient at :math:`y_{t-1}`.
+
+    Differences: the warm-up is that of the authors' schedulefree; optax's first update is 0.
 
     Args:
-      learning_rate: step size >= 0: a number or schedule for the whole tree.
-      warmup_steps: length >= 0 of a linear warm-up; None is none.
-      b1: see `schedule_free`.
-      weight_decay: strength >= 0, of weight_decay * param added to the gradient: a number, schedule
-        or prefix tree; None is none.
+      learning_rate: :math:`\eta_t` >= 0: a number or schedule for the whole tree.
+      warmup_steps: :math:`T` >= 0, length of a linear warm-up; None is none.
+      b1: :math:`\beta` in (0, 1], see `schedule_free`.
+      weight_decay: :math:`\lambda` >= 0: a number, schedule or prefix tree; None is none.
       weight_lr_power: see `schedule_free`.
       state_dtype: see `schedule_free`.
       weight_count_power: see `schedule_free`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element; 8 where
-      the parameters are of less than float32, whose rounding errors it keeps.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element; 8 where the parameters are of less than float32, whose
+      rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -196,26 +204,36 @@ def schedule_free_adamw(
     *,
     weight_count_power: Scalar = 0.0,
 ) -> Optimizer:
-    """Run schedule-free AdamW, which needs no first moment; see `schedule_free`.
+    r"""Run schedule-free AdamW, which needs no first moment; see `schedule_free`.
 
     Good for: runs of unknown length, without a schedule to tune.
 
-    z -= rate * (g / (sqrt(nu / (1 - b2^t)) + eps) + weight_decay * y)
+    `schedule_free` defines y, the parameters, and x, their average; z is updated by
+
+    .. math::
+
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+       z_t &= z_{t-1} - \gamma_t \left( \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+       + \lambda y_{t-1} \right)
+
+    with :math:`g_t` the gradient at :math:`y_{t-1}` and :math:`\gamma_t` the learning rate, with
+    the warm-up of `schedule_free_sgd`.
 
     Args:
       learning_rate: see `schedule_free_sgd`, like all arguments that are not named here.
       warmup_steps: see `schedule_free_sgd`.
-      b1: see `schedule_free`.
-      b2: decay of the mean square, in [0, 1).
-      eps: added to the root, >= 0.
-      weight_decay: strength >= 0 of the decoupled decay, at y: a number, schedule or prefix tree.
+      b1: :math:`\beta` in (0, 1], see `schedule_free`.
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon` >= 0, added to the root.
+      weight_decay: :math:`\lambda` >= 0, strength of the decoupled decay, at y: a number, schedule
+        or prefix tree; None is none.
       weight_lr_power: see `schedule_free`.
       state_dtype: see `schedule_free`.
       weight_count_power: see `schedule_free`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element; 12 where
-      the parameters are of less than float32.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 8 bytes for each element; 12 where the parameters are of less than float32.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -250,19 +268,27 @@ def schedule_free_radam(
     weight_count_power: Scalar = 0.0,
     silent: bool = True,
 ) -> Optimizer:
-    """Run schedule-free rectified Adam, which needs no warm-up; see `schedule_free_adamw`.
+    r"""Run schedule-free rectified Adam, which needs no warm-up; see `schedule_free_adamw`.
 
     Good for: as `schedule_free_adamw`, also without a warm-up.
 
-    The learning rate is multiplied by the factor r_t of `radam` (Liu et al. 2019,
-    https://arxiv.org/abs/1908.03265): 0 for the first updates, then growing to 1.
+    With :math:`r_t` and :math:`\rho_t` of `radam` (Liu et al. 2019,
+    https://arxiv.org/abs/1908.03265), the learning rate of `schedule_free_adamw` is
+
+    .. math::
+
+       \gamma_t = \begin{cases} \eta_t r_t & \text{if } \rho_t > 4 \\
+       0 & \text{else} \end{cases}
+
+    Without `silent`, :math:`\gamma_t = \eta_t` in the first steps, in which z is moved along the
+    gradient itself.
 
     Args:
       learning_rate: see `schedule_free_sgd`, like all arguments that are not named here.
-      b1: see `schedule_free`.
-      b2: see `schedule_free_adamw`.
-      eps: see `schedule_free_adamw`.
-      weight_decay: see `schedule_free_adamw`.
+      b1: :math:`\beta` in (0, 1], see `schedule_free`.
+      b2: :math:`\beta_2` in [0, 1), see `schedule_free_adamw`.
+      eps: :math:`\epsilon` >= 0, see `schedule_free_adamw`.
+      weight_decay: :math:`\lambda` >= 0, see `schedule_free_adamw`.
       weight_lr_power: see `schedule_free`.
       state_dtype: see `schedule_free`.
       weight_count_power: see `schedule_free`.

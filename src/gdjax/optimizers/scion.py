@@ -64,21 +64,28 @@ def scion(
     ns_dtype: FloatDType = None,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Step towards the minimizer of the linearized loss over a ball of each layer's norm.
+    r"""Step towards the minimizer of the linearized loss over a ball of each layer's norm.
 
     Good for: transformers of any width at one learning rate, with half of Adam's memory.
 
-    mu = beta mu + (1 - beta) g;  update = -learning_rate * (radius * D + param)
+    .. math::
 
-    D = sqrt(fan_out / fan_in) polar(mu) for matrices; sign(mu) / fan_in for arrays that
-    `weight_dimension_numbers` excludes (the output layer); mu / rms(mu) for vectors.
+       m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
+       d_t &= \begin{cases}
+       \sqrt{n_{\text{out}} / n_{\text{in}}}\, \operatorname{polar}(m_t) & \text{matrices} \\
+       \operatorname{sign}(m_t) / n_{\text{in}} & \text{matrices that are excluded} \\
+       m_t / \operatorname{rms}(m_t) & \text{vectors} \end{cases} \\
+       x_t &= x_{t-1} - \eta_t (\rho\, d_t + x_{t-1})
+
+    for matrices with the given numbers of inputs and outputs. `weight_dimension_numbers` excludes
+    some, usually the output layer. The last term is missing if not constrained.
 
     Args:
       learning_rate: step size >= 0, at most 1 if constrained: a number, schedule or prefix tree.
-      radius: of each layer's ball > 0, best a `by_path`: the paper has 50 for hidden layers and
-        3000 for the output layer of a language model.
+      radius: :math:`\rho` > 0, the radius of each layer's ball, best a `by_path`: the paper has 50
+        for hidden layers and 3000 for the output layer of a language model.
       beta: decay of the momentum, in [0, 1).
-      eps: added to each matrix's norm >= 0.
+      eps: added to each matrix's norm, >= 0.
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
       mu_dtype: dtype of the momentum; None is float32 at least.
@@ -90,7 +97,8 @@ def scion(
       mesh: see `muon`.
 
     Returns:
-      An `Optimizer`; its `update` needs the parameters if constrained. State: 4 bytes per element.
+      An `Optimizer`; its `update` needs the parameters if constrained.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -61,9 +61,13 @@ def momentum_trace(param: Array, accumulator_dtype: FloatDType = None) -> Moment
 
 @checked()
 def gradient_descent(learning_rate: Hyperparam) -> Optimizer:
-    """Descend along the negative gradient: update = -learning_rate * g.
+    r"""Descend along the negative gradient.
 
     Good for: convex problems, teaching, exact gradients.
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t g_t
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
@@ -87,23 +91,34 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend along the gradient or a decaying sum of the gradients so far.
+    r"""Descend along the gradient or a decaying sum of the gradients so far.
 
     Good for: images, small networks, long schedules.
 
-    trace = momentum * trace + g;  update = -learning_rate * trace, or, with `nesterov`,
-    -learning_rate * (g + momentum * trace)
+    .. math::
 
-    torch's `dampening` multiplies g by 1 - dampening from the second step on; it is not offered.
+       b_t &= \mu b_{t-1} + g_t \\
+       x_t &= x_{t-1} - \eta_t b_t
+
+    With `nesterov` the last line is
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t (g_t + \mu b_t)
+
+    Differences: as in torch and optax, the learning rate multiplies the whole sum, so that a change
+    of it acts at once; Sutskever et al. multiply each new gradient. torch's `dampening`, which
+    multiplies the gradient by 1 - dampening from the second step on, is not offered.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree.
-      momentum: decay of the sum, in [0, 1); None is plain gradient descent.
-      nesterov: whether to step along g + momentum * trace.
+      momentum: :math:`\mu`, decay of the sum, in [0, 1); None is plain gradient descent.
+      nesterov: whether to look one step ahead.
       accumulator_dtype: dtype of the sum; None is at least float32.
 
     Returns:
-      An `Optimizer`. State: 4 bytes for each element with momentum, none without.
+      An `Optimizer`.
+      State: 4 bytes for each element with momentum, none without.
 
     Raises:
       ValueError: if a concrete number is out of range; if `nesterov` has no momentum.
@@ -134,21 +149,26 @@ def _trace(grad, slots, param, count, *, decay, nesterov):
 def trace(
     decay: Hyperparam, nesterov: bool = False, accumulator_dtype: FloatDType = None
 ) -> Optimizer:
-    """Replace the gradient by the decaying sum of the gradients so far.
+    r"""Replace the gradient by the decaying sum of the gradients so far.
 
-    trace = decay * trace + g;  the result is trace or, with `nesterov`, g + decay * trace
+    .. math::
+
+       b_t = \mu b_{t-1} + g_t
+
+    The result is :math:`b_t` or, with `nesterov`, :math:`g_t + \mu b_t`.
 
     `sgd(lr, momentum)` is `chain(trace(momentum), scale_by_learning_rate(lr))`. A running mean,
     `ema`, is (1 - decay) times this sum.
 
     Args:
-      decay: decay of the sum, in [0, 1], where 1 is the sum of all: a number, schedule or prefix
-        tree.
+      decay: :math:`\mu`, decay of the sum, in [0, 1], where 1 is the sum of all: a number, schedule
+        or prefix tree.
       nesterov: whether to look one step ahead.
       accumulator_dtype: dtype of the sum; None is at least float32.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element.
+      An `Optimizer`.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -191,7 +191,7 @@ def scale_by_shampoo(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Replace the gradient by Shampoo's direction; the arguments are those of `shampoo`.
+    """Replace the gradient by Shampoo's direction; arguments and equations as in `shampoo`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -228,31 +228,46 @@ def shampoo(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Multiply a running mean of the gradient by inverse roots of its second moments, axis by axis.
+    r"""Multiply a running mean of the gradient by inverse roots of second moments, axis by axis.
 
     Good for: large networks; long runs with tuned schedules, as in AlgoPerf.
 
-    For a block g of a matrix:
-    L = b2 L + (1 - b2) g g^H;  R = b2 R + (1 - b2) g^H g  (b2 = 1: sums);
-    when due, P_L = (L / (1 - b2^t) + eps)^(-1/4), P_R likewise;
-    mean = (b3 mu + (1 - b3) g) / (1 - b3 b1^(t-1));  mu = b1 mu + (1 - b1) g;
-    shaped = P_L mean P_R, rescaled to the norm of the graft's direction of `mean`;
-    update = -learning_rate * (shaped + weight_decay * param)
+    For a block of a matrix:
 
-    A block of k axes with factors has the power -1 / (2 k): with `one_sided`, k is 1, and a block
-    with the shorter side m has shaped = P_L mean with P_L = (L / (1 - b2^t) + eps)^(-1/2). Before
-    the first roots, the update is the graft's.
+    .. math::
+
+       L_t &= \beta_2 L_{t-1} + (1 - \beta_2)\, g_t g_t^H \\
+       R_t &= \beta_2 R_{t-1} + (1 - \beta_2)\, g_t^H g_t \\
+       \bar g_t &= (\beta_3 m_{t-1} + (1 - \beta_3)\, g_t) / (1 - \beta_3 \beta_1^{t-1}) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+       s_t &= P\, \bar g_t\, Q \\
+       x_t &= x_{t-1} - \eta_t \left(
+       \frac{\lVert \tilde g_t \rVert}{\lVert s_t \rVert} s_t + \lambda x_{t-1} \right)
+
+    where :math:`\tilde g_t` is the direction of the graft, such as Adam's, from the mean
+    :math:`\bar g_t`. When due, the roots are renewed:
+
+    .. math::
+
+       P = (L_t / (1 - \beta_2^t) + \epsilon I)^{-1/4}, \qquad
+       Q = (R_t / (1 - \beta_2^t) + \epsilon I)^{-1/4}
+
+    A block of k axes with factors has the power -1 / (2 k): with `one_sided`, only the shorter side
+    has a factor, with the power -1/2. With b2 = 1 the factors are sums,
+    :math:`L_t = L_{t-1} + g_t g_t^H`, and are not corrected. Before the first roots, the update is
+    the graft's.
 
     On a CPU, renewals can be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      b1: decay of the mean, in [0, 1).
-      b2: decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is the first choice of
-        the authors of the distributed code.
-      eps: added to the eigenvalues, >= 0. If the smallest is negative by rounding, all are shifted.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is the
+        first choice of the authors of the distributed code.
+      eps: :math:`\epsilon` >= 0, added to the eigenvalues. If the smallest is negative by rounding,
+        all are shifted.
+      weight_decay: :math:`\lambda` >= 0, strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       precondition_frequency: steps from one renewal of the roots to the next, a whole number >= 1.
         In a `vmap` over runs a renewal costs only where one is due in some of them.
@@ -260,12 +275,12 @@ def shampoo(
         equal parts.
       graft: the method that gives the norm of the step, for each block: "adam", "rmsprop",
         "adagrad", "sgd" (that of the mean), or None for Shampoo's own.
-      exponent: the power, as a positive number: 0.5 is L^(-1/2). None is 1 / (2 k).
-      b3: weight of the mean against the new gradient; None is `b1`, and `b1**2` looks ahead as in
-        NAdam.
+      exponent: the power, as a positive number: 0.5 is :math:`L^{-1/2}`. None is 1 / (2 k).
+      b3: :math:`\beta_3`, weight of the mean against the new gradient, in [0, 1); None is `b1`, and
+        `b1**2` looks ahead as in NAdam.
       start_preconditioning_step: the first step with roots, >= 1; None is the frequency.
-      graft_b2: decay of the graft's second moment, for "adam" and "rmsprop".
-      graft_eps: added to the root of the graft's second moment.
+      graft_b2: decay of the graft's second moment, for "adam" and "rmsprop", in [0, 1).
+      graft_eps: added to the root of the graft's second moment, >= 0.
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
       one_sided: whether only the shortest axis of each block has a factor. Where m is much smaller
@@ -283,10 +298,10 @@ def shampoo(
       mesh: devices to deal the parameters over, whole ones, see `soap`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second moment; with
-      `one_sided` and m <= n, 8 m^2 in place of 8 (m^2 + n^2). A step takes about 4 m n (m + n)
-      operations, `one_sided` 4 m^2 n, and a renewal about 20 (m^3 + n^3), or 20 m^3.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State of an m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second
+      moment; with `one_sided` and m <= n, 8 m^2 in place of 8 (m^2 + n^2). A step takes about 4 m n
+      (m + n) operations, `one_sided` 4 m^2 n, and a renewal about 20 (m^3 + n^3), or 20 m^3.
       `slots.failures` counts roots that were kept because the new one was not finite or, by
       "newton", had no right digit; `gdjax.metrics(state)["failed_roots"]` is the sum over the
       parameters.

@@ -31,9 +31,13 @@ def _signum(grad, slots, param, count, *, beta):
 
 @checked()
 def sign_sgd(learning_rate: Hyperparam) -> Optimizer:
-    """Step against the sign of the gradient: update = -learning_rate * sign(g).
+    r"""Step against the sign of the gradient.
 
     Good for: distributed training that communicates one bit for each parameter.
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t \operatorname{sign}(g_t)
 
     Args:
       learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
@@ -69,11 +73,14 @@ def scale_by_sign() -> None:
 def signum(
     learning_rate: Hyperparam, beta: Hyperparam = 0.9, accumulator_dtype: FloatDType = None
 ) -> Optimizer:
-    """Step against the sign of a running mean of the gradient.
+    r"""Step against the sign of a running mean of the gradient.
 
     Good for: large batches, distributed training that communicates one bit for each parameter.
 
-    mu = beta mu + (1 - beta) g;  update = -learning_rate * sign(mu)
+    .. math::
+
+       m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
+       x_t &= x_{t-1} - \eta_t \operatorname{sign}(m_t)
 
     `lion` gives the newest gradient more weight in the sign than in the mean.
 
@@ -83,7 +90,8 @@ def signum(
       accumulator_dtype: dtype of the mean; None is at least float32.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element.
+      An `Optimizer`.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -56,7 +56,7 @@ def zero_covers(param: Array) -> Covers:
 
 @checked(b2=CLOSED_UNIT)
 def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1e-8) -> Optimizer:
-    """Replace the gradient by SM3's direction; b1 is the `momentum` of `sm3`.
+    """Replace the gradient by SM3's direction; equations as in `sm3`, whose `momentum` is b1.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -78,22 +78,35 @@ def sm3(
     b2: Hyperparam = 1.0,
     eps: Hyperparam = 1e-8,
 ) -> Optimizer:
-    """Descend like Adagrad, with memory for rows and columns only.
+    r"""Descend like Adagrad, with memory for rows and columns only.
 
     Good for: large embeddings and sparse gradients with little memory.
 
-    nu_ij = min(row_i, column_j) + |g_ij|^2;  row_i = max_j nu_ij;  column_j = max_i nu_ij;
-    mu = momentum mu + (1 - momentum) g / sqrt(nu + eps);  update = -learning_rate * mu
+    For a matrix with elements ij:
+
+    .. math::
+
+       v_{ij} &= \min(r_i, c_j) + |g_{ij}|^2 \\
+       r_i &= \max_j v_{ij}, \qquad c_j = \max_i v_{ij} \\
+       m_t &= \mu m_{t-1} + (1 - \mu) \frac{g_t}{\sqrt{v_t + \epsilon}} \\
+       x_t &= x_{t-1} - \eta_t m_t
+
+    An array of more axes has an accumulator for each axis. For :math:`\beta_2 < 1` the first line
+    is :math:`v_{ij} = \beta_2 \min(r_i, c_j) + (1 - \beta_2) |g_{ij}|^2`.
+
+    Differences: the paper has no :math:`\epsilon`, optax has it under the root as here.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      momentum: decay of the mean of the direction, in [0, 1).
-      b2: decay of the accumulators, in [0, 1]; at 1 they are sums, below running means.
-      eps: added under the root, >= 0.
+      momentum: :math:`\mu`, decay of the mean of the direction, in [0, 1).
+      b2: :math:`\beta_2`, decay of the accumulators, in [0, 1]; at 1 they are sums, below running
+        means.
+      eps: :math:`\epsilon` >= 0, added under the root.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element for mu, and 4 for each row, column, ... of an
-      array; of a vector, 8 per element.
+      An `Optimizer`.
+      State: 4 bytes per element for mu, and 4 for each row, column, ... of an array; of a vector, 8
+      per element.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -156,7 +156,7 @@ def scale_by_soap(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Replace the gradient by SOAP's direction; the arguments are those of `soap`.
+    """Replace the gradient by SOAP's direction; arguments and equations as in `soap`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -189,31 +189,48 @@ def soap(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Run Adam in the eigenbasis of Shampoo's factors, which is tracked by QR decompositions.
+    r"""Run Adam in the eigenbasis of Shampoo's factors, which is tracked by QR decompositions.
 
     Good for: large networks, if fewer but more expensive steps pay off.
 
-    For a matrix g, with bases from earlier gradients:
-    low = Q_L^H g Q_R;  mu = b1 mu + (1 - b1) low;  nu = b2 nu + (1 - b2) |low|^2;
-    direction = sqrt(1 - b2^t) / (1 - b1^t) * Q_L (mu / (sqrt(nu) + eps)) Q_R^H
-    update = -learning_rate * (direction + weight_decay * param);
-    L = beta L + (1 - beta) g g^H;  R = beta R + (1 - beta) g^H g, with beta = shampoo_beta
+    For a matrix, with bases :math:`Q_L, Q_R` from earlier gradients and :math:`k = t - 1`:
 
-    After steps 1 + f, 1 + 2 f, ... each basis becomes Q of the QR decomposition of L Q_L, its
-    columns ordered by their eigenvalues, and mu and nu are transformed to the new bases. The first
-    gradient gives the first bases, by an eigendecomposition, and no direction. Arrays of more axes
-    have a basis for each; scalars and vectors are updated by Adam.
+    .. math::
+
+       \tilde g_t &= Q_L^H g_t Q_R \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, \tilde g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |\tilde g_t|^2 \\
+       d_t &= \frac{\sqrt{1 - \beta_2^k}}{1 - \beta_1^k}\,
+       Q_L \frac{m_t}{\sqrt{v_t} + \epsilon} Q_R^H \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    The first gradient gives the first bases, by an eigendecomposition, and :math:`d_1 = 0`. The
+    bases follow the eigenvectors of
+
+    .. math::
+
+       L_t = \beta L_{t-1} + (1 - \beta)\, g_t g_t^H, \qquad
+       R_t = \beta R_{t-1} + (1 - \beta)\, g_t^H g_t
+
+    After steps 1 + f, 1 + 2 f, ..., with f the `precondition_frequency`, each basis becomes Q of
+    the QR decomposition of :math:`L_t Q_L`, its columns ordered by their eigenvalues, and the
+    moments are transformed to the new bases. Arrays of more axes have a basis for each; scalars and
+    vectors are updated by Adam.
+
+    Differences: the authors' code decays the parameters after the step, here they decay in the
+    step, as in `adamw`.
 
     On a CPU, renewals can be many times faster if Python starts with OPENBLAS_NUM_THREADS=1 in the
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
       learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      b1: decay of the mean, in [0, 1).
-      b2: decay of the mean square, in [0, 1).
-      shampoo_beta: decay of the factors, in [0, 1); None is `b2`.
-      eps: added to the root before bias correction, >= 0.
-      weight_decay: strength of decoupled decay, see `adamw`. It acts in the first step too.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      shampoo_beta: :math:`\beta`, decay of the factors, in [0, 1); None is `b2`.
+      eps: :math:`\epsilon` >= 0, added to the root before bias correction.
+      weight_decay: :math:`\lambda` >= 0, strength of decoupled decay, see `adamw`. It acts in the
+        first step too.
       mask: which leaves decay, see `adamw`.
       precondition_frequency: steps from one renewal of the bases to the next, a whole number >= 1.
         In a `vmap` over runs a renewal costs only where one is due in some of them.
@@ -232,10 +249,10 @@ def soap(
         `undealt`. None: slots shaped like the parameters. See docs/guides/matrices-over-a-mesh.md.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were kept because
-      the new one was not finite; `gdjax.metrics(state)["failed_bases"]` is the sum over the
-      parameters.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State of an m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were
+      kept because the new one was not finite; `gdjax.metrics(state)["failed_bases"]` is the sum
+      over the parameters.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -94,7 +94,7 @@ def scale_by_sophia(
     hessian_diagonal_fn: Pair | None = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Replace the gradient by Sophia's direction; the arguments are those of `sophia`.
+    """Replace the gradient by Sophia's direction; arguments and equations as in `sophia`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -148,36 +148,53 @@ def sophia(
     hessian_diagonal_fn: Pair | None = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend along a mean gradient divided by an estimated curvature, with clipped elements.
+    r"""Descend along a mean gradient divided by an estimated curvature, with clipped elements.
 
     Good for: language models, with a curvature estimate every few steps.
 
-    mu = b1 mu + (1 - b1) g;  in steps 1, 1 + k, 1 + 2k, ...: nu = b2 nu + (1 - b2) estimate;
-    direction = clip(mu / max(gamma nu, eps), clip_threshold);
-    update = -learning_rate * (direction + weight_decay * param)
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+       h_t &= \beta_2 h_{t-1} + (1 - \beta_2)\, \hat h_t
+       \quad \text{in steps } 1,\; 1 + k,\; 1 + 2 k,\; \ldots \\
+       d_t &= \operatorname{clip}\left( \frac{m_t}{\max(\gamma h_t, \epsilon)},\; -c,\; c
+       \right) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    with :math:`\hat h_t` an estimate of the Hessian's diagonal; in the other steps :math:`h_t` does
+    not change.
 
     Sophia-H is the default; Sophia-G is `hessian_diagonal_fn=gauss_newton_bartlett_diag_hessian()`
     with gamma 0.04. Pass what the estimate needs to `update`: for the default
     `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
     The authors tune gamma so that a tenth to a half of the elements are not clipped.
 
+    Differences: optax corrects the bias of :math:`m_t` and renews :math:`h_t` after the step. So
+    its first step has the length of the learning rate in every element, and each estimate is used
+    one step later.
+
     Args:
       learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree.
-      b1: decay of the mean gradient, in [0, 1): a number or a schedule, like all numbers below.
-      b2: decay of the mean curvature, in [0, 1).
-      eps: smallest divisor >= 0; where the curvature is negative, the step is that of the sign.
-      weight_decay: strength of decoupled decay, see `adamw`; 0.1 in the paper.
+      b1: :math:`\beta_1`, decay of the mean gradient, in [0, 1): a number or a schedule, like all
+        numbers below.
+      b2: :math:`\beta_2`, decay of the mean curvature, in [0, 1).
+      eps: :math:`\epsilon` >= 0, smallest divisor; where the curvature is negative, the step is
+        that of the sign.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`; 0.1 in the paper.
       weight_decay_mask: which leaves decay, see `adamw`.
-      gamma: factor > 0 of the curvature.
-      clip_threshold: largest magnitude of an element of the direction; None for no bound.
-      update_interval: steps from one estimate of the curvature to the next, a whole number >= 1.
+      gamma: :math:`\gamma` > 0, factor of the curvature.
+      clip_threshold: :math:`c` >= 0, largest magnitude of an element of the direction; None for no
+        bound.
+      update_interval: :math:`k`, steps from one estimate of the curvature to the next, a whole
+        number >= 1.
       hessian_diagonal_fn: the estimate, an `(init, update)` pair; None is
         `hutchinson_estimator_diag_hessian()`.
       mu_dtype: dtype of the mean gradient; None is at least float32.
 
     Returns:
       An `Optimizer` for real parameters whose `update` needs the parameters and what the estimate
-      asks for. State: 8 bytes per element (mu, nu) and a key.
+      asks for.
+      State: 8 bytes per element (mu, nu) and a key.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -40,28 +40,33 @@ def stable_adamw(
     mask: Mask = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Run AdamW with Adafactor's update clipping, separately for each array.
+    r"""Run AdamW with Adafactor's update clipping, separately for each array.
 
     Good for: large models whose loss has spikes.
 
-    mu, nu as in `adam`, bias-corrected;  rms = sqrt(mean(|g|^2 / max(nu, eps^2)));
-    update = -learning_rate / max(1, rms) * (mu / (sqrt(nu) + eps) + weight_decay * param)
+    With :math:`\hat m_t` and :math:`\hat v_t` the corrected means of `adam`, for each array:
 
-    It replaces gradient clipping: when the gradients grow, nu lags behind and Adam's steps become
-    too long, which causes loss spikes.
+    .. math::
+
+       r_t &= \sqrt{\operatorname{mean}\left( |g_t|^2 / \max(\hat v_t, \epsilon^2) \right)} \\
+       x_t &= x_{t-1} - \frac{\eta_t}{\max(1, r_t)} \left(
+       \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda x_{t-1} \right)
+
+    It replaces gradient clipping: when the gradients grow, the mean square lags behind and Adam's
+    steps become too long, which causes loss spikes.
 
     Args:
       learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`; scaled down with the step.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      weight_decay: :math:`\lambda` >= 0, see `adamw`; scaled down with the step.
       mask: which leaves decay, see `adamw`.
       mu_dtype: see `adam`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
-      per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element (mu, nu).
 
     Raises:
       ValueError: if a concrete number is out of range.

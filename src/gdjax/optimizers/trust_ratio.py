@@ -76,15 +76,19 @@ _RANGES = dict(min_norm=NONNEGATIVE, trust_coefficient=NONNEGATIVE)
 def scale_by_trust_ratio(
     min_norm: Hyperparam = 0.0, trust_coefficient: Hyperparam = 1.0, eps: Hyperparam = 0.0
 ) -> Optimizer:
-    """Multiply each array of updates by trust_coefficient * |param| / (|update| + eps).
+    r"""Multiply each array of updates by the ratio of the parameter's norm to its own.
+
+    .. math::
+
+       u \leftarrow c\, \frac{\max(\lVert x \rVert, n)}{\max(\lVert u \rVert, n) + \epsilon}\, u
 
     Where one of the norms is 0, the factor is 1.
 
     Args:
-      min_norm: lower bound >= 0 of both norms: a number, schedule or prefix tree, like all numbers
-        below.
-      trust_coefficient: the factor >= 0.
-      eps: added to the norm of the update, >= 0.
+      min_norm: :math:`n` >= 0, lower bound of both norms: a number, schedule or prefix tree, like
+        all numbers below.
+      trust_coefficient: :math:`c` >= 0.
+      eps: :math:`\epsilon` >= 0, added to the norm of the update.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters; it remembers nothing of them.
@@ -111,28 +115,39 @@ def lars(
     momentum: Hyperparam = 0.9,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Descend with momentum, with steps proportional to the norm of each array.
+    r"""Descend with momentum, with steps proportional to the norm of each array.
 
     Good for: very large batches of images.
 
-    g = g + weight_decay * param;  step = -learning_rate * trust_coefficient * |param| / |g| * g;
-    update = trace = momentum * trace + step
+    .. math::
 
-    Biases and the scales of normalization layers usually have neither decay nor ratio.
+       \tilde g_t &= g_t + \lambda x_{t-1} \\
+       s_t &= \eta_t\, c\, \frac{\lVert x_{t-1} \rVert}{\lVert \tilde g_t \rVert + \epsilon}\,
+       \tilde g_t \\
+       b_t &= \mu b_{t-1} + s_t \\
+       x_t &= x_{t-1} - b_t
+
+    The norms are those of one array; where one of them is 0, the ratio with c is 1. With `nesterov`
+    the last line is :math:`x_t = x_{t-1} - (s_t + \mu b_t)`. Biases and the scales of normalization
+    layers usually have neither decay nor ratio.
+
+    Differences: the paper divides by :math:`\lVert g_t \rVert + \lambda \lVert x_{t-1} \rVert`,
+    optax as here.
 
     Args:
       learning_rate: factor >= 0 of the steps: a number, schedule or prefix tree, like all numbers
         below. A change affects new steps, not the trace.
-      weight_decay: L2 decay >= 0.
+      weight_decay: :math:`\lambda` >= 0, L2 decay; None is none.
       weight_decay_mask: which leaves decay, see `adamw`.
-      trust_coefficient: the step as a fraction of the norm of the array, >= 0.
-      eps: added to |g|, >= 0.
-      trust_ratio_mask: which leaves use the ratio; the others step by -learning_rate * g.
-      momentum: decay of the sum of the steps, in [0, 1).
+      trust_coefficient: :math:`c` >= 0, the step as a fraction of the norm of the array.
+      eps: :math:`\epsilon` >= 0, added to the norm of the gradient.
+      trust_ratio_mask: which leaves use the ratio; the others have 1 in its place.
+      momentum: :math:`\mu`, decay of the sum of the steps, in [0, 1).
       nesterov: whether to look one step ahead.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -173,27 +188,34 @@ def lamb(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Step along Adam's direction, with steps proportional to the norm of each array.
+    r"""Step along Adam's direction, with steps proportional to the norm of each array.
 
     Good for: very large batches.
 
-    d = Adam's direction + weight_decay * param;  update = -learning_rate * |param| / |d| * d
+    .. math::
 
-    The first version of the paper bounds |param| by 10, and some implementations are without bias
-    correction; this one has no bound and corrects the bias.
+       r_t &= \frac{\hat m_t}{\sqrt{\hat v_t + \bar\epsilon} + \epsilon} + \lambda x_{t-1} \\
+       x_t &= x_{t-1} - \eta_t \frac{\lVert x_{t-1} \rVert}{\lVert r_t \rVert}\, r_t
+
+    with :math:`\hat m_t` and :math:`\hat v_t` the corrected means of `adam`. The norms are those of
+    one array; where one of them is 0, their ratio is replaced by 1.
+
+    Differences: the first version of the paper bounds the norm of the parameter by 10, and some
+    implementations are without bias correction; this one has no bound and corrects the bias.
 
     Args:
       learning_rate: the step as a fraction of the norm of the array, >= 0: a number, schedule or
         prefix tree, like all numbers below.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
-      weight_decay: strength >= 0 of the decay, inside the ratio.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
+      weight_decay: :math:`\lambda` >= 0, strength of the decay, inside the ratio; None is none.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters.
+      State: 8 bytes per element (mu, nu).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

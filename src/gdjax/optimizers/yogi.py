@@ -42,25 +42,32 @@ def yogi(
     eps_root: Hyperparam = 0.0,
     initial_accumulator_value: Hyperparam = 1e-6,
 ) -> Optimizer:
-    """Run Adam with a mean square that shrinks slowly.
+    r"""Run Adam with a mean square that shrinks slowly.
 
     Good for: sparse gradients whose scale changes abruptly.
 
-    nu = nu - (1 - b2) sign(nu - |g|^2) |g|^2;  the rest as in `adam`
+    .. math::
 
-    When gradients become small, Adam's nu decreases by the factor b2 in each step and its steps
-    grow fast; here nu decreases by at most (1 - b2) |g|^2.
+       v_t = v_{t-1} - (1 - \beta_2) \operatorname{sign}(v_{t-1} - |g_t|^2)\, |g_t|^2
+
+    The rest is as in `adam`. When gradients become small, Adam's mean square decreases by the
+    factor b2 in each step and its steps grow fast; here it decreases by at most
+    :math:`(1 - \beta_2)\, |g_t|^2`.
+
+    Differences: the paper has no bias correction. Both means start at `initial_accumulator_value`,
+    as in optax, so the first steps are not 0 even for a zero gradient.
 
     Args:
       learning_rate: as in `adam`, like b1 and b2.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: added to the root, >= 0; larger than Adam's.
-      eps_root: added under the root, >= 0.
-      initial_accumulator_value: first value of both means, >= 0; only the first update uses it.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, added to the root; larger than Adam's.
+      eps_root: :math:`\bar\epsilon` >= 0, added under the root.
+      initial_accumulator_value: :math:`m_0 = v_0` >= 0; only the first update uses it.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes per element (mu, nu).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -86,7 +93,7 @@ def yogi(
 
 @direction_of(yogi)
 def scale_by_yogi() -> None:
-    """Replace the gradient by Yogi's direction; arguments as in `yogi`.
+    """Replace the gradient by Yogi's direction; arguments and equations as in `yogi`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

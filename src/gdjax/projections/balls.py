@@ -18,11 +18,15 @@ from gdjax.projections.reading import keep, read
 
 @checked(scale=NONNEGATIVE)
 def projection_simplex(tree: PyTree, scale: Number = 1) -> PyTree:
-    """Return the nearest non-negative tree whose elements sum to `scale`.
+    r"""Return the nearest non-negative tree whose elements sum to `scale`.
+
+    .. math::
+
+       \arg\min_y \lVert y - x \rVert \quad \text{over } y \ge 0,\; \sum_i y_i = s
 
     Args:
       tree: tree of float arrays.
-      scale: the sum, >= 0.
+      scale: :math:`s` >= 0, the sum.
 
     Example:
       >>> import jax.numpy as jnp
@@ -38,13 +42,17 @@ def projection_simplex(tree: PyTree, scale: Number = 1) -> PyTree:
 
 @checked(scale=NONNEGATIVE)
 def projection_l1_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
-    """Return the nearest tree whose magnitudes sum to `scale`.
+    r"""Return the nearest tree whose magnitudes sum to `scale`.
+
+    .. math::
+
+       \arg\min_y \lVert y - x \rVert \quad \text{over } \lVert y \rVert_1 = s
 
     Elements that are 0 may grow, to the positive side (optax leaves them 0, off the sphere).
 
     Args:
       tree: tree of float arrays.
-      scale: the sum of magnitudes, >= 0.
+      scale: :math:`s` >= 0, the sum of magnitudes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,11 +64,15 @@ def projection_l1_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
 
 @checked(scale=NONNEGATIVE)
 def projection_l1_ball(tree: PyTree, scale: Number = 1) -> PyTree:
-    """Return the nearest tree whose magnitudes sum to at most `scale`.
+    r"""Return the nearest tree whose magnitudes sum to at most `scale`.
+
+    .. math::
+
+       \arg\min_y \lVert y - x \rVert \quad \text{over } \lVert y \rVert_1 \le s
 
     Args:
       tree: tree of float arrays.
-      scale: the largest sum of magnitudes, >= 0.
+      scale: :math:`s` >= 0, the largest sum of magnitudes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -75,11 +87,15 @@ def projection_l1_ball(tree: PyTree, scale: Number = 1) -> PyTree:
 
 @checked(scale=NONNEGATIVE)
 def projection_l2_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
-    """Return the nearest tree of Euclidean norm `scale`; a zero tree goes to equal elements.
+    r"""Return the nearest tree of Euclidean norm `scale`; a zero tree goes to equal elements.
+
+    .. math::
+
+       s\, x / \lVert x \rVert
 
     Args:
       tree: tree of float or complex arrays.
-      scale: the norm, >= 0.
+      scale: :math:`s` >= 0, the norm.
 
     Example:
       >>> import jax.numpy as jnp
@@ -96,11 +112,15 @@ def projection_l2_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
 
 @checked(scale=NONNEGATIVE)
 def projection_l2_ball(tree: PyTree, scale: Number = 1) -> PyTree:
-    """Shrink the tree to a Euclidean norm of at most `scale`.
+    r"""Shrink the tree to a Euclidean norm of at most `scale`.
+
+    .. math::
+
+       x \min(1,\; s / \lVert x \rVert)
 
     Args:
       tree: tree of float or complex arrays.
-      scale: the largest norm, >= 0.
+      scale: :math:`s` >= 0, the largest norm.
 
     Example:
       >>> import jax.numpy as jnp

@@ -26,7 +26,11 @@ from gdjax.projections.reading import Bound, broadcasts, number
 def projection_box_section(
     tree: PyTree, lower: Bound, upper: Bound, a: PyTree, b: Number
 ) -> PyTree:
-    """Return the nearest y with lower <= y <= upper and <a, y> = b.
+    r"""Return the nearest point of a hyperplane within bounds.
+
+    .. math::
+
+       \arg\min_y \lVert y - x \rVert \quad \text{over } l \le y \le u,\; \langle a, y \rangle = b
 
     Good for: the dual of a support vector machine with an intercept; portfolios with limits.
 

@@ -14,7 +14,11 @@ from gdjax.projections.reading import keep, number, pair
 
 @strict()
 def projection_vector(x: PyTree, a: PyTree) -> PyTree:
-    """Return the nearest multiple of `a`, <x, a> / <a, a> * a.
+    r"""Return the nearest multiple of `a`.
+
+    .. math::
+
+       \frac{\langle x, a \rangle}{\langle a, a \rangle}\, a
 
     Args:
       x: tree of float arrays.
@@ -32,7 +36,13 @@ def projection_vector(x: PyTree, a: PyTree) -> PyTree:
 
 @strict()
 def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
-    """Return the nearest y with <a, y> = b.
+    r"""Return the nearest point of a hyperplane.
+
+    .. math::
+
+       x - \frac{\langle a, x \rangle - b}{\langle a, a \rangle}\, a
+
+    which is the nearest y with :math:`\langle a, y \rangle = b`.
 
     Args:
       x: tree of float arrays.
@@ -52,7 +62,13 @@ def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
 
 @strict()
 def projection_halfspace(x: PyTree, a: PyTree, b: Number) -> PyTree:
-    """Return the nearest y with <a, y> <= b.
+    r"""Return the nearest point of a half-space.
+
+    .. math::
+
+       x - \frac{\max(\langle a, x \rangle - b,\; 0)}{\langle a, a \rangle}\, a
+
+    which is the nearest y with :math:`\langle a, y \rangle \le b`.
 
     Args:
       x: tree of float arrays.

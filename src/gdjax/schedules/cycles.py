@@ -75,16 +75,29 @@ def cyclic_schedule(
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: Number | None = None,
 ) -> Schedule:
-    """Rise and fall linearly, periodically.
+    r"""Rise and fall linearly, periodically.
+
+    In cycle :math:`c = \lfloor t / (u + d) \rfloor`, of which
+    :math:`\tau = t - c (u + d)` steps are done:
+
+    .. math::
+
+       h(t) &= \begin{cases}
+       \tau / u & \tau < u \\
+       (u + d - \tau) / d & \tau \ge u \end{cases} \\
+       s(t) &= s_0 + (s_1 - s_0)\, h(t)\, f(t)
+
+    with :math:`f(t) = 1` for "triangular", :math:`2^{-c}` for "triangular2", and :math:`\gamma^t`
+    for "exp_range".
 
     Args:
-      init_value: the lowest value, which is that at count 0, finite.
-      peak_value: the highest value of the first triangle, finite.
-      up_steps: steps from the lowest value to the highest, > 0.
-      down_steps: steps from the highest value to the lowest, > 0; None is `up_steps`.
+      init_value: :math:`s_0`, the lowest value, which is that at count 0, finite.
+      peak_value: :math:`s_1`, the highest value of the first triangle, finite.
+      up_steps: :math:`u` > 0, steps from the lowest value to the highest.
+      down_steps: :math:`d` > 0, steps from the highest value to the lowest; None is `up_steps`.
       mode: "triangular", all equal; "triangular2", each half as high as the previous one;
         "exp_range", the height above `init_value` is multiplied by `gamma` at each step.
-      gamma: factor in (0, 1], for "exp_range" only.
+      gamma: :math:`\gamma` in (0, 1], for "exp_range" only.
 
     Returns:
       A `Schedule` whose leaves are the numbers.
@@ -129,7 +142,15 @@ class Restarts(WholeCounts):
 
 @strict()
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
-    """Run cycles of warm-up and cosine decay one after the other (warm restarts).
+    r"""Run cycles of warm-up and cosine decay one after the other (warm restarts).
+
+    .. math::
+
+       s(t) = s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1}, \qquad
+       b_i = T_1 + \ldots + T_{i-1}
+
+    with :math:`s_i` the `warmup_cosine_decay_schedule` of cycle i and :math:`T_i` its
+    `decay_steps`.
 
     Args:
       cosine_kwargs: for each cycle the arguments of `warmup_cosine_decay_schedule`; a cycle takes

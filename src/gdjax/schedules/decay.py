@@ -84,15 +84,19 @@ def _largest_exponent(rate: Array) -> Array:
 def cosine_decay_schedule(
     init_value: Number, decay_steps: Number, alpha: Number = 0.0, exponent: Number = 1.0
 ) -> Schedule:
-    """Decay along half a cosine wave.
+    r"""Decay along half a cosine wave.
 
-    init_value * (alpha + (1 - alpha) * ((1 + cos(pi * count / decay_steps)) / 2)**exponent)
+    .. math::
+
+       s(t) = s_0 \left( \alpha + (1 - \alpha) \left(
+       \frac{1 + \cos(\pi p)}{2} \right)^q \right), \qquad p = \min(t / T,\; 1)
 
     Args:
-      init_value: value at the start, finite.
-      decay_steps: length of the decay in steps, > 0, of any size; after it the value is constant.
-      alpha: the last value divided by `init_value`.
-      exponent: >= 0. Above 1 the decay is steeper at the start, below 1 at the end.
+      init_value: :math:`s_0`, value at the start, finite.
+      decay_steps: :math:`T` > 0, length of the decay in steps, of any size; after it the value is
+        constant.
+      alpha: :math:`\alpha`, the last value divided by `init_value`, finite.
+      exponent: :math:`q` >= 0. Above 1 the decay is steeper at the start, below 1 at the end.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -126,17 +130,22 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Number | None = None,
 ) -> Schedule:
-    """Decay exponentially, or in equal factors at equal intervals.
+    r"""Decay exponentially, or in equal factors at equal intervals.
 
-    init_value * decay_rate**((count - transition_begin) / transition_steps)
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 & t < b \\
+       s_0\, r^{(t - b) / T} & t \ge b \end{cases}
 
     Args:
-      init_value: value until `transition_begin`, finite.
-      transition_steps: number of steps >= 0 in which the value is multiplied by `decay_rate`; 0
-        switches the decay off.
-      decay_rate: > 0. Above 1 the value grows, up to a limit that does not overflow.
-      transition_begin: the count >= 0 at which the decay begins.
-      staircase: whether to multiply once every `transition_steps` steps, rather than continuously.
+      init_value: :math:`s_0`, value until `transition_begin`, finite.
+      transition_steps: :math:`T` >= 0, number of steps in which the value is multiplied by
+        `decay_rate`; 0 switches the decay off.
+      decay_rate: :math:`r` > 0. Above 1 the value grows, up to a limit that does not overflow.
+      transition_begin: :math:`b` >= 0, the count at which the decay begins.
+      staircase: whether to multiply once every `transition_steps` steps, rather than continuously:
+        the exponent is rounded down to a whole number.
       end_value: lower bound of the value if `decay_rate < 1`, else upper bound. None is no bound.
 
     Returns:

@@ -64,12 +64,17 @@ def _own_count(count: Number | Later, begin: Leaf | float, part: ScheduleFn) -> 
 
 @checked(boundaries=NONNEGATIVE)
 def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]) -> Schedule:
-    """Use several schedules one after the other, each counted from the step at which it begins.
+    r"""Use several schedules one after the other, each counted from the step at which it begins.
+
+    .. math::
+
+       s(t) = s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1}, \qquad b_1 = 0
 
     Args:
-      schedules: one or more schedules, or any functions of the count.
-      boundaries: the counts >= 0, in order, at which the second, third, ... schedule begins:
-        numbers or traced scalars. They are leaves like the schedules' own numbers.
+      schedules: :math:`s_i`, one or more schedules, or any functions of the count.
+      boundaries: :math:`b_2, b_3, \ldots`, the counts >= 0, in order, at which the second, third,
+        ... schedule begins: numbers or traced scalars. They are leaves like the schedules' own
+        numbers.
 
     Returns:
       A `Schedule`. A plain function in it gets an integer count if the schedule is called with one.

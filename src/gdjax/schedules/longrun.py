@@ -97,21 +97,31 @@ def wsd_schedule(
     *,
     cooldown: Literal["linear", "one_minus_sqrt", "cosine"] = "linear",
 ) -> Schedule:
-    """Rise linearly, stay constant, then cool down (warm-up, stable, decay).
+    r"""Rise linearly, stay constant, then cool down (warm-up, stable, decay).
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_1 & W \le t < W + S \\
+       s_2 + (s_1 - s_2)\, c(p) & t \ge W + S \end{cases} \qquad
+       p = \min\left( \frac{t - W - S}{C},\; 1 \right)
+
+    with :math:`c(p) = 1 - p` for "linear", :math:`1 - \sqrt p` for "one_minus_sqrt" and
+    :math:`(1 + \cos(\pi p)) / 2` for "cosine".
 
     A run can be extended: write a larger `stable_steps` into the state with `with_hyperparams`, or
     start a cool-down from any checkpoint.
 
     Args:
-      init_value: value at count 0, finite; often 0.
-      peak_value: value from `warmup_steps` on, finite.
-      warmup_steps: length of the warm-up in steps, >= 0.
-      stable_steps: number of steps >= 0 at the peak.
-      cooldown_steps: length of the last phase in steps, >= 0. The schedule takes
+      init_value: :math:`s_0`, value at count 0, finite; often 0.
+      peak_value: :math:`s_1`, value from `warmup_steps` on, finite.
+      warmup_steps: :math:`W` >= 0, length of the warm-up in steps.
+      stable_steps: :math:`S` >= 0, number of steps at the peak.
+      cooldown_steps: :math:`C` >= 0, length of the last phase in steps. The schedule takes
         `warmup_steps + stable_steps + cooldown_steps`.
-      end_value: value after that, finite.
-      cooldown: shape of the last phase: "linear"; "one_minus_sqrt", as `one_minus_sqrt_schedule`;
-        or "cosine", as `cosine_decay_schedule`.
+      end_value: :math:`s_2`, value after that, finite.
+      cooldown: shape of the last phase: "linear", "one_minus_sqrt" or "cosine".
 
     Returns:
       A `Schedule` whose leaves are the numbers.
@@ -139,18 +149,23 @@ def wsd_schedule(
 def inverse_sqrt_schedule(
     init_value: Number, peak_value: Number, warmup_steps: Number, timescale: Number | None = None
 ) -> Schedule:
-    """Rise linearly, then decay with the inverse square root of the count.
+    r"""Rise linearly, then decay with the inverse square root of the count.
 
-    peak_value / sqrt(1 + (count - warmup_steps) / timescale) from `warmup_steps` on. With the
-    default timescale this is peak_value * sqrt(warmup_steps / count). Vaswani et al. have
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_1 / \sqrt{1 + (t - W) / \tau} & t \ge W \end{cases}
+
+    With the default timescale the second line is :math:`s_1 \sqrt{W / t}`. Vaswani et al. have
     `peak_value = 1 / sqrt(model width * warmup_steps)`.
 
     Args:
-      init_value: value at count 0, finite; often 0.
-      peak_value: value at `warmup_steps`, finite.
-      warmup_steps: length of the warm-up in steps, >= 0.
-      timescale: number of steps > 0 after which the value is 71 % of the peak. None is
-        `warmup_steps`, or 1 if there is no warm-up.
+      init_value: :math:`s_0`, value at count 0, finite; often 0.
+      peak_value: :math:`s_1`, value at `warmup_steps`, finite.
+      warmup_steps: :math:`W` >= 0, length of the warm-up in steps.
+      timescale: :math:`\tau` > 0, number of steps after which the value is 71 % of the peak. None
+        is `warmup_steps`, or 1 if there is no warm-up.
 
     Returns:
       A `Schedule` whose leaves are the numbers.

@@ -81,20 +81,29 @@ def linear_onecycle_schedule(
     div_factor: Number = 25.0,
     final_div_factor: Number = 1e4,
 ) -> Schedule:
-    """Rise linearly to the peak, fall back to the first value, then to a much smaller one.
+    r"""Rise linearly to the peak, fall back to the first value, then to a much smaller one.
 
-    From low = peak_value / div_factor at 0 to peak_value at pct_start * transition_steps, to low at
-    pct_final * transition_steps, to low / final_div_factor at transition_steps. (The description of
-    optax's phase 3 has peak_value / final_div_factor for the last value; its code does as ours.)
+    Three straight lines connect
+
+    .. math::
+
+       s(0) &= s_1 / d \\
+       s(p_1 T) &= s_1 \\
+       s(p_2 T) &= s_1 / d \\
+       s(T) &= s_1 / (d f)
+
+    (The description of optax's phase 3 has s_1 / f for the last value; its code does as ours.)
 
     Args:
-      transition_steps: length of the schedule in steps, > 0; after it the last value is kept.
-      peak_value: the highest value, finite.
-      pct_start: fraction of the steps for the rise, in [0, 1]; rounded down to a whole step.
-      pct_final: fraction of the steps until the value is low again, in [pct_start, 1]; rounded down
-        too.
-      div_factor: > 0. The first value is `peak_value / div_factor`.
-      final_div_factor: > 0. The last value is the first one divided by it.
+      transition_steps: :math:`T` > 0, length of the schedule in steps; after it the last value is
+        kept.
+      peak_value: :math:`s_1`, the highest value, finite.
+      pct_start: :math:`p_1` in [0, 1], fraction of the steps for the rise; rounded down to a whole
+        step.
+      pct_final: :math:`p_2` in [pct_start, 1], fraction of the steps until the value is low again;
+        rounded down too.
+      div_factor: :math:`d` > 0. The first value is `peak_value / div_factor`.
+      final_div_factor: :math:`f` > 0. The last value is the first one divided by it.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -132,10 +141,15 @@ def cosine_onecycle_schedule(
     div_factor: Number = 25.0,
     final_div_factor: Number = 1e4,
 ) -> Schedule:
-    """Rise on half a cosine wave to the peak, and fall on another.
+    r"""Rise on half a cosine wave to the peak, and fall on another.
 
-    From low = peak_value / div_factor at 0 to peak_value at pct_start * transition_steps, to
-    low / final_div_factor at transition_steps.
+    Two half cosine waves connect
+
+    .. math::
+
+       s(0) &= s_1 / d \\
+       s(p_1 T) &= s_1 \\
+       s(T) &= s_1 / (d f)
 
     Args:
       transition_steps: see `linear_onecycle_schedule`, like all arguments.

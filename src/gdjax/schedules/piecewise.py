@@ -98,12 +98,16 @@ SHAPES = {"linear": line, "cosine": wave}
 def piecewise_constant_schedule(
     init_value: Number, boundaries_and_scales: Mapping[int, Number] | None = None
 ) -> Schedule:
-    """Multiply by a factor at given steps, and stay constant in between.
+    r"""Multiply by a factor at given steps, and stay constant in between.
+
+    .. math::
+
+       s(t) = s_0 \prod_{i:\, b_i \le t} f_i
 
     Args:
-      init_value: the first value, finite.
-      boundaries_and_scales: count >= 0 -> factor >= 0 by which the value is multiplied from that
-        count on; factors accumulate. None is a constant.
+      init_value: :math:`s_0`, the first value, finite.
+      boundaries_and_scales: :math:`b_i \to f_i`, count >= 0 -> factor >= 0 by which the value is
+        multiplied from that count on; factors accumulate. None is a constant.
 
     Returns:
       A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.
@@ -128,13 +132,21 @@ def piecewise_interpolate_schedule(
     init_value: Number,
     boundaries_and_scales: Mapping[int, Number] | None = None,
 ) -> Schedule:
-    """Interpolate between values that are reached at given steps.
+    r"""Interpolate between values that are reached at given steps.
+
+    Straight lines or half cosine waves connect
+
+    .. math::
+
+       s(0) = s_0, \qquad s(b_i) = s_0 \prod_{j \le i} f_j
+
+    After the last boundary the value is constant.
 
     Args:
       interpolate_type: how to interpolate: "linear" or "cosine".
-      init_value: value at count 0, finite.
-      boundaries_and_scales: count >= 0 -> factor >= 0. The value at a boundary is the one at the
-        previous boundary times its factor; after the last one it is constant. None is a constant.
+      init_value: :math:`s_0`, value at count 0, finite.
+      boundaries_and_scales: :math:`b_i \to f_i`, count >= 0 -> factor >= 0. The value at a boundary
+        is the one at the previous boundary times its factor. None is a constant.
 
     Returns:
       A `Schedule` with the leaves `init_value`, `boundaries` and `scales`.

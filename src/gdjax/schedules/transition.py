@@ -115,8 +115,12 @@ def _end(s: Any) -> Array:
 def constant_schedule(value: Number) -> Schedule:
     """Use the same value at every step.
 
+    .. math::
+
+       s(t) = s_0
+
     Args:
-      value: that value, finite.
+      value: :math:`s_0`, finite.
 
     Returns:
       A `Schedule` with the leaf `value`.
@@ -138,16 +142,24 @@ def constant_schedule(value: Number) -> Schedule:
 def linear_schedule(
     init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Go from one value to another linearly.
+    r"""Go from one value to another linearly.
 
-    `init_value` until `transition_begin`, `end_value` from `transition_begin + transition_steps`.
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 & t < b \\
+       s_0 + (s_1 - s_0)\, p & b \le t < b + T \\
+       s_1 & t \ge b + T \end{cases}
+
+    with t = 0, 1, ... the count and :math:`p = (t - b) / T` the fraction of the transition that is
+    done.
 
     Args:
-      init_value: value at the start, finite.
-      end_value: value at the end, finite.
-      transition_steps: length of the transition in steps, >= 0; with 0 it is switched off, and the
-        value is always `init_value`, as in optax.
-      transition_begin: the count >= 0 at which it begins.
+      init_value: :math:`s_0`, value at the start, finite.
+      end_value: :math:`s_1`, value at the end, finite.
+      transition_steps: :math:`T` >= 0, length of the transition in steps; with 0 it is switched
+        off, and the value is always `init_value`, as in optax.
+      transition_begin: :math:`b` >= 0, the count at which it begins.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -179,12 +191,17 @@ def polynomial_schedule(
 ) -> Schedule:
     """Go from one value to another along a power of the remaining fraction.
 
-    end_value + (init_value - end_value) * (1 - done)**power, done = fraction of the steps done
+    .. math::
+
+       s(t) = s_1 + (s_0 - s_1) (1 - p)^q
+
+    with :math:`p` the fraction of the transition that is done, 0 before it and 1 after it, see
+    `linear_schedule`.
 
     Args:
       init_value: see `linear_schedule`, like the arguments that are not named here.
       end_value: see `linear_schedule`.
-      power: >= 0. 1 is linear, above 1 is steep at the start, below 1 at the end.
+      power: :math:`q` >= 0. 1 is linear, above 1 is steep at the start, below 1 at the end.
       transition_steps: see `linear_schedule`.
       transition_begin: see `linear_schedule`.
 
@@ -208,9 +225,13 @@ def polynomial_schedule(
 def one_minus_sqrt_schedule(
     init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Cool down as one minus a square root: steep at the start, then nearly linear.
+    r"""Cool down as one minus a square root: steep at the start, then nearly linear.
 
-    end_value + (init_value - end_value) * (1 - sqrt(done)), done = fraction of the steps done
+    .. math::
+
+       s(t) = s_1 + (s_0 - s_1) (1 - \sqrt p)
+
+    with :math:`p` the fraction of the transition that is done, see `polynomial_schedule`.
 
     The best of the cool-downs that Hägele et al. compare; `wsd_schedule` uses it after a constant.
     The derivative with respect to `transition_begin` is infinite at the first step of the
@@ -246,9 +267,13 @@ def one_minus_sqrt_schedule(
 def rex_schedule(
     init_value: Number, end_value: Number, transition_steps: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Decay by a reflected exponential: slowly at the start, steeply at the end.
+    r"""Decay by a reflected exponential: slowly at the start, steeply at the end.
 
-    end_value + (init_value - end_value) * (1 - done) / (1/2 + (1 - done)/2)
+    .. math::
+
+       s(t) = s_1 + (s_0 - s_1) \frac{1 - p}{1/2 + (1 - p) / 2}
+
+    with :math:`p` the fraction of the transition that is done, see `polynomial_schedule`.
 
     Args:
       init_value: see `linear_schedule`, like all arguments.

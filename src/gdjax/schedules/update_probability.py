@@ -36,15 +36,18 @@ class UpdateProbability(Schedule):
 def precond_update_prob_schedule(
     max_prob: Number = 1.0, min_prob: Number = 0.03, decay: Number = 0.001, flat_start: Number = 500
 ) -> Schedule:
-    """Update a preconditioner often at first and rarely later.
+    r"""Update a preconditioner often at first and rarely later.
 
-    min(max_prob, max(min_prob, max_prob * exp(-decay * (t - flat_start)))), t = 1, 2, ...
+    .. math::
+
+       p_t = \min\left( p_{\max},\; \max\left( p_{\min},\;
+       p_{\max}\, e^{-r (t - b)} \right) \right), \qquad t = 1, 2, \ldots
 
     Args:
-      max_prob: probability of an update at the start, in (0, 1].
-      min_prob: probability of an update at the end, in (0, 1].
-      decay: rate >= 0 at which the probability decays.
-      flat_start: number of steps before it decays.
+      max_prob: :math:`p_{\max}` in (0, 1], probability of an update at the start.
+      min_prob: :math:`p_{\min}` in (0, 1], probability of an update at the end.
+      decay: :math:`r` >= 0, rate at which the probability decays.
+      flat_start: :math:`b`, number of steps before it decays, finite.
 
     Example:
       >>> import gdjax

@@ -38,12 +38,18 @@ def after_warmup(s: Any, then: Callable[[Array], Array], count: Number) -> Array
 def warmup_constant_schedule(
     init_value: Number, peak_value: Number, warmup_steps: Number
 ) -> Schedule:
-    """Rise linearly, then stay constant.
+    r"""Rise linearly, then stay constant.
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_1 & t \ge W \end{cases}
 
     Args:
-      init_value: value at count 0, finite; often 0.
-      peak_value: value from `warmup_steps` on, finite.
-      warmup_steps: length of the warm-up in steps, >= 0. With 0 the value is always
+      init_value: :math:`s_0`, value at count 0, finite; often 0.
+      peak_value: :math:`s_1`, value from `warmup_steps` on, finite.
+      warmup_steps: :math:`W` >= 0, length of the warm-up in steps. With 0 the value is always
         `peak_value` (optax: always `init_value`).
 
     Returns:

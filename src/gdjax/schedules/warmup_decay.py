@@ -134,7 +134,14 @@ def warmup_linear_decay_schedule(
     decay_steps: Number,
     end_value: Number = 0.0,
 ) -> Schedule:
-    """Rise linearly, then decay linearly: the usual choice for fine-tuning.
+    r"""Rise linearly, then decay linearly: the usual choice for fine-tuning.
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_2 + (s_1 - s_2) (1 - p) & t \ge W \end{cases} \qquad
+       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like all arguments.
@@ -168,7 +175,14 @@ def warmup_polynomial_decay_schedule(
     end_value: Number = 0.0,
     power: Number = 2.0,
 ) -> Schedule:
-    """Rise linearly, then decay along a power of the remaining fraction.
+    r"""Rise linearly, then decay along a power of the remaining fraction.
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_2 + (s_1 - s_2) (1 - p)^q & t \ge W \end{cases} \qquad
+       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like the arguments not named here.
@@ -176,7 +190,7 @@ def warmup_polynomial_decay_schedule(
       warmup_steps: see `warmup_cosine_decay_schedule`.
       decay_steps: see `warmup_cosine_decay_schedule`.
       end_value: see `warmup_cosine_decay_schedule`.
-      power: >= 0, as in `polynomial_schedule`. With 1/2 the value stays high for longer.
+      power: :math:`q` >= 0, as in `polynomial_schedule`. With 1/2 the value stays high for longer.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -205,15 +219,23 @@ def warmup_cosine_decay_schedule(
     end_value: Number = 0.0,
     exponent: Number = 1.0,
 ) -> Schedule:
-    """Rise linearly, then decay along half a cosine wave.
+    r"""Rise linearly, then decay along half a cosine wave.
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_2 + (s_1 - s_2) \left( \frac{1 + \cos(\pi p)}{2} \right)^q & t \ge W \end{cases} \qquad
+       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
-      init_value: value at count 0, finite; often 0.
-      peak_value: value at `warmup_steps`, finite.
-      warmup_steps: length of the warm-up in steps, from 0 to `decay_steps`.
-      decay_steps: length of the schedule in steps, warm-up included, of any size.
-      end_value: value from `decay_steps` on, finite. If `peak_value` is 0, optax ignores it.
-      exponent: >= 0, as in `cosine_decay_schedule`.
+      init_value: :math:`s_0`, value at count 0, finite; often 0.
+      peak_value: :math:`s_1`, value at `warmup_steps`, finite.
+      warmup_steps: :math:`W`, length of the warm-up in steps, from 0 to `decay_steps`.
+      decay_steps: :math:`T`, length of the schedule in steps, warm-up included, of any size.
+      end_value: :math:`s_2`, value from `decay_steps` on, finite. If `peak_value` is 0, optax
+        ignores it.
+      exponent: :math:`q` >= 0, as in `cosine_decay_schedule`.
 
     Returns:
       A `Schedule` whose leaves are the arguments.
@@ -257,15 +279,23 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Number | None = None,
 ) -> Schedule:
-    """Rise linearly, then decay exponentially.
+    r"""Rise linearly, then decay exponentially.
+
+    .. math::
+
+       s(t) = \begin{cases}
+       s_0 + (s_1 - s_0)\, t / W & t < W \\
+       s_1 & W \le t < W + b \\
+       s_1\, r^{(t - W - b) / T} & t \ge W + b \end{cases}
 
     Args:
-      init_value: value at count 0, finite; often 0.
-      peak_value: value at `warmup_steps`, finite.
-      warmup_steps: length of the warm-up in steps, >= 0.
+      init_value: :math:`s_0`, value at count 0, finite; often 0.
+      peak_value: :math:`s_1`, value at `warmup_steps`, finite.
+      warmup_steps: :math:`W` >= 0, length of the warm-up in steps.
       transition_steps: see `exponential_decay`, like the arguments below.
       decay_rate: see `exponential_decay`.
-      transition_begin: steps >= 0 from the end of the warm-up to the start of the decay.
+      transition_begin: :math:`b` >= 0, steps from the end of the warm-up to the start of the
+        decay.
       staircase: see `exponential_decay`.
       end_value: see `exponential_decay`.
 

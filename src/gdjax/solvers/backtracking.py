@@ -106,23 +106,27 @@ def scale_by_backtracking_linesearch(
     store_grad: bool = False,
     verbose: bool = False,
 ) -> Optimizer:
-    """Shorten a step until the objective falls by a share of what the slope predicts.
+    r"""Shorten a step until the objective falls by a share of what the slope predicts.
 
-    f(x + t d) <= f(x) + slope_rtol t <g, d> + rtol |f(x)| + atol  for t = t_0, t_0 decrease_factor,
-    t_0 decrease_factor^2, ...
+    .. math::
+
+       f(x + t d) \le f(x) + c\, t\, \langle g, d \rangle + r\, |f(x)| + a, \qquad
+       t = t_0,\; t_0 \rho,\; t_0 \rho^2,\; \ldots
 
     Values that are not finite shorten the step. Where no t is short enough the update is 0 and
-    `failed` in the state is true, while optax takes the last t whether or not f falls; the next
-    update continues from that t.
+    `failed` in the state is true; the next update continues from that t.
+
+    Differences: optax takes the last t whether or not f falls.
 
     Args:
       max_backtracking_steps: how often t is shortened at most in one update, >= 1.
-      slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
-      decrease_factor: what t is multiplied with, in (0, 1).
+      slope_rtol: :math:`c` in (0, 1), the share of the decrease predicted by the slope that is
+        enough.
+      decrease_factor: :math:`\rho` in (0, 1), what t is multiplied with.
       increase_factor: the first t of an update is this >= 1 times the last one.
       max_learning_rate: the longest t > 0, and the first one of all; it may be infinite.
-      atol: increase of f >= 0 that is allowed, in units of f.
-      rtol: likewise, relative to |f|.
+      atol: :math:`a` >= 0, increase of f that is allowed, in units of f.
+      rtol: :math:`r` >= 0, likewise, relative to the magnitude of f.
       store_grad: whether to evaluate and keep value and gradient at the new parameters, for
         `value_and_grad_from_state`.
       verbose: whether to print each update's step size and number of evaluations.

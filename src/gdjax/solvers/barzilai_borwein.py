@@ -124,12 +124,16 @@ def barzilai_borwein(
     decrease_factor: Scalar = 0.25,
     max_linesearch_steps: Scalar = 30,
 ) -> Optimizer:
-    """Minimize a smooth function by gradient steps of Barzilai and Borwein's length.
+    r"""Minimize a smooth function by gradient steps of Barzilai and Borwein's length.
 
-    With s and y the last step and change of the gradient, rate = <s, s> / <s, y> ("long") or
-    <s, y> / <y, y> ("short"); "alternate" takes them in turn, "adaptive" the short one where it is
-    less than half of the long one. The objective may rise: a step is shortened only where it
-    exceeds the largest of the last `history_size` values.
+    .. math::
+
+       \eta_{\text{long}} = \frac{\langle s, s \rangle}{\langle s, y \rangle}, \qquad
+       \eta_{\text{short}} = \frac{\langle s, y \rangle}{\langle y, y \rangle}
+
+    with s and y the last step and the last change of the gradient; "alternate" takes them in turn,
+    "adaptive" the short one where it is less than half of the long one. The objective may rise: a
+    step is shortened only where it exceeds the largest of the last `history_size` values.
 
     Good for: exact gradients, with the memory of gradient descent and much faster than it.
 

@@ -120,11 +120,19 @@ def _direction(caller: str, factors: Factors) -> Optimizer:
 
 
 def scale_by_bfgs() -> Optimizer:
-    """Multiply the gradient by BFGS's estimate of the inverse Hessian.
+    r"""Multiply the gradient by BFGS's estimate of the inverse Hessian.
+
+    .. math::
+
+       H_{t+1} = (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top, \qquad
+       \rho = 1 / y^\top s
+
+    with s the last step and y the last change of the gradient.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 n + 8 bytes per element, for n
-      elements in all. An update takes about 10 n² operations.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 n + 8 bytes per element, for n elements in all. An update takes about 10 n²
+      operations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -137,10 +145,15 @@ def scale_by_bfgs() -> Optimizer:
 
 
 def scale_by_ssbfgs() -> Optimizer:
-    """Multiply the gradient by the inverse Hessian that self-scaled BFGS estimates.
+    r"""Multiply the gradient by the inverse Hessian that self-scaled BFGS estimates.
 
-    H is divided by tau = min(1, y's / s'B s) before a pair enters, so that curvature that was
-    overestimated along the last step is lowered in all directions; see `ssbfgs`.
+    Before a pair enters as in `scale_by_bfgs`, H is divided by
+
+    .. math::
+
+       \tau = \min\left( 1,\; \frac{y^\top s}{s^\top H^{-1} s} \right)
+
+    so that curvature that was overestimated along the last step is lowered in all directions.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State and operations as `scale_by_bfgs`.
@@ -161,7 +174,16 @@ def scale_by_ssbfgs() -> Optimizer:
 
 
 def scale_by_ssbroyden() -> Optimizer:
-    """Multiply the gradient by the inverse Hessian that self-scaled Broyden updates estimate.
+    r"""Multiply the gradient by the inverse Hessian that self-scaled Broyden updates estimate.
+
+    .. math::
+
+       H_{t+1} &= \frac 1 \tau \left( H - \frac{H y y^\top H}{y^\top H y}
+       + \phi\, (y^\top H y)\, v v^\top \right) + \frac{s s^\top}{y^\top s} \\
+       v &= \frac{s}{y^\top s} - \frac{H y}{y^\top H y}
+
+    with s the last step, y the last change of the gradient, and numbers :math:`\tau` and
+    :math:`\phi` that each pair chooses by how well H predicted it; both are 1 in `scale_by_bfgs`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters. State and operations as `scale_by_bfgs`.
@@ -186,7 +208,13 @@ DEFAULT = scale_by_zoom_linesearch(30, initial_guess_strategy="one")
 
 @checked(learning_rate=NONNEGATIVE)
 def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT) -> Optimizer:
-    """Minimize a smooth function by BFGS and a line search.
+    r"""Minimize a smooth function by BFGS and a line search.
+
+    .. math::
+
+       x_{t+1} = x_t - t\, H_t\, \nabla f(x_t)
+
+    with the H of `scale_by_bfgs` and the step size t of the line search.
 
     Good for: exact gradients of smooth functions of up to some hundred parameters.
 
@@ -195,7 +223,8 @@ def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT)
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -211,6 +240,8 @@ def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT)
 def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by self-scaled BFGS and a line search.
 
+    As `bfgs`, with the H of `scale_by_ssbfgs`.
+
     Good for: ill-conditioned problems with exact gradients, such as physics-informed networks in
     float64, up to a few thousand parameters.
 
@@ -219,8 +250,9 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations and the evaluations.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all. An update takes about 10 n²
+      operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -240,16 +272,18 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
 def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT) -> Optimizer:
     """Minimize a smooth function by a self-scaled method of Broyden's family and a line search.
 
-    Each pair chooses the member of the family, phi, and the scale, tau, by how well H predicted
-    it. Good for: as `ssbfgs`; on physics-informed networks it often needs fewer steps.
+    As `bfgs`, with the H of `scale_by_ssbroyden`.
+
+    Good for: as `ssbfgs`; on physics-informed networks it often needs fewer steps.
 
     Args:
       learning_rate: see `lbfgs`.
       linesearch: see `lbfgs`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 n + 12 bytes per element, for n elements in all. An
-      update takes about 10 n² operations and the evaluations.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 n + 12 bytes per element, for n elements in all. An update takes about 10 n²
+      operations and the evaluations.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -266,9 +266,18 @@ def bounded_levenberg_marquardt(
     *,
     residual_fn: Callable[[Params, Any], Any] | None = None,
 ) -> Optimizer:
-    """Minimize 0.5 |r(params)|^2 within bounds, by minima of its linear model in a trust region.
+    r"""Minimize a sum of squares within bounds, by minima of its linear model in a trust region.
 
-    d = argmin |J d + r|^2 over |D d| <= radius and lower <= params + d <= upper
+    .. math::
+
+       \min_x \tfrac12 \lVert r(x) \rVert^2, \qquad l \le x \le u
+
+    by steps
+
+    .. math::
+
+       d = \arg\min_d \lVert J d + r \rVert^2 \quad
+       \text{over } \lVert D d \rVert \le \Delta,\; l \le x + d \le u
 
     `levenberg_marquardt`, with each linear problem solved under the bounds by active sets: without
     bounds the steps are the same. No point outside of [lower, upper] is evaluated, so a logarithm
@@ -277,18 +286,18 @@ def bounded_levenberg_marquardt(
     Neither the units of the residuals nor those of each parameter matter.
 
     Args:
-      lower: bound of every element: a number, an array, or a prefix tree or `by_path` of those;
-        None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
-      upper: likewise.
+      lower: :math:`l`, bound of every element: a number, an array, or a prefix tree or `by_path` of
+        those; None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
+      upper: :math:`u`, likewise.
       init_radius: see `levenberg_marquardt`.
       max_tries: likewise.
       residual_fn: likewise.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `residual_fn=`. State: 12 bytes per
-      element and a few numbers. J, of m x n elements, is formed and reduced once per update, in
-      O(m n^2); each linear problem then takes a few QR decompositions of 2n x n elements. Residuals
-      that are not finite count as too large. For many parameters use `lbfgsb`.
+      An `Optimizer` whose `update` needs the parameters and `residual_fn=`.
+      State: 12 bytes per element and a few numbers. J, of m x n elements, is formed and reduced
+      once per update, in O(m n^2); each linear problem then takes a few QR decompositions of 2n x n
+      elements. Residuals that are not finite count as too large. For many parameters use `lbfgsb`.
 
     Raises:
       ValueError: if a number is out of range, a bound does not fit, or lower > upper.

@@ -94,9 +94,13 @@ def find_root(
     tol: ArrayLike = 0.0,
     throw: bool = False,
 ) -> Result:
-    """Find where a function of one number is zero, or changes sign, between two ends.
+    r"""Find where a function of one number is zero, or changes sign, between two ends.
 
-    fun(params, *args) = 0, for each element independently; lower <= params <= upper
+    .. math::
+
+       f(x) = 0, \qquad l \le x \le u
+
+    for each element independently.
 
     `fun` must have different signs at the ends; its values there may be infinite. The search stops
     when the sign changes within `tol` of `params`. It always does: usually after 10 to 20
@@ -116,9 +120,10 @@ def find_root(
       throw: whether to raise unless every equation was solved; only outside of `jit`.
 
     Returns:
-      A `Result` of arrays, one entry for each equation: `params`, the end of the last bracket where
-      |fun| is smaller; `value`, the value of `fun` there; `grad_norm`, its magnitude; `status`.
-      `Status.NO_SIGN_CHANGE`: the signs at the ends are equal. `Status.NONFINITE`: `fun` was NaN.
+      A `Result` of arrays, one entry for each equation. `params` is the end of the last bracket
+      where the magnitude of `fun` is smaller, `value` is the value of `fun` there and `grad_norm`
+      its magnitude. `status` is `Status.NO_SIGN_CHANGE` if the signs at the ends are equal, and
+      `Status.NONFINITE` if `fun` was NaN.
 
     Raises:
       MinimizeError: see `throw`.

@@ -67,19 +67,25 @@ def _no_past(history_size: int, params: Params) -> Past:
 
 @checked(mixing=POSITIVE, ridge=NONNEGATIVE)
 def anderson(history_size: int = 5, mixing: Scalar = 1.0, ridge: Scalar = 1e-10) -> Optimizer:
-    """Accelerate a fixed-point iteration by a least-squares fit to the last steps.
+    r"""Accelerate a fixed-point iteration by a least-squares fit to the last steps.
 
-    With f = -grads (for a fixed point, T(x) - x), dX and dF the last changes of x and f:
-    gamma = argmin |f - dF gamma|;  update = mixing f - (dX + mixing dF) gamma
+    With :math:`f_t = -g_t` (for a fixed point, T(x) - x), and the last changes of x and f as the
+    columns of :math:`\Delta X` and :math:`\Delta F`:
+
+    .. math::
+
+       \gamma &= \arg\min_\gamma \lVert f_t - \Delta F\, \gamma \rVert \\
+       x_{t+1} &= x_t + \beta f_t - (\Delta X + \beta \Delta F)\, \gamma
 
     Args:
       history_size: how many changes to keep, >= 1.
-      mixing: factor > 0 of f.
-      ridge: regularization >= 0 of the fit, relative to the trace of dF' dF.
+      mixing: :math:`\beta` > 0, factor of f.
+      ridge: regularization >= 0 of the fit, relative to the trace of
+        :math:`\Delta F^\top \Delta F`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 (2 history_size + 2) bytes per
-      element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 (2 history_size + 2) bytes per element.
 
     Raises:
       ValueError: if a number is out of range.
@@ -153,7 +159,9 @@ def fixed_point(
 ) -> Result:
     """Find a fixed point of a function by Anderson's accelerated iteration.
 
-    fun(params, *args) = params
+    .. math::
+
+       f(x) = x
 
     It stops when no element changes by more than `tol`.
 

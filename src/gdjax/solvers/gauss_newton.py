@@ -173,10 +173,19 @@ def gauss_newton(
     preconditioner: str | None = None,
     preconditioner_rank: int = 32,
 ) -> Optimizer:
-    """Minimize 0.5 |r(params)|^2 by linear least-squares problems and a search along the step.
+    r"""Minimize a sum of squares by linear least-squares problems and a search along the step.
 
-    d = argmin |J d + r|^2 of least norm; update = t d for the first t = 1, decrease_factor,
-    decrease_factor^2, ... with F(x + t d) <= F(x) + slope_rtol t <J^T r, d>
+    .. math::
+
+       \min_x F(x) = \tfrac12 \lVert r(x) \rVert^2
+
+    by steps t d, with d the solution of least norm and the first t that is short enough:
+
+    .. math::
+
+       d &= \arg\min_d \lVert J d + r \rVert^2 \\
+       F(x + t d) &\le F(x) + c\, t\, \langle J^\top r, d \rangle, \qquad
+       t = 1,\; \rho,\; \rho^2,\; \ldots
 
     For small residuals or mild curvature it converges like Newton's method. `levenberg_marquardt`
     is the safer choice. As there, `update` takes the extra `residual_fn`, or the factory takes it
@@ -195,8 +204,8 @@ def gauss_newton(
       elements; else "cg".
 
     Args:
-      slope_rtol: the share >= 0 of the decrease predicted by the slope that is enough.
-      decrease_factor: what a step that is too long is multiplied with, in (0, 1).
+      slope_rtol: :math:`c` >= 0, the share of the decrease predicted by the slope that is enough.
+      decrease_factor: :math:`\rho` in (0, 1), what a step that is too long is multiplied with.
       max_linesearch_steps: how many lengths an update tries at most, >= 1.
       rcond: singular values below rcond times the largest count as 0, >= 0.
       residual_fn: a function of (params, batch) to a tree of residuals, for `fit` and `sweep`. The
@@ -206,8 +215,8 @@ def gauss_newton(
       linesearch: "backtracking" takes the first t that is enough; "grid" tries all
         `max_linesearch_steps` and takes the best, as energy natural gradients do (Mueller &
         Zeinhofer 2023, https://arxiv.org/abs/2302.13163), which costs as many evaluations.
-      acceleration: whether the search is along x + t d + t^2 a, the path of r to second order: J a
-        = -r''/2, r'' the second derivative along d (Transtrum & Sethna 2012,
+      acceleration: whether the search is along :math:`x + t d + t^2 a`, the path of r to second
+        order: :math:`J a = -r''/2`, r'' the second derivative along d (Transtrum & Sethna 2012,
         https://arxiv.org/abs/1201.5885). For curved valleys, as of networks for differential
         equations. Not with "cg".
       scaled: whether each parameter is in units in which its column of J has length 1, for the

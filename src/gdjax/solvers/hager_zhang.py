@@ -150,10 +150,21 @@ def scale_by_hager_zhang_linesearch(
     shrink: Scalar = 0.66,
     initial_guess_strategy: str = "one",
 ) -> Optimizer:
-    """Scale a direction to a step with the Wolfe or the approximate Wolfe conditions.
+    r"""Scale a direction to a step with the Wolfe or the approximate Wolfe conditions.
 
-    f(x + t d) <= f(x) + slope_rtol t <g, d>,  <g(x + t d), d> >= curv_rtol <g, d>;  or, where f is
-    at most approx_dec_rtol |f| higher, (2 slope_rtol - 1) <g, d> >= <g(x + t d), d> instead.
+    With :math:`\varphi(t) = f(x + t d)`, the Wolfe conditions are
+
+    .. math::
+
+       \varphi(t) \le \varphi(0) + \delta\, t\, \varphi'(0), \qquad
+       \varphi'(t) \ge \sigma\, \varphi'(0)
+
+    and the approximate Wolfe conditions, which hold where
+    :math:`\varphi(t) \le \varphi(0) + \epsilon\, |\varphi(0)|`, are
+
+    .. math::
+
+       (2 \delta - 1)\, \varphi'(0) \ge \varphi'(t) \ge \sigma\, \varphi'(0)
 
     The second pair needs no values that show a decrease: near a minimum it reaches the full
     precision of the gradient, where the first reaches its square root. It may go uphill by the
@@ -162,12 +173,12 @@ def scale_by_hager_zhang_linesearch(
     Args:
       max_linesearch_steps: most evaluations in one update, >= 1.
       max_learning_rate: the longest step size t > 0, or None for no limit.
-      increase_factor: rho, what t is multiplied with while the objective falls, > 1.
-      slope_rtol: delta, in (0, 0.5) for the theory to hold.
-      curv_rtol: sigma, in (slope_rtol, 1).
-      approx_dec_rtol: epsilon, the slack relative to |f|, >= 0.
+      increase_factor: what t is multiplied with while the objective falls, > 1.
+      slope_rtol: :math:`\delta`, in (0, 0.5) for the theory to hold.
+      curv_rtol: :math:`\sigma`, in (slope_rtol, 1).
+      approx_dec_rtol: :math:`\epsilon` >= 0, the slack relative to the magnitude of f.
       theta: where an interval is cut that has no secant step, in (0, 1).
-      shrink: gamma: an interval that two secant steps do not shrink by this factor is cut.
+      shrink: an interval that two secant steps do not shrink by this factor is cut.
       initial_guess_strategy: see `scale_by_zoom_linesearch`.
 
     Returns:

@@ -107,19 +107,27 @@ def _empty(memory_size: int, params: Params) -> History:
 
 @strict()
 def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Optimizer:
-    """Multiply the gradient by L-BFGS's estimate of the inverse Hessian.
+    r"""Multiply the gradient by L-BFGS's estimate of the inverse Hessian.
 
-    Pairs without positive curvature, which optax keeps unless <s, y> is exactly 0, are rejected.
-    After an update that did not change the parameters, all pairs are dropped.
+    .. math::
+
+       H_{t+1} = (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top, \qquad
+       \rho = 1 / y^\top s
+
+    for the last pairs of steps s and changes y of the gradient, without forming H. Pairs without
+    positive curvature are rejected. After an update that did not change the parameters, all pairs
+    are dropped.
+
+    Differences: optax keeps a pair unless :math:`y^\top s` is exactly 0.
 
     Args:
       memory_size: how many pairs of steps and gradient changes to keep, >= 1.
-      scale_init_precond: whether the estimate starts from <s, y> / <y, y> of the newest pair, at
-        first from min(1, 1 / |g|); or else from 1.
+      scale_init_precond: whether the estimate starts from :math:`(y^\top s / y^\top y)\, I` of the
+        newest pair, at first from :math:`\min(1, 1 / \lVert g \rVert)\, I`; or else from I.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 (2 memory_size + 2) bytes per
-      element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 (2 memory_size + 2) bytes per element.
 
     Raises:
       ValueError: if `memory_size` is not an integer >= 1.
@@ -151,7 +159,13 @@ def lbfgs(
     scale_init_precond: bool = True,
     linesearch: Pair | None = DEFAULT,
 ) -> Optimizer:
-    """Minimize a smooth function by limited-memory BFGS and a line search.
+    r"""Minimize a smooth function by limited-memory BFGS and a line search.
+
+    .. math::
+
+       x_{t+1} = x_t - t\, H_t\, \nabla f(x_t)
+
+    with the H of `scale_by_lbfgs` and the step size t of the line search.
 
     Good for: exact gradients of smooth functions, tens to millions of parameters.
 

@@ -143,7 +143,11 @@ def lbfgsb(
     curv_rtol: Scalar = 0.9,
     max_linesearch_steps: Scalar = 25,
 ) -> Optimizer:
-    """Minimize a smooth function of variables with bounds, by limited-memory BFGS.
+    r"""Minimize a smooth function of variables with bounds, by limited-memory BFGS.
+
+    .. math::
+
+       \min_x f(x), \qquad l \le x \le u
 
     Each update minimizes a quadratic model over the box and searches the line to that minimum. No
     point outside of [lower, upper] is evaluated, not even in the line search. The sum params +
@@ -151,9 +155,9 @@ def lbfgsb(
     loop should do the same before it evaluates there.
 
     Args:
-      lower: bound of every element: a number, an array, or a prefix tree or `by_path` of those;
-        None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
-      upper: likewise.
+      lower: :math:`l`, bound of every element: a number, an array, or a prefix tree or `by_path` of
+        those; None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.
+      upper: :math:`u`, likewise.
       history_size: how many pairs of steps and gradient changes to keep, >= 1.
       slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
       curv_rtol: the share, in (0, 1), of the slope that may be left.

@@ -344,25 +344,39 @@ def least_squares(
     implicit_diff: bool | Callable = False,
     throw: bool = False,
 ) -> LeastSquaresResult:
-    """Minimize half the sum of squares of residuals, by default with Levenberg-Marquardt.
+    r"""Minimize half the sum of squares of residuals, by default with Levenberg-Marquardt.
 
-    min 0.5 |r|^2, r = residual_fn(params, *args), lower <= params <= upper
+    .. math::
 
-    With a robust `loss`, as SciPy's, min 0.5 sum C^2 rho((r / C)^2), C = `f_scale`, where rho(z) is
+       \min_x \tfrac12 \sum_i r_i(x)^2, \qquad l \le x \le u
 
-        linear z, soft_l1 2 ((1 + z)^0.5 - 1), cauchy log(1 + z), arctan arctan(z),
-        huber z for z <= 1, else 2 z^0.5 - 1
+    With a robust `loss`, as SciPy's, it minimizes
 
-    and r below is r sqrt(rho(z) / z), whose half sum of squares that is.
+    .. math::
+
+       \tfrac12 \sum_i C^2 \rho(z_i), \qquad z_i = (r_i / C)^2
+
+    with C = `f_scale` and :math:`\rho(z)` one of
+
+    - "linear": :math:`z`
+    - "soft_l1": :math:`2 (\sqrt{1 + z} - 1)`
+    - "huber": :math:`z` for :math:`z \le 1`, else :math:`2 \sqrt z - 1`
+    - "cauchy": :math:`\log(1 + z)`
+    - "arctan": :math:`\arctan z`
+
+    and r below is :math:`r \sqrt{\rho(z) / z}`, whose half sum of squares that is.
 
     It stops, with J the Jacobian of r, D the norms of its columns, and d the Gauss-Newton step:
 
-    - `CONVERGED`: r is 0, or no |cosine| of the angle between r and a column of J is above `tol`;
+    - `CONVERGED`: r is 0, or for all columns
+      :math:`|J_j^\top r| \le \text{tol}\, \lVert J_j \rVert \lVert r \rVert`, that is no cosine of
+      the angle between r and a column of J is above `tol` in magnitude;
     - `SMALL_REDUCTION`: neither the last update nor, as the linear model predicts it, d reduces
-      |r|^2 by more than `ftol` of it, or by more than eps^1.5; or no step reduces it
-      further, and the cosines are below eps^(1/3), 6e-6 in float64;
-    - `SMALL_STEP`: |D d| <= `xtol` |D params|, or d changes r by no more than the rounding error of
-      the parameters;
+      :math:`\lVert r \rVert^2` by more than `ftol` of it, or by more than :math:`\epsilon^{3/2}`;
+      or no step reduces it further, and the cosines are below :math:`\epsilon^{1/3}`, 6e-6 in
+      float64;
+    - `SMALL_STEP`: :math:`\lVert D d \rVert \le \text{xtol}\, \lVert D x \rVert`, or d changes r by
+      no more than the rounding error of the parameters;
 
     after `max_steps` updates, or as `minimize` does otherwise. These are MINPACK's tests (More,
     Garbow & Hillstrom 1980), of the Gauss-Newton step in place of the step that was taken: that is
@@ -380,14 +394,16 @@ def least_squares(
         No point outside is evaluated; a start outside is moved to the nearest point within. With
         `optimizer=None` the method is `bounded_levenberg_marquardt`, else the optimizer's steps are
         `projected`. Only cosines of parameters that no bound holds are tested.
-      loss: "linear", "soft_l1", "huber", "cauchy", "arctan", or rho itself, a function of an array
-        z >= 0 with rho(0) = 0 and rho'(0) = 1. Of a complex residual the magnitude counts.
+      loss: "linear", "soft_l1", "huber", "cauchy", "arctan", or :math:`\rho` itself, a function of
+        an array z >= 0 with :math:`\rho(0) = 0` and :math:`\rho'(0) = 1`. Of a complex residual the
+        magnitude counts.
       f_scale: C > 0, the size of residuals from which on they are outliers: two to three times the
         noise, in the units of the residuals. It may be traced.
       covariance: whether to compute what `result.covariance()` and `result.standard_errors()` need,
         one Jacobian, its QR decomposition and n^2 numbers; None is for up to 100 parameters.
-      tol: largest |cosine| >= 0 that counts as 0; None is 1.5e-8 in float64 and 6e-6, 50 times the
-        precision, in float32; for methods that do not test it themselves 3e-4 in float32.
+      tol: largest magnitude >= 0 of a cosine that counts as 0; None is 1.5e-8 in float64 and 6e-6,
+        50 times the precision, in float32; for methods that do not test it themselves 3e-4 in
+        float32.
       ftol: relative reduction >= 0 of the sum of squares that is small.
       xtol: relative length >= 0 of a step that is small.
       max_steps: most updates, >= 0.
@@ -438,14 +454,21 @@ def root(
     implicit_diff: bool | Callable = True,
     throw: bool = False,
 ) -> Result:
-    """Find a root of a function by Levenberg-Marquardt: Newton's method with global convergence.
+    r"""Find a root of a function by Levenberg-Marquardt: Newton's method with global convergence.
 
-    fun(params, *args) = 0
+    .. math::
 
-    It stops when no element of `fun` is larger than `tol` times the terms in it, that is the root
-    of the sum of squares of J_ij params_j, J the Jacobian; or, with `levenberg_marquardt`, where
-    Newton's step is below the rounding error. Units do not matter. A point where |fun| has a
-    minimum but is not zero does not count.
+       f(x) = 0
+
+    It stops when no element of `fun` is larger than `tol` times the terms in it, with J the
+    Jacobian,
+
+    .. math::
+
+       |f_i(x)| \le \text{tol}\, \sqrt{\sum_j (J_{ij} x_j)^2}
+
+    or, with `levenberg_marquardt`, where Newton's step is below the rounding error. Units do not
+    matter. A point where the norm of `fun` has a minimum but is not zero does not count.
 
     Args:
       fun: `fun(params, *args)` returns a tree of the structure and shapes of the parameters.

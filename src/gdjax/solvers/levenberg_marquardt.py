@@ -284,10 +284,22 @@ def levenberg_marquardt(
     preconditioner: str | None = None,
     preconditioner_rank: int = 32,
 ) -> Optimizer:
-    """Minimize 0.5 |r(params)|^2 by minima of its linear model in a trust region.
+    r"""Minimize a sum of squares by minima of its linear model in a trust region.
 
-    d = argmin |J d + r|^2 over |D d| <= radius, which is (J^T J + damping D^2) d = -J^T r. The
-    region shrinks until the sum of squares falls, and grows where the model predicted that well.
+    .. math::
+
+       \min_x \tfrac12 \lVert r(x) \rVert^2
+
+    by steps d, for which there is a damping :math:`\lambda \ge 0`:
+
+    .. math::
+
+       d &= \arg\min_d \lVert J d + r \rVert^2 \quad
+       \text{over } \lVert D d \rVert \le \Delta \\
+       (J^\top J + \lambda D^2)\, d &= -J^\top r
+
+    The region shrinks until the sum of squares falls, and grows where the model predicted that
+    well.
 
     `update` takes the extra `residual_fn`, a function of the parameters to a tree of residuals; or
     the factory takes it as a function of `(params, batch)`, for `fit` and `sweep`. The gradients
@@ -309,18 +321,20 @@ def levenberg_marquardt(
     - "auto": as for `gauss_newton`; "qr" up to min(m, n) = 4096.
 
     Args:
-      init_radius: the first radius > 0, in units of |D params| (of |r| at 0): 100, or 0.1 where
-        the first step leads too far; MINPACK's `factor`.
+      init_radius: the first radius :math:`\Delta` > 0, in units of :math:`\lVert D x \rVert` (of
+        :math:`\lVert r \rVert` at 0): 100, or 0.1 where the first step leads too far; MINPACK's
+        `factor`.
       max_tries: how many radii an update tries at most.
       residual_fn: a function of (params, batch) to a tree of residuals. A step is judged by the
         examples that it was computed from, so the region says how far the linear model of a batch
         is valid, not how much noise its minimum has. Take batches of more residuals than
         parameters, or a small `init_radius`.
       solver: the form, see above.
-      acceleration: whether steps are d + a, with J a = -r''/2 in the least squares of the step, r''
-        the second derivative along d: Transtrum & Sethna (2012), https://arxiv.org/abs/1201.5885.
-        The region shrinks where |D a| > 3/4 |D d|. For narrow curved valleys, such as networks for
-        differential equations. Not with "cg".
+      acceleration: whether steps are d + a, with :math:`J a = -r''/2` in the least squares of the
+        step, r'' the second derivative along d: Transtrum & Sethna (2012),
+        https://arxiv.org/abs/1201.5885. The region shrinks where :math:`\lVert D a \rVert >
+        \tfrac34 \lVert D d \rVert`. For narrow curved valleys, such as networks for differential
+        equations. Not with "cg".
       scaled: whether D has the norm of each column of J, the largest so far, so that the units of
         single parameters do not matter; with "cg" it is an estimate from 8 products with J^T. Else
         the largest of these is taken for all.

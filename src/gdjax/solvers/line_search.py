@@ -451,18 +451,23 @@ def scale_by_zoom_linesearch(
     initial_guess_strategy: str = "keep",
     verbose: bool = False,
 ) -> Optimizer:
-    """Scale a direction to a step that satisfies the strong Wolfe conditions.
+    r"""Scale a direction to a step that satisfies the strong Wolfe conditions.
 
-    f(x + t d) <= f(x) + slope_rtol t <g, d>  and  |<g(x + t d), d>| <= curv_rtol |<g, d>|
+    With :math:`\varphi(t) = f(x + t d)`:
+
+    .. math::
+
+       \varphi(t) \le \varphi(0) + c_1\, t\, \varphi'(0), \qquad
+       |\varphi'(t)| \le c_2\, |\varphi'(0)|
 
     Where f cannot show a decrease, because it is all rounding, the slopes alone decide, within 10
     tries. Values that are not finite count as too high. If nothing was found within
     `max_linesearch_steps`, the best point with enough decrease is taken; if there is none, the
     update is 0, and `failed` in the state says so.
 
-    Differences to optax: the state is never NaN, and compiles once; `approx_dec_rtol` follows the
-    dtype, as 1e-6 would let float64 go uphill; `stepsize_precision` is relative, since steps of
-    1e-6 may be just right; t grows as the slopes predict, where optax multiplies it by 2.
+    Differences: compared with optax, the state is never NaN, and compiles once; `approx_dec_rtol`
+    follows the dtype, as 1e-6 would let float64 go uphill; `stepsize_precision` is relative, since
+    steps of 1e-6 may be just right; t grows as the slopes predict, where optax multiplies it by 2.
 
     Args:
       max_linesearch_steps: most evaluations in one update, >= 1.
@@ -470,10 +475,11 @@ def scale_by_zoom_linesearch(
       tol: how much both conditions may be missed by, >= 0.
       increase_factor: while the slope is too steep, t grows to where the last slopes predict that
         it vanishes, but by at most this factor times the last increase of t, > 1.
-      slope_rtol: the share, in (0, 1), of the decrease predicted by the slope that is enough.
-      curv_rtol: the share, in (0, 1), of the slope that may be left.
-      approx_dec_rtol: increase of f, relative to |f|, that counts as rounding, >= 0; None is ten
-        times the precision of the dtype.
+      slope_rtol: :math:`c_1` in (0, 1), the share of the decrease predicted by the slope that is
+        enough.
+      curv_rtol: :math:`c_2` in (0, 1), the share of the slope that may be left.
+      approx_dec_rtol: increase of f, relative to its magnitude, that counts as rounding, >= 0; None
+        is ten times the precision of the dtype.
       stepsize_precision: width >= 0 of a bracket, relative to t, at which its better end is taken.
       initial_guess_strategy: the first t of an update: "one", right after a Newton-like method, or
         "keep", that of the last update.

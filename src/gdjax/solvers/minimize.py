@@ -142,10 +142,20 @@ def minimize(
     progress: bool | Callable[[Any, Any, Any], None] = False,
     throw: bool = False,
 ) -> Result:
-    """Minimize a function to convergence with any optimizer, in one compiled loop.
+    r"""Minimize a function to convergence with any optimizer, in one compiled loop.
 
-    It stops when no element of the gradient is larger than `tol` (with constraints: of the
-    generalized gradient x - prox(x - grad)), after `max_steps` updates, when two updates in a row
+    .. math::
+
+       \min_x f(x), \qquad l \le x \le u \text{ or } x \in C
+
+    It stops when no element of the gradient is larger than `tol`,
+
+    .. math::
+
+       \max_i |\nabla f(x)_i| \le \text{tol}
+
+    (with constraints: of the generalized gradient :math:`x - P(x - \nabla f(x))`, with P the
+    projection or proximal operator), after `max_steps` updates, when two updates in a row
     found no better point, or where the objective is not finite. Under `vmap` every lane stops
     independently. A second call with the same `fun` and shapes compiles nothing, whatever the
     numbers are; a new function, as a lambda in a loop, compiles again. As under `jax.jit`, globals
@@ -180,7 +190,8 @@ def minimize(
       throw: whether to raise an error unless every lane converged; only outside of `jit`.
 
     Returns:
-      A `Result`. Memory: parameters, gradient, state, and one copy of each.
+      A `Result`.
+      Memory: parameters, gradient, state, and one copy of each.
 
     Raises:
       MinimizeError: see `throw`; its `result` is what was reached.

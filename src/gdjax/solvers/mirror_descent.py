@@ -58,22 +58,27 @@ def mirror_descent(
     to_dual: Callable[[Array], Array] = jnp.log,
     to_primal: Callable[[Array], Array] = last_axis_softmax,
 ) -> Optimizer:
-    """Descend in dual coordinates; by default multiply weights on the simplex (exponentiated).
+    r"""Descend in dual coordinates; by default multiply weights on the simplex (exponentiated).
 
     Good for: probabilities and positive weights, by multiplicative steps.
 
-    z = z - learning_rate * grad;  new = to_primal(z), at first z = to_dual(params)
+    .. math::
 
-    By default each leaf is a distribution over its last axis, new is proportional to
-    params * exp(-learning_rate * grad). With `to_primal=jnp.exp` weights are positive only.
+       z_t &= z_{t-1} - \eta_t g_t, \qquad z_0 = \nabla \psi(x_0) \\
+       x_t &= (\nabla \psi)^{-1}(z_t)
+
+    By default each leaf is a distribution over its last axis, and :math:`x_t` is proportional to
+    :math:`x_{t-1} e^{-\eta_t g_t}`. With `to_primal=jnp.exp` weights are positive only.
 
     Args:
-      learning_rate: step size >= 0: a number or schedule.
-      to_dual: gradient of the mirror map, for one array: a function of a module.
+      learning_rate: :math:`\eta_t` >= 0: a number or schedule.
+      to_dual: :math:`\nabla \psi`, gradient of the mirror map, for one array: a function of a
+        module.
       to_primal: its inverse, onto the set.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

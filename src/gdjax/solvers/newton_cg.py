@@ -140,16 +140,19 @@ def newton_cg(
     cg_steps: Scalar = 200,
     max_tries: Scalar = 30,
 ) -> Optimizer:
-    """Minimize the quadratic model of the objective in a trust region, by Hessian-vector products.
+    r"""Minimize the quadratic model of the objective in a trust region, by Hessian-vector products.
 
-    d ~ argmin <g, d> + <d, H d> / 2 over |d| <= radius
+    .. math::
+
+       d \approx \arg\min_d \langle g, d \rangle + \tfrac12 \langle d, H d \rangle \quad
+       \text{over } \lVert d \rVert \le \Delta
 
     Negative curvature is followed to the edge of the region, so it moves away from saddle points.
     The Hessian is never formed: a step costs one gradient and at most `cg_steps` products, each as
     much as two gradients. SciPy's "trust-ncg" is the same method.
 
     Args:
-      init_radius: radius > 0 of the first region, in units of the parameters.
+      init_radius: :math:`\Delta` > 0, radius of the first region, in units of the parameters.
       max_radius: the largest radius > 0.
       eta: the least share, in (0, 1), of the predicted decrease with which a step is accepted.
       cg_steps: most products per step.

@@ -89,7 +89,8 @@ def scale_by_nonlinear_cg(method: str = "polak_ribiere") -> Optimizer:
       method: see `nonlinear_cg`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 12 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 12 bytes per element.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -107,25 +108,32 @@ DEFAULT = scale_by_zoom_linesearch(30, curv_rtol=0.1, initial_guess_strategy="on
 
 @strict()
 def nonlinear_cg(method: str = "polak_ribiere", linesearch: Pair | None = DEFAULT) -> Optimizer:
-    """Minimize a smooth function by nonlinear conjugate gradients and a line search.
+    r"""Minimize a smooth function by nonlinear conjugate gradients and a line search.
 
-    d = -g + beta d, with y = g - g_previous and beta by method:
-    "polak_ribiere": max(0, <g, y> / |g_previous|^2);
-    "fletcher_reeves": |g|^2 / |g_previous|^2;
-    "hestenes_stiefel": <g, y> / <d, y>;
-    "dai_yuan": |g|^2 / <d, y>;
-    "hager_zhang": <y - 2 d |y|^2 / <d, y>, g> / <d, y>, but not below
-    -1 / (|d| min(0.01, |g_previous|)).
+    .. math::
+
+       d_t = -g_t + \beta_t d_{t-1}, \qquad x_{t+1} = x_t + t\, d_t
+
+    with :math:`y = g_t - g_{t-1}` and :math:`\beta_t` by method:
+
+    - "polak_ribiere": :math:`\max(0,\; \langle g_t, y \rangle / \lVert g_{t-1} \rVert^2)`
+    - "fletcher_reeves": :math:`\lVert g_t \rVert^2 / \lVert g_{t-1} \rVert^2`
+    - "hestenes_stiefel": :math:`\langle g_t, y \rangle / \langle d_{t-1}, y \rangle`
+    - "dai_yuan": :math:`\lVert g_t \rVert^2 / \langle d_{t-1}, y \rangle`
+    - "hager_zhang": :math:`\langle y - 2 d_{t-1} \lVert y \rVert^2 / \langle d_{t-1}, y \rangle,
+      g_t \rangle / \langle d_{t-1}, y \rangle`, but not below
+      :math:`-1 / (\lVert d_{t-1} \rVert \min(0.01, \lVert g_{t-1} \rVert))`
 
     Good for: exact gradients where even ten pairs of L-BFGS do not fit into memory.
 
     Args:
-      method: which beta.
+      method: which :math:`\beta_t`.
       linesearch: see `lbfgs`, with curv_rtol = 0.1 or less, since directions stay conjugate only
         after accurate searches: `scale_by_hager_zhang_linesearch(curv_rtol=0.1)`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 16 bytes per element.
+      An `Optimizer`; see `lbfgs`.
+      State: 16 bytes per element.
 
     Raises:
       ValueError: for an unknown method.

@@ -65,15 +65,18 @@ def _projected(grads, slots, params, count, *, inner, raw_params, **extra):
 def projected(
     optimizer: Pair, projection: Callable[..., Any], *numbers: Number | PyTree
 ) -> Optimizer:
-    """Put the parameters back into a set after every update of `optimizer`.
+    r"""Put the parameters back into a set after every update of `optimizer`.
 
-    new = projection(params + updates, *numbers)
+    .. math::
 
-    `gdjax.minimize(..., bounds=...)` and `constraint=` use it, stop where x - projection(x - grad)
-    is small, and project again what rounding in `params + updates` moves out of the set. For bounds
-    without batches `gdjax.lbfgsb` is much faster; for sets, `gdjax.projected_gradient(...,
-    accelerated=True)`. An optimizer that divides by a metric, as Adam, may stop where the projected
-    gradient is not zero, unless the set is a box: `gdjax.with_prox` projects in the metric.
+       x_t = P(x_{t-1} + u_t)
+
+    with :math:`u_t` the optimizer's update and P the projection. `gdjax.minimize(..., bounds=...)`
+    and `constraint=` use it, stop where :math:`x - P(x - \nabla f(x))` is small, and project again
+    what rounding in `params + updates` moves out of the set. For bounds without batches
+    `gdjax.lbfgsb` is much faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`. An
+    optimizer that divides by a metric, as Adam, may stop where the projected gradient is not zero,
+    unless the set is a box: `gdjax.with_prox` projects in the metric.
 
     Args:
       optimizer: any `(init, update)` pair.
@@ -82,7 +85,8 @@ def projected(
       *numbers: further arguments of the projection; trees of arrays, leaves of the state's slots.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: that of `optimizer`, and `numbers`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: that of `optimizer`, and `numbers`.
 
     Raises:
       ValueError: if `update` is called without parameters.

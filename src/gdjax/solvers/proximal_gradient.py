@@ -204,16 +204,19 @@ def proximal_gradient(
     increase_factor: Scalar = 1.2,
     max_linesearch_steps: Scalar = 50,
 ) -> Optimizer:
-    """Minimize f + g by gradient steps on f, each followed by the proximal operator of g (ISTA).
+    r"""Minimize f + g by gradient steps on f, each followed by the proximal operator of g (ISTA).
 
     Good for: penalties with a corner, such as lasso's, where each step must lead downhill.
 
-    new = prox(params - learning_rate * grad f, reg, learning_rate)
+    .. math::
+
+       x_t = \operatorname{prox}_{\eta_t g}(x_{t-1} - \eta_t \nabla f(x_{t-1}))
 
     Args:
       prox: `prox(x, reg, scaling)`, as in `gdjax.proximal`, for a tree x: a function of a module.
-      learning_rate: step size > 0, below 2 / L for an L-smooth f: a number or schedule. None finds
-        it by backtracking: `update` then needs the extras `value=` and `value_fn=` (of f alone).
+      learning_rate: :math:`\eta_t` > 0, step size, below 2 / L for an L-smooth f: a number or
+        schedule. None finds it by backtracking: `update` then needs the extras `value=` and
+        `value_fn=` (of f alone).
       reg: the operator's numbers: one number (strength of the penalty), a prefix tree of them, a
         tuple of them for an operator of several (`prox_elastic_net`), or None. They are
         hyperparameters, `reg`, or `reg_0`, `reg_1`, ...
@@ -223,8 +226,8 @@ def proximal_gradient(
       max_linesearch_steps: how many step sizes an update tries at most, >= 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: a few numbers. Values are those of
-      f alone, also in the `Result` of `gdjax.minimize`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: a few numbers. Values are those of f alone, also in the `Result` of `gdjax.minimize`.
 
     Raises:
       ValueError: if a number is out of range, or a tree of them does not fit the parameters.
@@ -265,11 +268,15 @@ def fista(
     increase_factor: Scalar = 1.2,
     max_linesearch_steps: Scalar = 50,
 ) -> Optimizer:
-    """Minimize f + g by proximal gradient steps with momentum, restarted when it points uphill.
+    r"""Minimize f + g by proximal gradient steps with momentum, restarted when it points uphill.
 
     Good for: penalties with a corner, such as lasso's: exact zeros.
 
-    x = prox(y - learning_rate * grad f(y), reg, learning_rate);  y = x + beta (x - x_before)
+    .. math::
+
+       x_t &= \operatorname{prox}_{\eta g}(y_{t-1} - \eta \nabla f(y_{t-1})) \\
+       \theta_{t+1} &= \tfrac12 \left( 1 + \sqrt{1 + 4 \theta_t^2} \right) \\
+       y_t &= x_t + \frac{\theta_t - 1}{\theta_{t+1}} (x_t - x_{t-1})
 
     The parameters that are trained are y, at which the gradient is taken. The result is x, which
     for a lasso has exact zeros: `gdjax.eval_params(state, params)`.
@@ -284,7 +291,8 @@ def fista(
       max_linesearch_steps: see `proximal_gradient`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element (x).
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element (x).
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -313,9 +321,11 @@ def projected_gradient(
     *,
     accelerated: bool = False,
 ) -> Optimizer:
-    """Minimize f over a set by gradient steps, each followed by the projection onto the set.
+    r"""Minimize f over a set by gradient steps, each followed by the projection onto the set.
 
-    new = projection(params - learning_rate * grad f, *numbers)
+    .. math::
+
+       x_t = P(x_{t-1} - \eta_t \nabla f(x_{t-1}))
 
     Args:
       projection: a function of a tree, as in `gdjax.projections`: a function of a module.

@@ -245,9 +245,21 @@ def quadratic_program(
     max_steps: int | Array = 100,
     throw: bool = False,
 ) -> Result:
-    """Minimize a convex quadratic function under linear equations, inequalities and bounds.
+    r"""Minimize a convex quadratic function under linear equations, inequalities and bounds.
 
-    min x'Qx / 2 + c'x   subject to   A x = b,   G x <= h,   lower <= x <= upper
+    .. math::
+
+       \min_x \tfrac12 x^\top Q x + c^\top x \quad \text{subject to} \quad
+       A x = b,\; G x \le h,\; l \le x \le u
+
+    At a solution, with multipliers y of the equations, z of the inequalities and
+    :math:`\mu_l, \mu_u` of the bounds, up to `tol`:
+
+    .. math::
+
+       & Q x + c + A^\top y + G^\top z + \mu_u - \mu_l = 0 \\
+       & z, \mu_l, \mu_u \ge 0 \\
+       & z^\top (h - G x) = \mu_l^\top (x - l) = \mu_u^\top (u - x) = 0
 
     Linear programs are the case Q = 0. About ten steps, each of which factors one dense matrix
     of n + p rows: for up to some thousand unknowns, and with `vmap` for many programs at once. The
@@ -279,16 +291,17 @@ def quadratic_program(
 
     Returns:
       A `Result`: `state` has the `Multipliers`, `grad_norm` is the error. With `Status.INFEASIBLE`
-      these prove that no x fits: A'y + G'z + upper - lower is 0 but for rounding, relative to its
-      terms, and the sum of limits times multipliers is negative; where a single bound or row
+      these prove that no x fits: :math:`A^\top y + G^\top z + \mu_u - \mu_l` is 0 but for rounding,
+      relative to its terms, and the sum of limits times multipliers is negative; where a single
+        bound or row
       without variables cannot hold (lower > upper, lower = inf, 0 = 1), only its multipliers are
       not 0. With `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
       without limit, and some point fits; where Q is flat along it only up to rounding, a solution
       far away is possible as well. Proof and direction have no unit: the largest element is between
-      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the
-      best point is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no
-      limit, or the solution is beyond the dtype's range. No status depends on the units of the
-      objective, rows, variables or right sides.
+      1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point
+      is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no limit, or the
+      solution is beyond the dtype's range. No status depends on the units of the objective, rows,
+      variables or right sides.
       Memory: about 6 (n + p)^2 + 4 m n numbers.
 
     Raises:

@@ -16,7 +16,13 @@ DEFAULT = scale_by_backtracking_linesearch(
 
 @strict()
 def steepest_descent(linesearch: Pair | None = DEFAULT) -> Optimizer:
-    """Minimize a smooth function by gradient descent with a line search.
+    r"""Minimize a smooth function by gradient descent with a line search.
+
+    .. math::
+
+       x_{t+1} = x_t - t\, \nabla f(x_t)
+
+    with the step size t of the line search.
 
     Good for: functions that are cheap and well conditioned; `lbfgs` is nearly always faster.
 
@@ -24,7 +30,8 @@ def steepest_descent(linesearch: Pair | None = DEFAULT) -> Optimizer:
       linesearch: the end of the chain, a `scale_by_..._linesearch(...)`.
 
     Returns:
-      An `Optimizer`; see `lbfgs`. State: 4 bytes per element.
+      An `Optimizer`; see `lbfgs`.
+      State: 4 bytes per element.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

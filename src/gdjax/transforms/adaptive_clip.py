@@ -96,14 +96,22 @@ def _adaptive_grad_clip(grad, slots, param, count, *, clipping, eps, axis):
 def adaptive_grad_clip(
     clipping: Hyperparam, eps: Hyperparam = 1e-3, axis: Axes = None
 ) -> Optimizer:
-    """Scale each unit's gradient down to at most `clipping` times the norm of its weights.
+    r"""Scale each unit's gradient down to at most `clipping` times the norm of its weights.
 
-    |g| <= clipping * max(|param|, eps), for each unit. The paper excludes the last layer.
+    For each unit, such as the weights into one neuron:
+
+    .. math::
+
+       g \leftarrow g\, \min\left( 1,\;
+       \frac{c\, \max(\lVert x \rVert, \epsilon)}{\lVert g \rVert} \right)
+
+    The paper excludes the last layer.
 
     Args:
-      clipping: the largest ratio >= 0 of a gradient to its weights, in the paper 0.01 to 0.16 for
-        large batches: a number, schedule or prefix tree.
-      eps: lower bound >= 0 of the norm of the weights, so that weights at zero can move.
+      clipping: :math:`c` >= 0, the largest ratio of a gradient to its weights, in the paper 0.01 to
+        0.16 for large batches: a number, schedule or prefix tree.
+      eps: :math:`\epsilon` >= 0, lower bound of the norm of the weights, so that weights at zero
+        can move.
       axis: the axes that one unit spans; see `unitwise_norm`.
 
     Returns:

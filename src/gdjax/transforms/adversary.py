@@ -31,15 +31,22 @@ def _sam_adversary(grads, slots, params, count, *, rho, eta, adaptive):
 
 @checked(rho=NONNEGATIVE, eta=NONNEGATIVE)
 def sam_adversary(rho: Scalar = 0.05, *, adaptive: bool = False, eta: Scalar = 0.01) -> Optimizer:
-    """Step against the gradient by a fixed length; `sam` ascends by the negative of it.
+    r"""Step against the gradient by a fixed length; `sam` ascends by the negative of it.
 
-    update = -rho g / |g|, or, for ASAM, -rho T^2 g / |T g| with T = |param| + eta.
+    The update is, and in the second line for ASAM,
+
+    .. math::
+
+       u &= -\rho\, \frac{g}{\lVert g \rVert} \\
+       u &= -\rho\, \frac{T^2 g}{\lVert T g \rVert}, \qquad T = |x| + \eta
+
+    with norms over the whole tree.
 
     Args:
-      rho: length >= 0 of the step: one number or schedule, as for `eta`. For ASAM about ten times
-        that for SAM.
+      rho: :math:`\rho` >= 0, length of the step: one number or schedule, as for `eta`. For ASAM
+        about ten times that for SAM.
       adaptive: whether lengths are measured relative to the parameters (ASAM).
-      eta: added to the parameters' magnitude >= 0; for ASAM only.
+      eta: :math:`\eta` >= 0, added to the parameters' magnitude; for ASAM only.
 
     Returns:
       An `Optimizer` without slots.

@@ -54,7 +54,8 @@ def apply_every(k: Hyperparam = 1) -> Optimizer:
         their sum.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element.
+      An `Optimizer`.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if `k` is not a whole number >= 1.

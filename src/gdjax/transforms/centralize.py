@@ -18,7 +18,11 @@ def _centralize(grad, slots, param, count):
 
 
 def centralize() -> Optimizer:
-    """Subtract from each row of a matrix, or slice along the first axis, its mean.
+    r"""Subtract from each row of a matrix, or slice along the first axis, its mean.
+
+    .. math::
+
+       g_i \leftarrow g_i - \operatorname{mean}(g_i)
 
     Scalars and vectors do not change.
 

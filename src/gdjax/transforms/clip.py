@@ -44,14 +44,18 @@ def _clip_by_global_norm(grads, slots, params, count, *, max_norm):
 
 @checked(max_norm=NONNEGATIVE)
 def clip_by_global_norm(max_norm: Scalar) -> Optimizer:
-    """Scale the whole tree down to a Euclidean norm of at most `max_norm`.
+    r"""Scale the whole tree down to a Euclidean norm of at most `max_norm`.
+
+    .. math::
+
+       g \leftarrow g\, \min(1,\; c / \lVert g \rVert)
 
     The norm is taken in float32 over all leaves (Pascanu et al. 2012, https://arxiv.org/abs/1211.5063).
     A zero gradient stays zero, also for `max_norm=0`. If the norm is not finite, every element of
     the result is NaN, or 0 where the gradient is 0 times an infinite norm: put a guard before it.
 
     Args:
-      max_norm: the largest norm >= 0: a number or a schedule.
+      max_norm: :math:`c` >= 0, the largest norm: a number or a schedule.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -70,12 +74,16 @@ def _clip_by_block_rms(grad, slots, param, count, *, threshold):
 
 @checked(threshold=NONNEGATIVE)
 def clip_by_block_rms(threshold: Hyperparam) -> Optimizer:
-    """Scale each array down to a root-mean-square of at most `threshold`.
+    r"""Scale each array down to a root-mean-square of at most `threshold`.
+
+    .. math::
+
+       g \leftarrow g\, \min(1,\; c / \operatorname{rms}(g))
 
     A zero gradient stays zero, also for `threshold=0` (optax: NaN).
 
     Args:
-      threshold: the largest root-mean-square >= 0: a number, schedule or prefix tree.
+      threshold: :math:`c` >= 0, the largest root-mean-square: a number, schedule or prefix tree.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -33,7 +33,8 @@ def zero_nans() -> Optimizer:
     instead, use `apply_if_finite`.
 
     Returns:
-      An `Optimizer`. State: one boolean for each parameter, whether its last gradient had a NaN:
+      An `Optimizer`.
+      State: one boolean for each parameter, whether its last gradient had a NaN:
       `gdjax.tree.get(state, "found_nan")`.
 
     Example:

@@ -50,7 +50,11 @@ def _hutchinson(grads, slots, params, count, *, raw_params, obj_fn=None, value_f
 
 @strict()
 def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
-    """Estimate the diagonal of the Hessian by z * (H z) with random signs z.
+    r"""Estimate the diagonal of the Hessian by a product with random signs.
+
+    .. math::
+
+       \hat h = z\, (H z), \qquad z_i = \pm 1 \text{ with probability } \tfrac12
 
     It is unbiased, and exact for a diagonal Hessian. It costs about two gradients: one
     Hessian-vector product, forward over reverse. `update` needs `obj_fn=` (or `value_fn=`, as `fit`
@@ -60,7 +64,8 @@ def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
       random_seed: an int or a `jax.random.key`; it is kept in the state.
 
     Returns:
-      An `Optimizer` whose updates are the estimate. State: one key.
+      An `Optimizer` whose updates are the estimate.
+      State: one key.
 
     Raises:
       TypeError: if `update` is called without the function.
@@ -87,10 +92,15 @@ def _gauss_newton_bartlett(grads, slots, params, count, *, raw_params, sampled_o
 
 @strict()
 def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
-    """Estimate the Gauss-Newton diagonal by the squared gradient at labels drawn from the model.
+    r"""Estimate the Gauss-Newton diagonal by the squared gradient at labels drawn from the model.
 
-    It is never negative and costs one gradient. It is for losses that are the negative
-    log-likelihood of the model's own distribution, such as cross entropy. `update` needs
+    .. math::
+
+       \hat h = B\, \hat g^2
+
+    with :math:`\hat g` the gradient of the mean loss over the B samples of the batch, with labels
+    drawn from the model. It is never negative and costs one gradient. It is for losses that are the
+    negative log-likelihood of the model's own distribution, such as cross entropy. `update` needs
     `sampled_obj_fn=`, called with (params, key): the mean loss over the batch with labels drawn
     from the model's output, such as `jax.lax.stop_gradient(jax.random.categorical(key, logits))`;
     and `batch_size=`, the number of terms in that mean.
@@ -99,7 +109,8 @@ def gauss_newton_bartlett_diag_hessian(key: Key = 0) -> Optimizer:
       key: an int or a `jax.random.key`; it is kept in the state.
 
     Returns:
-      An `Optimizer` whose updates are the estimate, batch_size * |g|^2. State: one key.
+      An `Optimizer` whose updates are the estimate.
+      State: one key.
 
     Raises:
       TypeError: if `update` is called without the function or the size.

@@ -21,10 +21,14 @@ def _add_decayed_weights(grad, slots, param, count, *, weight_decay):
 
 @checked(weight_decay=FINITE)
 def add_decayed_weights(weight_decay: Hyperparam | None = 0.0, mask: Mask = None) -> Optimizer:
-    """Add `weight_decay * param`: before an optimizer this is L2 regularization.
+    r"""Add the parameters times a number: before an optimizer this is L2 regularization.
+
+    .. math::
+
+       g \leftarrow g + \lambda x
 
     Args:
-      weight_decay: strength >= 0: a number, schedule or prefix tree; None for no decay.
+      weight_decay: :math:`\lambda` >= 0: a number, schedule or prefix tree; None for no decay.
       mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
         gives one, such as `mask_by_ndim()`. None decays all.
 

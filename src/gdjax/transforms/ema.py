@@ -33,18 +33,24 @@ def zero_ema(param: Array, accumulator_dtype: FloatDType) -> Ema:
 
 @checked()
 def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: FloatDType = None) -> Optimizer:
-    """Replace the gradient by the exponential moving average of the gradients so far.
+    r"""Replace the gradient by the exponential moving average of the gradients so far.
 
-    ema = decay * ema + (1 - decay) * g;  the result is ema / (1 - decay^t) with `debias`
+    .. math::
+
+       m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
+       \hat m_t &= m_t / (1 - \beta^t)
+
+    The result is :math:`\hat m_t` with `debias`, else :math:`m_t`.
 
     Args:
-      decay: weight of the past, in [0, 1): a number, schedule or prefix tree. (With a schedule,
-        `debias` uses the current value, as if the decay had always been that.)
+      decay: :math:`\beta` in [0, 1), weight of the past: a number, schedule or prefix tree. (With a
+        schedule, `debias` uses the current value, as if the decay had always been that.)
       debias: whether to correct the bias that is due to the initial value, zero.
       accumulator_dtype: dtype of the mean; None is at least float32 (optax: the parameters').
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element.
+      An `Optimizer`.
+      State: 4 bytes per element.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -68,7 +68,8 @@ def snapshot(measure_name: str, measure: Callable[[Updates], PyTree]) -> Optimiz
         float32. At `init` it is given the parameters. A function is static.
 
     Returns:
-      An `Optimizer`. State: what `measure` returns.
+      An `Optimizer`.
+      State: what `measure` returns.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -52,20 +52,25 @@ def fresh_randomness(params: Params, key: Key) -> Randomness:
 
 @checked(eta=NONNEGATIVE, gamma=FINITE)
 def add_noise(eta: Scalar, gamma: Scalar, key: Key) -> Optimizer:
-    """Add Gaussian noise whose variance decreases with the number of steps.
+    r"""Add Gaussian noise whose variance decreases with the number of steps.
 
-    g + N(0, eta / t^gamma), independent in every element and step (Neelakantan et al. 2015,
-    https://arxiv.org/abs/1511.06807). For a complex element, eta / t^gamma is the sum of the
-    variances of both parts.
+    .. math::
+
+       g_t \leftarrow g_t + n_t, \qquad n_t \sim \mathcal N(0,\; \sigma^2 / t^\gamma)
+
+    independent in every element and step (Neelakantan et al. 2015,
+    https://arxiv.org/abs/1511.06807). For a complex element, the variance is the sum of those of
+    both parts.
 
     Args:
-      eta: variance of the first noise, >= 0: a number or a schedule.
-      gamma: power by which the variance decreases; 0 keeps it constant.
+      eta: :math:`\sigma^2` >= 0, variance of the first noise: a number or a schedule.
+      gamma: :math:`\gamma`, power by which the variance decreases; 0 keeps it constant.
       key: an int or a `jax.random.key`. It is kept in the state, so vmap over keys (or ints)
         gives runs with different noise.
 
     Returns:
-      An `Optimizer`. State: one key.
+      An `Optimizer`.
+      State: one key.
 
     Raises:
       TypeError: at `init`, if the key is an array of keys or of numbers.

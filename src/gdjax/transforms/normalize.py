@@ -31,14 +31,19 @@ def _normalize_by_update_norm(grads, slots, params, count, *, scale_factor, eps)
 
 @checked(scale_factor=FINITE)
 def normalize_by_update_norm(scale_factor: Scalar = 1.0, eps: Scalar = 1e-6) -> Optimizer:
-    """Divide the whole tree by its Euclidean norm and multiply by a number.
+    r"""Divide the whole tree by its Euclidean norm and multiply by a number.
 
-    scale_factor * g / (|g| + eps), the norm in float32 over all leaves. `normalize` is the same
-    with eps=0, where a zero gradient stays zero (optax: NaN).
+    .. math::
+
+       g \leftarrow \frac{c\, g}{\lVert g \rVert + \epsilon}
+
+    The norm is taken in float32 over all leaves. `normalize` is the same with c = 1 and eps = 0,
+    where a zero gradient stays zero (optax: NaN).
 
     Args:
-      scale_factor: the norm of the result: a number or schedule; negative numbers descend.
-      eps: added to the norm, >= 0: a number or schedule.
+      scale_factor: :math:`c`, the norm of the result: a number or schedule; negative numbers
+        descend.
+      eps: :math:`\epsilon` >= 0, added to the norm: a number or schedule.
 
     Returns:
       An `Optimizer` without slots.

@@ -19,10 +19,14 @@ def _scale_by_param_block_norm(grad, slots, param, count, *, min_scale):
 
 @checked(min_scale=NONNEGATIVE)
 def scale_by_param_block_norm(min_scale: Hyperparam = 1e-3) -> Optimizer:
-    """Multiply each array of updates by the norm of its parameters.
+    r"""Multiply each array of updates by the norm of its parameters.
+
+    .. math::
+
+       u \leftarrow \max(\lVert x \rVert,\; s)\, u
 
     Args:
-      min_scale: the smallest factor, >= 0: a number, schedule or prefix tree.
+      min_scale: :math:`s`, the smallest factor, >= 0: a number, schedule or prefix tree.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -42,10 +46,14 @@ def _scale_by_param_block_rms(grad, slots, param, count, *, min_scale):
 
 @checked(min_scale=NONNEGATIVE)
 def scale_by_param_block_rms(min_scale: Hyperparam = 1e-3) -> Optimizer:
-    """Multiply each array of updates by the root-mean-square of its parameters.
+    r"""Multiply each array of updates by the root-mean-square of its parameters.
+
+    .. math::
+
+       u \leftarrow \max(\operatorname{rms}(x),\; s)\, u
 
     Args:
-      min_scale: the smallest factor, >= 0: a number, schedule or prefix tree.
+      min_scale: :math:`s`, the smallest factor, >= 0: a number, schedule or prefix tree.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -51,15 +51,19 @@ def _clipped_sum(grads, bound):
 
 @strict()
 def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Number) -> tuple[Updates, Array]:
-    """Clip each example's gradient to a norm, and sum over the examples.
+    r"""Clip each example's gradient to a norm, and sum over the examples.
+
+    .. math::
+
+       \sum_i g_i \min(1,\; C / \lVert g_i \rVert)
 
     Args:
       grads: a tree of gradients with the examples along their first axis.
-      l2_norm_clip: the largest Euclidean norm >= 0 of one example's whole gradient.
+      l2_norm_clip: :math:`C` >= 0, the largest Euclidean norm of one example's whole gradient.
 
     Returns:
-      `(sum, clipped)`: the tree without the first axis, in the gradients' dtypes but summed in at
-      least float32, and the number of examples that were scaled down.
+      A pair `(sum, clipped)` of the tree without the first axis, in the gradients' dtypes but
+      summed in at least float32, and the number of examples that were scaled down.
 
     Raises:
       ValueError: if the leaves' first axes differ.
@@ -81,13 +85,14 @@ def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Number) -> tupl
 def per_example_layer_norm_clip(
     grads: ArrayTree, global_l2_norm_clip: Number, uniform: bool = True
 ) -> tuple[Updates, PyTree]:
-    """Clip each array of each example's gradient to a norm, and sum over the examples.
+    r"""Clip each array of each example's gradient to a norm, and sum over the examples.
 
     Args:
       grads: a tree of gradients with the examples along their first axis.
-      global_l2_norm_clip: the largest Euclidean norm C >= 0 of one example's whole gradient.
-      uniform: whether the bound of each of K arrays is C / sqrt(K), or else C sqrt(d / D) for an
-        array of d of the D elements.
+      global_l2_norm_clip: :math:`C` >= 0, the largest Euclidean norm of one example's whole
+        gradient.
+      uniform: whether the bound of each of K arrays is :math:`C / \sqrt K`, or else
+        :math:`C \sqrt{d / D}` for an array of d of the D elements.
 
     Returns:
       `(sum, clipped)` as `per_example_global_norm_clip` gives, where `clipped` is a tree with the

@@ -94,12 +94,19 @@ def reduce_on_plateau(
     accumulation_size: Scalar = 1,
     min_scale: Scalar = 0.0,
 ) -> Optimizer:
-    """Multiply the updates by a scale that is reduced whenever the loss stops decreasing.
+    r"""Multiply the updates by a scale that is reduced whenever the loss stops decreasing.
 
     It needs the loss: `update(..., value=loss)`. Means of `accumulation_size` losses are compared
-    with the best so far; after `patience` of them in a row that are not finite and below
-    best - rtol * |best| - atol, the scale is multiplied by `factor`. (optax and torch compare with
-    (1 - rtol) * best - atol, which for a negative loss is above the best.)
+    with the best so far, b. A mean f is an improvement if
+
+    .. math::
+
+       f < b - r\, |b| - a
+
+    After `patience` means in a row that are none, the scale is multiplied by `factor`.
+
+    Differences: optax and torch compare with :math:`(1 - r)\, b - a`, which for a negative loss is
+    above the best.
 
     Every call counts. To count steps, of an accumulation or a guard, put it inside: `accumulate(
     chain(optimizer, reduce_on_plateau()), 4)` compares the loss of the last mini-batch of a step.
@@ -110,15 +117,16 @@ def reduce_on_plateau(
     Args:
       factor: factor in (0, 1) by which the scale is multiplied.
       patience: number of means without improvement before a reduction; 0 is taken as 1.
-      rtol: smallest relative decrease that counts as improvement, in [0, 1].
-      atol: smallest absolute decrease that counts as improvement, >= 0.
+      rtol: :math:`r` in [0, 1], smallest relative decrease that counts as improvement.
+      atol: :math:`a` >= 0, smallest absolute decrease that counts as improvement.
       cooldown: number of means >= 0 after a reduction that are not counted.
       accumulation_size: number of losses >= 1 in a mean: 1 for a loss on held-out data, more for
         that of a mini-batch.
       min_scale: smallest scale >= 0.
 
     Returns:
-      An `Optimizer`, to follow another one in a chain. State: six numbers, `slots.scale` first.
+      An `Optimizer`, to follow another one in a chain.
+      State: six numbers, `slots.scale` first.
 
     Raises:
       ValueError: if a concrete number is out of range, or `rtol` and `atol` are both 0.

@@ -57,20 +57,26 @@ def _without_params(update: UpdateFn) -> UpdateFn:
 def differentially_private_aggregate(
     l2_norm_clip: Scalar, noise_multiplier: Scalar, key: Key
 ) -> Optimizer:
-    """Clip the gradient of each example, add them up, add noise, and divide by their number.
+    r"""Clip the gradient of each example, add them up, add noise, and divide by their number.
 
-    mean = (sum_i g_i min(1, l2_norm_clip / |g_i|) + l2_norm_clip noise_multiplier N(0, 1)) / n
+    .. math::
+
+       \frac 1 n \left( \sum_{i=1}^n g_i \min(1,\; C / \lVert g_i \rVert)
+       + C \sigma\, \mathcal N(0, I) \right)
 
     The gradients have the examples along their first axis, `vmap(grad(loss), (None, 0))`, so it
     must be first in a chain, and cannot be combined with `accumulate`.
 
     Args:
-      l2_norm_clip: largest norm >= 0 of an example's whole gradient: a number or schedule.
-      noise_multiplier: standard deviation of the noise >= 0, relative to the clipping norm.
+      l2_norm_clip: :math:`C` >= 0, largest norm of an example's whole gradient: a number or
+        schedule.
+      noise_multiplier: :math:`\sigma` >= 0, standard deviation of the noise, relative to the
+        clipping norm.
       key: an int or a `jax.random.key`. It is kept in the state, so runs may be vmapped over keys.
 
     Returns:
-      An `Optimizer` that returns gradients shaped like the parameters. State: one key.
+      An `Optimizer` that returns gradients shaped like the parameters.
+      State: one key.
 
     Raises:
       ValueError: if a concrete number is out of range, or the first axes differ.

@@ -43,10 +43,14 @@ def _scale_by_learning_rate(grad, slots, param, count, *, learning_rate, flip_si
 
 @checked()
 def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Optimizer:
-    """Multiply by the learning rate and, for descent, by -1.
+    r"""Multiply by the learning rate and, for descent, by -1.
+
+    .. math::
+
+       u \leftarrow -\eta_t u
 
     Args:
-      learning_rate: the step size >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t` >= 0, the step size: a number, schedule or prefix tree.
       flip_sign: whether to negate, so that adding the update descends.
 
     Example:

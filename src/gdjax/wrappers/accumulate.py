@@ -150,20 +150,26 @@ def accumulate(
     should_skip_update_fn: ShouldSkip | None = None,
     accumulator_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Take one step for every `every_k` gradients, along their mean; until then updates are zero.
+    r"""Take one step for every `every_k` gradients, along their mean; until then updates are zero.
 
-    It is as if the optimizer had seen the mean over the larger batch, also in its counts and
-    schedules. For low-precision gradients, the mean is not rounded.
+    The optimizer sees, in every k-th call,
 
-    optax, in `MultiSteps`, runs the optimizer at each call and drops what it did, and rounds the
-    mean to the gradients' dtype.
+    .. math::
+
+       \bar g_t = \frac 1 k \sum_{i=0}^{k-1} g_{t-i}
+
+    as if that were the mean over the larger batch, also in its counts and schedules. For
+    low-precision gradients, the mean is not rounded.
+
+    Differences: optax, in `MultiSteps`, runs the optimizer at each call and drops what it did, and
+    rounds the mean to the gradients' dtype.
 
     Args:
       optimizer: any `(init, update)` pair. Of extra arguments such as `value`, it sees those of the
         last of the k calls.
-      every_k: number of gradients >= 1 for a step: a number, or a schedule of the steps done. As a
-        leaf of the state it may be changed at any time; the Python integer 1 is static, and costs
-        no memory.
+      every_k: :math:`k` >= 1, number of gradients for a step: a number, or a schedule of the steps
+        done. As a leaf of the state it may be changed at any time; the Python integer 1 is static,
+        and costs no memory.
       use_grad_mean: whether to step along the mean, or else along the sum.
       should_skip_update_fn: a test as for `guard`, without further numbers; a gradient that it
         rejects is left out, as if the call had not been made.
@@ -171,8 +177,9 @@ def accumulate(
         parameters (optax: always float32).
 
     Returns:
-      An `Optimizer`. State: 4 bytes for each element in addition to the optimizer's, none for
-      `every_k=1`; `slots.updated` says whether the last call took a step.
+      An `Optimizer`.
+      State: 4 bytes for each element in addition to the optimizer's, none for `every_k=1`;
+      `slots.updated` says whether the last call took a step.
 
     Raises:
       ValueError: if a concrete number is out of range.

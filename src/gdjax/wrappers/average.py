@@ -84,24 +84,29 @@ def _fresh(init: InitFn, params: Params) -> Average:
 def average(
     optimizer: Pair, decay: Scalar = 0.999, debias: bool = True, *, share: Scalar = 1.0
 ) -> Optimizer:
-    """Keep an exponential average of the parameters while `optimizer` trains them.
+    r"""Keep an exponential average of the parameters while `optimizer` trains them.
 
-    mean = decay * mean + (1 - decay) * param, read with `gdjax.eval_params(state, params)`.
+    .. math::
+
+       \bar x_t = \beta \bar x_{t-1} + (1 - \beta)\, x_t
+
+    divided by the sum of the weights with `debias`; read it with `gdjax.eval_params(state,
+    params)`.
 
     A warm-up is a schedule: `decay=lambda t: jnp.minimum(0.999, (2 + t) / (11 + t))`.
 
     Args:
       optimizer: any `(init, update)` pair; its updates are returned unchanged. The wrapper must
         be the outermost one: nothing may change the updates after it.
-      decay: share >= 0 of the past, at most 1: a number or schedule.
+      decay: :math:`\beta` in [0, 1], share of the past: a number or schedule.
       debias: whether the average starts as the parameters after the first update (the
         weights are divided by their sum, for schedules too), or else as those at `init`.
       share: share of the average, in [0, 1], in what `eval_params` gives; the rest is the
         parameters.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `optimizer`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element, in addition to that of `optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -124,15 +129,18 @@ def average(
 
 @checked(gamma=NONNEGATIVE, share=CLOSED_UNIT)
 def polynomial_average(optimizer: Pair, gamma: Scalar = 8.0, *, share: Scalar = 1.0) -> Optimizer:
-    """Keep an average of the parameters with polynomially growing weights.
+    r"""Keep an average of the parameters with polynomially growing weights.
 
-    mean += (gamma + 1) / (gamma + t) * (param - mean): weights that grow like t^gamma, so that
-    recent parameters weigh more in a run of any length. The authors of `dog` recommend it for
-    that method.
+    .. math::
+
+       \bar x_t = \bar x_{t-1} + \frac{\gamma + 1}{\gamma + t} (x_t - \bar x_{t-1})
+
+    The weights grow like :math:`t^\gamma`, so that recent parameters weigh more in a run of any
+    length. The authors of `dog` recommend it for that method.
 
     Args:
       optimizer: see `average`, like all arguments that are not named here.
-      gamma: power >= 0 of the weights; 0 is the plain mean.
+      gamma: :math:`\gamma` >= 0, power of the weights; 0 is the plain mean.
       share: see `average`.
 
     Returns:
@@ -153,11 +161,16 @@ def polynomial_average(optimizer: Pair, gamma: Scalar = 8.0, *, share: Scalar = 
 
 @checked(start=NONNEGATIVE, share=CLOSED_UNIT)
 def tail_average(optimizer: Pair, start: Scalar = 0, *, share: Scalar = 1.0) -> Optimizer:
-    """Keep the plain mean of the parameters after every update except the first `start`.
+    r"""Keep the plain mean of the parameters after every update except the first `start`.
+
+    .. math::
+
+       \bar x_t = \frac{1}{t - t_0} \sum_{i=t_0+1}^t x_i
 
     Args:
       optimizer: see `average`, like all arguments that are not named here.
-      start: number of updates >= 0 to leave out; until then the parameters themselves are the mean.
+      start: :math:`t_0` >= 0, number of updates to leave out; until then the parameters themselves
+        are the mean.
       share: see `average`.
 
     Returns:

@@ -39,13 +39,20 @@ def _cautious(grads, slots, params, count, *, min_share, inner, **extra):
 
 @checked(min_share=SHARE)
 def cautious(optimizer: Pair, min_share: Scalar = 1e-3) -> Optimizer:
-    """Apply only those elements of an optimizer's updates whose sign is opposite to the gradient's.
+    r"""Apply only the elements of an optimizer's updates whose sign is opposite to the gradient's.
 
-    The rest of each leaf is scaled up by the inverse of the share that is kept.
+    With :math:`u_t` the optimizer's update of an array and 1 the indicator of a condition:
+
+    .. math::
+
+       \phi_t &= 1[u_t g_t < 0] \\
+       x_t &= x_{t-1} + \frac{\phi_t u_t}{\max(\operatorname{mean}(\phi_t),\; s)}
+
+    The rest of each array is scaled up by the inverse of the share that is kept.
 
     Args:
       optimizer: any `(init, update)` pair.
-      min_share: smallest divisor, in (0, 1].
+      min_share: :math:`s` in (0, 1], smallest divisor.
 
     Returns:
       An `Optimizer`. It adds no state per parameter.

@@ -90,7 +90,8 @@ def conditionally_transform(
       forward_extra_args: whether it also gets the extra arguments of `update`, as keywords.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, which does not change in the other steps.
+      An `Optimizer`.
+      State: that of `inner`, which does not change in the other steps.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -117,7 +118,8 @@ def conditionally_mask(
       forward_extra_args: see there.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, which does not change in the other steps.
+      An `Optimizer`.
+      State: that of `inner`, which does not change in the other steps.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -73,9 +73,9 @@ def apply_if_finite(
       let_through: whether to apply gradients that are not finite once there were more in a row.
 
     Returns:
-      An `Optimizer`. State: three counts, `slots.notfinite_count` (in a row), `total_notfinite` and
-      `skipped`, and flags, `last_finite`, `gave_up` and `updated`. `gdjax.skipped_steps` reads any
-      state.
+      An `Optimizer`.
+      State: three counts, `slots.notfinite_count` (in a row), `total_notfinite` and `skipped`, and
+      flags, `last_finite`, `gave_up` and `updated`. `gdjax.skipped_steps` reads any state.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -106,7 +106,8 @@ def flatten(inner: Pair, *, block: int | None = None) -> Optimizer:
         as many as there are parameters, which takes it minutes.
 
     Returns:
-      An `Optimizer`. State: that of `inner`, shaped like the vector or the stacks.
+      An `Optimizer`.
+      State: that of `inner`, shaped like the vector or the stacks.
 
     Raises:
       ValueError: if `block` is not an integer >= 2.

@@ -70,7 +70,8 @@ def guard(optimizer: Pair, should_skip: ShouldSkip, **numbers: Scalar) -> Optimi
       **numbers: keyword arguments of the test: numbers or schedules, leaves of the state.
 
     Returns:
-      An `Optimizer`. State: two counts and what the test remembers; see `skipped_steps`.
+      An `Optimizer`.
+      State: two counts and what the test remembers; see `skipped_steps`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -67,9 +67,15 @@ def _matrices(params):
 
 @checked()
 def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None) -> Optimizer:
-    """Take an optimizer's direction only, and keep the norm of each matrix.
+    r"""Take an optimizer's direction only, and keep the norm of each matrix.
 
-    R = |W_0|;  W <- R unit(W + learning_rate R unit(update))
+    With :math:`U_t` the optimizer's update of a matrix W, and Frobenius norms:
+
+    .. math::
+
+       \tilde W_t &= W_{t-1} + \eta_t\, \lVert W_0 \rVert\,
+       \frac{U_t}{\lVert U_t \rVert} \\
+       W_t &= \lVert W_0 \rVert\, \frac{\tilde W_t}{\lVert \tilde W_t \rVert}
 
     The learning rate is, to first order, an angle in radians, for matrices of any size; weight
     decay has no effect. The optimizer's own learning rate is used for the other leaves only.
@@ -77,14 +83,14 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
     Args:
       optimizer: any `(init, update)` pair, without weight decay: `muon(0.01)` is the paper's MuonH,
         `adam(3e-3)` AdamH.
-      learning_rate: the angle of a step >= 0: a number or schedule.
+      learning_rate: :math:`\eta_t` >= 0, the angle of a step: a number or schedule.
       mask: which leaves it is for: a prefix tree of booleans or a function of the parameters that
         gives one. None takes the leaves of two and more dimensions. A leaf that is zero at `init`
         takes the optimizer's own steps.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: a number for each leaf in
-      addition to the optimizer's.
+      An `Optimizer` whose `update` needs the parameters.
+      State: a number for each leaf in addition to the optimizer's.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

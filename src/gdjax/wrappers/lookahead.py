@@ -77,28 +77,36 @@ def lookahead(
     slow_step_size: Scalar = 0.5,
     reset_state: bool = False,
 ) -> Optimizer:
-    """Every few updates, pull the parameters back towards slow weights that follow them.
+    r"""Every few updates, pull the parameters back towards slow weights that follow them.
 
-    At updates sync_period, 2 * sync_period, ...: slow += slow_step_size * (param - slow), param =
-    slow. Evaluate at the slow weights, `gdjax.eval_params(state, params)`. Updates are those that
+    At updates k, 2 k, ... the slow weights :math:`\phi` move towards the parameters :math:`\theta`,
+    which then become equal to them:
+
+    .. math::
+
+       \phi &\leftarrow \phi + \alpha (\theta - \phi) \\
+       \theta &\leftarrow \phi
+
+    Evaluate at the slow weights, `gdjax.eval_params(state, params)`. Updates are those that
     the fast optimizer takes: not calls that a guard in it skips, or in which it accumulates.
 
-    The slow weights are part of the state; the parameters are the fast weights, a plain tree. optax
-    keeps both in `LookaheadParams`, which gdjax does not need: pass `params` where optax code has
-    `LookaheadParams.init_synced(params)` or `params.fast`.
+    Differences: the slow weights are part of the state; the parameters are the fast weights, a
+    plain tree. optax keeps both in `LookaheadParams`, which gdjax does not need: pass `params`
+    where optax code has `LookaheadParams.init_synced(params)` or `params.fast`.
 
     Args:
       fast_optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper.
-      sync_period: number of updates >= 1 between synchronizations; fractions are dropped.
-      slow_step_size: how far the slow weights move towards the fast ones, in [0, 1].
+      sync_period: :math:`k` >= 1, number of updates between synchronizations; fractions are
+        dropped.
+      slow_step_size: :math:`\alpha` in [0, 1], how far the slow weights move towards the fast ones.
       reset_state: whether the fast optimizer is reset at each synchronization: its counts, also
         those of its schedules, and its slots; not its numbers and random keys, nor what guards and
         accumulation in it count and hold back. Costs the memory of a second state of it.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `fast_optimizer`; 8 where the parameters are of less than float32, whose
-      rounding errors it keeps.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element, in addition to that of `fast_optimizer`; 8 where the
+      parameters are of less than float32, whose rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

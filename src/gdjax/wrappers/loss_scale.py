@@ -125,7 +125,8 @@ def with_loss_scale(
       min_scale: the scale does not get smaller than this, >= 0.
 
     Returns:
-      An `Optimizer`. State: the scale, two counts and a flag, in addition to that of `optimizer`.
+      An `Optimizer`.
+      State: the scale, two counts and a flag, in addition to that of `optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range.

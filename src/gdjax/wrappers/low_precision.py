@@ -95,22 +95,28 @@ def _widened(x):
 
 @strict()
 def with_kahan(optimizer: Pair) -> Optimizer:
-    """Let parameters of less than float32 learn, by Kahan's compensated summation.
+    r"""Let parameters of less than float32 learn, by Kahan's compensated summation.
 
-    exact = param + residual;  param_new = round(exact + update);  residual = round(exact + update -
-    param_new), where the optimizer computes the update at `exact`.
+    .. math::
 
-    A bfloat16 parameter with its residual has 16 to 17 binary digits: updates of less than 2^-18
-    of it, a 250000th, are still lost; with float16, 22 to 23. `with_master_weights` has 24.
+       \tilde x_t &= x_{t-1} + r_{t-1} + u_t \\
+       x_t &= \operatorname{round}(\tilde x_t) \\
+       r_t &= \operatorname{round}(\tilde x_t - x_t)
+
+    where the optimizer computes its update :math:`u_t` at the exact parameters :math:`x_{t-1} +
+    r_{t-1}`. A bfloat16 parameter with its residual has 16 to 17 binary digits: updates of less
+    than 2^-18 of it, a 250000th, are still lost; with float16, 22 to 23. `with_master_weights` has
+    24.
 
     Args:
       optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper, so put
         what clips, scales or decays inside. Guards and accumulation may be inside or outside.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 2 bytes for each element of less
-      than float32, none for others, in addition to that of `optimizer`, which believes that all
-      parameters are of at least float32. `gdjax.master_params` reads `exact`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 2 bytes for each element of less than float32, none for others, in addition to that of
+      `optimizer`, which believes that all parameters are of at least float32. `gdjax.master_params`
+      reads the exact ones.
 
     Raises:
       ValueError: if `update` is called without parameters.
@@ -149,9 +155,10 @@ def with_master_weights(optimizer: Pair) -> Optimizer:
       optimizer: see `with_kahan`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element of less
-      than float32, none for others, in addition to that of `optimizer`. `gdjax.master_params`
-      reads the float32 parameters; `gdjax.eval_params` keeps the dtypes.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element of less than float32, none for others, in addition to that of
+      `optimizer`. `gdjax.master_params` reads the float32 parameters; `gdjax.eval_params` keeps the
+      dtypes.
 
     Raises:
       ValueError: if `update` is called without parameters.
@@ -279,10 +286,15 @@ def _fresh_random(init: InitFn, key: Key, params: Params) -> StochasticRounding:
 
 @strict()
 def with_stochastic_rounding(optimizer: Pair, key: Key) -> Optimizer:
-    """Let parameters of less than float32 learn by rounding them at random, right in the mean.
+    r"""Let parameters of less than float32 learn by rounding them at random, right in the mean.
 
-    param + update is rounded up or down to one of the two numbers that enclose it, with the
-    probabilities that make the mean equal to it. It costs no memory, but adds noise: the variance
+    With :math:`a \le x_{t-1} + u_t \le b` the two numbers of the dtype that enclose the exact one:
+
+    .. math::
+
+       P(x_t = b) = \frac{x_{t-1} + u_t - a}{b - a}, \qquad P(x_t = a) = 1 - P(x_t = b)
+
+    so that the mean is right. It costs no memory, but adds noise: the variance
     of one step is at most a quarter of the squared distance of the two numbers, 2^-16 of the
     squared parameter in bfloat16. Updates of any size count, down to 2^-32 of this distance.
 
@@ -297,8 +309,9 @@ def with_stochastic_rounding(optimizer: Pair, key: Key) -> Optimizer:
         runs with different bits.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: one key, in addition to that of
-      `optimizer`. Parameters of at least float32 are updated as without the wrapper.
+      An `Optimizer` whose `update` needs the parameters.
+      State: one key, in addition to that of `optimizer`. Parameters of at least float32 are updated
+      as without the wrapper.
 
     Raises:
       TypeError: at `init`, if the key is an array of keys or of numbers.

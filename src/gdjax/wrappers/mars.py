@@ -43,19 +43,25 @@ def _mars(grads, slots, params, count, *, gamma, b1, inner, **extra):
 
 @checked(gamma=NONNEGATIVE)
 def mars(optimizer: Pair, gamma: Scalar = 0.025, b1: Scalar = 0.95) -> Optimizer:
-    """Run an optimizer on variance-reduced gradients, each leaf clipped to norm 1.
+    r"""Run an optimizer on variance-reduced gradients, each leaf clipped to norm 1.
 
-    corrected = g + gamma b1 / (1 - b1) (g - previous g); corrected /= max(1, |corrected|)
+    .. math::
+
+       c_t &= g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - g_{t-1}) \\
+       \tilde c_t &= c_t / \max(1,\; \lVert c_t \rVert)
+
+    The optimizer sees :math:`\tilde c_t` in place of the gradient; :math:`g_0 = 0`.
 
     The paper's MARS-AdamW is `mars(adamw(3e-3, b1=0.95, b2=0.99))`, MARS-Lion `mars(lion(...))`.
 
     Args:
       optimizer: any `(init, update)` pair.
-      gamma: strength >= 0 of the correction; 0 leaves only the clipping.
-      b1: the optimizer's decay of its mean, in [0, 1); larger ones correct more.
+      gamma: :math:`\gamma` >= 0, strength of the correction; 0 leaves only the clipping.
+      b1: :math:`\beta_1` in [0, 1), the optimizer's decay of its mean; larger ones correct more.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element in addition to the optimizer's.
+      An `Optimizer`.
+      State: 4 bytes per element in addition to the optimizer's.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -93,26 +93,37 @@ def mechanize(
 ) -> Optimizer:
     r"""Learn the factor by which to scale the sum of another optimizer's updates.
 
-    param = start + sum(s) * displacement, displacement += base update. With D the displacement so
-    far, S = sum(s), g' = g + weight_decay * S * |g| / |param| * param and h = -<g', D>, for each
-    beta = 1 - 0.1^i:  r = beta r + clip(h, -m, m) s;  m = max(beta m, |h| + eps);
-    v = beta^2 v + h^2;  s = (s_init / num_betas * m + max(0, r)) / (sqrt(v) + eps)
+    With :math:`u_t` the update of the base optimizer, :math:`S_t` the sum of the n scales
+    :math:`s_{t,i}`, and :math:`\beta_i = 1 - 0.1^i`:
 
-    optax divides by S + eps where the displacement is recovered, which matters as long as S is not
-    much larger than eps; otherwise the results agree.
+    .. math::
+
+       h_t &= -\left\langle g_t + \lambda S_{t-1} \frac{\lVert g_t \rVert}
+       {\lVert x_{t-1} \rVert + \epsilon} x_{t-1},\; \Delta_{t-1} \right\rangle \\
+       r_{t,i} &= \beta_i r_{t-1,i} + \operatorname{clip}(h_t,\, -m_{t-1,i},\, m_{t-1,i})\,
+       s_{t-1,i} \\
+       m_{t,i} &= \max(\beta_i m_{t-1,i},\; |h_t| + \epsilon), \qquad
+       v_{t,i} = \beta_i^2 v_{t-1,i} + h_t^2 \\
+       s_{t,i} &= \frac{(s_{\mathrm{init}} / n)\, m_{t,i} + \max(0, r_{t,i})}
+       {\sqrt{v_{t,i}} + \epsilon} \\
+       \Delta_t &= \Delta_{t-1} + u_t, \qquad x_t = x_0 + S_t \Delta_t
+
+    Differences: optax divides by S + eps where the displacement :math:`\Delta` is recovered, which
+    matters as long as S is not much larger than eps; otherwise the results agree.
 
     Args:
       base_optimizer: any `(init, update)` pair, run at a learning rate of the order of 1; of a
         schedule only the shape matters.
-      weight_decay: strength >= 0 of the decay in the gradient that the scale is learned from: one
-        number or schedule for the whole tree, like all numbers here.
-      eps: added to divisors, > 0.
-      s_init: first scale > 0, too small rather than too large.
-      num_betas: number of decay rates 0.9, 0.99, ...; static, not a leaf of the state.
+      weight_decay: :math:`\lambda` >= 0, strength of the decay in the gradient that the scale is
+        learned from: one number or schedule for the whole tree, like all numbers here.
+      eps: :math:`\epsilon` > 0, added to divisors.
+      s_init: :math:`s_{\mathrm{init}}` > 0, the first scale, too small rather than too large.
+      num_betas: :math:`n` >= 1, number of decay rates 0.9, 0.99, ...; static, not a leaf of the
+        state.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes for each element, in
-      addition to that of `base_optimizer`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 8 bytes for each element, in addition to that of `base_optimizer`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -155,11 +155,17 @@ def with_prox(
     separable: bool | None = None,
     metric: Metric | None = diagonal_metric,
 ) -> Optimizer:
-    """Minimize a loss plus a penalty, or under a constraint, with any optimizer for the loss alone.
+    r"""Minimize a loss plus a penalty, or under a constraint, by an optimizer for the loss alone.
 
-    param = prox(param + update, hyperparams_prox, eta / D), where eta is the learning rate and D
-    what the optimizer divides its step by: with Adam sqrt(nu_hat) + eps, with momentum, which sums
-    up the gradients, 1 - momentum.
+    With :math:`u_t` the optimizer's update and :math:`h` the penalty, or the indicator of a set:
+
+    .. math::
+
+       x_t = \operatorname{prox}_{(\eta_t / D)\, h}(x_{t-1} + u_t), \qquad
+       \operatorname{prox}_{\eta h}(z) = \arg\min_x \tfrac12 \lVert x - z \rVert^2 + \eta\, h(x)
+
+    D is what the optimizer divides its step by: with Adam :math:`\sqrt{\hat v_t} + \epsilon`, with
+    momentum, which sums up the gradients, :math:`1 - \mu`.
 
     With `prox_lasso` this gives exact zeros, where adding the penalty to the loss gives small
     numbers. The gradients are those of the loss alone. The operator moves all parameters, also
@@ -180,8 +186,8 @@ def with_prox(
         the parameters, as a list; or None for 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: the operator's numbers in
-      addition to the optimizer's.
+      An `Optimizer` whose `update` needs the parameters.
+      State: the operator's numbers in addition to the optimizer's.
 
     Raises:
       ValueError: at `init`, if there is not one learning rate, the metric is unknown, or an

@@ -80,24 +80,29 @@ def qk_clip(
     threshold: Scalar = 100.0,
     power: Scalar = 0.5,
 ) -> Optimizer:
-    """Run an optimizer, then scale down query and key weights of heads with too large logits.
+    r"""Run an optimizer, then scale down query and key weights of heads with too large logits.
 
-    W <- factor^power * (W + update);  factor = min(1, threshold / max_logits), head by head
+    Head by head, with :math:`U_t` the optimizer's update and :math:`S_t` the largest logit:
+
+    .. math::
+
+       W_t = \gamma^p\, (W_{t-1} + U_t), \qquad \gamma = \min(1,\; \tau / S_t)
 
     Args:
       optimizer: any `(init, update)` pair; over `muon` it is MuonClip.
       head_axis: the axis of a parameter along which the heads lie, in consecutive blocks of equal
         size; None where nothing is clipped. `by_path({".*(query|key)": -1, ".*": None})` or a
         prefix tree.
-      threshold: the largest logit > 0 that is not clipped.
-      power: power > 0 of the factor: 0.5 where queries and keys share it; 1 for the rotary part of
-        the queries in MLA, with a second wrapper, where the rotary keys are shared by the heads and
-        not scaled.
+      threshold: :math:`\tau` > 0, the largest logit that is not clipped.
+      power: :math:`p` > 0, power of the factor: 0.5 where queries and keys share it; 1 for the
+        rotary part of the queries in MLA, with a second wrapper, where the rotary keys are shared
+        by the heads and not scaled.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `max_logits=`: a prefix tree over the
+      An `Optimizer` whose `update` needs the parameters and `max_logits=`, a prefix tree over the
       parameters of the largest logit of each head in this step's batch, [heads], or of one number
-      for all, or None. State: that of the optimizer.
+      for all, or None.
+      State: that of the optimizer.
 
     Raises:
       ValueError: if a number is out of range, or heads do not divide an axis.

@@ -142,7 +142,15 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: AxisName = None,
 ) -> Optimizer:
-    """Descend along the gradient at the parameters that an adversary has reached by ascent.
+    r"""Descend along the gradient at the parameters that an adversary has reached by ascent.
+
+    .. math::
+
+       \hat x_t &= x_{t-1} + \rho\, \frac{\nabla f(x_{t-1})}{\lVert \nabla f(x_{t-1}) \rVert} \\
+       g_t &= \nabla f(\hat x_t)
+
+    and :math:`x_t` is the optimizer's step from :math:`x_{t-1}` along :math:`g_t`. (This is with
+    the default adversary, see `sam_adversary`, and two gradients in a step.)
 
     A cycle has `sync_period` gradients: with all but the last the adversary ascends; with the last
     one `optimizer` descends from the parameters at the start of the cycle. Each gradient is one
@@ -162,9 +170,10 @@ def sam(
       batch_axis_name: axis over which those gradients are averaged, inside `pmap` or `shard_map`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element (none in
-      opaque mode), in addition to those of the two optimizers. Between cycles and within,
-      `gdjax.eval_params(state, params)` gives the parameters without the ascent.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element (none in opaque mode), in addition to those of the two
+      optimizers. Between cycles and within, `gdjax.eval_params(state, params)` gives the parameters
+      without the ascent.
 
     Raises:
       ValueError: if `sync_period` is out of range; if `update` lacks parameters or `grad_fn`.

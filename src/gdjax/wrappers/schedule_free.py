@@ -103,26 +103,38 @@ def schedule_free(
 ) -> Optimizer:
     r"""Replace the decay of a learning rate by an average over the path of the optimizer.
 
-    z += u;  w = t^weight_count_power * (largest learning_rate so far)^weight_lr_power;
-    c = w / (sum of all w);  x = (1 - c) x + c z;  the parameters are y = (1 - b1) z + b1 x.
+    The parameters are :math:`y_t`, and gradients are taken there. With :math:`u_t` the update of
+    the base optimizer at :math:`y_{t-1}`:
+
+    .. math::
+
+       z_t &= z_{t-1} + u_t \\
+       w_t &= t^r \left( \max_{i \le t} \eta_i \right)^p, \qquad
+       c_t = w_t / \sum_{i=1}^t w_i \\
+       x_t &= (1 - c_t)\, x_{t-1} + c_t z_t \\
+       y_t &= (1 - \beta)\, z_t + \beta x_t
 
     Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms
-    recomputed at x. Gradients are taken at the parameters, as usual. The first update uses
-    `learning_rate(0)`; optax starts at `learning_rate(1)` here but at 0 in the base optimizer.
+    recomputed at x.
+
+    Differences: the first update uses `learning_rate(0)`; optax starts at `learning_rate(1)` here
+    but at 0 in the base optimizer.
 
     Args:
       base_optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
-      learning_rate: the base optimizer's learning rate >= 0, here to weigh the average: a number or
-        schedule. In the state it is `weight_learning_rate`, so `learning_rate` is the base's own.
-      b1: share of x in y, in (0, 1]. It must not change during a run, as x is computed with it.
-      weight_lr_power: power of the largest learning rate in the weights.
+      learning_rate: :math:`\eta_t` >= 0, the base optimizer's learning rate, here to weigh the
+        average: a number or schedule. In the state it is `weight_learning_rate`, so `learning_rate`
+        is the base's own.
+      b1: :math:`\beta` in (0, 1], share of x in y. It must not change during a run, as x is
+        computed with it.
+      weight_lr_power: :math:`p` >= 0, power of the largest learning rate in the weights.
       state_dtype: dtype of z; None is float32, or float64 for float64 parameters.
-      weight_count_power: power of the step count in the weights, r in the paper.
+      weight_count_power: :math:`r`, power of the step count in the weights, finite.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element, in
-      addition to that of `base_optimizer`; 8 where the parameters are of less than float32, whose
-      rounding errors it keeps.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes for each element, in addition to that of `base_optimizer`; 8 where the
+      parameters are of less than float32, whose rounding errors it keeps.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -156,18 +168,27 @@ def schedule_free(
 def gpa(optimizer: Pair, mu_x: Scalar = 0.9967, mu_y: Scalar = 0.7) -> Optimizer:
     r"""Smooth an optimizer by an exponential average over its path.
 
-    Generalized primal averaging: z += u;  x = mu_x x + (1 - mu_x) z;  the parameters are
-    y = (1 - mu_y) z + mu_y x. It is `schedule_free` with weights that decay, so it is combined
+    Generalized primal averaging: the parameters are :math:`y_t`, and with :math:`u_t` the
+    optimizer's update there
+
+    .. math::
+
+       z_t &= z_{t-1} + u_t \\
+       x_t &= \mu_x x_{t-1} + (1 - \mu_x)\, z_t \\
+       y_t &= (1 - \mu_y)\, z_t + \mu_y x_t
+
+    It is `schedule_free` with weights that decay, so it is combined
     with a schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, and mu_y = 1 the heavy
     ball.
 
     Args:
       optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
-      mu_x: decay of the average, in [0, 1].
-      mu_y: share of the average in y, in (0, 1].
+      mu_x: :math:`\mu_x` in [0, 1], decay of the average.
+      mu_y: :math:`\mu_y` in (0, 1], share of the average in y.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: as that of `schedule_free`.
+      An `Optimizer` whose `update` needs the parameters.
+      State: as that of `schedule_free`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

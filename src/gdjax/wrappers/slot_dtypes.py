@@ -93,8 +93,9 @@ def with_slot_dtypes(
         Complex leaves, integers and keys keep their own.
 
     Returns:
-      An `Optimizer` with the same `update`. State: see the table; Adam with `mu="int8"` and
-      `nu="uint8"` takes 2.03 bytes per parameter in place of 8.
+      An `Optimizer` with the same `update`.
+      State: see the table; Adam with `mu="int8"` and `nu="uint8"` takes 2.03 bytes per parameter in
+      place of 8.
 
     Raises:
       TypeError: for a dtype that is neither a floating one nor in the table.

@@ -109,26 +109,34 @@ def skip_spikes(
     min_history: Scalar = 16,
     min_spread: Scalar = 0.01,
 ) -> Optimizer:
-    """Skip the updates where the loss or the gradient's norm is a spike, or not finite.
+    r"""Skip the updates where the loss or the gradient's norm is a spike, or not finite.
 
-    A spike is above median + threshold * max(1.4826 MAD, min_spread * |median|) of the last values.
+    A spike is larger than
+
+    .. math::
+
+       M + \theta\, \max(1.4826\, D,\; s\, |M|)
+
+    with M the median of the last values and D the median of their distances from M.
 
     Parameters and state do not change in a skipped step. Spikes are recorded in the history too, so
     a level that has risen permanently is skipped for about half a window and accepted after that.
 
     Args:
       optimizer: any `(init, update)` pair.
-      threshold: largest accepted distance above the median, in standard deviations >= 0.
+      threshold: :math:`\theta` >= 0, largest accepted distance above the median, in standard
+        deviations.
       window: number of last values >= 1 to compare with; static, not a leaf of the state.
       watch: "grad_norm", "value" (the loss, `update(..., value=loss)`), or "both", where a spike
         in either is enough.
       min_history: number of values before which nothing finite is skipped.
-      min_spread: lower bound >= 0 of the standard deviation, relative to the median, for values
-        that hardly change.
+      min_spread: :math:`s` >= 0, lower bound of the standard deviation, relative to the median, for
+        values that hardly change.
 
     Returns:
-      An `Optimizer`. State: `window` numbers for each watched quantity, the last `slots.limits`,
-      and counts: see `skipped_steps`.
+      An `Optimizer`.
+      State: `window` numbers for each watched quantity, the last `slots.limits`, and counts: see
+      `skipped_steps`.
 
     Raises:
       ValueError: if an argument is out of range.

@@ -121,22 +121,36 @@ def with_weight_decay(
     cautious: bool = False,
     max_learning_rate: Hyperparam | None = None,
 ) -> Optimizer:
-    """Give any optimizer weight decay of any kind.
+    r"""Give any optimizer weight decay of any kind.
+
+    With :math:`u_t` the optimizer's update, in the order "decoupled", "independent", "corrected":
+
+    .. math::
+
+       x_t &= x_{t-1} + u_t - \eta_t \lambda x_{t-1} \\
+       x_t &= x_{t-1} + u_t - (\eta_t / \eta_{\max})\, \lambda x_{t-1} \\
+       x_t &= x_{t-1} + u_t - \eta_t (\eta_t / \eta_{\max})\, \lambda x_{t-1}
+
+    "l2" adds :math:`\lambda x_{t-1}` to the gradient that the optimizer sees, which is Tikhonov's
+    ridge penalty.
+
+    Differences: the decay of `adamw`, in torch and optax too, is "decoupled"; "independent" is the
+    form of the AdamW paper, whose learning rate has a schedule as its factor.
 
     Args:
       optimizer: an `(init, update)` pair whose state has one `learning_rate`, as those of gdjax's
         optimizers do; for "l2" any pair.
-      weight_decay: strength lambda >= 0: a number, schedule or prefix tree.
-      kind: "decoupled", "l2", "independent" or "corrected"; see the formulas in this module.
+      weight_decay: :math:`\lambda` >= 0, the strength: a number, schedule or prefix tree.
+      kind: "decoupled", "l2", "independent" or "corrected" (AdamC).
       mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
         gives one, such as `mask_by_ndim()`. None decays all.
       cautious: whether to decay an element only where the update does not move it away from zero.
-      max_learning_rate: eta_max, for "independent" and "corrected". None is the learning rate that
-        the optimizer was built with, if that is not a schedule.
+      max_learning_rate: :math:`\eta_{\max}` >= 0, for "independent" and "corrected". None is the
+        learning rate that the optimizer was built with, if that is not a schedule.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: the decay's numbers in addition to
-      the optimizer's.
+      An `Optimizer` whose `update` needs the parameters.
+      State: the decay's numbers in addition to the optimizer's.
 
     Raises:
       ValueError: for an unknown kind, `cautious` with "l2", or a schedule without
