@@ -29,6 +29,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "reference",
     "explore",
+    "running",
 ]
 exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
 html_theme = "furo"
