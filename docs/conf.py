@@ -41,7 +41,6 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
-templates_path = ["templates"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
