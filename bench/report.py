@@ -1,4 +1,4 @@
-"""Write the tables of bench/README.md and README.md from the results in bench/results/.
+"""Write the tables of the documents (`DOCUMENTS`) from the results in bench/results/.
 
 A result is a list of rows. Each row states where it was measured, so that rows can be replaced
 separately.
@@ -13,9 +13,10 @@ from tabulate import tabulate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+SPACE = "\u00a0"  # at which lines are not broken
 SCALES = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 BEGIN, END = "<!-- bench: made by bench/report.py -->", "<!-- end of bench -->"
-HEADLINES = (  # beginnings of the workloads that README.md shows
+HEADLINES = (  # beginnings of the workloads that docs/guides/performance.md shows
     "import",
     "update outside of jit",
     "trace + lower",
@@ -30,14 +31,21 @@ HEADLINES = (  # beginnings of the workloads that README.md shows
     "peak memory of d(validation loss)/d(rate), 400",
     "L-BFGS",
 )
+FIVE = (  # the workloads and peers that README.md shows
+    ("sweep of 32 rates, 300 steps, with compile", "optax, Python loop over rates"),
+    ("L-BFGS, Rosenbrock in 100 dimensions", "SciPy"),
+    ("Muon step, 8 blocks of width 256", "optax"),
+    ("step of clip + AdamW, 38 M parameters", "optax"),
+    ("peak memory of d(validation loss)/d(rate), 400 steps of SGD", "optax + jax.checkpoint"),
+)
 
 
 def quantity(value, unit):
-    """Return a number with three digits and its unit; seconds in s, ms or µs."""
+    """Return a number with three digits and its unit; seconds in s, ms or µs. No line break."""
     if unit != "s":
-        return f"{value:.3g} {unit}".strip()
+        return f"{value:.3g}{SPACE}{unit}".strip()
     scale, unit = next((s for s in SCALES if value >= s[0]), SCALES[-1])
-    return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value / scale:#.3g}".rstrip(".") + SPACE + unit
 
 
 def cells(row):
@@ -63,14 +71,17 @@ def table(rows, without=()):
 
 
 def machine(rows):
-    """Return one line that describes where rows were measured."""
-    parts = []
+    """Return a few sentences on where rows were measured."""
+    on = {}
     for key in dict.fromkeys(key for row in rows for key in row["on"]):
-        values = sorted({row["on"][key] for row in rows if key in row["on"]})
-        if isinstance(values[0], float) and len(values) > 1:
-            values = [f"{values[0]} to {values[-1]}"]
-        parts.append(f"{key.replace('_', ' ')} {' and '.join(map(str, values))}")
-    return ", ".join(parts) + "."
+        on[key] = sorted({row["on"][key] for row in rows if key in row["on"]})
+    speeds, days, commits = map(on.pop, ("copy_bandwidth_gb_per_s", "date", "commit"))
+    parts = [f"bandwidth of a copy {speeds[0]} to {speeds[-1]} GB/s"]
+    parts += [f"{key} {', '.join(values)}" for key, values in on.items()]
+    text = ", ".join(parts)
+    return (
+        f"{text[0].upper()}{text[1:]}. Measured on {', '.join(days)}, commits {', '.join(commits)}."
+    )
 
 
 def found():
@@ -96,12 +107,24 @@ def save(backend, rows):
 
 def full():
     """Return a section for each backend."""
-    parts = [f"### {name}\n\n{machine(rows)}\n\n{table(rows)}" for name, rows in found().items()]
+    parts = []
+    for name, rows in found().items():
+        parts.append(f"### {name.upper()}\n\n{machine(rows)}\n\n{table(rows)}")
     return "\n\n".join(parts)
 
 
+def five():
+    """Return the rows of README.md, each with the name by which `make bench` measures it."""
+    rows = {(row["workload"], row["peer"]): row for row in found()["cpu"]}
+    lines = []
+    for key in FIVE:
+        kept = {k: cells(rows[key])[k] for k in ("workload", "gdjax", "peer", "it takes", "ratio")}
+        lines.append({**kept, "NAME": f"`{rows[key]['name']}`"})
+    return tabulate(lines, "keys", tablefmt="github", disable_numparse=True)
+
+
 def headlines():
-    """Return the rows of README.md, from the largest ratio to the smallest."""
+    """Return the rows of docs/guides/performance.md, from the largest ratio to the smallest."""
     parts = []
     for rows in found().values():
         rows = [row for row in rows if row["workload"].startswith(HEADLINES)]
@@ -116,7 +139,11 @@ def refreshed(text, made):
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 
 
-DOCUMENTS = {HERE / "README.md": full, HERE.parent / "README.md": headlines}
+DOCUMENTS = {
+    HERE / "README.md": full,
+    HERE.parent / "docs" / "guides" / "performance.md": headlines,
+    HERE.parent / "README.md": five,
+}
 
 
 def refresh():

@@ -1,17 +1,28 @@
-"""What the documents show runs, in order, as a reader would type it; the table is up to date."""
+"""What the documents show runs, in order, as a reader would type it; their links lead somewhere."""
 
 import doctest
 import re
-import runpy
 from pathlib import Path
 
 import jax
 import matplotlib
 import pytest
 
+import gdjax
+
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = ROOT / "docs" / "guides" / "other-libraries.md"  # tests/test_interop.py runs it, section by section
+WRITTEN = [
+    p for p in sorted((ROOT / "docs").rglob("*.md")) if not {"build", "generated"} & {*p.parts}
+]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN]
+SITE = "https://gdjax.readthedocs.io/en/latest/"
+FILES = (
+    "https://github.com/gdjax/gdjax/blob/main/",
+    "https://raw.githubusercontent.com/gdjax/gdjax/main/",
+)
+OTHERS = (
+    ROOT / "docs" / "guides" / "other-libraries.md"
+)  # tests/test_interop.py runs it, section by section
 
 
 def blocks(text):
@@ -55,7 +66,36 @@ def test_links_to_files(path):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-def test_the_table_is_up_to_date():
-    make_table = runpy.run_path(str(ROOT / "docs" / "make_table.py"))
+def source(page):
+    """Return the file that a page of the site is made from."""
+    name = page.removesuffix(".html")
+    name = name.replace("generated/tutorials/", "tutorials/").replace(
+        "generated/examples/", "../examples/"
+    )
+    if name.startswith("generated/reference/"):
+        return ROOT / "docs" / "extensions" / "reference.py"
+    found = [ROOT / "docs" / f"{name}{suffix}" for suffix in (".md", ".rst", ".py")]
+    return next((path for path in found if path.exists()), found[0])
+
+
+def test_the_links_of_the_readme_lead_to_files_of_the_repository():
+    targets = re.findall(r"\]\((https://[^)#]+)", (ROOT / "README.md").read_text())
+    ours = [t for t in targets if "gdjax" in t and t != SITE]
+    assert len(ours) > 10
+    for target in ours:
+        if target.startswith(SITE):
+            path = source(target.removeprefix(SITE))
+        else:
+            (root,) = (root for root in FILES if target.startswith(root))
+            path = ROOT / target.removeprefix(root)
+        assert path.exists(), f"README.md links to {target}"
+
+
+def test_the_readme_is_short_and_has_no_links_that_work_only_in_the_repository():
     text = (ROOT / "README.md").read_text()
-    assert make_table["refreshed"](text) == text, "run `make table`"
+    assert len(text.splitlines()) < 250
+    assert not re.findall(r"\]\((?!https://|#)", text)
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"\nversion: {gdjax.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -273,7 +273,7 @@ def bound_arguments(
     try:
         return signature.bind(*args, **kwargs).arguments
     except TypeError as error:
-        problem = str(error)
+        problem = f"{error};"
     names = list(signature.parameters)
     for unknown in kwargs.keys() - signature.parameters.keys():
         problem = f"got an unexpected keyword argument {unknown!r}"

@@ -429,8 +429,9 @@ def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
         return as_array(what, value, scalar=True)
     new, shape = as_array(what, value), jnp.asarray(old).shape
     if new.shape not in ((), shape):
+        shapes = f"{shape} or ()" if shape else "()"
         raise ValueError(
-            f"{what} must have shape {shape} or (), got {new.shape}. For a grid of values vmap: "
+            f"{what} must have shape {shapes}, got {new.shape}. For a grid of values vmap: "
             "jax.vmap(lambda h: with_hyperparams(state, ...=h))(values)."
         )
     return jnp.broadcast_to(new, shape)

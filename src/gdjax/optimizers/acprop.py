@@ -3,8 +3,7 @@
 Zhuang et al. (2021), Algorithm 2, https://arxiv.org/abs/2110.05454
 Paper -> here: m -> mu, s -> nu, t -> count, alpha -> learning_rate.
 Deviations: bias correction and a plain gradient step at t = 1, where no deviation is known yet, as
-in the authors' code. The deviation is that of g_t from m_t, as in the paper and that code; optax
-takes it from m_{t-1}, which makes its steps b1 times as long.
+in the authors' code.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def scale_by_acprop(
     eps_root: Hyperparam = 1e-16,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Replace the gradient by ACProp's direction; arguments as in `acprop`.
+    """Replace the gradient by ACProp's direction; arguments and equations as in `acprop`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -64,28 +63,37 @@ def acprop(
     mask: Mask = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend along the gradient over the standard deviation of the gradients before it.
+    r"""Descend along the gradient over the standard deviation of the gradients before it.
 
     Good for: noisy gradients, where the newest one should not affect its own divisor.
 
-    update = -learning_rate * (g / (sqrt(nu / (1 - b2^(t-1))) + eps) + weight_decay * param), where
-    nu is that of the step before (at t = 1 the root is 1);  then mu = b1 mu + (1 - b1) g;
-    nu = b2 nu + (1 - b2) |g - mu|^2 + eps_root
+    .. math::
+
+       \hat s_{t-1} &= s_{t-1} / (1 - \beta_2^{t-1}), \quad \hat s_0 = 1 \\
+       d_t &= g_t / (\sqrt{\hat s_{t-1}} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1}) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       s_t &= \beta_2 s_{t-1} + (1 - \beta_2) |g_t - m_t|^2 + \bar\epsilon
+
+    Differences: the deviation is that of :math:`g_t` from :math:`m_t`, as in the paper and the
+    authors' code. optax takes it from :math:`m_{t-1}`, so its steps are :math:`\beta_1` times as
+    long.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here. The first step is
-        learning_rate * g: not bounded as in Adam.
-      b1: decay of the mean from which the deviation is taken, in [0, 1).
-      b2: decay of the mean squared deviation, in [0, 1).
-      eps: see `adam`.
-      eps_root: added to the stored mean squared deviation in every step, >= 0.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`. The first step is :math:`\eta_1 g_1`: not
+        bounded as in Adam.
+      b1: :math:`\beta_1`, decay of the mean from which the deviation is taken, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean squared deviation, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      eps_root: :math:`\bar\epsilon`, added to the stored mean squared deviation in every step,
+        >= 0.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       mu_dtype: see `adam`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
-      per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`s_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -104,7 +112,7 @@ def acprop(
 
     References:
       Zhuang et al. (2021), "Momentum centering and asynchronous update for adaptive gradient
-      methods".
+      methods", Algorithm 2.
     """
     slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)

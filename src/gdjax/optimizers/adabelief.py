@@ -50,24 +50,33 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Descend along a mean of the gradient over its RMS distance from that mean.
+    r"""Descend along a mean of the gradient over its RMS distance from that mean.
 
     Good for: small and medium networks where Adam generalizes worse than SGD.
 
-    mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) |g - mu|^2 + eps_root;
-    update = -learning_rate * mu / (1 - b1^t) / (sqrt(nu / (1 - b2^t)) + eps)
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       s_t &= \beta_2 s_{t-1} + (1 - \beta_2) |g_t - m_t|^2 + \bar\epsilon \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat s_t = s_t / (1 - \beta_2^t) \\
+       d_t &= \hat m_t / (\sqrt{\hat s_t} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    Differences: optax is the same. The authors' code also rectifies the step, as `radam` does,
+    unless it is told not to.
 
     Args:
-      learning_rate: as in `adam`, like b1 and b2.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: added to the root, >= 0.
-      eps_root: added to nu in every step and kept there, >= 0: nu cannot fall below
-        eps_root / (1 - b2).
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean squared distance, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      eps_root: :math:`\bar\epsilon`, added to :math:`s_t` in every step and kept there, >= 0:
+        :math:`\hat s_t` is at least :math:`\bar\epsilon / (1 - \beta_2)`.
       nesterov: whether to look one step ahead, as `nadam` does.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`s_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -93,7 +102,7 @@ def adabelief(
 
 @direction_of(adabelief)
 def scale_by_belief() -> None:
-    """Replace the gradient by AdaBelief's direction; arguments as in `adabelief`.
+    """Replace the gradient by AdaBelief's direction; arguments and equations as in `adabelief`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

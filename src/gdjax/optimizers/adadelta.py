@@ -45,7 +45,7 @@ def _zero_squares(param: Array) -> Squares:
 
 @checked(rho=UNIT)
 def scale_by_adadelta(rho: Hyperparam = 0.9, eps: Hyperparam = 1e-6) -> Optimizer:
-    """Replace the gradient by Adadelta's step, uphill; arguments as in `adadelta`.
+    """Replace the gradient by Adadelta's direction; arguments and equations as in `adadelta`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -64,28 +64,35 @@ def adadelta(
     weight_decay: Hyperparam | None = 0.0,
     weight_decay_mask: Mask = None,
 ) -> Optimizer:
-    """Scale the step by the RMS of past updates over the RMS of gradients.
+    r"""Scale the step by the RMS of past updates over the RMS of gradients.
 
     Good for: problems for which the scale of the learning rate is unknown.
 
-    g = g + weight_decay * param;  e_g = rho e_g + (1 - rho) |g|^2;
-    dx = sqrt(e_x + eps) / sqrt(e_g + eps) * g;  e_x = rho e_x + (1 - rho) |dx|^2;
-    update = -learning_rate * dx
+    .. math::
 
-    The first steps are about sqrt(eps) long and grow slowly. optax's default learning rate is None,
-    with which it cannot run.
+       \tilde g_t &= g_t + \lambda x_{t-1} \\
+       E[g^2]_t &= \rho E[g^2]_{t-1} + (1 - \rho) |\tilde g_t|^2 \\
+       d_t &= \frac{\sqrt{E[d^2]_{t-1} + \epsilon}}{\sqrt{E[g^2]_t + \epsilon}} \tilde g_t \\
+       E[d^2]_t &= \rho E[d^2]_{t-1} + (1 - \rho) |d_t|^2 \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    The first steps are about :math:`\sqrt{\epsilon / (1 - \rho)}` long and grow slowly.
+
+    Differences: the paper has neither :math:`\eta_t` nor :math:`\lambda`. torch has the same
+    equations and defaults. optax's default learning rate is None, with which it cannot run.
 
     Args:
-      learning_rate: multiplies the step, >= 0: a number, schedule or prefix tree, like all numbers
-        below.
-      rho: decay of both means, in [0, 1).
-      eps: added under both roots, >= 0; a larger one makes the first steps longer.
-      weight_decay: L2 decay >= 0, added to the gradient.
+      learning_rate: :math:`\eta_t`, factor of the step, >= 0: a number, schedule or prefix tree,
+        like all numbers below.
+      rho: :math:`\rho`, decay of both means, in [0, 1).
+      eps: :math:`\epsilon`, added under both roots, >= 0; a larger one makes the first steps
+        longer.
+      weight_decay: :math:`\lambda`, strength of an L2 decay, >= 0.
       weight_decay_mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8
-      bytes per element (e_g, e_x).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, :math:`E[g^2]_t` (`e_g`) and :math:`E[d^2]_t` (`e_x`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -5,8 +5,6 @@ Paper -> here: R -> v_row, C -> v_col, V -> v, beta_2t -> the decay, epsilon_1 -
 epsilon_2 -> min_scale, d -> clipping_threshold, alpha -> the update, rho -> learning_rate.
 Deviations, as in optax: the two largest axes are factored, not the last two, and only if both have
 128 elements; the learning rate is 1 unless given, and multiplies neither momentum nor decay.
-torch.optim.Adafactor factors the last two axes of every array, bounds the learning rate by
-1 / sqrt(t), and decays first, by learning_rate * weight_decay.
 """
 
 from __future__ import annotations
@@ -162,7 +160,9 @@ def scale_by_factored_rms(
     epsilon: Hyperparam = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] | None = None,
 ) -> Optimizer:
-    """Divide the gradient by its root-mean-square, kept as rows times columns where it is large.
+    r"""Divide the gradient by its root-mean-square, kept as rows times columns where it is large.
+
+    The direction is :math:`U_t` in the equations of `adafactor`.
 
     Args:
       factored: see `adafactor`.
@@ -171,7 +171,7 @@ def scale_by_factored_rms(
       min_dim_size_to_factor: see `adafactor`.
       epsilon: see `eps` of `adafactor`.
       decay_rate_fn: `decay_rate_fn(step, decay_rate)` gives the decay for step 0, 1, ...; None is
-        1 - (step + 1)^-decay_rate.
+        `1 - (step + 1)**-decay_rate`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -211,38 +211,55 @@ def adafactor(
     *,
     min_scale: Hyperparam = 1e-3,
 ) -> Optimizer:
-    """Scale steps by the RMS of the parameters, with factored second moments.
+    r"""Scale steps by the RMS of the parameters, with factored second moments.
 
     Good for: large matrices with little memory, T5-like language models.
 
-    v = decay_t v + (1 - decay_t) (|g|^2 + eps) with decay_t = 1 - t^-decay_rate, of which a matrix
-    keeps the means over rows and columns; x = g / sqrt(v);
-    x = x / max(1, rms(x) / clipping_threshold) * learning_rate * max(rms(param), min_scale);
-    x = the running mean of x, with momentum;  update = -(x + weight_decay_rate * param)
+    .. math::
+
+       V_t &= \hat\beta_{2t} V_{t-1} + (1 - \hat\beta_{2t}) (|g_t|^2 + \epsilon_1),
+              \quad \hat\beta_{2t} = 1 - t^{-c} \\
+       U_t &= g_t / \sqrt{V_t} \\
+       \hat U_t &= U_t / \max(1, \operatorname{RMS}(U_t) / d) \\
+       \alpha_t &= \eta_t \max(\epsilon_2, \operatorname{RMS}(x_{t-1})) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \alpha_t \hat U_t \\
+       x_t &= x_{t-1} - m_t - \lambda x_{t-1}
+
+    A matrix keeps only the means of :math:`V_t` over its columns and over its rows, :math:`R_t` and
+    :math:`C_t`, and divides by the root of :math:`R_t C_t / \operatorname{mean}(R_t)`. Without
+    momentum, :math:`m_t = \alpha_t \hat U_t`.
+
+    Differences: optax is the same. torch factors the last two axes of every array, bounds the
+    learning rate by :math:`1 / \sqrt t`, has no momentum, and multiplies the decay by the learning
+    rate.
 
     Args:
-      learning_rate: step size >= 0, relative to the parameters if multiplied by their scale; None
-        is 1: a number, schedule or prefix tree, like all numbers below.
-      min_dim_size_to_factor: the two largest axes must have at least this length, an integer.
-      decay_rate: how fast the decay increases to 1, >= 0; at 0 the mean is the newest value alone.
+      learning_rate: :math:`\eta_t`, step size >= 0, relative to the parameters if multiplied by
+        their scale; None is 1: a number, schedule or prefix tree, like all numbers below.
+      min_dim_size_to_factor: the two largest axes must have at least this length, an integer >= 0.
+      decay_rate: :math:`c`, how fast the decay increases to 1, >= 0; at 0 the mean is the newest
+        value alone.
       decay_offset: subtracted from t, which is at least 1; for training that continues from a
         checkpoint.
       multiply_by_parameter_scale: whether the step is multiplied by the root-mean-square of the
-        parameter.
-      clipping_threshold: the largest root-mean-square of a step before its factors, > 0, or None.
-      momentum: decay of the running mean of the steps, in [0, 1), without bias correction; None
-        keeps no mean.
+        parameter; if not, :math:`\alpha_t = \eta_t`.
+      clipping_threshold: :math:`d`, the largest root-mean-square of a step before its factors, > 0,
+        or None.
+      momentum: :math:`\beta_1`, decay of the running mean of the steps, in [0, 1), without bias
+        correction; None keeps no mean.
       dtype_momentum: dtype of that mean; None is float32, or float64 for float64 parameters.
-      weight_decay_rate: strength >= 0 of the decay, *not* multiplied by the learning rate; None is
-        off.
-      eps: added to |g|^2, >= 0.
+      weight_decay_rate: :math:`\lambda`, strength of the decay, >= 0, *not* multiplied by the
+        learning rate; None is none.
+      eps: :math:`\epsilon_1`, added to the squared gradient, >= 0.
       factored: whether to factor at all.
       weight_decay_mask: which leaves decay, see `adamw`.
-      min_scale: the smallest scale of a parameter, >= 0, so that zeros can change.
+      min_scale: :math:`\epsilon_2`, the smallest scale of a parameter, >= 0, so that zeros can
+        change.
 
     Returns:
-      An `Optimizer`. State: of a matrix, 4 bytes for each row and column; of other arrays, 4 per
-      element; 4 more per element with momentum.
+      An `Optimizer` whose `update` needs the parameters for their scale and for the decay.
+      State: of a matrix, 4 bytes for each row (`v_row`) and column (`v_col`); of other arrays, 4
+      per element (`v`); 4 more per element with momentum (`mu`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` lacks the parameters it needs.
@@ -258,7 +275,8 @@ def adafactor(
       [-0.1 -0.1 -0.1 -0.1]
 
     References:
-      Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost".
+      Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost",
+      Algorithms 4 and 5.
     """
     min_dim = check_integer("adafactor(min_dim_size_to_factor=...)", min_dim_size_to_factor, 0)
     numbers = dict(decay_rate=decay_rate, decay_offset=decay_offset, eps=eps)

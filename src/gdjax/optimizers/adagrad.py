@@ -62,22 +62,31 @@ def adagrad(
     *,
     eps_in_sqrt: bool = True,
 ) -> Optimizer:
-    """Descend along the gradient over the root of the sum of its squares so far.
+    r"""Descend along the gradient over the root of the sum of its squares so far.
 
     Good for: sparse gradients, convex problems.
 
-    sum = sum + |g|^2;  update = -learning_rate * g / sqrt(sum + eps), and 0 where the sum is 0
+    .. math::
 
-    torch is `initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False`.
+       G_t &= G_{t-1} + |g_t|^2 \\
+       d_t &= g_t / \sqrt{G_t + \epsilon} \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    Where :math:`G_t = 0`, the step is 0.
+
+    Differences: the defaults are optax's. torch is `initial_accumulator_value=0.0, eps=1e-10,
+    eps_in_sqrt=False`.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
-      initial_accumulator_value: first value of the sum, >= 0; only the first update uses it.
-      eps: added under the root or, without `eps_in_sqrt`, to it, >= 0.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
+      initial_accumulator_value: :math:`G_0`, >= 0; only the first update uses it.
+      eps: :math:`\epsilon`, added under the root or, without `eps_in_sqrt`, to it, >= 0.
       eps_in_sqrt: whether eps is added under the root.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element.
+      An `Optimizer`.
+      State: 4 bytes per element, :math:`G_t` (`sum_of_squares`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -93,7 +102,8 @@ def adagrad(
       [-0.069]
 
     References:
-      Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning".
+      Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
+      optimization", eq. 1.
     """
     numbers = dict(initial_accumulator_value=initial_accumulator_value, eps=eps)
     slots = _zero_squares if eps_in_sqrt else _zero_squares_outside
@@ -102,7 +112,7 @@ def adagrad(
 
 @direction_of(adagrad)
 def scale_by_rss() -> None:
-    """Divide the gradient by the root of the sum of its squares; arguments as in `adagrad`.
+    """Replace the gradient by Adagrad's direction; arguments and equations as in `adagrad`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

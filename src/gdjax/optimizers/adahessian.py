@@ -114,25 +114,35 @@ def adahessian(
     hessian_diagonal_fn: Pair | None = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
+    r"""Descend along a mean gradient over the root-mean-square of the Hessian's diagonal.
 
     Good for: smooth losses where a Hessian-vector product per step is affordable.
 
-    mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) estimate^2;
-    direction = mu / (1 - b1^t) / ((nu / (1 - b2^t))^(hessian_power / 2) + eps);
-    update = -learning_rate * (direction + weight_decay * param)
+    With an estimate :math:`D_t` of the magnitude of the Hessian's diagonal:
+
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) D_t^2 \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat v_t = v_t / (1 - \beta_2^t) \\
+       d_t &= \hat m_t / (\hat v_t^{k/2} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    If the diagonal is not estimated in every step, :math:`v_t` changes only in the steps with an
+    estimate, and t counts those in :math:`\hat v_t`.
 
     Pass what the estimate needs to `update`: for the default
     `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`. `fit` does that by itself.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree. The step is a Newton step
-        times this: the paper's is 0.15.
-      b1: decay of the mean gradient, in [0, 1): a number or a schedule, like all numbers below.
-      b2: decay of the mean square of the curvature, in [0, 1).
-      eps: added to the root, >= 0.
-      hessian_power: power of the curvature in the divisor, in [0, 1]; 0 does not divide.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree. The step is
+        a Newton step times this: the paper's is 0.15.
+      b1: :math:`\beta_1`, decay of the mean gradient, in [0, 1): a number or a schedule, like the
+        numbers below.
+      b2: :math:`\beta_2`, decay of the mean square of the curvature, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      hessian_power: :math:`k`, power of the curvature in the divisor, in [0, 1]; 0 does not divide.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       average_axes: the axis or axes over which the magnitude of the diagonal is averaged, as the
         paper does over the window of a convolution: (0, 1) for kernels of shape (height, width,
@@ -144,7 +154,9 @@ def adahessian(
 
     Returns:
       An `Optimizer` for real parameters whose `update` needs the parameters and what the estimate
-      asks for. State: 8 bytes per element (mu, nu) and a key.
+      asks for.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`, which has length 1
+      along averaged axes), and a key.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -108,25 +108,38 @@ def adam(
 
     Good for: a first choice for most problems.
 
-    mu = b1 mu + (1 - b1) g;  nu = b2 nu + (1 - b2) |g|^2;
-    update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
+    .. math::
 
-    `eps` is added outside the root and after bias correction, as in the paper, torch and optax.
-    TensorFlow's "epsilon hat" is `eps / sqrt(1 - b2**t)` here.
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat v_t = v_t / (1 - \beta_2^t) \\
+       d_t &= \hat m_t / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    Here :math:`x_t` are the parameters and :math:`g_t` is the gradient at :math:`x_{t-1}`, for
+    t = 1, 2, ...; operations are elementwise; :math:`m_0 = v_0 = 0`. Other optimizers use the same
+    symbols, and what they remember starts at 0 unless it is said otherwise.
+
+    Differences: :math:`\epsilon` is added outside the root and after bias correction, as in the
+    paper, torch and optax. TensorFlow's "epsilon hat", the second form in the paper, is
+    `eps / sqrt(1 - b2**t)` here.
 
     Args:
-      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
-        like all numbers below.
-      b1: decay of the mean, in [0, 1).
-      b2: decay of the mean square, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0; not needed for differentiating through a step.
+      learning_rate: :math:`\eta_t`, step size >= 0, in units of the parameters: a number, schedule
+        or prefix tree, like all numbers below.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      eps_root: :math:`\bar\epsilon`, added under the root, >= 0; not needed for differentiating
+        through a step.
       mu_dtype: dtype of the mean; None is float32, or float64 for float64 parameters.
       nesterov: whether to look one step ahead, as `nadam` does.
       nu_dtype: dtype of the mean square, likewise. In bfloat16 it stalls at half its true value.
 
     Returns:
-      An `Optimizer`. State: 8 bytes for each float32 or bfloat16 element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes for each float32 or bfloat16 element, :math:`m_t` (`mu`) and :math:`v_t`
+      (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -151,7 +164,9 @@ def adam(
 
 @direction_of(adam)
 def scale_by_adam() -> None:
-    """Replace the gradient by Adam's direction, which points uphill; arguments as in `adam`.
+    """Replace the gradient by Adam's direction; arguments and equations as in `adam`.
+
+    The direction points uphill: chain it with `scale_by_learning_rate`, which changes the sign.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -176,28 +191,36 @@ def adamw(
     nesterov: bool = False,
     nu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Run Adam with decoupled weight decay.
+    r"""Run Adam with decoupled weight decay.
 
     Good for: neural networks, the baseline to beat.
 
-    update = -learning_rate * (Adam's direction + weight_decay * param)
+    With the direction :math:`d_t` of `adam`:
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    Differences: the decay is multiplied by the learning rate, as in torch and optax; in the paper,
+    only by its schedule, not by its base value. torch's default of :math:`\lambda` is 1e-2, optax's
+    and ours 1e-4.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      weight_decay: strength >= 0 of the decay, multiplied by the learning rate. torch's default is
-        1e-2, optax's and ours 1e-4.
+      weight_decay: :math:`\lambda`, strength of the decay, >= 0; None is none.
       mask: which leaves decay: a prefix tree of booleans or a function of the parameters that
         gives one; None is all. `weight_decay=gdjax.by_path(...)` does the same by name.
       nesterov: see `adam`.
       nu_dtype: see `adam`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes per element.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, as in `adam`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -62,13 +62,15 @@ def adam_mini(
     *,
     block_axes: AxesSpec = None,
 ) -> Optimizer:
-    """Run Adam with the mean square averaged over blocks of the parameter.
+    r"""Run Adam with the mean square averaged over blocks of the parameter.
 
     Good for: results like Adam's with half of its memory.
 
-    mu as in `adam`;  nu = b2 nu + (1 - b2) mean over the block of |g|^2;
-    update = -learning_rate * (mu / (1 - b1^t) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
-    + weight_decay * param)
+    The equations are those of `adamw`, with one number :math:`v_t` for each block:
+
+    .. math::
+
+       v_t = \beta_2 v_{t-1} + (1 - \beta_2) \operatorname{mean}(|g_t|^2)
 
     The blocks should be the dense ones of the Hessian. The paper's, for JAX's kernels: an output
     neuron (last axis) for values, projections and MLPs; a token (axis 0) for embeddings, and for a
@@ -77,13 +79,13 @@ def adam_mini(
     `block_axes=by_path({".*embedding": 0, ".*(query|key)/kernel": 1, ".*kernel": -1, ".*": None})`.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       block_axes: the axis or axes along which blocks differ; a block extends over the others. () is
         one block for each parameter. Parameters of fewer than two dimensions are one block, unless
@@ -91,8 +93,8 @@ def adam_mini(
         outputs).
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 4 bytes
-      per element (mu) and 4 per block (nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 4 bytes per element, :math:`m_t` (`mu`), and 4 per block, :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range; at `init`, if a parameter lacks an axis.
@@ -107,7 +109,7 @@ def adam_mini(
        [-0.14  -0.113]] (1, 2)
 
     References:
-      Zhang et al. (2024), "Adam-mini: use fewer learning rates to gain more".
+      Zhang et al. (2024), "Adam-mini: use fewer learning rates to gain more", Algorithm 2.
     """
     numbers = dict(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     optimizer = descend(_adam_mini, None, numbers, learning_rate, weight_decay, mask)

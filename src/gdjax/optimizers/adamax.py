@@ -2,7 +2,7 @@
 
 Kingma & Ba (2014), Algorithm 2, https://arxiv.org/abs/1412.6980
 Paper -> here: m -> mu, u -> nu, t -> count, alpha -> learning_rate.
-Deviations: eps, which the paper lacks, is added to |g| before the maximum, as in torch and optax.
+Deviations: eps, which the paper lacks.
 """
 
 from __future__ import annotations
@@ -27,22 +27,30 @@ def _adamax(grad, slots, param, count, *, b1, b2, eps):
 def adamax(
     learning_rate: Hyperparam, b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8
 ) -> Optimizer:
-    """Descend along a running mean of the gradient over its decaying maximum.
+    r"""Descend along a running mean of the gradient over its decaying maximum.
 
     Good for: embeddings and other sparse, heavy-tailed gradients.
 
-    mu = b1 mu + (1 - b1) g;  nu = max(b2 nu, |g| + eps);
-    update = -learning_rate * mu / (1 - b1^t) / nu
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       u_t &= \max(\beta_2 u_{t-1}, |g_t| + \epsilon) \\
+       \hat m_t &= m_t / (1 - \beta_1^t) \\
+       d_t &= \hat m_t / u_t \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    Differences: the paper has no :math:`\epsilon`; torch and optax add it in the same place.
 
     Args:
-      learning_rate: step size >= 0, a bound on the step of each element: a number, schedule or
-        prefix tree, like all numbers below.
-      b1: decay of the mean, in [0, 1).
-      b2: decay of the maximum, in [0, 1).
-      eps: added to |g|, >= 0.
+      learning_rate: :math:`\eta_t`, step size >= 0, about the largest step of an element: a
+        number, schedule or prefix tree, like all numbers below.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the maximum, in [0, 1).
+      eps: :math:`\epsilon`, added to the size of the gradient, >= 0.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`u_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -65,7 +73,7 @@ def adamax(
 
 @direction_of(adamax)
 def scale_by_adamax() -> None:
-    """Replace the gradient by AdaMax's direction; arguments as in `adamax`.
+    """Replace the gradient by AdaMax's direction; arguments and equations as in `adamax`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -84,20 +92,29 @@ def adamaxw(
     weight_decay: Hyperparam | None = 1e-4,
     mask: Mask = None,
 ) -> Optimizer:
-    """Run AdaMax with decoupled weight decay.
+    r"""Run AdaMax with decoupled weight decay.
 
     Good for: the same as `adamax`, with weight decay.
 
+    With the direction :math:`d_t` of `adamax`:
+
+    .. math::
+
+       x_t = x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    Differences: optax is the same. torch's Adamax adds :math:`\lambda x_{t-1}` to the gradient.
+
     Args:
-      learning_rate: see `adamax`.
-      b1: see `adamax`.
-      b2: see `adamax`.
-      eps: see `adamax`.
-      weight_decay: see `adamw`.
+      learning_rate: :math:`\eta_t` >= 0, see `adamax`.
+      b1: :math:`\beta_1` in [0, 1), see `adamax`.
+      b2: :math:`\beta_2` in [0, 1), see `adamax`.
+      eps: :math:`\epsilon` >= 0, see `adamax`.
+      weight_decay: :math:`\lambda` >= 0, see `adamw`.
       mask: see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 8 bytes per element.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, as in `adamax`.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

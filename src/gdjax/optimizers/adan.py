@@ -3,7 +3,7 @@
 Xie et al. (2022), Algorithm 1, https://arxiv.org/abs/2208.06677
 Paper -> here: m -> mu, v -> delta, n -> nu, beta_i -> 1 - b_i, eta -> learning_rate, lambda ->
 weight_decay. Deviations: bias correction, as in the authors' code; weight decay as in `adamw`
-unless `proximal`. optax 0.2.8 multiplies the difference by 1 - b2 = 0.08, the paper by b2 = 0.92.
+unless `proximal`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def scale_by_adan(
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
 ) -> Optimizer:
-    """Replace the gradient by Adan's direction; arguments as in `adan`.
+    """Replace the gradient by Adan's direction; arguments and equations as in `adan`.
 
     As in optax, the default of eps_root is 0 here and 1e-8 there.
 
@@ -91,31 +91,40 @@ def adan(
     *,
     proximal: bool = False,
 ) -> Optimizer:
-    """Descend along a mean of the gradients plus a mean of their changes.
+    r"""Descend along a mean of the gradients plus a mean of their changes.
 
     Good for: vision and language transformers with large batches.
 
-    change = g - g_previous, 0 at first;  mu = b1 mu + (1 - b1) g;
-    delta = b2 delta + (1 - b2) change;  nu = b3 nu + (1 - b3) |g + b2 change|^2;
-    direction = (mu / (1 - b1^t) + b2 delta / (1 - b2^t))
-                / (sqrt(nu / (1 - b3^t) + eps_root) + eps);
-    update = -learning_rate * (direction + weight_decay * param)
+    .. math::
+
+       \Delta_t &= g_t - g_{t-1}, \quad \Delta_1 = 0 \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \Delta_t \\
+       n_t &= \beta_3 n_{t-1} + (1 - \beta_3) |g_t + \beta_2 \Delta_t|^2 \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat v_t, \hat n_t \text{ likewise} \\
+       d_t &= (\hat m_t + \beta_2 \hat v_t) / (\sqrt{\hat n_t + \bar\epsilon} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    Differences: :math:`\beta_i` is :math:`1 - \beta_i` of the paper. optax 0.2.8 multiplies
+    :math:`\Delta_t` and :math:`\hat v_t` by :math:`1 - \beta_2`, 0.08 by default, in place of
+    :math:`\beta_2`.
 
     Args:
-      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
-        like all numbers below.
-      b1: decay of the mean of the gradient, in [0, 1).
-      b2: decay of the mean of its change, in [0, 1), and the weight of the change.
-      b3: decay of the mean square, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0; 0 in the authors' code.
-      weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
+      learning_rate: :math:`\eta_t`, step size >= 0, in units of the parameters: a number, schedule
+        or prefix tree, like all numbers below.
+      b1: :math:`\beta_1`, decay of the mean of the gradient, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean of its change, in [0, 1), and the weight of the change.
+      b3: :math:`\beta_3`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      eps_root: :math:`\bar\epsilon`, added under the root, >= 0; 0 in the authors' code.
+      weight_decay: :math:`\lambda`, strength of the decay, >= 0.
       mask: which leaves decay, see `adamw`.
-      proximal: whether to divide the update by 1 + learning_rate * weight_decay, as the paper does.
+      proximal: whether to divide the update by :math:`1 + \eta_t \lambda`, as the paper does.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State:
-      16 bytes per element (mu, delta, nu, the last gradient).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 16 bytes per element, :math:`m_t` (`mu`), :math:`v_t` (`delta`), :math:`n_t` (`nu`) and
+      :math:`g_t` (`previous`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -82,16 +82,23 @@ class HalfLifeWarmup(Schedule):
 def ademamix_schedules(
     total_steps: Number, alpha: Number = 5.0, b1: Number = 0.9, b3: Number = 0.9999
 ) -> dict[str, Schedule]:
-    """Return the paper's warm-ups of `alpha` and `b3`, as arguments for `ademamix`.
+    r"""Return the paper's warm-ups of `alpha` and `b3`, as arguments for `ademamix`.
 
-    Without them the slow mean makes the early steps too long. The first update uses the paper's
-    values for t = 1, which the schedules return for a count of 0.
+    .. math::
+
+       \tau_t &= \min(t / T, 1) \\
+       \alpha_t &= \tau_t \alpha \\
+       \beta_{3,t} &= \exp \frac{\ln \beta_1 \ln \beta_3}
+                                {(1 - \tau_t) \ln \beta_3 + \tau_t \ln \beta_1}
+
+    The half-life of the slow mean grows linearly. Without the warm-ups this mean makes the early
+    steps too long. The first update uses t = 1, for which the schedules have the count 0.
 
     Args:
-      total_steps: steps > 0 until alpha and b3 have their final values, usually the whole run.
-      alpha: final weight >= 0 of the slow mean.
-      b1: where b3 starts, in (0, 1); the b1 of `ademamix`.
-      b3: final decay of the slow mean, in (0, 1).
+      total_steps: :math:`T`, steps > 0 until both have their final values, usually the whole run.
+      alpha: :math:`\alpha`, final weight of the slow mean, >= 0.
+      b1: :math:`\beta_1`, where :math:`\beta_3` starts, in (0, 1); the `b1` of `ademamix`.
+      b3: :math:`\beta_3`, final decay of the slow mean, in (0, 1).
 
     Example:
       >>> import gdjax
@@ -116,9 +123,9 @@ def scale_by_ademamix(
     eps_root: Hyperparam = 0.0,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Replace the gradient by AdEMAMix's direction; arguments as in `ademamix`.
+    """Replace the gradient by AdEMAMix's direction; arguments and equations as in `ademamix`.
 
-    As in optax, the default of alpha is 6 here and 5 there.
+    As in optax, the default of `alpha` is 6 here and 5 there.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -144,32 +151,39 @@ def ademamix(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Run AdamW along a mix of a fast and a very slow mean of the gradients.
+    r"""Run AdamW along a mix of a fast and a very slow mean of the gradients.
 
     Good for: long runs of language models.
 
-    m1 = b1 m1 + (1 - b1) g;  m2 = b3 m2 + (1 - b3) g;  nu = b2 nu + (1 - b2) |g|^2;
-    direction = (m1 / (1 - b1^t) + alpha m2) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
-    update = -learning_rate * (direction + weight_decay * param)
+    .. math::
 
-    The slow mean covers about 1 / (1 - b3) steps. Use the paper's warm-ups,
-    `ademamix(1e-3, **ademamix_schedules(total_steps))`, and a smaller b3 for short runs.
+       m_{1,t} &= \beta_1 m_{1,t-1} + (1 - \beta_1) g_t \\
+       m_{2,t} &= \beta_3 m_{2,t-1} + (1 - \beta_3) g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+       \hat m_{1,t} &= m_{1,t} / (1 - \beta_1^t), \quad \hat v_t = v_t / (1 - \beta_2^t) \\
+       d_t &= (\hat m_{1,t} + \alpha m_{2,t}) / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    The slow mean covers about :math:`1 / (1 - \beta_3)` steps. Use the paper's warm-ups,
+    `ademamix(1e-3, **ademamix_schedules(total_steps))`, and a smaller :math:`\beta_3` for short
+    runs.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: decay of the fast mean, in [0, 1).
-      b2: see `adam`.
-      b3: decay of the slow mean, in [0, 1).
-      alpha: weight >= 0 of the slow mean; 4 to 10 in the paper.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1`, decay of the fast mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      b3: :math:`\beta_3`, decay of the slow mean, in [0, 1).
+      alpha: :math:`\alpha`, weight of the slow mean, >= 0; 4 to 10 in the paper.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: dtype of the two means; None is float32, or float64 for float64 parameters.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 12
-      bytes per element (m1, m2, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 12 bytes per element, :math:`m_{1,t}` (`m1`), :math:`m_{2,t}` (`m2`) and :math:`v_t`
+      (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -187,7 +201,8 @@ def ademamix(
       [-0.089]
 
     References:
-      Pagliardini, Ablin & Grangier (2024), "The AdEMAMix optimizer: better, faster, older".
+      Pagliardini, Ablin & Grangier (2024), "The AdEMAMix optimizer: better, faster, older",
+      Algorithm 1.
     """
     slots = functools.partial(_two_means, mu_dtype=mu_dtype)
     numbers = dict(b1=b1, b2=b2, b3=b3, alpha=alpha, eps=eps, eps_root=eps_root)
@@ -209,7 +224,7 @@ def scale_by_simplified_ademamix(
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
 ) -> Optimizer:
-    """Replace the gradient by the direction of `simplified_ademamix`; arguments as there.
+    """Replace the gradient by the direction of `simplified_ademamix`; arguments, equations there.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -232,30 +247,36 @@ def simplified_ademamix(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend along a slow sum of gradients plus the newest gradient: AdEMAMix with one mean.
+    r"""Descend along a slow sum of gradients plus the newest gradient: AdEMAMix with one mean.
 
     Good for: language models with small batches and little memory.
 
-    mu = b1 mu + g;  nu = b2 nu + (1 - b2) |g|^2;
-    direction = (mu + alpha g) / (sqrt(nu / (1 - b2^t) + eps_root) + eps);
-    update = -learning_rate * (direction + weight_decay * param)
+    .. math::
 
-    mu is a sum, up to 1 / (1 - b1) times as long as Adam's mean: take a learning rate smaller by
-    that factor. alpha = 0 is Adam with that learning rate and no bias correction of the mean.
+       m_t &= \beta_1 m_{t-1} + g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+       \hat v_t &= v_t / (1 - \beta_2^t) \\
+       d_t &= (m_t + \alpha g_t) / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    :math:`m_t` is a sum, up to :math:`1 / (1 - \beta_1)` times as long as Adam's mean: take a
+    learning rate smaller by that factor. :math:`\alpha = 0` is Adam with that learning rate and no
+    bias correction of the mean.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: decay of the sum, in [0, 1).
-      b2: see `adam`.
-      alpha: weight >= 0 of the newest gradient: small for small batches, large for large ones.
-      eps: see `adam`.
-      eps_root: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1`, decay of the sum, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      alpha: :math:`\alpha`, weight of the newest gradient, >= 0: small for small batches, large for
+        large ones.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
-      per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -273,7 +294,7 @@ def simplified_ademamix(
 
     References:
       Morwani et al. (2025), "Connections between schedule-free optimizers, AdEMAMix, and
-      accelerated SGD variants".
+      accelerated SGD variants", section 5.
     """
     numbers = dict(b1=b1, b2=b2, alpha=alpha, eps=eps, eps_root=eps_root)
     return descend(_simplified_ademamix, zero_moments, numbers, learning_rate, weight_decay, mask)

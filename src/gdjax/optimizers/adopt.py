@@ -2,8 +2,7 @@
 
 Taniguchi et al. (2024), Algorithm 2 (with clipping), https://arxiv.org/abs/2411.02853
 Paper -> here: m -> mu, v -> nu, theta -> param, alpha -> learning_rate, c_t -> clip_value_fn.
-Deviations: none; the first step only sets v. `eps` is a lower bound of the root, as in the paper,
-and not added to it as optax's docstring says. Weight decay and `nesterov` are additions.
+Deviations: none; the first step only sets v. Weight decay and `nesterov` are additions.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def scale_by_adopt(
     use_clipping: bool = True,
     clip_value_fn: ScheduleFn = quartic_root,
 ) -> Optimizer:
-    """Replace the gradient by ADOPT's direction; arguments as in `adopt`.
+    """Replace the gradient by ADOPT's direction; arguments and equations as in `adopt`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -79,30 +78,40 @@ def adopt(
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend along a running mean of gradients, each over the root-mean-square before it.
+    r"""Descend along a running mean of gradients, each over the root-mean-square before it.
 
     Good for: problems on which Adam does not converge unless b2 is tuned.
 
-    x = clip(g / max(sqrt(nu), eps), (t - 1)^0.25);  mu = b1 mu + (1 - b1) x;
-    nu = b2 nu + (1 - b2) |g|^2;  update = -learning_rate * (mu + weight_decay * param)
+    .. math::
 
-    At t = 1 it only sets nu = |g|^2 (and decays). There is no bias correction.
+       u_t &= \operatorname{clip}(g_t / \max(\sqrt{v_{t-1}}, \epsilon), -c_t, c_t),
+              \quad c_t = (t - 1)^{1/4} \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) u_t \\
+       x_t &= x_{t-1} - \eta_t (m_t + \lambda x_{t-1}) \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, \quad v_1 = |g_1|^2
+
+    The first step only sets :math:`v_1` (and decays), since :math:`u_1 = 0`. There is no bias
+    correction.
+
+    Differences: optax is the same: its docstring says that :math:`\epsilon` is added to the root,
+    but its code takes the maximum, as the paper does.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: lower bound >= 0 of the root.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, lower bound of the root, >= 0.
       mu_dtype: see `adam`.
-      nesterov: whether to step along b1 mu + (1 - b1) x.
-      use_clipping: whether to clip the elements of x, which shortens the early steps.
-      clip_value_fn: the bound as a function of t - 1. It is static: pass the same function object
+      nesterov: whether to step along :math:`\beta_1 m_t + (1 - \beta_1) u_t`.
+      use_clipping: whether to clip the elements of :math:`u_t`, which shortens the early steps.
+      clip_value_fn: :math:`c_t` as a function of t - 1. It is static: pass the same function object
         each time, not a new lambda, or `update` compiles again.
-      weight_decay: strength of decoupled decay, see `adamw`; None is none, as in optax.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`; None is none, as in optax.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer`. State: 8 bytes per element (mu, nu).
+      An `Optimizer`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -2,9 +2,7 @@
 
 Reddi, Kale & Kumar (2018), Algorithm 2, https://arxiv.org/abs/1904.09237
 Paper -> here: m -> mu, v -> nu, v-hat -> nu_max, t -> count, alpha -> learning_rate.
-Deviations: bias correction, which the paper lacks, on by default as in torch and optax. The
-largest nu is taken of the raw means and corrected afterwards, as in torch. optax takes it of the
-corrected means; since those start high, all later steps of optax are smaller.
+Deviations: bias correction, which the paper lacks, on by default as in torch and optax.
 """
 
 from __future__ import annotations
@@ -76,28 +74,40 @@ def amsgrad(
     max_corrected: bool = False,
     nu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Descend along a running mean of the gradient over its largest root-mean-square so far.
+    r"""Descend along a running mean of the gradient over its largest root-mean-square so far.
 
     Good for: problems on which Adam cycles, since the divisor never shrinks.
 
-    mu and nu as in `adam`;  nu_max = max(nu_max, nu);
-    update = -learning_rate * (mu / (1 - b1^t)) / (sqrt(nu_max / (1 - b2^t) + eps_root) + eps)
+    .. math::
+
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+       v_t^{\max} &= \max(v_{t-1}^{\max}, v_t) \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat v_t = v_t^{\max} / (1 - \beta_2^t) \\
+       d_t &= \hat m_t / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t d_t
+
+    Differences: torch is the same. optax takes the maximum of the corrected means, as with
+    `max_corrected=True`; since those start high, its later steps are shorter.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
-      eps_root: see `adam`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`.
+      b1: :math:`\beta_1` in [0, 1), see `adam`.
+      b2: :math:`\beta_2` in [0, 1), see `adam`.
+      eps: :math:`\epsilon` >= 0, see `adam`.
+      eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      bias_correction_mu: whether to divide mu by 1 - b1^t; the paper does not.
-      bias_correction_nu: whether to divide nu by 1 - b2^t; the paper does not.
-      max_corrected: whether the maximum is taken after bias correction, as in optax, and not
-        before, as in torch.
-      nu_dtype: see `adam`; also the dtype of nu_max.
+      bias_correction_mu: whether to divide :math:`m_t` by :math:`1 - \beta_1^t`; the paper does
+        not.
+      bias_correction_nu: whether to divide :math:`v_t^{\max}` by :math:`1 - \beta_2^t`; the paper
+        does not.
+      max_corrected: whether the maximum is taken after bias correction, not before.
+      nu_dtype: see `adam`; also the dtype of the maximum.
 
     Returns:
-      An `Optimizer`. State: 12 bytes per element (mu, nu, nu_max).
+      An `Optimizer`.
+      State: 12 bytes per element, :math:`m_t` (`mu`), :math:`v_t` (`nu`) and :math:`v_t^{\max}`
+      (`nu_max`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -130,7 +140,7 @@ def amsgrad(
 
 @direction_of(amsgrad)
 def scale_by_amsgrad() -> None:
-    """Replace the gradient by AMSGrad's direction; arguments as in `amsgrad`.
+    """Replace the gradient by AMSGrad's direction; arguments and equations as in `amsgrad`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -140,40 +140,52 @@ def apollo(
     growth_limit: Hyperparam | None = 1.01,
     key: Key = 0,
 ) -> Optimizer:
-    """Descend along the gradient, with channels scaled as by Adam in a random projection.
+    r"""Descend along the gradient, with channels scaled as by Adam in a random projection.
 
     Good for: pre-training of large models with memory similar to SGD's.
 
-    For a matrix of m <= n, with P of shape (r, m) and elements N(0, 1/r), drawn anew every
-    `update_proj_gap` steps:
-    low = P g;  mu, nu as in `adam`, of low;  adam = mu / (sqrt(nu) + eps);
-    scaled = g * (|adam_j| / (|low_j| + 1e-8)) in each column j, then limited to a norm of at most
-    `growth_limit` times the previous one;
-    update = -learning_rate * (sqrt(1 - b2^t) / (1 - b1^t) * sqrt(scale) * scaled
-    + weight_decay * param)
+    For an m x n matrix with m <= n, and a Gaussian projection :math:`P_t` of shape (r, m):
 
-    For m > n the projection is from the right and the channels are the rows. Adam updates other
-    parameters. A projection shortens channels by about sqrt(r / m): the paper takes scale = m / r.
+    .. math::
+
+       R_t &= P_t g_t, \quad P_{t,ij} \sim N(0, 1/r) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) R_t, \quad
+              v_t = \beta_2 v_{t-1} + (1 - \beta_2) |R_t|^2 \\
+       \tilde R_t &= m_t / (\sqrt{v_t} + \epsilon) \\
+       s_{t,j} &= \|\tilde R_{t,:j}\| / (\|R_{t,:j}\| + 10^{-8}) \\
+       G_t &= g_t \operatorname{diag}(s_t) \\
+       \bar G_t &= G_t / \max(1, \|G_t\| / (\gamma \|\bar G_{t-1}\|)) \\
+       x_t &= x_{t-1} - \eta_t \Bigl(\frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \alpha \bar G_t
+              + \lambda x_{t-1}\Bigr)
+
+    The first :math:`G_t` is not limited, nor is one after a zero gradient. For m > n the projection
+    is from the right and the channels are the rows. Adam updates other parameters, also with
+    :math:`\epsilon` added before bias correction. A projection shortens channels by about
+    :math:`\sqrt{r / m}`: the paper takes :math:`\alpha^2 = m / r`.
+
+    Differences: the authors' code decays the parameters after the step.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      rank: number of rows of the projection, an integer >= 1; at most the smaller side.
-      update_proj_gap: steps from one projection to the next, a whole number >= 1.
-      scale: square of the factor of the scaled gradients.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: added to the root before bias correction, >= 0.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
+      rank: :math:`r`, number of rows of the projection, an integer >= 1; at most the smaller side.
+      update_proj_gap: steps from one :math:`P_t` to the next, a whole number >= 1.
+      scale: :math:`\alpha^2`, square of the factor of the scaled gradients, >= 0.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, added to the root before bias correction, >= 0.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       weight_dimension_numbers: which axes make matrices, see `galore`.
       scale_type: "channel" for a scale for each channel, "tensor" for one for a matrix.
-      growth_limit: largest ratio > 0 of the norms of a scaled gradient and the previous one; None
-        for any.
+      growth_limit: :math:`\gamma`, largest ratio of the norms of a scaled gradient and the previous
+        one, > 0; None for any.
       key: for the projections, an int or a `jax.random.key`. It is kept in the state.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State, for an
-      m x n matrix with m <= n: 8 r n bytes.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State, for an m x n matrix with m <= n: 8 r n bytes, :math:`m_t` (`mu`) and :math:`v_t`
+      (`nu`); 8 bytes per element of other parameters.
 
     Raises:
       ValueError: if a concrete number is out of range; at `init`, if a parameter lacks an axis.
@@ -208,9 +220,15 @@ def apollo_mini(
     growth_limit: Hyperparam | None = 1.01,
     key: Key = 0,
 ) -> Optimizer:
-    """Run `apollo` with one scale for each matrix, estimated in a projection of rank 1.
+    r"""Run `apollo` with one scale for each matrix, estimated in a projection of rank 1.
 
     Good for: the same as `apollo`, with almost no state.
+
+    In the equations of `apollo` the scales of all channels are one number:
+
+    .. math::
+
+       s_t = \|\tilde R_t\| / (\|R_t\| + 10^{-8})
 
     Args:
       learning_rate: see `apollo`, like all arguments.
@@ -227,7 +245,11 @@ def apollo_mini(
       key: see `apollo`.
 
     Returns:
-      An `Optimizer`. State: for an m x n matrix 8 max(m, n) bytes, about as little as SGD.
+      An `Optimizer`, as `apollo`.
+      State: for an m x n matrix 8 max(m, n) bytes, about as little as SGD.
+
+    Raises:
+      ValueError: as `apollo`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -98,33 +98,42 @@ def came(
     mask: Mask = None,
     mu_dtype: FloatDType = None,
 ) -> Optimizer:
-    """Run Adafactor with momentum, divided by the factored root-mean-square of its deviation.
+    r"""Run Adafactor with momentum, divided by the factored root-mean-square of its deviation.
 
     Good for: large language models with Adafactor's memory and steadier steps.
 
-    With the mean squares kept as rows times columns:
-    v = b2 v + (1 - b2) (|g|^2 + eps);  x = g / sqrt(v);  x = x / max(1, rms(x) / clip_threshold);
-    mu = b1 mu + (1 - b1) x;  res = b3 res + (1 - b3) (|x - mu|^2 + eps_res);
-    update = -learning_rate * (mu / sqrt(res) + weight_decay * param)
+    .. math::
 
-    There is no bias correction: the first updates are about 10^2 times longer than later ones where
-    b3 is 0.9999. Warm the learning rate up.
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) (|g_t|^2 + \epsilon_1) \\
+       u_t &= g_t / \sqrt{v_t} \\
+       \hat u_t &= u_t / \max(1, \operatorname{RMS}(u_t) / d) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \hat u_t \\
+       S_t &= \beta_3 S_{t-1} + (1 - \beta_3) (|\hat u_t - m_t|^2 + \epsilon_2) \\
+       x_t &= x_{t-1} - \eta_t (m_t / \sqrt{S_t} + \lambda x_{t-1})
+
+    Of :math:`v_t` and :math:`S_t` a matrix keeps only the means over columns and over rows,
+    :math:`R` and :math:`C`, and divides by the root of :math:`R C / \operatorname{mean}(R)`.
+    Vectors keep :math:`v_t` and are not divided by :math:`\sqrt{S_t}`.
+
+    There is no bias correction: the first updates are about 100 times longer than later ones where
+    :math:`\beta_3` is 0.9999. Warm the learning rate up.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here; the paper's is 2e-4.
-      b1: decay of the momentum, in [0, 1).
-      b2: decay of the mean square, in [0, 1).
-      b3: decay of the mean squared residual, in [0, 1).
-      eps: added to each squared gradient, > 0.
-      eps_res: added to each squared residual, > 0.
-      clip_threshold: largest root-mean-square of a normed gradient, > 0.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`; the paper's is 2e-4.
+      b1: :math:`\beta_1`, decay of the momentum, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      b3: :math:`\beta_3`, decay of the mean squared residual, in [0, 1).
+      eps: :math:`\epsilon_1`, added to each squared gradient, >= 0.
+      eps_res: :math:`\epsilon_2`, added to each squared residual, > 0.
+      clip_threshold: :math:`d`, largest root-mean-square of a normed gradient, > 0.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       mu_dtype: dtype of the momentum; None is at least float32.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 4 bytes
-      per element (mu) and 8 for each row and column; 8 per element of a vector.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 4 bytes per element, :math:`m_t` (`mu`), and 8 for each row and column (`v_row`,
+      `v_col`, `res_row`, `res_col`); 8 per element of a vector (`mu`, `v`).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -54,7 +54,9 @@ def _fresh(param: Array) -> Cocob:
 
 @checked(alpha=POSITIVE, eps=POSITIVE)
 def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Hyperparam = 1e-8) -> Optimizer:
-    """Replace the gradient by COCOB's update, which points downhill; arguments as in `cocob`.
+    r"""Replace the gradient by COCOB's update; arguments and equations as in `cocob`.
+
+    The update points downhill: :math:`x_t - x_{t-1}` for the gradient :math:`\tilde g_t`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -78,19 +80,28 @@ def cocob(
 
     Good for: online and convex problems, without a learning rate to tune.
 
-    With g times learning_rate:  L = max(L, |g|);  G += |g|;  R = max(R - g (param - start), 0);
-    bets -= g;  new_param = start + bets / (L max(G + L, alpha L)) * (L + R)
+    .. math::
+
+       \tilde g_t &= \eta_t (g_t + \lambda x_{t-1}) \\
+       L_t &= \max(L_{t-1}, |\tilde g_t|), \quad L_0 = \epsilon \\
+       G_t &= G_{t-1} + |\tilde g_t| \\
+       R_t &= \max(R_{t-1} - \tilde g_t (x_{t-1} - x_0), 0) \\
+       \theta_t &= \theta_{t-1} - \tilde g_t \\
+       x_t &= x_0 + \frac{\theta_t}{L_t \max(G_t + L_t, \alpha L_t)} (L_t + R_t)
 
     Args:
-      learning_rate: factor >= 0 of the gradient, leave at 1: a number, schedule or prefix tree,
-        like all numbers here. A constant factor only changes the effect of `eps`.
-      alpha: how small the first bets are, > 0; the first update is at most 1 / alpha.
-      eps: lower bound > 0 of the scale of a gradient.
-      weight_decay: strength >= 0 of an L2 decay, weight_decay * param added to the gradient.
+      learning_rate: :math:`\eta_t`, factor of the gradient, >= 0, leave at 1: a number, schedule or
+        prefix tree, like all numbers here. A constant factor only changes the effect of `eps`.
+      alpha: :math:`\alpha`, how small the first bets are, > 0; an element of the first update is at
+        most :math:`1 / \alpha`.
+      eps: :math:`\epsilon`, lower bound of the scale of a gradient, > 0.
+      weight_decay: :math:`\lambda`, strength of an L2 decay, >= 0.
       mask: which leaves decay, as in `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 20 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 20 bytes per element, :math:`x_0` (`start`), :math:`\theta_t` (`bets`), :math:`L_t`
+      (`scale`), :math:`G_t` (`abs_sum`) and :math:`R_t` (`reward`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -108,7 +119,7 @@ def cocob(
 
     References:
       Orabona & Tommasi (2017), "Training deep networks without learning rates through coin
-      betting".
+      betting", Algorithm 2.
     """
     scale = scale_by_learning_rate(learning_rate, flip_sign=False)
     return chain(add_decayed_weights(weight_decay, mask), scale, scale_by_cocob(alpha, eps))

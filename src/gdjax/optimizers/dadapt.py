@@ -94,28 +94,38 @@ def dadapt_adamw(
     *,
     correct_bias: bool = True,
 ) -> Optimizer:
-    """Run AdamW with a step size that is estimated during training; `prodigy` grows it faster.
+    r"""Run AdamW with a step size that is estimated during training; `prodigy` grows it faster.
 
     Good for: AdamW without a learning rate to tune.
 
-    With d the estimate, k_t = sqrt(1 - b2^t) / (1 - b1^t), l = d * learning_rate * k_t and
-    q = sqrt(b2):  gain = <g, s / (sqrt(nu) + eps)>;  mu = b1 mu + (1 - b1) l g;
-    nu = b2 nu + (1 - b2) |g|^2;  s = q s + (1 - q) l g;  numerator = q numerator + (1 - q) l gain;
-    d_new = max(d, numerator / ((1 - q) |s|_1));
-    update = -mu / (sqrt(nu) + eps) - l * weight_decay * param
+    The estimate is :math:`d_t`. With :math:`q = \sqrt{\beta_2}`, and sums over all parameters in
+    the inner product and the norm:
 
-    The estimate does not change until a gradient is not zero; optax's becomes NaN then.
+    .. math::
+
+       l_t &= d_{t-1} \eta_t k_t, \quad k_t = \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) \\
+       r_t &= q r_{t-1} + (1 - q) l_t \langle g_t, s_{t-1} / (\sqrt{v_{t-1}} + \epsilon) \rangle \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) l_t g_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+       s_t &= q s_{t-1} + (1 - q) l_t g_t \\
+       d_t &= \max(d_{t-1}, r_t / ((1 - q) \|s_t\|_1)) \\
+       x_t &= x_{t-1} - m_t / (\sqrt{v_t} + \epsilon) - l_t \lambda x_{t-1}
+
+    Differences: optax always has :math:`k_t`; the authors' `dadaptation` takes :math:`k_t = 1`
+    unless asked for it. While all gradients are zero the estimate stays; optax's becomes NaN.
 
     Args:
-      learning_rate: see `prodigy`, like all arguments that are not named here.
-      betas: see `prodigy`.
-      eps: added to the root, >= 0, in units of the gradient.
-      estim_lr0: see `prodigy`.
-      weight_decay: see `prodigy`.
-      correct_bias: whether to use k_t, as optax always does; dadaptation's default is k_t = 1.
+      learning_rate: :math:`\eta_t`, see `prodigy`.
+      betas: :math:`(\beta_1, \beta_2)`, both in [0, 1), see `prodigy`.
+      eps: :math:`\epsilon`, added to the root, >= 0, in units of the gradient.
+      estim_lr0: :math:`d_0` > 0, see `prodigy`.
+      weight_decay: :math:`\lambda` >= 0, see `prodigy`.
+      correct_bias: whether to use :math:`k_t`; if not, it is 1.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 12 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 12 bytes per element, :math:`m_t` (`mu`), :math:`v_t` (`nu`) and :math:`s_t`
+      (`grad_sum`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
