@@ -29,14 +29,20 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "reference",
     "links",
+    "explore",
+    "running",
 ]
-exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
+exclude_patterns = [
+    *("build", "tutorials", "sg_execution_times.rst"),
+    *("generated/**/*.ipynb", "generated/**/*.py"),
+]
 html_theme = "furo"
 html_title = f"gdjax {version}"
 # MathJax is copied beside the pages, so that formulas are set without network.
 mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static"
 html_static_path = ["static", str(mathjax)]
 mathjax_path = "mathjax/tex-chtml.js"
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 templates_path = ["templates"]

@@ -1,11 +1,13 @@
-"""Train a small network on handwritten digits with several forms of gradient descent.
+"""Handwritten digits: methods and learning rates
+==============================================
 
-Compares full-batch, mini-batch and stochastic (one image per step) training with gradient descent,
-momentum and Adam; then trains with 32 learning rates, three seeds each, in one compiled program.
-The best is the one with the greatest held-out accuracy at the end, the mean over its seeds. Three
-figures are saved in examples/output/, with --quick in examples/output/quick/.
+Gradient descent, momentum and Adam train a small network with all images in each step, with
+mini-batches, and with one image per step. Then Adam is run with 32 learning rates, three seeds
+each, in one compiled program. The best learning rate is the one with the greatest held-out accuracy
+at the end, the mean over its seeds.
 
-Run: python examples/digits.py [--quick]
+Run: ``python examples/digits.py [--quick]``; three figures are saved in ``examples/output/``, with
+``--quick`` in ``examples/output/quick/``.
 """
 
 import argparse
@@ -199,6 +201,15 @@ def main():
     ax.figure.savefig(output / "digits_curves.png", dpi=120)
     print("\nFigures:", *(f"examples/{p.relative_to(OUTPUT.parent)}" for p in output.glob("*.png")))
 
+
+# %%
+# The result
+# ----------
+#
+# The first figure has the training losses of all methods. The second shows what a learning rate
+# does: small ones have not yet trained the network, large ones have spoiled it, and the best is
+# chosen by the held-out accuracy (left), not by the training loss (right). The last figure has the
+# held-out accuracy during training.
 
 if __name__ == "__main__":
     main()

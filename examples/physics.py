@@ -1,13 +1,14 @@
-"""Solve Poisson's equation with a small network, and sweep damping and seeds in one program.
+r"""Poisson's equation with a small network
+=======================================
 
-A network of one hidden layer is trained to satisfy -Δu = f on the unit square, u = 0 on its edge,
-in float64. The residuals at the points are a vector, so Levenberg-Marquardt applies; for losses
-that are no sum of squares, or whose Jacobian is too large, there are self-scaled Broyden updates.
-Both are compared with L-BFGS and Adam. Then 4 seeds with 4 initial trust radii, the damping of the
-first steps, are trained in one program. The figure is saved in examples/output/, with --quick in
-examples/output/quick/.
+A network of one hidden layer is trained to satisfy :math:`-\Delta u = f` on the unit square,
+:math:`u = 0` on its edge, in float64. The residuals at the points are a vector, so
+Levenberg-Marquardt applies; for losses that are no sum of squares, or whose Jacobian is too large,
+there are self-scaled Broyden updates. Both are compared with L-BFGS and Adam. Then 4 seeds with 4
+initial trust radii, the damping of the first steps, are trained in one program.
 
-Run: python examples/physics.py [--quick]
+Run: ``python examples/physics.py [--quick]``; the figure is saved in ``examples/output/``, with
+``--quick`` in ``examples/output/quick/``.
 """
 
 import argparse
@@ -162,6 +163,14 @@ def main():
     fig.savefig(output / "physics.png", dpi=120)
     print(f"Figure: examples/{(output / 'physics.png').relative_to(OUTPUT.parent)}")
 
+
+# %%
+# The result
+# ----------
+#
+# The left picture has the errors of one seed against the number of steps. A step of
+# Levenberg-Marquardt costs more than one of Adam; the table has the seconds. On the right each
+# point is a seed.
 
 if __name__ == "__main__":
     main()

@@ -1,12 +1,13 @@
-"""Find the ground state of a chain of 20 quantum spins with a small network, by natural gradients.
+r"""Ground state of a spin chain
+============================
 
-The transverse-field Ising chain at its critical point, H = -sum of Z_i Z_{i+1} - sum of X_i on a
-ring. The network gives the log-amplitude of a configuration, and the energy is sampled by
-Metropolis chains. Adam, MinSR and SPRING get as many samples per step and are compared with the
-exact energy. Then dampings and seeds are swept in one compiled program. The figure is saved in
-examples/output/.
+The transverse-field Ising chain of 20 spins at its critical point,
+:math:`H = -\sum_i Z_i Z_{i+1} - \sum_i X_i` on a ring. A small network gives the log-amplitude of a
+configuration, and the energy is sampled by Metropolis chains. Adam, MinSR and SPRING get as many
+samples per step and are compared with the exact energy. Then dampings and seeds are swept in one
+compiled program.
 
-Run: python examples/quantum.py [--quick]
+Run: ``python examples/quantum.py [--quick]``; the figure is saved in ``examples/output/``.
 """
 
 import argparse
@@ -160,6 +161,14 @@ def main():
     figure.tight_layout()
     figure.savefig(OUTPUT / "quantum.png", dpi=120)
 
+
+# %%
+# The result
+# ----------
+#
+# Left, the relative error of the energy in each step: it is sampled, so the curves are noisy. The
+# table takes means over the last tenth of the steps. Right, MinSR needs a damping that is neither
+# too small for its samples nor so large that it slows down the steps.
 
 if __name__ == "__main__":
     main()

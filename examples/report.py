@@ -1,11 +1,12 @@
-"""Sweep a small network on handwritten digits, and write what came of it as pages to look at.
+"""Reports of a sweep and of a run
+===============================
 
-Trains with 8 learning rates, 3 momenta, with and without Nesterov's step, 3 seeds each: 144 runs in
-two compiled programs. One page is of the sweep, one of the best point, trained again for longer.
-They are saved in examples/output/, with --quick in examples/output/quick/, and open in any browser,
-without network.
+A small network is trained on handwritten digits with 8 learning rates, 3 momenta, with and without
+Nesterov's step, 3 seeds each: 144 runs in two compiled programs. One page is of the sweep, one of
+the best point, trained again for longer. They open in any browser, without network.
 
-Run: python examples/report.py [--quick]
+Run: ``python examples/report.py [--quick]``; the pages are saved in ``examples/output/``, with
+``--quick`` in ``examples/output/quick/``.
 """
 
 import argparse
@@ -81,6 +82,18 @@ def main():
     run.report(output / "fit.html", title="The best point, trained for longer")
     print("Pages:", *(f"examples/{p.relative_to(OUTPUT.parent)}" for p in output.glob("*.html")))
 
+
+# %%
+# The pages
+# ---------
+#
+# The page of the sweep; `open it alone <report/sweep.html>`__, or that of the `run
+# <report/fit.html>`__. The guide :doc:`/guides/reports` explains its parts.
+#
+# .. raw:: html
+#
+#    <iframe src="report/sweep.html" title="Report of the sweep" loading="lazy"
+#            style="width: 100%; height: 42rem; border: 1px solid #8888"></iframe>
 
 if __name__ == "__main__":
     main()

@@ -1,12 +1,14 @@
-"""Train a network with batch normalization on handwritten digits, as a researcher's run.
+"""A run that is interrupted and continues
+=======================================
 
-Batches come from a loader that shifts the images; the running statistics of batch normalization are
-the state of the model; held-out metrics are of averaged weights. The run is logged to a CSV file,
-keeps its finished chunks in a directory, stops early, and keeps its best parameters. Here it is
-interrupted once on purpose, and the same call continues it. A figure is saved in examples/output/,
-with --quick in examples/output/quick/.
+A network with batch normalization is trained on handwritten digits. Batches come from a loader that
+shifts the images; the running statistics of batch normalization are the state of the model;
+held-out metrics are of averaged weights. The run is logged to a CSV file, keeps its finished chunks
+in a directory, stops early, and keeps its best parameters. Here it is interrupted once on purpose,
+and the same call continues it.
 
-Run: python examples/training.py [--quick]
+Run: ``python examples/training.py [--quick]``; a figure is saved in ``examples/output/``, with
+``--quick`` in ``examples/output/quick/``.
 """
 
 import argparse
@@ -152,6 +154,14 @@ def main():
     ax.figure.savefig(output / "training.png", dpi=120)
     print(f"Figure: examples/{(output / 'training.png').relative_to(OUTPUT.parent)}")
 
+
+# %%
+# The result
+# ----------
+#
+# The run is interrupted after step 44, and the same call continues it. The figure has the loss of
+# each step and the held-out metrics of the averaged weights; the summary above lists the parameters
+# with the memory of the optimizer's state.
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
-"""How sphinx-gallery runs the tutorials and examples."""
+"""How sphinx-gallery runs the tutorials and examples; a Sphinx extension."""
 
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,3 +17,21 @@ def reset_jax(gallery, name):
     """Let no script see the configuration or the programs that another one left."""
     jax.config.update("jax_enable_x64", False)
     jax.clear_caches()
+
+
+def copy_reports(app, exception):
+    """Copy the pages that examples/report.py wrote, beside the page of that example."""
+    output = Path(app.srcdir).parent / "examples" / "output"
+    if os.environ.get("DOCS") == "quick":
+        output = output / "quick"
+    folder = Path(app.outdir) / "generated" / "examples" / "report"
+    for name in ("sweep.html", "fit.html"):
+        if exception is None and (output / name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(output / name, folder)
+
+
+def setup(app):
+    """Register the extension."""
+    app.connect("build-finished", copy_reports)
+    return {"parallel_read_safe": True}
