@@ -28,10 +28,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "links",
     "explore",
     "running",
 ]
-exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
+exclude_patterns = [
+    *("build", "tutorials", "sg_execution_times.rst"),
+    *("generated/**/*.ipynb", "generated/**/*.py"),
+]
 html_theme = "furo"
 html_title = f"gdjax {version}"
 # MathJax is copied beside the pages, so that formulas are set without network.
