@@ -241,7 +241,13 @@ def test_text_is_readable_in_both_themes(browser, theme):
     assert faint == {}
 
 
-@pytest.mark.parametrize("query", ["lr", "learning rate", "L2", "freeze layers"])
+QUERIES = [
+    "lr", "learning rate", "L2", "freeze layers", "momentum", "weight decay", "warmup",
+    "clip gradients", "early stopping", "EMA", "param_groups", "ReduceLROnPlateau", "MultiSteps",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", QUERIES)
 def test_search_finds_what_people_ask_for(browser, query):
     browser.open("search.html?" + urllib.parse.urlencode({"q": query}))
     results = """
