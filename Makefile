@@ -7,7 +7,7 @@
 #   make bench     side by side with optax and torch, in an environment of its own
 #   make examples  every example                    (FLAGS=--quick for a short look)
 #   make docs      the site, in docs/build/html       (DOCS=quick for short examples)
-#   make docs-open the site, served on this machine only
+#   make docs-open the site, served on this machine only (PORT=8001 for another port)
 #   make clean     remove environments, caches and outputs
 #
 # PYTHON=python3.12 chooses the interpreter; WORKERS=8 the number of test processes.

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+SPACE = "\u00a0"  # at which lines are not broken
 SCALES = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 BEGIN, END = "<!-- bench: made by bench/report.py -->", "<!-- end of bench -->"
 HEADLINES = (  # beginnings of the workloads that docs/guides/performance.md shows
@@ -40,11 +41,11 @@ FIVE = (  # the workloads and peers that README.md shows
 
 
 def quantity(value, unit):
-    """Return a number with three digits and its unit; seconds in s, ms or µs."""
+    """Return a number with three digits and its unit; seconds in s, ms or µs. No line break."""
     if unit != "s":
-        return f"{value:.3g} {unit}".strip()
+        return f"{value:.3g}{SPACE}{unit}".strip()
     scale, unit = next((s for s in SCALES if value >= s[0]), SCALES[-1])
-    return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value / scale:#.3g}".rstrip(".") + SPACE + unit
 
 
 def cells(row):
@@ -70,14 +71,17 @@ def table(rows, without=()):
 
 
 def machine(rows):
-    """Return one line that describes where rows were measured."""
-    parts = []
+    """Return a few sentences on where rows were measured."""
+    on = {}
     for key in dict.fromkeys(key for row in rows for key in row["on"]):
-        values = sorted({row["on"][key] for row in rows if key in row["on"]})
-        if isinstance(values[0], float) and len(values) > 1:
-            values = [f"{values[0]} to {values[-1]}"]
-        parts.append(f"{key.replace('_', ' ')} {' and '.join(map(str, values))}")
-    return ", ".join(parts) + "."
+        on[key] = sorted({row["on"][key] for row in rows if key in row["on"]})
+    speeds, days, commits = map(on.pop, ("copy_bandwidth_gb_per_s", "date", "commit"))
+    parts = [f"bandwidth of a copy {speeds[0]} to {speeds[-1]} GB/s"]
+    parts += [f"{key} {', '.join(values)}" for key, values in on.items()]
+    text = ", ".join(parts)
+    return (
+        f"{text[0].upper()}{text[1:]}. Measured on {', '.join(days)}, commits {', '.join(commits)}."
+    )
 
 
 def found():
@@ -103,7 +107,9 @@ def save(backend, rows):
 
 def full():
     """Return a section for each backend."""
-    parts = [f"### {name}\n\n{machine(rows)}\n\n{table(rows)}" for name, rows in found().items()]
+    parts = []
+    for name, rows in found().items():
+        parts.append(f"### {name.upper()}\n\n{machine(rows)}\n\n{table(rows)}")
     return "\n\n".join(parts)
 
 

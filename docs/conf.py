@@ -10,7 +10,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # many-devices
 
-import gdjax  # noqa: E402  (after the flags that JAX reads)
+import reference  # noqa: E402  (after the flags that JAX reads)
+
+import gdjax  # noqa: E402
 
 project = "gdjax"
 author = "gdjax contributors"
@@ -26,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "explore",
     "running",
 ]
 exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
@@ -35,6 +38,7 @@ html_title = f"gdjax {version}"
 mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static"
 html_static_path = ["static", str(mathjax)]
 mathjax_path = "mathjax/tex-chtml.js"
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 templates_path = ["templates"]
@@ -45,11 +49,16 @@ myst_heading_anchors = 3
 
 # Docstrings: `name` is a link where it names something that is documented.
 default_role = "py:obj"
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: f"gdjax.core.types.{name}" for name in reference.aliases()}
+maximum_signature_line_length = 72
+python_display_short_literal_types = True
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -39,7 +39,7 @@ collect_ignore = ["golden", "interop"]  # scripts that need other libraries
 
 # `make quick`: all of these, and of the other tests every 25th, by a hash of its name.
 QUICK = ("core/", "test_registry.py", "test_oracles.py", "tree/", "test_assignment.py")
-NOT_QUICK = ("slow", "rest", "interop", "processes")
+NOT_QUICK = ("slow", "rest", "interop", "processes", "site")
 
 
 def pytest_addoption(parser):

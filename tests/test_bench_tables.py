@@ -21,10 +21,10 @@ def test_a_row_reads_as_it_should():
         ratio=1.5, spread=0.04, name="file.w", on={"commit": "a"},
     )  # fmt: skip
     cells = [c.strip() for c in report["table"]([row]).splitlines()[-1].strip("|").split("|")]
-    assert cells == ["w", "2.00 ms", "4%", "p", "3.00 ms", "1.50", "1.20", "50%"]
+    assert cells == ["w", "2.00\u00a0ms", "4%", "p", "3.00\u00a0ms", "1.50", "1.20", "50%"]
     missed = {**row, "ratio": 1.1, "ours": 2.0, "theirs": 2.2}
     assert report["cells"](missed)["target"] == "1.20, missed"
-    assert report["cells"](missed)["gdjax"] == "2.00 s"
+    assert report["cells"](missed)["gdjax"] == "2.00\u00a0s"
 
 
 def test_new_rows_take_the_place_of_old_ones_and_leave_the_others():

@@ -8,6 +8,8 @@ import jax
 import matplotlib
 import pytest
 
+import gdjax
+
 ROOT = Path(__file__).parent.parent
 WRITTEN = [
     p for p in sorted((ROOT / "docs").rglob("*.md")) if not {"build", "generated"} & {*p.parts}
@@ -93,3 +95,7 @@ def test_the_readme_is_short_and_has_no_links_that_work_only_in_the_repository()
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) < 250
     assert not re.findall(r"\]\((?!https://|#)", text)
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"\nversion: {gdjax.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -1,38 +1,436 @@
-"""Write the pages of the reference, grouped as `gdjax/__init__.pyi` is; a Sphinx extension."""
+"""Write the pages of the reference; a Sphinx extension.
 
+Each optimizer has a page. The other public names are grouped as in `gdjax/__init__.pyi`, a page for
+each group, and so are the names of the modules that have their own.
+"""
+
+import inspect
 import re
+import types
 from pathlib import Path
 
-HERE = Path(__file__).parent.parent
-STUB = HERE.parent / "src" / "gdjax" / "__init__.pyi"
+from docutils import nodes
+from factories import FACTORIES, SOLVERS, good_for, notes, numbers, paper, summary
+from sphinx import addnodes
+from sphinx.util.nodes import make_refnode
+
+import gdjax
+from gdjax.namespace import HOMES
+
+DOCS = Path(__file__).parent.parent
+ROOT = DOCS.parent
+STUB = ROOT / "src" / "gdjax" / "__init__.pyi"
+TYPES = ROOT / "src" / "gdjax" / "core" / "types.py"
+
+# Group of the stub, or None -> the package of which it has the names, and its introduction.
+PACKAGES = {
+    "Losses": "losses",
+    "Schedules": "schedules",
+    "Transforms": "transforms",
+    "Wrappers": "wrappers",
+    "Solvers": "solvers",
+    "Whole runs": "training",
+    "Batches in parts": "microbatching",
+}
+# Modules whose names are not those of `gdjax` -> the title of their page.
+MODULES = {
+    "assignment": "Assignment",
+    "callbacks": "Callbacks",
+    "models": "Models",
+    "perturbations": "Perturbations",
+    "projections": "Projections",
+    "proximal": "Proximal operators",
+    "second_order": "Second-order information",
+    "tree": "Trees",
+}
+TITLES = {"The contract": "The interface of an optimizer"}
 
 
-def groups():
-    """Return the public names of each group of the stub, in its order."""
+def contents():
+    """Return page -> the full names that it documents; pages are paths below the reference.
+
+    Every public name has exactly one page: a test checks it.
+    """
+    pages = {"optimizers/index": ["gdjax.optimizers"]}
+    for name in FACTORIES + SOLVERS:
+        pages[_page_of(name)] = [f"gdjax.{name}"]
+    for group, names in _groups().items():
+        for name in names:
+            pages.setdefault(_place(group, name), []).append(f"gdjax.{name}")
+    for group, package in PACKAGES.items():
+        own = [f"gdjax.{package}", *_own_names(f"gdjax.{package}")]
+        pages.setdefault(_slug(group), []).extend(own)
+    for module in MODULES:
+        pages[module.replace("_", "-")] = [f"gdjax.{module}", *_own_names(f"gdjax.{module}")]
+    pages["compat"] = ["gdjax.compat", "gdjax.compat.install", "gdjax.compat.optax"]
+    return pages
+
+
+def _groups():
+    """Return group -> names of the stub, in its order; modules and optimizers are left out."""
     found = {}
     for line in STUB.read_text().splitlines():
         if line.startswith("# "):
-            names = found.setdefault(line[2:], [])
+            names = found.setdefault(line[2:].partition(":")[0], [])
         elif match := re.search(r" as (\w+),?$", line):
-            names.append(match[1])
+            module = isinstance(getattr(gdjax, match[1]), types.ModuleType)
+            if not module and match[1] not in FACTORIES + SOLVERS:
+                names.append(match[1])
     return found
 
 
+def _place(group, name):
+    """Return the page of a name that has none of its own."""
+    home = HOMES[name]
+    beside = [f for f in FACTORIES + SOLVERS if HOMES[f] == home]
+    if beside and (name.startswith("scale_by_") or beside[0] in FACTORIES):
+        liked = [name.removeprefix("scale_by_"), home.rpartition(".")[2], beside[0]]
+        return _page_of(next(like for like in liked if like in beside))
+    return _slug("Transforms" if home.startswith("gdjax.transforms.") else group)
+
+
+def _page_of(name):
+    return f"{'optimizers' if name in FACTORIES else 'solvers'}/{name}"
+
+
+def _slug(group):
+    return "solvers/index" if group == "Solvers" else group.lower().replace(" ", "-")
+
+
+def _own_names(module):
+    """Return the public names of a module that `gdjax` does not have, with the module's."""
+    found = gdjax
+    for part in module.split(".")[1:]:
+        found = getattr(found, part)
+    names = [n for n in dir(found) if not n.startswith("_") and _is_of(getattr(found, n), module)]
+    mine = [n for n in names if getattr(gdjax, n, None) is not getattr(found, n)]
+    return [f"{module}.{name}" for name in mine]
+
+
+def _is_of(value, module):
+    """Return whether a function or class is made in a module, and not imported there."""
+    of = getattr(value, "__module__", None)
+    return callable(value) and (of == module or str(of).startswith(f"{module}."))
+
+
+# --- one page of several names ---
+
+
+def _object(full_name):
+    """Return the directive for a public name."""
+    name = full_name.removeprefix("gdjax.")
+    value = gdjax
+    for part in name.split("."):
+        value = getattr(value, part)
+    if isinstance(value, types.ModuleType):
+        return ""
+    if inspect.isclass(value):
+        fields = ", ".join(getattr(value, "_fields", ()))
+        hidden = f"   :exclude-members: {fields}\n" if fields else ""
+        return f".. autoclass:: {full_name}\n   :members:\n{hidden}\n"
+    kind = "autofunction" if callable(value) else "autodata"
+    return f".. {kind}:: {full_name}\n\n"
+
+
+def _title(text):
+    return f"{text}\n{'=' * len(text)}\n\n"
+
+
+def _table(rows, widths, classes=""):
+    """Return a table; the first row has the titles."""
+    text = f".. list-table::\n   :header-rows: 1\n   :widths: {widths}\n"
+    text += f"   :class: {classes}\n\n" if classes else "\n"
+    for row in rows:
+        cells = [f"{'-' if i else '* -'} {cell}" for i, cell in enumerate(row)]
+        text += f"   {cells[0]}\n" + "".join(f"     {cell}\n" for cell in cells[1:])
+    return text + "\n"
+
+
+def _names_page(title, names, module=""):
+    """Return a page: the docstring of a module, a table of names, and what they are."""
+    text = _title(title)
+    if module:
+        text += f".. automodule:: gdjax.{module}\n\n"
+    text += ".. currentmodule:: gdjax\n\n"
+    names = [n for n in names if _object(n)]
+    rows = [(f":py:obj:`{n.removeprefix('gdjax.')} <{n}>`", _summary(n)) for n in names]
+    return text + _table([("name", "summary"), *rows], "auto") + "".join(map(_object, names))
+
+
+def _summary(full_name):
+    value = gdjax
+    for part in full_name.split(".")[1:]:
+        value = getattr(value, part)
+    return summary(value) if inspect.isclass(value) or callable(value) else ""
+
+
+# --- the page of one optimizer ---
+
+
+def _optimizer_page(name, names, found):
+    factory = getattr(gdjax, name)
+    text = _title(name) + ".. currentmodule:: gdjax\n\n" + _object(f"gdjax.{name}")
+    text += _state_section(name, factory, found)
+    text += _paths_section(name, found)
+    text += _paper_section(factory)
+    text += _related_section(name)
+    others = [n for n in names if n != f"gdjax.{name}"]
+    if others:
+        text += _section("In the same file") + "".join(map(_object, others))
+    return text
+
+
+def _section(title):
+    return f"{title}\n{'-' * len(title)}\n\n"
+
+
+def _state_section(name, factory, found):
+    text = _section("Memory, inputs and numbers")
+    text += f"State, measured: {_memory(name, found)}.\n\n"
+    if name in FACTORIES:
+        needs = found[name]["needs"]
+        text += "`update` needs gradients and state"
+        text += f", and also {', '.join(f'`{key}`' for key in needs)}.\n\n" if needs else " only.\n\n"
+    rows = [
+        (f"`{key}`", "required" if value is inspect.Parameter.empty else f"`{value}`", allowed)
+        for key, (value, allowed) in numbers(factory).items()
+    ]
+    if rows:
+        text += _table([("number", "default", "range"), *rows], "auto")
+    return text
+
+
+def _memory(name, found):
+    sizes = found[name]["bytes"]
+    if name in FACTORIES:
+        return f"{_sizes(sizes)} bytes for each float32 parameter, {_OPTIONS_NOTE}"
+    terms = [f"{sizes[0]} n² bytes"] * bool(sizes[0]) + [f"{sizes[1]} n bytes"] * bool(sizes[1])
+    grows = " + ".join(terms).replace(" bytes +", " +")
+    return f"{grows} for n float32 parameters" if terms else "a few numbers, for any problem"
+
+
+_OPTIONS_NOTE = "of a matrix of 256 x 256, with default options and those that the tests use"
+
+
+def _sizes(sizes):
+    return " to ".join(f"{x:g}" for x in sizes)
+
+
+def _paths_section(name, found):
+    from paths import FUNCTIONS, LAST, REMARKS, START, STARTS, STEPS, picture
+
+    runs, compared = found[name]["paths"], found["gradient_descent"]["paths"]
+    rates = [runs[f]["rate"] for f in FUNCTIONS]
+    figures = ""
+    for function, text in zip(FUNCTIONS, ("Rosenbrock's function", "a quadratic"), strict=True):
+        text = f"Path of {name} on {text}"
+        figures += picture(function, runs[function]["points"], compared[function]["points"], text)
+    text = _section("Its path on two functions")
+    text += f".. raw:: html\n\n   <div class='paths'>{figures}</div>\n\n"
+    text += f"{STEPS} steps from {STARTS.get(name, START)}: on Rosenbrock's function, and on a "
+    text += "quadratic with curvatures 1 and 20"
+    text += ". " if name in SOLVERS else " and noise of standard deviation 1 in each gradient. "
+    if rates[0] is None:
+        text += "It finds its step sizes itself. "
+    else:
+        text += f"The learning rates are {rates[0]:g} and {rates[1]:g}: of 22 between 1e-5 and 100, "
+        text += f"those with the smallest mean value in the last {LAST} steps. "
+    text += "The parameters are a matrix of 2 x 1. "
+    if name in REMARKS:
+        text += f"{REMARKS[name]} "
+    return text + "The thin line is gradient descent, with its own best learning rates.\n\n"
+
+
+def _paper_section(factory):
+    text = ""
+    for label, body in notes(factory).items():
+        listed = body.startswith("- ")
+        text += f"**{label}{':' if listed else '.'}**{chr(10) * 2 if listed else ' '}"
+        text += f"{_escaped(body, listed)}\n\n"
+    return _section("Papers, symbols and deviations") + text if text else ""
+
+
+def _escaped(text, listed=False):
+    """Return text as reST shows it as it is, except for lists and what is between backticks."""
+    parts = re.split(r"(`[^`]*`|https://\S+)", text)
+    parts[::2] = [re.sub(r"([*|_\\])", r"\\\1", part).replace("->", "→") for part in parts[::2]]
+    text = "".join(parts)
+    return text if listed else re.sub(r"^- ", r"\\- ", text, flags=re.MULTILINE)
+
+
+def _related_section(name):
+    same = [n for n in FACTORIES + SOLVERS if HOMES[n] == HOMES[name] and n != name]
+    text = f"Of the same family: {', '.join(f'`{n}`' for n in same)}.\n\n" if same else ""
+    used = [f":doc:`{title} </{page}>`" for page, title, source in _pages() if _uses(source, name)]
+    text += f"Pages that use it: {', '.join(used)}.\n\n" if used else ""
+    return _section("Related") + text if text else ""
+
+
+def _pages():
+    """Yield page, title and text of the guides, the tutorials and the examples."""
+    for file in sorted((DOCS / "guides").glob("*.md")):
+        if file.stem != "terms":
+            text = file.read_text()
+            yield f"guides/{file.stem}", re.search(r"^# (.*)", text, re.MULTILINE)[1], text
+    for folder in ("tutorials", "examples"):
+        at = DOCS / folder if folder == "tutorials" else ROOT / folder
+        for file in sorted(at.glob("*.py")):
+            text = file.read_text()
+            title = re.search(r'"""\s*(.*?)\n', text)[1].replace("`", "").rstrip(".")
+            yield f"generated/{folder}/{file.stem}", title, text
+
+
+def _uses(text, name):
+    return re.search(rf"`{name}[`(]|gdjax\.{name}\b", text)
+
+
+# --- tables, types and the whole ---
+
+
+def _optimizers_index(found):
+    text = _title("Optimizers") + ".. automodule:: gdjax.optimizers\n\n.. currentmodule:: gdjax\n\n"
+    text += (
+        "Each name leads to its page. The size of the state is measured for the float32 parameters "
+        f"{_OPTIONS_NOTE}. `params` under *also needs* means ``update(grads, state, params)``; "
+        "other names are keyword arguments, as in ``update(grads, state, params, value=loss)``. "
+        "Methods for exact gradients, such as `lbfgs`, are on the page of :doc:`solvers "
+        "<../solvers/index>`; :doc:`/guides/how-to-choose` has the evidence.\n\n"
+    )
+    rows = [("optimizer", "what it does", "good for", "bytes of state", "also needs", "paper")]
+    for name in FACTORIES:
+        factory = getattr(gdjax, name)
+        needs = ", ".join(f"`{key}`" for key in found[name]["needs"])
+        cells = [f":doc:`{name}`", summary(factory), good_for(factory)]
+        cells += [_sizes(found[name]["bytes"]), needs, f"`paper <{paper(factory)}>`__"]
+        rows.append(cells)
+    return text + _table(rows, "12 30 28 10 12 8", "optimizers") + _toctree(FACTORIES)
+
+
+def _solvers_index(names):
+    text = _names_page("Solvers", names, "solvers")
+    rows = [(f":doc:`{name}`", summary(getattr(gdjax, name))) for name in SOLVERS]
+    table = _section("Methods") + _table([("method", "what it does"), *rows], "auto")
+    before, after = text.split(".. list-table::", 1)
+    return f"{before}{table}{_toctree(SOLVERS)}{_section('Loops, results and parts')}" + (
+        f".. list-table::{after}"
+    )
+
+
+def _toctree(pages, hidden=True):
+    entries = "".join(f"   {page}\n" for page in pages)
+    return f".. toctree::\n   :maxdepth: 1\n{'   :hidden:' * hidden}\n\n{entries}\n"
+
+
+def aliases():
+    """Return name -> (definition, meaning) of the types in signatures."""
+    found = {}
+    for line in TYPES.read_text().splitlines():
+        if match := re.match(r"(\w+): TypeAlias = (.*?)(?:  # (.*))?$", line):
+            found[match[1]] = match[2], match[3] or ""
+    return found
+
+
+def _types_page():
+    text = _title("Types in signatures")
+    text += "What the names mean that annotate arguments and results.\n\n"
+    text += ".. py:currentmodule:: gdjax.core.types\n\n"
+    for name, (definition, meaning) in aliases().items():
+        meaning = meaning.partition("noqa")[0]
+        canonical = "" if definition.endswith("[") else f"   :canonical: {definition}\n"
+        text += f".. py:type:: {name}\n{canonical}\n   {_sentence(meaning or MEANINGS[name])}\n\n"
+    return text
+
+
+MEANINGS = {
+    "PrefixTree": "a tree of numbers whose leaves stand for parts of the parameters, or `by_path`",
+}
+
+
+def _sentence(text):
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _compat_page():
+    text = _title("Other libraries' names")
+    for module in ("gdjax.compat", "gdjax.compat.optax"):
+        text += f".. automodule:: {module}\n\n"
+    text += ".. currentmodule:: gdjax\n\n" + _object("gdjax.compat.install")
+    return text + (
+        "`gdjax.compat.optax` has all public names of optax, with optax's arguments and states; "
+        "optax's documentation describes them, and :doc:`/guides/migrating` the differences.\n"
+    )
+
+
+def pages(found):
+    """Yield path and text of every page.
+
+    Args:
+      found: what `measured.measured` returns.
+    """
+    where = contents()
+    groups = {_slug(group): group for group in _groups()}
+    for page, names in where.items():
+        folder, _, name = page.rpartition("/")
+        if page == "optimizers/index":
+            yield page, _optimizers_index(found)
+        elif page == "solvers/index":
+            yield page, _solvers_index(names)
+        elif folder:
+            yield page, _optimizer_page(name, names, found)
+        elif page == "compat":
+            yield page, _compat_page()
+        elif page in groups:
+            group = groups[page]
+            yield page, _names_page(TITLES.get(group, group), names, PACKAGES.get(group, ""))
+        else:
+            module = page.replace("-", "_")
+            yield page, _names_page(MODULES[module], names, module)
+    yield "types", _types_page()
+    tops = [page for page in where if "/" not in page or page.endswith("/index")]
+    yield "index", _title("Reference") + _toctree([*tops, "types"], hidden=False)
+
+
 def write(app):
-    """Write one page a group."""
-    folder = HERE / "generated" / "reference"
-    folder.mkdir(parents=True, exist_ok=True)
-    index = "# Reference\n\n```{toctree}\n:maxdepth: 2\n\n"
-    for title, names in groups().items():
-        page = title.lower().replace(" ", "-").replace(",", "")
-        index += f"{page}\n"
-        text = f"{title}\n{'=' * len(title)}\n\n.. currentmodule:: gdjax\n\n"
-        text += "\n\n".join(f".. autodata:: {n}" if not callable(getattr(__import__("gdjax"), n)) else (f".. autoclass:: {n}\n   :members:" if isinstance(getattr(__import__("gdjax"), n), type) else f".. autofunction:: {n}") for n in names)
-        (folder / f"{page}.rst").write_text(text + "\n")
-    (folder / "index.md").write_text(index + "```\n")
+    """Write the pages that have changed, so that only those are read again."""
+    from measured import measured
+
+    generated = DOCS / "generated"
+    for page, text in pages(measured(generated / "measured.json")):
+        file = generated / "reference" / f"{page}.rst"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+
+
+# --- links ---
+
+
+def resolve(app, env, node, contnode):
+    """Find what is named by the module that defines it, or without its module."""
+    name = node.get("reftarget", "").rpartition(".")[2]
+    if node.get("refdomain") != "py":
+        return None
+    for full_name in (f"gdjax.{name}", f"gdjax.core.types.{name}"):
+        found = env.domains.python_domain.objects.get(full_name)
+        if found and node["reftarget"] in (name, full_name, f"{HOMES.get(name)}.{name}"):
+            to = found.docname, found.node_id
+            return make_refnode(app.builder, node["refdoc"], *to, contnode, full_name)
+    return None
+
+
+def unlink_arguments(app, doctree):
+    """Let no argument in the text of its function be a link to a function of that name."""
+    for function in doctree.findall(addnodes.desc):
+        named = [p.astext() for p in function.findall(addnodes.desc_parameter)]
+        named = {re.match(r"\**(\w*)", text)[1] for text in named}
+        for node in list(function.findall(addnodes.pending_xref)):
+            if node.get("reftype") == "obj" and node["reftarget"] in named:
+                node.replace_self(nodes.literal(text=node.astext(), classes=["py"]))
 
 
 def setup(app):
     """Register the extension."""
     app.connect("builder-inited", write)
+    app.connect("missing-reference", resolve)
+    app.connect("doctree-read", unlink_arguments)
     return {"parallel_read_safe": True}

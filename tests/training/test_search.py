@@ -459,7 +459,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 storage, trials, pause, workers = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
 
 class Slow(optuna.samplers.RandomSampler):
-    def before_trial(self, study, trial):  # all workers have begun a trial before one of them goes on
+    def before_trial(self, study, trial):  # all begin before one goes on
         if workers:
             Path(workers[0]).touch()
         while not all(map(Path.exists, map(Path, workers))):

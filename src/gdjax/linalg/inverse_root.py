@@ -70,8 +70,8 @@ def matrix_inverse_pth_root(
       The root, in the dtype of the matrix (computed in at least float32, in float64 where the
       matrix is); and an error in that of the computation, an estimate of the largest element of
       :math:`X^p (A + \epsilon \lambda_{\max} I) - I` in magnitude. If this is 0.1 or more, if an
-        eigenvalue with the ridge is not
-      positive or the matrix is not finite, then the root is NaN and the error infinite.
+      eigenvalue with the ridge is not positive or the matrix is not finite, then the root is NaN
+      and the error infinite.
 
     Raises:
       ValueError: if the matrix is not square, a number is out of range, or `p` is not an integer.

@@ -142,8 +142,8 @@ def polar(
         small singular values closer to 1 at the cost of one more product; "spectral" by the exact
         norm, at the cost of an SVD. All are scale free.
       form: "direct" or "gram"; None is the one with fewer operations. With m <= n, the direct form
-        costs 4 m^2 n + 2 m^3 per step; the Gram form, which iterates on X X^H, costs 8 m^2 n +
-        28 m^3 for 5 steps together.
+        costs :math:`4 m^2 n + 2 m^3` per step; the Gram form, which iterates on :math:`X X^H`,
+        costs :math:`8 m^2 n + 28 m^3` for 5 steps together.
       dtype: of the products; None is that of x, at least float32. On accelerators bfloat16 is
         several times faster and accurate enough for Muon; it always uses the direct form, as the
         Gram form depends on small eigenvalues, which bfloat16 does not resolve (float16 does).

@@ -62,6 +62,9 @@ def adabelief(
        d_t &= \hat m_t / (\sqrt{\hat s_t} + \epsilon) \\
        x_t &= x_{t-1} - \eta_t d_t
 
+    Differences: optax is the same. The authors' code also rectifies the step, as `radam` does,
+    unless it is told not to.
+
     Args:
       learning_rate: :math:`\eta_t` >= 0, as in `adam`.
       b1: :math:`\beta_1`, decay of the mean, in [0, 1).

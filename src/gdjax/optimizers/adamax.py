@@ -2,7 +2,7 @@
 
 Kingma & Ba (2014), Algorithm 2, https://arxiv.org/abs/1412.6980
 Paper -> here: m -> mu, u -> nu, t -> count, alpha -> learning_rate.
-Deviations: eps, which the paper lacks, is added to |g| before the maximum, as in torch and optax.
+Deviations: eps, which the paper lacks.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def adamax(
        \hat m_t &= m_t / (1 - \beta_1^t) \\
        d_t &= \hat m_t / u_t \\
        x_t &= x_{t-1} - \eta_t d_t
+
+    Differences: the paper has no :math:`\epsilon`; torch and optax add it in the same place.
 
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0, about the largest step of an element: a

@@ -158,9 +158,12 @@ def apollo(
        x_t &= x_{t-1} - \eta_t \Bigl(\frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \alpha \bar G_t
               + \lambda x_{t-1}\Bigr)
 
-    For m > n the projection is from the right and the channels are the rows. Adam updates other
-    parameters, also with :math:`\epsilon` added before bias correction. A projection shortens
-    channels by about :math:`\sqrt{r / m}`: the paper takes :math:`\alpha^2 = m / r`.
+    The first :math:`G_t` is not limited, nor is one after a zero gradient. For m > n the projection
+    is from the right and the channels are the rows. Adam updates other parameters, also with
+    :math:`\epsilon` added before bias correction. A projection shortens channels by about
+    :math:`\sqrt{r / m}`: the paper takes :math:`\alpha^2 = m / r`.
+
+    Differences: the authors' code decays the parameters after the step.
 
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all

@@ -1,8 +1,8 @@
 """Dion: Muon of low rank, by one step of power iteration with QR, and error feedback.
 
 Ahn et al. (2025), Algorithm 1, https://arxiv.org/abs/2504.05295
-Paper -> here: M -> mu, Q -> nu, mu -> 1 - the feedback, beta; r -> the rank. Deviations: the first
-basis is Gaussian, drawn from `key` and the index of the parameter among all.
+Paper -> here: M -> mu, Q -> nu, mu -> beta, r -> the rank. Deviations: the first basis is Gaussian,
+drawn from `key` and the index of the parameter among all.
 """
 
 from __future__ import annotations
@@ -171,18 +171,29 @@ def dion(
     scale: Scale | None = "spectral",
     mesh: Devices = None,
 ) -> Optimizer:
-    """Step along a low-rank orthonormal approximation of the momentum; Adam for the rest.
+    r"""Step along a low-rank orthonormal approximation of the momentum; Adam for the rest.
 
     Good for: Muon's directions where matrices are sharded, or too large for full products.
 
-    M += g;  P = qr(M Q);  R = M^T P;  M -= (1 - beta) P R^T;  Q = R / (column norms + eps);
-    update = -learning_rate * (scale * P Q^T + weight_decay * param)
+    For an m x n matrix, with a basis :math:`Q_t` of r columns:
+
+    .. math::
+
+       B_t &= M_{t-1} + g_t \\
+       P_t &= \operatorname{qr}(B_t Q_{t-1}) \\
+       R_t &= B_t^\top P_t \\
+       M_t &= B_t - (1 - \beta) P_t R_t^\top \\
+       Q_{t,:j} &= R_{t,:j} / (\|R_{t,:j}\| + \epsilon) \\
+       x_t &= x_{t-1} - \eta_t (c P_t Q_t^\top + \lambda x_{t-1})
+
+    The columns of :math:`P_t` are an orthonormal basis of those of :math:`B_t Q_{t-1}`, and
+    :math:`c` is the `scale`. Other parameters are updated by Adam.
 
     Args:
-      learning_rate: see `muon`, like all arguments that are not named here.
-      rank_fraction: the rank over the smaller side, in (0, 1]; a shape, so a Python number.
-      beta: the share of the used part that stays in the momentum, in [0, 1).
-      eps: added to the norms of the columns, and Adam's, >= 0.
+      learning_rate: :math:`\eta_t`, see `muon`, like all arguments that are not named here.
+      rank_fraction: the rank r over the smaller side, in (0, 1]; a shape, so a Python number.
+      beta: :math:`\beta`, the share of the used part that stays in the momentum, in [0, 1).
+      eps: :math:`\epsilon`, added to the norms of the columns, and Adam's, >= 0.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
       mu_dtype: see `muon`.
@@ -198,7 +209,9 @@ def dion(
       mesh: see `muon`; momenta and bases travel too.
 
     Returns:
-      As `muon`. State of an m x n matrix: 4 m n + 4 r n bytes.
+      As `muon`.
+      State of an m x n matrix: 4 m n + 4 r n bytes, :math:`M_t` (`mu`) and :math:`Q_t` (`nu`); 8
+      bytes per element of the rest.
 
     Raises:
       ValueError: as `muon`, and for a fraction out of range.
@@ -214,7 +227,7 @@ def dion(
        [0.   0.  ]]
 
     References:
-      Ahn et al. (2025), "Dion: distributed orthonormalized updates".
+      Ahn et al. (2025), "Dion: distributed orthonormalized updates", Algorithm 1.
     """
     arguments = locals()
     check_share("dion(rank_fraction=...)", rank_fraction)

@@ -85,20 +85,28 @@ def dion2(
     ns_dtype: FloatDType = None,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Run Muon on the largest rows of each matrix's momentum; the others only accumulate.
+    r"""Run Muon on the largest rows of each matrix's momentum; the others only accumulate.
 
     Good for: Muon at a fraction of its arithmetic, for large matrices.
 
-    mu += g;  S = the k rows of largest L1 norm;  update[S] = -learning_rate * scale * polar(mu[S]);
-    mu[S] *= beta;  weight decay everywhere
+    With the set :math:`S` of the k rows of :math:`B_t` whose L1 norms are the largest:
+
+    .. math::
+
+       B_t &= M_{t-1} + g_t \\
+       O_{t,S} &= \operatorname{polar}(B_{t,S}), \quad O_{t,i} = 0 \text{ for } i \notin S \\
+       x_t &= x_{t-1} - \eta_t (c O_t + \lambda x_{t-1}) \\
+       M_{t,S} &= \beta B_{t,S}, \quad M_{t,i} = B_{t,i} \text{ for } i \notin S
+
+    Here :math:`c` is the `scale`. Other parameters are updated by Adam.
 
     Args:
-      learning_rate: see `muon`, like all arguments that are not named here.
+      learning_rate: :math:`\eta_t`, see `muon`, like all arguments that are not named here.
       fraction: share of the rows that move, k = ceil(fraction * rows), in (0, 1]. It decides
         shapes, so it must be a Python number. "Rows" are along the shorter side.
       ns_coeffs: see `muon`.
       ns_steps: see `muon`.
-      beta: the share of a used row that stays in the momentum, in [0, 1).
+      beta: :math:`\beta`, the share of a used row that stays in the momentum, in [0, 1).
       eps: see `muon`.
       weight_decay: see `muon`.
       weight_decay_mask: see `muon`.
@@ -117,6 +125,7 @@ def dion2(
 
     Returns:
       As `muon`.
+      State: 4 bytes per element of a matrix, :math:`M_t` (`mu`), 8 of the rest.
 
     Raises:
       ValueError: as `muon`, and for a fraction out of range.

@@ -129,7 +129,7 @@ def _descend(
 def scale_by_dog(
     init_step: tuple[str, Scalar] = ("heuristic", 1e-6), eps: Scalar = 1e-8
 ) -> Optimizer:
-    """Scale the gradient by DoG's step size; arguments as in `dog`.
+    """Scale the gradient by DoG's step size; arguments and equations as in `dog`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -147,7 +147,7 @@ def scale_by_dog(
 def scale_by_l_dog(
     init_step: tuple[str, Hyperparam] = ("heuristic", 1e-6), eps: Hyperparam = 1e-8
 ) -> Optimizer:
-    """Scale the gradient of each parameter by a step size of its own; arguments as in `l_dog`.
+    """Scale each parameter's gradient by its own step size; arguments and equations as in `l_dog`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -168,21 +168,27 @@ def scale_by_distance_over_gradients(
     param_dtype: FloatDType = jnp.float32,
     global_scale: Hyperparam = 1.0,
 ) -> Optimizer:
-    """Scale the gradient of each parameter by a step size of its own, with optax's arguments.
+    r"""Scale the gradient of each parameter by a step size of its own, with optax's arguments.
 
-    It is `scale_by_l_dog(("heuristic", reps_rel), eps)` times global_scale:
-    global_scale * max_dist / sqrt(sum |g|^2 + eps) * g, separately for each parameter array, where
-    max_dist is at least reps_rel * (1 + |param_0|).
+    It is `scale_by_l_dog(("heuristic", reps_rel), eps)` times `global_scale`. With the distance
+    :math:`\bar r_t` and the sum :math:`G_t` of `dog`, separately for each parameter array:
+
+    .. math::
+
+       d_t = \gamma \frac{\bar r_t}{\sqrt{G_t + \epsilon}} g_t,
+             \quad \bar r_0 = r (1 + \|x_0\|)
 
     Args:
-      reps_rel: first distance > 0, relative: 1e-4 with batch normalization, else 1e-6; only the
-        first update uses it. It and the other numbers may be schedules or prefix trees.
-      eps: added to the sum, >= 0.
+      reps_rel: :math:`r`, the first distance > 0, relative: 1e-4 with batch normalization, else
+        1e-6; only the first update uses it. It and the other numbers may be schedules or prefix
+        trees.
+      eps: :math:`\epsilon`, added to the sum, >= 0.
       param_dtype: dtype in which the first parameters are kept.
-      global_scale: factor, -1 to descend.
+      global_scale: :math:`\gamma`, -1 to descend.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element, :math:`x_0` (`start`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -201,7 +207,7 @@ def scale_by_distance_over_gradients(
 
 @checked(init_estim_sq_dist=POSITIVE)
 def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4) -> Optimizer:
-    """Scale the gradient by DoWG's step size; arguments as in `dowg`.
+    """Scale the gradient by DoWG's step size; arguments and equations as in `dowg`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -222,11 +228,17 @@ def dog(
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend by the largest distance travelled over the root of the summed squared gradients.
+    r"""Descend by the largest distance travelled over the root of the summed squared gradients.
 
     Good for: fine-tuning without a learning rate to tune.
 
-    r = max(r, |param - start|);  G += |g|^2;  update = -learning_rate * r / sqrt(G + eps) * g
+    .. math::
+
+       \bar r_t &= \max(\bar r_{t-1}, \|x_{t-1} - x_0\|), \quad \bar r_0 = r_\epsilon \\
+       G_t &= G_{t-1} + \|g_t\|^2 \\
+       x_t &= x_{t-1} - \eta_t \frac{\bar r_t}{\sqrt{G_t + \epsilon}} g_t
+
+    The norms are over all parameters together.
 
     The authors evaluate at an average of the parameters, which they call essential:
     `gdjax.polynomial_average(gdjax.dog())` and `gdjax.eval_params`.
@@ -236,17 +248,21 @@ def dog(
     nothing without it; then the distance, and the step, never grow.
 
     Args:
-      learning_rate: factor of the step size, usually 1: a number, schedule or prefix tree.
-      init_step: ("distance", r_0), ("heuristic", a) for r_0 = a * (1 + |start|), or
-        ("learning_rate", step size of the first update). a = 1e-6, or 1e-4 with batch norms. The
-        number is the hyperparameter `init_step`; only the first update uses it.
-      eps: added to G, >= 0.
-      weight_decay: strength >= 0 of an L2 decay: weight_decay * param is added to the gradient and
-        so enters G; a number, schedule or prefix tree; None is none.
+      learning_rate: :math:`\eta_t`, factor of the step size, >= 0, usually 1: a number, schedule or
+        prefix tree.
+      init_step: ("distance", :math:`r_\epsilon`), ("heuristic", a) for
+        :math:`r_\epsilon = a (1 + \|x_0\|)`, or ("learning_rate", step size of the first update),
+        all > 0. a = 1e-6, or 1e-4 with batch norms. The number is the hyperparameter `init_step`;
+        only the first update uses it.
+      eps: :math:`\epsilon`, added to the sum, >= 0.
+      weight_decay: :math:`\lambda`, strength of an L2 decay, >= 0: :math:`\lambda x_{t-1}` is added
+        to the gradient and so enters :math:`G_t`; a number, schedule or prefix tree; None is none.
       mask: which leaves decay, as in `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element, :math:`x_0` (`start`), and the numbers :math:`\bar r_t`
+      (`max_dist`) and :math:`G_t` (`sum_sq`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -259,7 +275,8 @@ def dog(
       [-0.06 -0.08]
 
     References:
-      Ivgi, Hinder & Carmon (2023), "DoG is SGD's best friend".
+      Ivgi, Hinder & Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size
+      schedule", eq. 2.
     """
     return _descend(scale_by_dog(init_step, eps), learning_rate, weight_decay, mask)
 
@@ -272,19 +289,27 @@ def l_dog(
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend as `dog` does, with a separate distance, sum and step size for each parameter.
+    r"""Descend as `dog` does, with a separate distance, sum and step size for each parameter.
 
     Good for: as `dog`, for networks whose layers move at different speeds.
 
+    The equations are those of `dog`, with norms over one parameter array :math:`l` instead of all:
+
+    .. math::
+
+       x_t^{(l)} = x_{t-1}^{(l)}
+                   - \eta_t \frac{\bar r_t^{(l)}}{\sqrt{G_t^{(l)} + \epsilon}} g_t^{(l)}
+
     Args:
-      learning_rate: see `dog`; all numbers may be prefix trees.
+      learning_rate: :math:`\eta_t`, see `dog`; all numbers may be prefix trees.
       init_step: see `dog`.
-      eps: see `dog`.
-      weight_decay: see `dog`.
+      eps: :math:`\epsilon` >= 0, see `dog`.
+      weight_decay: :math:`\lambda` >= 0, see `dog`.
       mask: see `dog`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element, as in `dog`, and two numbers for each array.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -295,6 +320,9 @@ def l_dog(
       >>> params = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([2.0])}
       >>> print(opt.update(params, opt.init(params), params)[0]["b"])
       [-0.1]
+
+    References:
+      Ivgi, Hinder & Carmon (2023), as for `dog`, section 3.3.
     """
     return _descend(scale_by_l_dog(init_step, eps), learning_rate, weight_decay, mask)
 
@@ -307,22 +335,27 @@ def dowg(
     weight_decay: Hyperparam | None = None,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend as `dog` does, with squared gradients weighted by the squared distances.
+    r"""Descend as `dog` does, with squared gradients weighted by the squared distances.
 
     Good for: as `dog`, if the distance grows during training.
 
-    R = max(R, |param - start|^2);  v += R |g|^2;
-    update = -learning_rate * R / (sqrt(v) + eps) * g
+    .. math::
+
+       \bar r_t &= \max(\bar r_{t-1}, \|x_{t-1} - x_0\|) \\
+       v_t &= v_{t-1} + \bar r_t^2 \|g_t\|^2 \\
+       x_t &= x_{t-1} - \eta_t \frac{\bar r_t^2}{\sqrt{v_t} + \epsilon} g_t
 
     Args:
-      learning_rate: see `dog`.
-      init_estim_sq_dist: first value of R, > 0; None is `eps`.
-      eps: added to the root, >= 0.
-      weight_decay: see `dog`.
+      learning_rate: :math:`\eta_t`, see `dog`.
+      init_estim_sq_dist: :math:`\bar r_0^2` > 0; None is `eps`.
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      weight_decay: :math:`\lambda` >= 0, see `dog`.
       mask: see `dog`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes for each element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 4 bytes per element, :math:`x_0` (`start`), and the numbers :math:`\bar r_t^2`
+      (`sq_dist`) and :math:`v_t` (`sum_sq`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.
@@ -339,6 +372,7 @@ def dowg(
       True
 
     References:
-      Khaled, Mishchenko & Jin (2023), "DoWG unleashed".
+      Khaled, Mishchenko & Jin (2023), "DoWG unleashed: an efficient universal parameter-free
+      gradient descent method", Algorithm 1.
     """
     return _descend(scale_by_dowg(init_estim_sq_dist, eps), learning_rate, weight_decay, mask)

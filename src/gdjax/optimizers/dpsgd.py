@@ -25,20 +25,34 @@ def dpsgd(
     momentum: Hyperparam | None = None,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Descend with differential privacy, given the gradients of the single examples.
+    r"""Descend with differential privacy, given the gradients of the single examples.
 
     Good for: training on private data.
 
+    With the gradients :math:`g_{t,i}` of B examples, their norms over all parameters, and standard
+    normal noise :math:`z_t`:
+
+    .. math::
+
+       \tilde g_t &= \frac{1}{B} \Bigl(\sum_{i=1}^B g_{t,i} \min(1, C / \|g_{t,i}\|)
+                     + \sigma C z_t\Bigr) \\
+       b_t &= \mu b_{t-1} + \tilde g_t \\
+       x_t &= x_{t-1} - \eta_t b_t
+
+    The second line is left out without momentum, :math:`b_t = \tilde g_t`.
+
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree.
-      l2_norm_clip: see `differentially_private_aggregate`, like the next two.
-      noise_multiplier: see there.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.
+      l2_norm_clip: :math:`C` >= 0, see `differentially_private_aggregate`, like the next two.
+      noise_multiplier: :math:`\sigma` >= 0.
       seed: an int or a `jax.random.key`, see `key` there.
-      momentum: decay of a sum of the gradients, in [0, 1), or None for none.
-      nesterov: whether to look one step ahead.
+      momentum: :math:`\mu`, decay of a sum of the gradients, in [0, 1), or None for none.
+      nesterov: whether to look one step ahead, :math:`\tilde g_t + \mu b_t` in place of
+        :math:`b_t`.
 
     Returns:
-      An `Optimizer`. State: 4 bytes per element with momentum, else none.
+      An `Optimizer`.
+      State: 4 bytes per element with momentum, :math:`b_t` (`trace`), else none; a key.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -24,19 +24,25 @@ def _fromage(grad, slots, param, count, *, learning_rate, min_norm):
 
 @checked(min_norm=NONNEGATIVE)
 def fromage(learning_rate: Hyperparam, min_norm: Hyperparam = 1e-6) -> Optimizer:
-    """Step by a fraction of the norm of each array, then restore the norm approximately.
+    r"""Step by a fraction of the norm of each array, then restore the norm approximately.
 
     Good for: networks whose layers differ much in scale, with one learning rate for all.
 
-    param = (param - learning_rate * |param| / |g| * g) / sqrt(1 + learning_rate^2)
+    For each parameter array:
+
+    .. math::
+
+       x_t = \frac{1}{\sqrt{1 + \eta_t^2}}
+             \Bigl(x_{t-1} - \eta_t \frac{\|x_{t-1}\|}{\|g_t\|} g_t\Bigr)
 
     Args:
-      learning_rate: the relative size of a step >= 0, often 0.01: a number, schedule or prefix
-        tree.
-      min_norm: lower bound >= 0 of the norms.
+      learning_rate: :math:`\eta_t`, the relative size of a step, >= 0, often 0.01: a number,
+        schedule or prefix tree.
+      min_norm: lower bound of both norms, >= 0.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: nothing per parameter.
+      An `Optimizer` whose `update` needs the parameters.
+      State: nothing per parameter.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

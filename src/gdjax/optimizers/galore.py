@@ -4,7 +4,7 @@ Zhao et al. (2024), Algorithm 2, https://arxiv.org/abs/2403.03507
 Paper -> here: P, Q -> projector, R -> the projected gradient, T -> update_proj_gap, alpha -> scale,
 r -> rank. Deviations: the signs of the singular vectors, which an SVD does not determine, are fixed
 (the largest element of each is positive), so that all devices give the same run. The basis is a
-constant for differentiation. optax projects the larger side, see `side`.
+constant for differentiation.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def scale_by_galore(
     *,
     side: Side = "smaller",
 ) -> Optimizer:
-    """Replace the gradient by GaLore's direction; the arguments are those of `galore`.
+    """Replace the gradient by GaLore's direction; arguments and equations as in `galore`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -179,36 +179,48 @@ def galore(
     *,
     side: Side = "smaller",
 ) -> Optimizer:
-    """Run Adam on the gradients of matrices in the basis of their first singular vectors.
+    r"""Run Adam on the gradients of matrices in the basis of their first singular vectors.
 
     Good for: pre-training and fine-tuning of large matrices on one device.
 
-    In steps 1, 1 + gap, 1 + 2 gap, ...: U S V^H = svd(g). For a matrix of m <= n:
-    low = U_r^H g;  direction = scale * U_r base(low);  else with V_r from the right. Then
-    update = -learning_rate * (direction + weight_decay * param)
+    For an m x n matrix with m <= n; in the steps 1, 1 + T, 1 + 2T, ... the basis :math:`P_t` is
+    renewed, from the first r left singular vectors of :math:`g_t`:
 
-    Adam's moments do not change when the basis does. Adam updates other parameters as usual.
+    .. math::
+
+       P_t &= U_{:,1:r}, \quad U \Sigma V^\top = g_t \\
+       R_t &= P_t^\top g_t \\
+       N_t &= \operatorname{Adam}(R_t) \\
+       d_t &= \alpha P_t N_t \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    For m > n the basis is of right singular vectors and multiplies from the right. Adam's moments
+    do not change when the basis does. Adam updates other parameters as usual.
+
+    Differences: optax projects the larger side, as with `side="larger"`. The authors' code adds
+    Adam's :math:`\epsilon` before bias correction and decays the parameters after the step.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree.
-      rank: number of columns of the basis, an integer >= 1; at most the smaller side.
-      update_proj_gap: steps from one basis to the next, a whole number >= 1. Each renewal costs an
-        SVD of every matrix; under `vmap` every step does.
-      scale: factor of the projected directions; the paper's alpha is 0.25.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.
+      rank: :math:`r`, number of columns of the basis, an integer >= 1; at most the smaller side.
+      update_proj_gap: :math:`T`, steps from one basis to the next, a whole number >= 1. Each
+        renewal costs an SVD of every matrix; under `vmap` every step does.
+      scale: :math:`\alpha`, factor of the projected directions, finite; 0.25 in the paper.
       base_optimizer: the transform that runs in the basis; it gets no parameters. None is
         `scale_by_adam()`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
       weight_dimension_numbers: which axes make matrices: a `GaLoreDimensionNumbers` for all
         parameters of two and more dimensions, a prefix tree or `by_path` of them and None, or a
         function of the parameters that gives one. Axes not named are a batch: (1, 2) for stacked
         layers, ((0, 1, 2), 3) for convolutions. None takes the parameters of two dimensions.
       side: "smaller" projects the smaller side of the matrix, as in the paper; "larger" the larger
-        one, as in optax, which needs fewer moments.
+        one, which needs fewer moments.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State with
-      Adam, for an m x n matrix with m <= n: 4 r m + 8 r n bytes.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State with Adam, for an m x n matrix with m <= n: 4 r m bytes of the basis (`projector`) and
+      8 r n of the moments (`inner_state`); 8 bytes per element of other parameters.
 
     Raises:
       ValueError: if a concrete number is out of range; at `init`, if a parameter lacks an axis.
@@ -224,7 +236,8 @@ def galore(
       4000
 
     References:
-      Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection".
+      Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection",
+      Algorithm 2.
     """
     direction = _direction(
         "galore",

@@ -94,32 +94,39 @@ def kl_shampoo(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Multiply a mean of the gradient by inverse square roots of factors weighted by each other.
+    r"""Multiply a mean of the gradient by inverse square roots of factors weighted by each other.
 
     Good for: the same as Shampoo, without a graft to set the norm of the steps.
 
-    For an m x n matrix g, from the old factors:
-    L = beta L + (1 - beta) g R^-1 g^H / n;  R = beta R + (1 - beta) g^H L^-1 g / m;
-    mu = b1 mu + (1 - b1) g;
-    update = -learning_rate * (L^(-1/2) mu / (1 - b1^t) R^(-1/2) + weight_decay * param)
+    For an m x n matrix:
 
-    The first L and R are `init_factor` times the identity, which counts as one gradient: in step t,
-    beta is shampoo_beta * (1 - shampoo_beta^t) / (1 - shampoo_beta^(t+1)). The bases are renewed as
-    in `soap`, and the first comes from the first gradient. Parameters without a rotated axis, such
-    as scalars and vectors, are updated by Adam.
+    .. math::
+
+       S_{a,t} &= \beta_t S_{a,t-1} + (1 - \beta_t) g_t S_{b,t-1}^{-1} g_t^\top / n \\
+       S_{b,t} &= \beta_t S_{b,t-1} + (1 - \beta_t) g_t^\top S_{a,t-1}^{-1} g_t / m \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad \hat m_t = m_t / (1 - \beta_1^t) \\
+       d_t &= S_{a,t}^{-1/2} \hat m_t S_{b,t}^{-1/2} \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
+
+    The first factors are :math:`c I`, which counts as one gradient:
+    :math:`\beta_t = \beta (1 - \beta^t) / (1 - \beta^{t+1})`. Inverses and roots are computed in
+    eigenbases, which are renewed as in `soap`; the first come from the first gradient. Parameters
+    without a rotated axis, such as scalars and vectors, are updated by Adam.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
-      b1: decay of the mean, in [0, 1).
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
       b2: decay of the mean square of parameters updated by Adam, in [0, 1).
-      shampoo_beta: decay of the factors, in [0, 1); None is `b2`.
-      eps: lower bound of the eigenvalues; for Adam, see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      shampoo_beta: :math:`\beta`, decay of the factors, in [0, 1); None is `b2`.
+      eps: lower bound of the eigenvalues, >= 0; for Adam, see `adam`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
-      precondition_frequency: steps from one renewal of the bases to the next, see `soap`.
+      precondition_frequency: steps from one renewal of the bases to the next, a whole number >= 1,
+        see `soap`.
       max_precond_dim: axes longer than this have no factor, an integer >= 1.
-      init_factor: the first eigenvalues, > 0, in units of the gradient. Large ones make the first
-        steps small.
+      init_factor: :math:`c`, the first eigenvalues, > 0, in units of the gradient. Large ones make
+        the first steps small.
       merge_dims: see `soap`.
       one_sided: see `soap`.
       precondition_1d: whether vectors have a factor too.
@@ -127,8 +134,10 @@ def kl_shampoo(
       mesh: see `soap`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were kept.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State of an m x n matrix: 8 (m n + m^2 + n^2) bytes, with the factors (`factors`), their
+      eigenbases (`bases`) and Adam's moments (`mu`, `nu`). `slots.failures` counts bases that were
+      kept.
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -171,9 +180,16 @@ def kl_soap(
     stagger: bool = False,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Run `soap` in the eigenbases of factors that are weighted by each other, as in `kl_shampoo`.
+    r"""Run `soap` in the eigenbases of factors that are weighted by each other, as in `kl_shampoo`.
 
     Good for: the same as SOAP, with bases that a few large gradients do not dominate.
+
+    The equations are those of `soap`, with the eigenbases :math:`Q_a` and :math:`Q_b` of the
+    factors :math:`S_{a,t}` and :math:`S_{b,t}` of `kl_shampoo`:
+
+    .. math::
+
+       d_t = Q_a \operatorname{Adam}(Q_a^\top g_t Q_b) Q_b^\top
 
     Args:
       learning_rate: see `soap`, like all arguments that are not named here.
@@ -193,8 +209,8 @@ def kl_soap(
       mesh: see `soap`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State of an
-      m x n matrix: 8 (m n + m^2 + n^2) bytes.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State of an m x n matrix: 8 (m n + m^2 + n^2) bytes, as in `kl_shampoo`.
 
     Raises:
       ValueError: if a concrete number is out of range.

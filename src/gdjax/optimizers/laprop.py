@@ -2,8 +2,7 @@
 
 Ziyin, Wang & Ueda (2020), Algorithm 1, https://arxiv.org/abs/2002.04839
 Paper -> here: m -> mu, n -> nu, mu -> b1, nu -> b2, lambda -> learning_rate, c_n, c_m -> bias
-correction. Deviations: the learning rate multiplies the mean, not each term of it, so the official
-code differs while a schedule changes the rate.
+correction. Deviations: the learning rate multiplies the mean, not each term of it.
 """
 
 from __future__ import annotations
@@ -35,28 +34,35 @@ def laprop(
     weight_decay: Hyperparam | None = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
-    """Descend along a running mean of gradients, each divided by the RMS at its own step.
+    r"""Descend along a running mean of gradients, each divided by the RMS at its own step.
 
     Good for: high momentum with noisy gradients, reinforcement learning.
 
-    nu = b2 nu + (1 - b2) |g|^2;  mu = b1 mu + (1 - b1) g / (sqrt(nu / (1 - b2^t)) + eps);
-    update = -learning_rate * (mu / (1 - b1^t) + weight_decay * param)
+    .. math::
 
-    Since the mean is over numbers near one, b1 and b2 can be chosen independently; Adam diverges if
-    b1 is much larger than b2.
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, \quad \hat v_t = v_t / (1 - \beta_2^t) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t / (\sqrt{\hat v_t} + \epsilon) \\
+       \hat m_t &= m_t / (1 - \beta_1^t) \\
+       x_t &= x_{t-1} - \eta_t (\hat m_t + \lambda x_{t-1})
+
+    Since the mean is over numbers near one, :math:`\beta_1` and :math:`\beta_2` can be chosen
+    independently; Adam diverges if :math:`\beta_1` is much larger than :math:`\beta_2`.
+
+    Differences: the authors' code multiplies each term of the mean by the learning rate of its
+    step, which differs while a schedule changes the rate.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here; the paper's is 4e-4.
-      b1: see `adam`.
-      b2: see `adam`.
-      eps: see `adam`.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`; the paper's is 4e-4.
+      b1: :math:`\beta_1`, decay of the mean, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
       mu_dtype: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`. State: 8 bytes
-      per element (mu, nu).
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -74,7 +80,7 @@ def laprop(
       [-0.059]
 
     References:
-      Ziyin, Wang & Ueda (2020), "LaProp: separating momentum and adaptivity in Adam".
+      Ziyin, Wang & Ueda (2020), "LaProp: separating momentum and adaptivity in Adam", Algorithm 1.
     """
     slots = functools.partial(zero_moments, mu_dtype=mu_dtype)
     numbers = dict(b1=b1, b2=b2, eps=eps)

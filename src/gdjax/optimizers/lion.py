@@ -81,7 +81,7 @@ def scale_by_lion(
     mode: str = "hard",
     smooth_beta: Hyperparam = 1.0,
 ) -> Optimizer:
-    """Replace the gradient by Lion's direction; arguments as in `lion`.
+    """Replace the gradient by Lion's direction; arguments and equations as in `lion`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -104,30 +104,39 @@ def lion(
     mode: str = "hard",
     smooth_beta: Hyperparam = 1.0,
 ) -> Optimizer:
-    """Step against the sign of a mean of the gradients, with decoupled weight decay.
+    r"""Step against the sign of a mean of the gradients, with decoupled weight decay.
 
     Good for: large batches with little memory.
 
-    c = b1 mu + (1 - b1) g;  update = -learning_rate * (sign(c) + weight_decay * param);
-    then mu = b2 mu + (1 - b2) g
+    .. math::
+
+       c_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       d_t &= \operatorname{sign}(c_t) \\
+       x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1}) \\
+       m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
     Every element moves by the learning rate, which should be 3 to 10 times smaller than for
     `adamw`, with a weight decay larger by the same factor.
 
+    Differences: optax is the same. The package `lion-pytorch` has no weight decay by default.
+
     Args:
-      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree,
-        like all numbers below.
-      b1: weight of the mean in the direction, in [0, 1).
-      b2: decay of the mean, in (0, 1); rounding errors of the direction grow as b1 / b2.
+      learning_rate: :math:`\eta_t`, step size >= 0, in units of the parameters: a number, schedule
+        or prefix tree, like all numbers below.
+      b1: :math:`\beta_1`, weight of the mean in the direction, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean, in (0, 1); rounding errors of the direction grow as
+        :math:`\beta_1 / \beta_2`.
       mu_dtype: dtype of the mean; None is float32, or float64 for float64 parameters.
-      weight_decay: strength >= 0 of the decay, multiplied by the learning rate.
+      weight_decay: :math:`\lambda`, strength of the decay, >= 0.
       mask: which leaves decay, see `adamw`.
-      mode: "hard" is the sign; "smooth" is tanh(smooth_beta * c); "refined" is c where |c| < 1 and
-        the sign elsewhere. Complex elements keep their phase in all of them.
-      smooth_beta: steepness >= 0 for "smooth"; the other modes do not have this hyperparameter.
+      mode: "hard" is the sign; "smooth" is :math:`\tanh(k c_t)`; "refined" is :math:`c_t` where
+        :math:`|c_t| < 1` and the sign elsewhere. Complex elements keep their phase in all of them.
+      smooth_beta: :math:`k`, steepness for "smooth", >= 0; the other modes do not have this
+        hyperparameter.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 4 bytes per element.
+      An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
+      State: 4 bytes per element, :math:`m_t` (`mu`).
 
     Raises:
       ValueError: if a concrete number is out of range or the mode unknown.

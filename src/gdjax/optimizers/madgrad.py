@@ -2,7 +2,7 @@
 
 Defazio & Jelassi (2021), Algorithm 1, https://arxiv.org/abs/2101.11075
 Paper -> here: s -> s, nu -> grad_sum_sq, x_0 -> x0, gamma -> learning_rate, c -> 1 - momentum.
-Deviations: `eps` is added to the learning rate too, unless that is 0, as in the authors' code.
+Deviations: `eps` is added to the learning rate too, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _start(param: Array) -> DualAverage:
 def scale_by_madgrad(
     learning_rate: Hyperparam, momentum: Hyperparam = 0.9, eps: Hyperparam = 1e-6
 ) -> Optimizer:
-    """Replace the gradient by MADGRAD's update, which points downhill; arguments as in `madgrad`.
+    r"""Replace the gradient by MADGRAD's update; arguments and equations as in `madgrad`.
+
+    The update points downhill, :math:`x_t - x_{t-1}`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -88,26 +90,39 @@ def madgrad(
     decoupled: bool = False,
     mask: Mask = None,
 ) -> Optimizer:
-    """Step towards the initial point minus the weighted sum of all gradients over a cube root.
+    r"""Step towards the initial point minus the weighted sum of all gradients over a cube root.
 
     Good for: sparse features, images on which Adam generalizes badly.
 
-    With rate = learning_rate + eps:  w = rate sqrt(t);  s = s + w g;  q = q + w |g|^2;
-    z = x0 - s / (cbrt(q) + eps);  new = momentum * param + (1 - momentum) * z
+    .. math::
 
-    All gradients stay in the sum, with weights w that grow with t. Weight decay should be smaller
+       w_t &= (\eta_t + \epsilon) \sqrt t \\
+       \tilde g_t &= g_t + \lambda x_{t-1} \\
+       s_t &= s_{t-1} + w_t \tilde g_t \\
+       \nu_t &= \nu_{t-1} + w_t |\tilde g_t|^2 \\
+       z_t &= x_0 - s_t / (\sqrt[3]{\nu_t} + \epsilon) \\
+       x_t &= \mu x_{t-1} + (1 - \mu) z_t
+
+    All gradients stay in the sum, with weights that grow with t. Weight decay should be smaller
     than for SGD, often 0.
 
+    Differences: with a learning rate of 0 the weight is 0, as in the authors' code; in optax it is
+    :math:`\epsilon \sqrt t`.
+
     Args:
-      learning_rate: as in `adam`, but of another magnitude; 1e-2 is the authors' default.
-      momentum: weight of the old parameter in the new one, in [0, 1).
-      weight_decay: strength >= 0 of the decay: L2, weight_decay * param is added to the gradient.
-      eps: added to the cube root and to the learning rate, >= 0.
-      decoupled: whether to subtract rate * weight_decay * param from the new parameter instead.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`, but of another magnitude; 1e-2 is the
+        authors' default.
+      momentum: :math:`\mu`, weight of the old parameter in the new one, in [0, 1).
+      weight_decay: :math:`\lambda`, strength of the decay, >= 0.
+      eps: :math:`\epsilon`, added to the cube root and to the learning rate, >= 0.
+      decoupled: whether to subtract :math:`(\eta_t + \epsilon) \lambda x_{t-1}` from the new
+        parameter instead of adding :math:`\lambda x_{t-1}` to the gradient.
       mask: which leaves decay, see `adamw`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters. State: 12 bytes per element.
+      An `Optimizer` whose `update` needs the parameters.
+      State: 12 bytes per element, :math:`\nu_t` (`grad_sum_sq`), :math:`s_t` (`s`) and :math:`x_0`
+      (`x0`), and 4 more where the parameters are of less than float32.
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

@@ -3,8 +3,7 @@
 Schaipp, Ohana, Eickenberg, Defazio & Gower (2023), Algorithms 1 and 2 (`momo_adam`),
 https://arxiv.org/abs/2305.07583
 Paper -> here: d -> mu, v -> nu, f bar -> loss_mean, gamma -> slope_mean, alpha -> learning_rate,
-f_* -> lower_bound, lambda -> weight_decay.
-Deviations: none. (optax does not divide the step by 1 + learning_rate * weight_decay.)
+f_* -> lower_bound, lambda -> weight_decay. Deviations: none.
 """
 
 from __future__ import annotations
@@ -155,25 +154,32 @@ def momo(
 
     Good for: SGD with momentum when the smallest loss is roughly known, such as 0.
 
-    mu, loss_mean, slope_mean: running means of g, the loss and <g, param>, first their values;
-    tau = min(learning_rate, max(0, (1 + learning_rate * weight_decay)
-    * (loss_mean - lower_bound - slope_mean) + <mu, param>) / |mu|^2);
-    new_param = (param - tau * mu) / (1 + learning_rate * weight_decay)
+    With the loss :math:`f_t` at :math:`x_{t-1}`:
 
-    The step is that of the paper and of momo-opt. optax does not divide `tau * mu`, which differs
-    if `weight_decay` is not 0.
+    .. math::
+
+       m_t &= \beta m_{t-1} + (1 - \beta) g_t, \quad m_1 = g_1 \\
+       \bar f_t &= \beta \bar f_{t-1} + (1 - \beta) f_t, \quad \bar f_1 = f_1 \\
+       \gamma_t &= \beta \gamma_{t-1} + (1 - \beta) \langle g_t, x_{t-1} \rangle,
+                   \quad \gamma_1 = \langle g_1, x_0 \rangle \\
+       h_t &= (1 + \eta_t \lambda) (\bar f_t - f_* - \gamma_t) + \langle m_t, x_{t-1} \rangle \\
+       \tau_t &= \min(\eta_t, \max(h_t, 0) / \|m_t\|^2) \\
+       x_t &= (x_{t-1} - \tau_t m_t) / (1 + \eta_t \lambda)
+
+    Differences: the step is that of the paper and of momo-opt. optax does not divide
+    :math:`\tau_t m_t` by :math:`1 + \eta_t \lambda`.
 
     Args:
-      learning_rate: largest step size >= 0: one number or schedule for the whole tree, like all
-        numbers here.
-      beta: decay of the means, in [0, 1).
-      lower_bound: a lower bound of the loss; the closer to its minimum the better.
-      weight_decay: strength >= 0 of the decay.
+      learning_rate: :math:`\eta_t`, largest step size, >= 0: one number or schedule for the whole
+        tree, like all numbers here.
+      beta: :math:`\beta`, decay of the means, in [0, 1).
+      lower_bound: :math:`f_*`, a lower bound of the loss; the closer to its minimum the better.
+      weight_decay: :math:`\lambda`, strength of the decay, >= 0.
       adapt_lower_bound: whether to estimate the bound, starting at `lower_bound` and not below.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them. State: 4
-      bytes for each element.
+      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them.
+      State: 4 bytes per element, :math:`m_t` (`mu`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` lacks parameters or value.
@@ -207,25 +213,35 @@ def momo_adam(
     weight_decay: Scalar = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Optimizer:
-    """Run Adam with a Polyak step: limited by the loss and by Adam's own step.
+    r"""Run Adam with a Polyak step: limited by the loss and by Adam's own step.
 
     Good for: Adam that is less sensitive to the learning rate.
 
-    As `momo`, with lengths measured in Adam's metric sqrt(nu / (1 - b2^t)) + eps, means that start
-    at 0, and the upper bound learning_rate / (1 - b1^t) of tau.
+    With the means :math:`m_t`, :math:`\bar f_t` and :math:`\gamma_t` of `momo`, which start at 0
+    here, and :math:`v_t` of `adam`:
+
+    .. math::
+
+       D_t &= \sqrt{v_t / (1 - \beta_2^t)} + \epsilon \\
+       h_t &= (1 + \eta_t \lambda) (\bar f_t - (1 - \beta_1^t) f_* - \gamma_t)
+              + \langle m_t, x_{t-1} \rangle \\
+       \tau_t &= \min(\eta_t / (1 - \beta_1^t), \max(h_t, 0) / \langle m_t, m_t / D_t \rangle) \\
+       x_t &= (x_{t-1} - \tau_t m_t / D_t) / (1 + \eta_t \lambda)
+
+    Differences: as for `momo`.
 
     Args:
-      learning_rate: see `momo`, like all arguments that are not named here.
-      b1: decay of the means of gradient, loss and <g, param>, in [0, 1).
-      b2: decay of the mean square, in [0, 1).
-      eps: added to the root, >= 0.
-      lower_bound: see `momo`.
-      weight_decay: see `momo`.
+      learning_rate: :math:`\eta_t`, see `momo`, like all arguments that are not named here.
+      b1: :math:`\beta_1`, decay of the means of `momo`, in [0, 1).
+      b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
+      eps: :math:`\epsilon`, added to the root, >= 0.
+      lower_bound: :math:`f_*`, see `momo`.
+      weight_decay: :math:`\lambda` >= 0, see `momo`.
       adapt_lower_bound: see `momo`.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them. State: 8
-      bytes for each element.
+      An `Optimizer` whose `update` needs the parameters and `value=`, the loss at them.
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` lacks parameters or value.

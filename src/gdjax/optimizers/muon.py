@@ -66,9 +66,10 @@ def scale_by_muon(
     ns_dtype: FloatDType = None,
     mesh: Devices = None,
 ) -> Optimizer:
-    """Replace the gradient of each matrix by the polar factor of its momentum, and no other.
+    r"""Replace the gradient of each matrix by the polar factor of its momentum, and no other.
 
-    The arguments are those of `muon`. Nothing is scaled by shape. optax takes matrices only.
+    The arguments are those of `muon`, and the direction is :math:`O_t` there, which is not scaled
+    by shape. optax takes matrices only.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -118,53 +119,68 @@ def muon(
 
     Good for: hidden matrices of transformers and convolutions, in fewer steps than AdamW.
 
-    mu = beta mu + (1 - beta) g;  O = polar(beta mu + (1 - beta) g);
-    update = -learning_rate * (scale * O + weight_decay * param)
+    .. math::
+
+       m_t &= \beta m_{t-1} + (1 - \beta) g_t \\
+       O_t &= \operatorname{polar}(\beta m_t + (1 - \beta) g_t) \\
+       x_t &= x_{t-1} - \eta_t (c O_t + \lambda x_{t-1})
+
+    The polar factor of a matrix :math:`U \Sigma V^\top` is :math:`U V^\top`, approximated as by
+    `polar`; :math:`c` is the `scale`.
 
     Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
     `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
     gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
 
+    Differences: the authors' code and torch have the same equations; torch's defaults are a
+    learning rate of 1e-3 and :math:`\lambda = 0.1`. optax corrects the bias of the step ahead, as
+    with `nesterov="corrected"`, so its first steps have other directions. Of a table of
+    coefficients all rows are used; optax takes the last `ns_steps`.
+
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers except
-        `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with `consistent_rms=0.2`.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers except `ns_coeffs`. 0.02 is usual with `scale="width"`, AdamW's with
+        `consistent_rms=0.2`.
       ns_coeffs: coefficients of the polar kernel, by number or name, see `gdjax.polar`; kept in the
-        state. The default is "keller". Of a table all rows are used (optax: the last `ns_steps`).
+        state. The default is "keller".
       ns_steps: steps of the kernel, an integer >= 1; a table has its own.
-      beta: decay of the momentum, in [0, 1).
+      beta: :math:`\beta`, decay of the momentum, in [0, 1).
       eps: added to each matrix's norm, and Adam's, >= 0.
-      weight_decay: strength of the decoupled decay of matrices, times the unscaled learning rate;
-        None for no such term.
+      weight_decay: :math:`\lambda`, strength of the decoupled decay of matrices, >= 0; None for no
+        such term.
       weight_decay_mask: which leaves decay: a prefix tree of booleans or a function giving one.
       mu_dtype: dtype of the momentum and of Adam's mean; None is float32 at least.
-      nesterov: True looks one step ahead as above (Jordan, torch); "corrected" does so with optax's
-        bias correction, whose first steps have other directions; False does not (Dion's authors).
-        Adam is NAdam unless False, as in optax.
-      adaptive: whether O is multiplied by <mu, O>, the nuclear norm, of each matrix.
+      nesterov: True looks one step ahead as above; "corrected" does so with bias correction; False
+        takes the polar factor of :math:`m_t`. Adam is NAdam unless False, as in optax.
+      adaptive: whether each :math:`O_t` is multiplied by the nuclear norm of the matrix whose polar
+        factor it is.
       preconditioning: how the kernel scales its input, see `gdjax.polar`.
       adam_b1: decay of Adam's mean, in [0, 1).
       adam_b2: decay of Adam's mean square, in [0, 1).
       adam_eps_root: added under Adam's root, >= 0.
-      adam_weight_decay: strength of the decay of other parameters, or None.
-      adam_learning_rate: step size of other parameters; None is `learning_rate`.
+      adam_weight_decay: strength of the decay of other parameters, >= 0, or None.
+      adam_learning_rate: step size of other parameters, >= 0; None is `learning_rate`.
       muon_weight_dimension_numbers: which leaves are matrices, and how: `MuonDimensionNumbers` for
         all of two and more dimensions; a prefix tree or `by_path` of them and None (Adam); or a
         function of the parameters giving one. None takes the leaves of two dimensions. Axes not
         named are a batch (stacked layers, experts, heads); a convolution is
         `MuonDimensionNumbers((0, 1, 2), 3)`; `splits=3` cuts a fused query, key and value.
-      consistent_rms: if given, scale = consistent_rms * sqrt(max(fan_in, fan_out)), so that this is
-        the root mean square of a step for every shape; 0.2 is AdamW's.
-      scale: used without `consistent_rms`. "width": sqrt(max(1, fan_out / fan_in)), as Jordan,
-        optax and torch; "spectral": sqrt(fan_out / fan_in), as Bernstein and Dion; None: 1.
+      consistent_rms: if given, > 0: :math:`c` is this times :math:`\sqrt{\max(n_{in}, n_{out})}`
+        for (fan_in, fan_out), so that it is the root mean square of a step for every shape; 0.2 is
+        AdamW's.
+      scale: :math:`c` without `consistent_rms`. "width": :math:`\sqrt{\max(1, n_{out} / n_{in})}`,
+        as Jordan, optax and torch; "spectral": :math:`\sqrt{n_{out} / n_{in}}`, as Bernstein and
+        Dion; None: 1.
       ns_dtype: dtype of the kernel's products, see `gdjax.polar`: jnp.bfloat16 on accelerators.
       mesh: devices to deal the matrices over: a `jax.sharding.Mesh`, or (mesh, names of axes). Each
         device then computes the polar factors of equally many whole matrices, at the cost of two
         all-to-alls; the state does not change. None: over the axes of an explicit mesh that shard
-        the arrays; on other meshes as XLA shards the products. See docs/guides/matrices-over-a-mesh.md.
+        the arrays; on other meshes as XLA shards the products. See
+        docs/guides/matrices-over-a-mesh.md.
 
     Returns:
-      An `Optimizer` whose `update` needs the parameters, unless both decays are None. State: 4
-      bytes per element of a matrix, 8 of the rest.
+      An `Optimizer` whose `update` needs the parameters, unless both decays are None.
+      State: 4 bytes per element of a matrix, :math:`m_t` (`mu`), 8 of the rest (`mu`, `nu`).
 
     Raises:
       ValueError: if a concrete number is out of range or a name is unknown; at `init`, if a

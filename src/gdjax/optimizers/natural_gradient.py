@@ -249,7 +249,7 @@ def natural_gradient(
     preconditioner: str | None = None,
     preconditioner_rank: int = 32,
 ) -> Optimizer:
-    r"""Descend along the gradient in the metric of the model's outputs, F = J^T H J.
+    r"""Descend along the gradient in the metric of the model's outputs.
 
     Good for: networks in physics, small models in float64, any loss that is cheap against its step.
 

@@ -244,7 +244,7 @@ def psgd_kron(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
-      State of an m x n matrix: 4 (m n + m^2 + n^2) bytes.
+      State of an m x n matrix: :math:`4 (m n + m^2 + n^2)` bytes.
 
     Raises:
       ValueError: if a concrete number is out of range, or a choice unknown.

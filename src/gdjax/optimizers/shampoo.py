@@ -299,9 +299,10 @@ def shampoo(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
-      State of an m x n block: 8 (m^2 + n^2) + 4 m n bytes, and 4 m n for a graft with a second
-      moment; with `one_sided` and m <= n, 8 m^2 in place of 8 (m^2 + n^2). A step takes about 4 m n
-      (m + n) operations, `one_sided` 4 m^2 n, and a renewal about 20 (m^3 + n^3), or 20 m^3.
+      State of an m x n block: :math:`8 (m^2 + n^2) + 4 m n` bytes, and 4 m n for a graft with a
+      second moment; with `one_sided` and m <= n, :math:`8 m^2` in place of :math:`8 (m^2 + n^2)`. A
+      step takes about :math:`4 m n (m + n)` operations, `one_sided` :math:`4 m^2 n`, and a renewal
+      about :math:`20 (m^3 + n^3)`, or :math:`20 m^3`.
       `slots.failures` counts roots that were kept because the new one was not finite or, by
       "newton", had no right digit; `gdjax.metrics(state)["failed_roots"]` is the sum over the
       parameters.

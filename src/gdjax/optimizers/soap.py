@@ -250,9 +250,9 @@ def soap(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
-      State of an m x n matrix: 8 (m n + m^2 + n^2) bytes. `slots.failures` counts bases that were
-      kept because the new one was not finite; `gdjax.metrics(state)["failed_bases"]` is the sum
-      over the parameters.
+      State of an m x n matrix: :math:`8 (m n + m^2 + n^2)` bytes. `slots.failures` counts bases
+      that were kept because the new one was not finite; `gdjax.metrics(state)["failed_bases"]` is
+      the sum over the parameters.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -92,7 +92,8 @@ def linear_onecycle_schedule(
        s(p_2 T) &= s_1 / d \\
        s(T) &= s_1 / (d f)
 
-    (The description of optax's phase 3 has s_1 / f for the last value; its code does as ours.)
+    Differences: the description of optax's phase 3 has :math:`s_1 / f` for the last value; its code
+    does as ours.
 
     Args:
       transition_steps: :math:`T` > 0, length of the schedule in steps; after it the last value is

@@ -192,16 +192,17 @@ def gauss_newton(
     as a function of `(params, batch)`, and the gradients are computed from it.
 
     Forms of the linear algebra, for J of m x n elements; the singular value decomposition of the
-    small factor of each costs about 12 min(m, n)^3 more:
+    small factor of each costs about :math:`12 \min(m, n)^3` more:
 
-    - "qr": QR of J or of its transpose, 2 min(m, n)^2 max(m, n) products; memory m n.
-    - "normal", "kernel": J^T J or J J^T, half of that; the condition number is squared, so that
-      singular values below sqrt(max(m, n) eps) of the largest are not used. With `block_size` J is
-      not formed: memory n^2 or m^2, and n or m products with J and with J^T. If examples are
-      sharded over devices, "normal" only adds n numbers of each product between them.
+    - "qr": QR of J or of its transpose, :math:`2 \min(m, n)^2 \max(m, n)` products; memory m n.
+    - "normal", "kernel": :math:`J^\top J` or :math:`J J^\top`, half of that; the condition number
+      is squared, so that singular values below :math:`\sqrt{\max(m, n)\, \epsilon}` of the largest
+      are not used. With `block_size` J is not formed: memory :math:`n^2` or :math:`m^2`, and n or m
+      products with J and with its transpose. If examples are sharded over devices, "normal" only
+      adds n numbers of each product between them.
     - "cg": 2 cg_steps products; memory m + n. It stops early instead of cutting singular values.
-    - "auto": "qr" up to min(m, n) = 4096 and m n = 2^28; else the smaller Gram matrix, up to 2^26
-      elements; else "cg".
+    - "auto": "qr" up to min(m, n) = 4096 and :math:`m n = 2^{28}`; else the smaller Gram matrix, up
+      to :math:`2^{26}` elements; else "cg".
 
     Args:
       slope_rtol: :math:`c` >= 0, the share of the decrease predicted by the slope that is enough.

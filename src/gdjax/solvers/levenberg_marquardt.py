@@ -310,13 +310,14 @@ def levenberg_marquardt(
 
     Forms of the linear algebra, for J of m x n elements:
 
-    - "qr": QR of J, 2 m n^2 products, and 4/3 n^3 more for each damping that is tried; of the
-      transpose if m < n, with an SVD of its factor. Memory m n.
-    - "normal", "kernel": eigenvalues of J^T J or J J^T: min(m, n)^2 max(m, n) products and 9 min(m,
-      n)^3, for all dampings together. The condition number is squared: singular values below
-      sqrt(max(m, n) eps) of the largest are not used. With `block_size` J is not formed: memory n^2
-      or m^2. If examples are sharded over devices, "normal" only adds n numbers of each product
-      between them.
+    - "qr": QR of J, :math:`2 m n^2` products, and :math:`\tfrac43 n^3` more for each damping that
+      is tried; of the transpose if m < n, with an SVD of its factor. Memory m n.
+    - "normal", "kernel": eigenvalues of :math:`J^\top J` or :math:`J J^\top`:
+      :math:`\min(m, n)^2 \max(m, n)` products and :math:`9 \min(m, n)^3`, for all dampings
+      together. The condition number is squared: singular values below
+      :math:`\sqrt{\max(m, n)\, \epsilon}` of the largest are not used. With `block_size` J is not
+      formed: memory :math:`n^2` or :math:`m^2`. If examples are sharded over devices, "normal" only
+      adds n numbers of each product between them.
     - "cg": at most 2 cg_steps products for each damping; memory m + n.
     - "auto": as for `gauss_newton`; "qr" up to min(m, n) = 4096.
 

@@ -290,19 +290,19 @@ def quadratic_program(
       throw: see `minimize`.
 
     Returns:
-      A `Result`: `state` has the `Multipliers`, `grad_norm` is the error. With `Status.INFEASIBLE`
-      these prove that no x fits: :math:`A^\top y + G^\top z + \mu_u - \mu_l` is 0 but for rounding,
-      relative to its terms, and the sum of limits times multipliers is negative; where a single
-        bound or row
-      without variables cannot hold (lower > upper, lower = inf, 0 = 1), only its multipliers are
-      not 0. With `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
+      A `Result`. Its `state` has the `Multipliers`, and `grad_norm` is the error. With
+      `Status.INFEASIBLE` the multipliers prove that no x fits:
+      :math:`A^\top y + G^\top z + \mu_u - \mu_l` is 0 but for rounding, relative to its terms, and
+      the sum of limits times multipliers is negative; where a single bound or row without variables
+      cannot hold (lower > upper, lower = inf, 0 = 1), only its multipliers are not 0. With
+      `Status.UNBOUNDED`, `params` is a direction along which the objective decreases
       without limit, and some point fits; where Q is flat along it only up to rounding, a solution
       far away is possible as well. Proof and direction have no unit: the largest element is between
       1 and 2. With `Status.LINE_SEARCH_FAILED` rounding kept the error above `tol`; the best point
       is returned. With `Status.NONFINITE` an array has NaN, or an infinity that is no limit, or the
       solution is beyond the dtype's range. No status depends on the units of the objective, rows,
       variables or right sides.
-      Memory: about 6 (n + p)^2 + 4 m n numbers.
+      Memory: about :math:`6 (n + p)^2 + 4 m n` numbers.
 
     Raises:
       MinimizeError: see `throw`.
