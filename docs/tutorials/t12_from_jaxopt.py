@@ -89,7 +89,9 @@ lasso = gdjax.fista(gdjax.proximal.prox_lasso, reg=0.5)
 more = {"args": (x, y), "tol": 1e-9}
 compare("LBFGSB", gdjax.minimize(fun, jnp.ones(2), bounds=(0.0, 1.5), tol=1e-8), [1.25, 1.5])
 in_ball = gdjax.minimize(squares, jnp.zeros(5), constraint=ball, **more)
-compare("ProjectedGradient", in_ball, jnp.zeros(5))
+compare(
+    "ProjectedGradient", in_ball, [0.16929054, -0.46776036, 0.02655953, -0.07771942, 0.86359437]
+)
 compare(
     "ProximalGradient",
     gdjax.minimize(squares, jnp.zeros(5), lasso, **more),
