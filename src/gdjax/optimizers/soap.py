@@ -224,7 +224,8 @@ def soap(
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
       b1: :math:`\beta_1`, decay of the mean, in [0, 1).
       b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
       shampoo_beta: :math:`\beta`, decay of the factors, in [0, 1); None is `b2`.
