@@ -247,7 +247,8 @@ def soap(
       mesh: devices to deal the rotated parameters over: a `jax.sharding.Mesh`, or (mesh, names of
         axes). Each device then has moments, factors and bases of equally many whole parameters,
         and only gradients and directions travel. Slots are stacks of like parameters then, see
-        `undealt`. None: slots shaped like the parameters. See docs/guides/matrices-over-a-mesh.md.
+        `undealt`. None: slots shaped like the parameters. See
+        :doc:`/guides/matrices-over-a-mesh`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
