@@ -28,10 +28,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "links",
     "explore",
     "running",
 ]
-exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
+exclude_patterns = [
+    *("build", "tutorials", "sg_execution_times.rst"),
+    *("generated/**/*.ipynb", "generated/**/*.py"),
+]
 html_theme = "furo"
 html_title = f"gdjax {version}"
 # MathJax is copied beside the pages, so that formulas are set without network.
@@ -41,7 +45,6 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
-templates_path = ["templates"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
@@ -101,5 +104,5 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
-    "min_reported_time": 1,
+    "write_computation_times": False,
 }

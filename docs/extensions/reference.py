@@ -4,15 +4,13 @@ Each optimizer has a page. The other public names are grouped as in `gdjax/__ini
 each group, and so are the names of the modules that have their own.
 """
 
+import functools
 import inspect
 import re
 import types
 from pathlib import Path
 
-from docutils import nodes
 from factories import FACTORIES, SOLVERS, good_for, notes, numbers, paper, summary
-from sphinx import addnodes
-from sphinx.util.nodes import make_refnode
 
 import gdjax
 from gdjax.namespace import HOMES
@@ -190,7 +188,9 @@ def _state_section(name, factory, found):
     if name in FACTORIES:
         needs = found[name]["needs"]
         text += "`update` needs gradients and state"
-        text += f", and also {', '.join(f'`{key}`' for key in needs)}.\n\n" if needs else " only.\n\n"
+        text += (
+            f", and also {', '.join(f'`{key}`' for key in needs)}.\n\n" if needs else " only.\n\n"
+        )
     rows = [
         (f"`{key}`", "required" if value is inspect.Parameter.empty else f"`{value}`", allowed)
         for key, (value, allowed) in numbers(factory).items()
@@ -233,7 +233,9 @@ def _paths_section(name, found):
     if rates[0] is None:
         text += "It finds its step sizes itself. "
     else:
-        text += f"The learning rates are {rates[0]:g} and {rates[1]:g}: of 22 between 1e-5 and 100, "
+        text += (
+            f"The learning rates are {rates[0]:g} and {rates[1]:g}: of 22 between 1e-5 and 100, "
+        )
         text += f"those with the smallest mean value in the last {LAST} steps. "
     text += "The parameters are a matrix of 2 x 1. "
     if name in REMARKS:
@@ -266,18 +268,22 @@ def _related_section(name):
     return _section("Related") + text if text else ""
 
 
+@functools.cache
 def _pages():
-    """Yield page, title and text of the guides, the tutorials and the examples."""
+    """Return page, title and text of the guides, the tutorials and the examples."""
+    found = []
     for file in sorted((DOCS / "guides").glob("*.md")):
         if file.stem != "terms":
             text = file.read_text()
-            yield f"guides/{file.stem}", re.search(r"^# (.*)", text, re.MULTILINE)[1], text
+            title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
+            found.append((f"guides/{file.stem}", title, text))
     for folder in ("tutorials", "examples"):
         at = DOCS / folder if folder == "tutorials" else ROOT / folder
         for file in sorted(at.glob("*.py")):
             text = file.read_text()
             title = re.search(r'"""\s*(.*?)\n', text)[1].replace("`", "").rstrip(".")
-            yield f"generated/{folder}/{file.stem}", title, text
+            found.append((f"generated/{folder}/{file.stem}", title, text))
+    return found
 
 
 def _uses(text, name):
@@ -402,35 +408,7 @@ def write(app):
             file.write_text(text)
 
 
-# --- links ---
-
-
-def resolve(app, env, node, contnode):
-    """Find what is named by the module that defines it, or without its module."""
-    name = node.get("reftarget", "").rpartition(".")[2]
-    if node.get("refdomain") != "py":
-        return None
-    for full_name in (f"gdjax.{name}", f"gdjax.core.types.{name}"):
-        found = env.domains.python_domain.objects.get(full_name)
-        if found and node["reftarget"] in (name, full_name, f"{HOMES.get(name)}.{name}"):
-            to = found.docname, found.node_id
-            return make_refnode(app.builder, node["refdoc"], *to, contnode, full_name)
-    return None
-
-
-def unlink_arguments(app, doctree):
-    """Let no argument in the text of its function be a link to a function of that name."""
-    for function in doctree.findall(addnodes.desc):
-        named = [p.astext() for p in function.findall(addnodes.desc_parameter)]
-        named = {re.match(r"\**(\w*)", text)[1] for text in named}
-        for node in list(function.findall(addnodes.pending_xref)):
-            if node.get("reftype") == "obj" and node["reftarget"] in named:
-                node.replace_self(nodes.literal(text=node.astext(), classes=["py"]))
-
-
 def setup(app):
     """Register the extension."""
     app.connect("builder-inited", write)
-    app.connect("missing-reference", resolve)
-    app.connect("doctree-read", unlink_arguments)
     return {"parallel_read_safe": True}
