@@ -43,7 +43,6 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
-templates_path = ["templates"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
@@ -102,5 +101,5 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
-    "min_reported_time": 1,
+    "write_computation_times": False,
 }
