@@ -297,8 +297,8 @@ def _optimizers_index(found):
     text += (
         "Each name leads to its page. The bytes of state are those for each float32 parameter, "
         f"measured {_MEASURED}. ``params`` under *also needs* means "
-        "``update(grads, state, params)``; other names are keyword arguments, as in ``update(grads, state, params, value=loss)``. "
-        "Methods for exact gradients, such as `lbfgs`, are on the page of :doc:`solvers "
+        "``update(grads, state, params)``; other names are keyword arguments, as in "
+        "``update(grads, state, params, value=loss)``. Methods for exact gradients, such as `lbfgs`, are on the page of :doc:`solvers "
         "<../solvers/index>`; :doc:`/guides/how-to-choose` has the evidence.\n\n"
     )
     rows = [("optimizer", "what it does", "good for", "bytes of state", "also needs", "paper")]
