@@ -298,8 +298,9 @@ def _optimizers_index(found):
         "Each name leads to its page. The bytes of state are those for each float32 parameter, "
         f"measured {_MEASURED}. ``params`` under *also needs* means "
         "``update(grads, state, params)``; other names are keyword arguments, as in "
-        "``update(grads, state, params, value=loss)``. Methods for exact gradients, such as `lbfgs`, are on the page of :doc:`solvers "
-        "<../solvers/index>`; :doc:`/guides/how-to-choose` has the evidence.\n\n"
+        "``update(grads, state, params, value=loss)``. Methods for exact gradients, such "
+        "as `lbfgs`, are on the page of :doc:`solvers <../solvers/index>`; "
+        ":doc:`/guides/how-to-choose` has the evidence.\n\n"
     )
     rows = [("optimizer", "what it does", "good for", "bytes of state", "also needs", "paper")]
     for name in FACTORIES:
