@@ -4,6 +4,7 @@ Each optimizer has a page. The other public names are grouped as in `gdjax/__ini
 each group, and so are the names of the modules that have their own.
 """
 
+import enum
 import functools
 import inspect
 import re
@@ -20,7 +21,7 @@ ROOT = DOCS.parent
 STUB = ROOT / "src" / "gdjax" / "__init__.pyi"
 TYPES = ROOT / "src" / "gdjax" / "core" / "types.py"
 
-# Group of the stub, or None -> the package of which it has the names, and its introduction.
+# Group of the stub -> the package whose names it has; its docstring is the introduction.
 PACKAGES = {
     "Losses": "losses",
     "Schedules": "schedules",
@@ -97,12 +98,15 @@ def _slug(group):
 
 def _own_names(module):
     """Return the public names of a module that `gdjax` does not have, with the module's."""
-    found = gdjax
-    for part in module.split(".")[1:]:
-        found = getattr(found, part)
+    found = _value(module)
     names = [n for n in dir(found) if not n.startswith("_") and _is_of(getattr(found, n), module)]
     mine = [n for n in names if getattr(gdjax, n, None) is not getattr(found, n)]
     return [f"{module}.{name}" for name in mine]
+
+
+def _value(full_name):
+    """Return what a name stands for."""
+    return functools.reduce(getattr, full_name.split(".")[1:], gdjax)
 
 
 def _is_of(value, module):
@@ -116,16 +120,16 @@ def _is_of(value, module):
 
 def _object(full_name):
     """Return the directive for a public name."""
-    name = full_name.removeprefix("gdjax.")
-    value = gdjax
-    for part in name.split("."):
-        value = getattr(value, part)
+    value = _value(full_name)
     if isinstance(value, types.ModuleType):
         return ""
     if inspect.isclass(value):
-        fields = ", ".join(getattr(value, "_fields", ()))
-        hidden = f"   :exclude-members: {fields}\n" if fields else ""
-        return f".. autoclass:: {full_name}\n   :members:\n{hidden}\n"
+        options = "   :members:\n"
+        if issubclass(value, enum.Enum):
+            options += "   :undoc-members:\n"
+        elif fields := ", ".join(getattr(value, "_fields", ())):  # the docstring has them
+            options += f"   :exclude-members: {fields}\n"
+        return f".. autoclass:: {full_name}\n{options}\n"
     kind = "autofunction" if callable(value) else "autodata"
     return f".. {kind}:: {full_name}\n\n"
 
@@ -156,10 +160,8 @@ def _names_page(title, names, module=""):
 
 
 def _summary(full_name):
-    value = gdjax
-    for part in full_name.split(".")[1:]:
-        value = getattr(value, part)
-    return summary(value) if inspect.isclass(value) or callable(value) else ""
+    value = _value(full_name)
+    return summary(value) if callable(value) else ""
 
 
 # --- the page of one optimizer ---
