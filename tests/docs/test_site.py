@@ -205,13 +205,14 @@ def test_what_explore_says_of_its_paths_is_true(explored):
 # --- in a browser ---
 
 
-def test_every_page_on_a_phone(browser, address):
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_page_on_a_phone(browser, address, half):
     """No error, formulas set, nothing wider than the window, no request to elsewhere."""
     pages = [p for p in PAGES if not p.startswith("_modules/")]
     pages += [p for p in PAGES if p.startswith("_modules/")][::20]  # source code, all set alike
     browser.size(PHONE)
     wrong = {}
-    for page in pages:
+    for page in pages[half::2]:
         browser.open(page)
         seen = browser.execute_async_script(LOOK)
         log = [entry["message"] for entry in browser.get_log("browser")]
@@ -221,7 +222,6 @@ def test_every_page_on_a_phone(browser, address):
         if errors or outside or unset or seen["width"] > PHONE[0]:
             wrong[page] = errors, outside, unset and "formulas", seen["width"]
     assert wrong == {}
-    assert any("adam" in page for page in pages)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
