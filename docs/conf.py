@@ -101,5 +101,6 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
+    "default_thumb_file": str(HERE / "static" / "favicon.svg"),
     "min_reported_time": 1,
 }
