@@ -102,4 +102,5 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,
+    "default_thumb_file": str(HERE / "static" / "favicon.svg"),
 }
