@@ -10,9 +10,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # many-devices
 
-import reference  # noqa: E402  (after the flags that JAX reads)
-
-import gdjax  # noqa: E402
+import gdjax  # noqa: E402  (after the flags that JAX reads)
 
 project = "gdjax"
 author = "gdjax contributors"
@@ -55,7 +53,6 @@ default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {name: f"gdjax.core.types.{name}" for name in reference.aliases()}
 maximum_signature_line_length = 72
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
@@ -105,4 +102,5 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,
+    "default_thumb_file": str(HERE / "static" / "favicon.svg"),
 }

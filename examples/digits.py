@@ -207,9 +207,11 @@ def main():
 # ----------
 #
 # The first figure has the training losses of all methods. The second shows what a learning rate
-# does: small ones have not yet trained the network, large ones have spoiled it, and the best is
+# does: small ones have not yet trained the network, large ones have made it worse, and the best is
 # chosen by the held-out accuracy (left), not by the training loss (right). The last figure has the
 # held-out accuracy during training.
+
+# sphinx_gallery_thumbnail_number = 2
 
 if __name__ == "__main__":
     main()

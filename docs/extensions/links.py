@@ -1,5 +1,6 @@
-"""Which names in docstrings are links; a Sphinx extension."""
+"""How names in docstrings and signatures become links; a Sphinx extension."""
 
+import inspect
 import re
 
 from docutils import nodes
@@ -32,8 +33,39 @@ def unlink_arguments(app, doctree):
                 node.replace_self(nodes.literal(text=node.astext(), classes=["py"]))
 
 
+class Written:
+    """A default value that is shown as it is written."""
+
+    def __init__(self, text):
+        """Keep the text."""
+        self.text = text
+
+    def __repr__(self):
+        """Return the text."""
+        return self.text
+
+
+def keep_names(app, function, bound):
+    """Let signatures show the names of types as the code has them, and of functions."""
+    if not inspect.isfunction(function) or not function.__module__.startswith("gdjax."):
+        return
+    signature = inspect.signature(function)
+    parameters = [p.replace(default=_shown(p.default)) for p in signature.parameters.values()]
+    vars(function)["__signature__"] = signature.replace(parameters=parameters)
+    function.__annotations__ = {}  # which Sphinx would evaluate
+
+
+def _shown(default):
+    if type(default).__name__ == "Optimizer":
+        return Written(f"{default.update.__name__}()")
+    if callable(default) and hasattr(default, "__name__") and not inspect.isclass(default):
+        return Written(default.__name__)
+    return default
+
+
 def setup(app):
     """Register the extension."""
+    app.connect("autodoc-before-process-signature", keep_names)
     app.connect("missing-reference", resolve)
     app.connect("doctree-read", unlink_arguments)
     return {"parallel_read_safe": True}

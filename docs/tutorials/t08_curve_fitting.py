@@ -118,21 +118,24 @@ for name, value, error in (
 # variance of a function with the gradient :math:`g` is :math:`g^\top C g`, with :math:`C` the
 # covariance.
 #
-# The curve itself is such a function, one at each :math:`x`. In the picture its band is two
-# standard errors wide to each side. It is narrow where data are, and widens where the model
-# extrapolates.
+# The curve itself is such a function, one at each :math:`x`. The picture in the middle shows the
+# half-width of its band, two standard errors. It is narrow where data are, and widens where the
+# model extrapolates.
 
 x = np.linspace(0, 2500, 200)
 slopes = jax.jacobian(lambda p: model(p, x))(fit.params)
 g = jnp.stack(jax.tree.leaves(slopes), axis=1)  # in the order of the covariance
 band = 2 * jnp.sqrt(jnp.einsum("xi,ij,xj->x", g, covariance, g))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
 left.plot(pressure, volume, "o", color="black", markersize=4, label="data")
 left.plot(x, model(fit.params, x), label="fit")
-left.fill_between(x, model(fit.params, x) - band, model(fit.params, x) + band, alpha=0.3)
-left.set(xlabel="pressure", ylabel="volume", title="fit, with its band")
+left.set(xlabel="pressure", ylabel="volume", title="fit")
 left.legend()
+middle.semilogy(x[1:], band[1:])
+middle.axvspan(pressure[0], pressure[-1], color="grey", alpha=0.2, label="data")
+middle.set(xlabel="pressure", title="half-width of the band")
+middle.legend()
 right.axhline(0, color="grey", linewidth=0.8)
 right.plot(pressure, -residual_fn(fit.params, volume), "o", color="black", markersize=4)
 right.set(xlabel="pressure", ylabel="data - fit", title="residuals")

@@ -214,7 +214,7 @@ left.plot(volatility, returns, "ks", markersize=4)
 left.set(xlabel="standard deviation", ylabel="required return", title="squares: single assets")
 right.stackplot(required[feasible], weights.T, labels=[f"asset {i}" for i in range(4)])
 right.set(xlabel="required return", ylabel="weight", title="portfolios")
-right.legend(loc="upper left", fontsize=8)
+right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 plt.show()
 
 # %%

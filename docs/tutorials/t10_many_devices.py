@@ -126,17 +126,19 @@ print(f"stored on each device: parameters {kilobytes(zero[0]):.1f} kB, "
       f"state {kilobytes(zero[1]):.2f} kB")  # fmt: skip
 
 # %%
-# The pictures show the first kernel, 16 by 64, and its first moment: each color is what one device
-# stores. What is one color, with the name "all", is stored as a whole by every device.
+# The pictures show the first kernel, 16 by 64, and its first moment. Each color is a part that one
+# device stores.
 
 
-def draw(ax, array, title):
+def draw(ax, array):
+    ax.set(xticks=[], yticks=[])
+    if array.is_fully_replicated:
+        ax.text(0.5, 0.5, "whole on each device", ha="center", transform=ax.transAxes)
+        return
     owner = np.zeros(array.shape)
     for shard in array.addressable_shards:
         owner[shard.index] = shard.device.id
     ax.imshow(owner, cmap="tab10", vmin=0, vmax=9, aspect="auto")
-    ax.set_title(title + (": all" if array.is_fully_replicated else ""), fontsize=10)
-    ax.set(xticks=[], yticks=[])
 
 
 ways = {
@@ -146,8 +148,9 @@ ways = {
 }
 figure, axes = plt.subplots(2, 3, figsize=(9, 3.4), layout="constrained")
 for (name, (params, state)), (top, bottom) in zip(ways.items(), axes.T, strict=True):
-    draw(top, params["linear_0"]["kernel"], name)
-    draw(bottom, state.mu["linear_0"]["kernel"], "")
+    draw(top, params["linear_0"]["kernel"])
+    draw(bottom, state.mu["linear_0"]["kernel"])
+    top.set_title(name)
 axes[0, 0].set_ylabel("parameter")
 axes[1, 0].set_ylabel("moment")
 plt.show()

@@ -85,10 +85,9 @@ runs = {
 }
 results = {name: jax.jit(lambda ox=ox: train(ox, optimizer(ox)))() for name, ox in runs.items()}
 reference = results["optax"][2]
-for name, (_, state, losses) in results.items():
+for name, (_, _, losses) in results.items():
     apart = np.abs(losses / reference - 1).max()
-    print(f"{name:19} last loss {losses[-1]:.5f}, largest relative difference {apart:.0e}, "
-          f"state {type(state[1]).__name__}")  # fmt: skip
+    print(f"{name:19} last loss {losses[-1]:.5f}, largest relative difference {apart:.0e}")
 
 figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 for (name, (_, _, losses)), width in zip(results.items(), (7, 4, 1.2), strict=True):
@@ -100,9 +99,13 @@ plt.show()
 # %%
 # The three curves lie on each other; they differ by rounding. With the compatible module the states
 # are optax's classes as well, so that code that reads or stores them goes on working. gdjax's own
-# state is one class, ``State(count, hyperparams, slots)``: it contains the numbers of the
-# optimizer.
-#
+# state is one class for all optimizers, with the numbers that the optimizer uses.
+
+for name, (_, state, _) in results.items():
+    adam = state[1] if name == "gdjax" else state[1][0]
+    print(f"{name:19} {type(adam).__name__}{adam._fields}")
+
+# %%
 # Numbers in the state
 # --------------------
 #

@@ -68,7 +68,7 @@ def test_the_table_has_every_optimizer_of_the_namespace(written):
     } - {"trace", "ademamix_schedules", "GaLoreDimensionNumbers", "MuonDimensionNumbers"}
     assert set(rows) == expected
     assert len(rows) == len(expected)
-    assert "\n     - 4 to 8\n     - `params`\n     - `paper <https://" in table
+    assert "\n     - 4 to 8\n     - ``params``\n     - `paper <https://" in table
 
 
 @pytest.mark.parametrize(
