@@ -137,12 +137,12 @@ print(f"state {bytes_of(result.state) / count:.2f}")
 
 
 def mean_of_squares(optimizer, steps=4000):
-    """Return the largest mean of squares after each step with gradients of 1."""
+    """Return the mean of squares, averaged over 256 elements, after each step."""
     grads = jnp.ones(256)
 
     def step(state, _):
         _, state = optimizer.update(grads, state)
-        return state, jnp.max(gdjax.decoded(state).nu.astype(jnp.float32))
+        return state, jnp.mean(gdjax.decoded(state).nu.astype(jnp.float32))
 
     return jax.lax.scan(step, optimizer.init(grads), length=steps)[1]
 
@@ -166,7 +166,7 @@ plt.show()
 # :func:`gdjax.with_loss_scale` does that with a scale that adapts; ``fit`` multiplies the loss.
 #
 # To see it, the loss of the digits is multiplied by :math:`10^{-7}`, which changes nothing for Adam
-# with a small ``eps`` except that gradients are small.
+# with a small ``eps`` except that gradients are small. The scale starts far too large, on purpose.
 
 
 def tiny_loss(params, batch):
@@ -178,7 +178,7 @@ half = cast(params, jnp.float16)
 adam = gdjax.adam(1e-3, eps=1e-16)
 for name, optimizer in [
     ("without a scale", gdjax.with_master_weights(adam)),
-    ("with a scale", gdjax.with_loss_scale(gdjax.with_master_weights(adam))),
+    ("with a scale", gdjax.with_loss_scale(gdjax.with_master_weights(adam), init_scale=2.0**45)),
 ]:
     result = gdjax.fit(tiny_loss, half, optimizer, train, metric_fn=loss_in_float32, **options)
     zeros = jax.grad(lambda p, s=result.state: tiny_loss(p, train) * gdjax.loss_scale(s))(half)
@@ -188,8 +188,7 @@ for name, optimizer in [
 
 # %%
 # A scale that is too large makes gradients infinite. Such a step is left out, and the scale is
-# halved; it is doubled again after 2000 finite steps in a row. The count of steps that were left
-# out:
+# halved; after 2000 finite steps in a row it is doubled. The number of steps that were left out:
 
 print(gdjax.skipped_steps(result.state))
 
