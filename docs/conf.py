@@ -10,9 +10,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # many-devices
 
-import reference  # noqa: E402  (after the flags that JAX reads)
-
-import gdjax  # noqa: E402
+import gdjax  # noqa: E402  (after the flags that JAX reads)
 
 project = "gdjax"
 author = "gdjax contributors"
@@ -28,10 +26,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "reference",
+    "links",
     "explore",
     "running",
 ]
-exclude_patterns = ["build", "tutorials", "sg_execution_times.rst", "generated/**/*.ipynb", "generated/**/*.py"]
+exclude_patterns = [
+    *("build", "tutorials", "sg_execution_times.rst"),
+    *("generated/**/*.ipynb", "generated/**/*.py"),
+]
 html_theme = "furo"
 html_title = f"gdjax {version}"
 # MathJax is copied beside the pages, so that formulas are set without network.
@@ -41,7 +43,6 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
-templates_path = ["templates"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
@@ -52,7 +53,6 @@ default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {name: f"gdjax.core.types.{name}" for name in reference.aliases()}
 maximum_signature_line_length = 72
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
@@ -101,6 +101,6 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,
     "default_thumb_file": str(HERE / "static" / "favicon.svg"),
-    "min_reported_time": 1,
 }

@@ -4,15 +4,14 @@ Each optimizer has a page. The other public names are grouped as in `gdjax/__ini
 each group, and so are the names of the modules that have their own.
 """
 
+import enum
+import functools
 import inspect
 import re
 import types
 from pathlib import Path
 
-from docutils import nodes
 from factories import FACTORIES, SOLVERS, good_for, notes, numbers, paper, summary
-from sphinx import addnodes
-from sphinx.util.nodes import make_refnode
 
 import gdjax
 from gdjax.namespace import HOMES
@@ -22,7 +21,7 @@ ROOT = DOCS.parent
 STUB = ROOT / "src" / "gdjax" / "__init__.pyi"
 TYPES = ROOT / "src" / "gdjax" / "core" / "types.py"
 
-# Group of the stub, or None -> the package of which it has the names, and its introduction.
+# Group of the stub -> the package whose names it has; its docstring is the introduction.
 PACKAGES = {
     "Losses": "losses",
     "Schedules": "schedules",
@@ -99,12 +98,15 @@ def _slug(group):
 
 def _own_names(module):
     """Return the public names of a module that `gdjax` does not have, with the module's."""
-    found = gdjax
-    for part in module.split(".")[1:]:
-        found = getattr(found, part)
+    found = _value(module)
     names = [n for n in dir(found) if not n.startswith("_") and _is_of(getattr(found, n), module)]
     mine = [n for n in names if getattr(gdjax, n, None) is not getattr(found, n)]
     return [f"{module}.{name}" for name in mine]
+
+
+def _value(full_name):
+    """Return what a name stands for."""
+    return functools.reduce(getattr, full_name.split(".")[1:], gdjax)
 
 
 def _is_of(value, module):
@@ -118,16 +120,16 @@ def _is_of(value, module):
 
 def _object(full_name):
     """Return the directive for a public name."""
-    name = full_name.removeprefix("gdjax.")
-    value = gdjax
-    for part in name.split("."):
-        value = getattr(value, part)
+    value = _value(full_name)
     if isinstance(value, types.ModuleType):
         return ""
     if inspect.isclass(value):
-        fields = ", ".join(getattr(value, "_fields", ()))
-        hidden = f"   :exclude-members: {fields}\n" if fields else ""
-        return f".. autoclass:: {full_name}\n   :members:\n{hidden}\n"
+        options = "   :members:\n"
+        if issubclass(value, enum.Enum):
+            options += "   :undoc-members:\n"
+        elif fields := ", ".join(getattr(value, "_fields", ())):  # the docstring has them
+            options += f"   :exclude-members: {fields}\n"
+        return f".. autoclass:: {full_name}\n{options}\n"
     kind = "autofunction" if callable(value) else "autodata"
     return f".. {kind}:: {full_name}\n\n"
 
@@ -158,10 +160,8 @@ def _names_page(title, names, module=""):
 
 
 def _summary(full_name):
-    value = gdjax
-    for part in full_name.split(".")[1:]:
-        value = getattr(value, part)
-    return summary(value) if inspect.isclass(value) or callable(value) else ""
+    value = _value(full_name)
+    return summary(value) if callable(value) else ""
 
 
 # --- the page of one optimizer ---
@@ -176,7 +176,7 @@ def _optimizer_page(name, names, found):
     text += _related_section(name)
     others = [n for n in names if n != f"gdjax.{name}"]
     if others:
-        text += _section("In the same file") + "".join(map(_object, others))
+        text += _section("Related functions") + "".join(map(_object, others))
     return text
 
 
@@ -186,13 +186,15 @@ def _section(title):
 
 def _state_section(name, factory, found):
     text = _section("Memory, inputs and numbers")
-    text += f"State, measured: {_memory(name, found)}.\n\n"
+    text += f"State: {_memory(name, found)}.\n\n"
     if name in FACTORIES:
         needs = found[name]["needs"]
         text += "`update` needs gradients and state"
-        text += f", and also {', '.join(f'`{key}`' for key in needs)}.\n\n" if needs else " only.\n\n"
+        text += (
+            f", and also {', '.join(f'``{key}``' for key in needs)}.\n\n" if needs else " only.\n\n"
+        )
     rows = [
-        (f"`{key}`", "required" if value is inspect.Parameter.empty else f"`{value}`", allowed)
+        (f"``{key}``", "required" if value is inspect.Parameter.empty else f"``{value}``", allowed)
         for key, (value, allowed) in numbers(factory).items()
     ]
     if rows:
@@ -203,13 +205,13 @@ def _state_section(name, factory, found):
 def _memory(name, found):
     sizes = found[name]["bytes"]
     if name in FACTORIES:
-        return f"{_sizes(sizes)} bytes for each float32 parameter, {_OPTIONS_NOTE}"
+        return f"{_sizes(sizes)} bytes for each float32 parameter, measured {_MEASURED}"
     terms = [f"{sizes[0]} n² bytes"] * bool(sizes[0]) + [f"{sizes[1]} n bytes"] * bool(sizes[1])
     grows = " + ".join(terms).replace(" bytes +", " +")
-    return f"{grows} for n float32 parameters" if terms else "a few numbers, for any problem"
+    return f"{grows} for n float32 parameters, measured" if terms else "a few numbers"
 
 
-_OPTIONS_NOTE = "of a matrix of 256 x 256, with default options and those that the tests use"
+_MEASURED = "for a matrix of 256 x 256 with default options and with those of the tests"
 
 
 def _sizes(sizes):
@@ -233,8 +235,8 @@ def _paths_section(name, found):
     if rates[0] is None:
         text += "It finds its step sizes itself. "
     else:
-        text += f"The learning rates are {rates[0]:g} and {rates[1]:g}: of 22 between 1e-5 and 100, "
-        text += f"those with the smallest mean value in the last {LAST} steps. "
+        text += f"The learning rates are {rates[0]:g} and {rates[1]:g}, those of 22 between 1e-5 "
+        text += f"and 100 with the smallest mean value in the last {LAST} steps. "
     text += "The parameters are a matrix of 2 x 1. "
     if name in REMARKS:
         text += f"{REMARKS[name]} "
@@ -245,8 +247,9 @@ def _paper_section(factory):
     text = ""
     for label, body in notes(factory).items():
         listed = body.startswith("- ")
-        text += f"**{label}{':' if listed else '.'}**{chr(10) * 2 if listed else ' '}"
-        text += f"{_escaped(body, listed)}\n\n"
+        if label == "Papers":  # each on a line of its own
+            body = re.sub(r"(https://\S+[^,;\s])\n", r"\1\n\n", body)
+        text += f"**{label}:**{chr(10) * 2 if listed else ' '}{_escaped(body, listed)}\n\n"
     return _section("Papers, symbols and deviations") + text if text else ""
 
 
@@ -263,21 +266,25 @@ def _related_section(name):
     text = f"Of the same family: {', '.join(f'`{n}`' for n in same)}.\n\n" if same else ""
     used = [f":doc:`{title} </{page}>`" for page, title, source in _pages() if _uses(source, name)]
     text += f"Pages that use it: {', '.join(used)}.\n\n" if used else ""
-    return _section("Related") + text if text else ""
+    return _section("See also") + text if text else ""
 
 
+@functools.cache
 def _pages():
-    """Yield page, title and text of the guides, the tutorials and the examples."""
+    """Return page, title and text of the guides, the tutorials and the examples."""
+    found = []
     for file in sorted((DOCS / "guides").glob("*.md")):
         if file.stem != "terms":
             text = file.read_text()
-            yield f"guides/{file.stem}", re.search(r"^# (.*)", text, re.MULTILINE)[1], text
+            title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
+            found.append((f"guides/{file.stem}", title, text))
     for folder in ("tutorials", "examples"):
         at = DOCS / folder if folder == "tutorials" else ROOT / folder
         for file in sorted(at.glob("*.py")):
             text = file.read_text()
             title = re.search(r'"""\s*(.*?)\n', text)[1].replace("`", "").rstrip(".")
-            yield f"generated/{folder}/{file.stem}", title, text
+            found.append((f"generated/{folder}/{file.stem}", title, text))
+    return found
 
 
 def _uses(text, name):
@@ -290,16 +297,17 @@ def _uses(text, name):
 def _optimizers_index(found):
     text = _title("Optimizers") + ".. automodule:: gdjax.optimizers\n\n.. currentmodule:: gdjax\n\n"
     text += (
-        "Each name leads to its page. The size of the state is measured for the float32 parameters "
-        f"{_OPTIONS_NOTE}. `params` under *also needs* means ``update(grads, state, params)``; "
-        "other names are keyword arguments, as in ``update(grads, state, params, value=loss)``. "
-        "Methods for exact gradients, such as `lbfgs`, are on the page of :doc:`solvers "
-        "<../solvers/index>`; :doc:`/guides/how-to-choose` has the evidence.\n\n"
+        "Each name leads to its page. The bytes of state are those for each float32 parameter, "
+        f"measured {_MEASURED}. ``params`` under *also needs* means "
+        "``update(grads, state, params)``; other names are keyword arguments, as in "
+        "``update(grads, state, params, value=loss)``. Methods for exact gradients, such "
+        "as `lbfgs`, are on the page of :doc:`solvers <../solvers/index>`; "
+        ":doc:`/guides/how-to-choose` has the evidence.\n\n"
     )
     rows = [("optimizer", "what it does", "good for", "bytes of state", "also needs", "paper")]
     for name in FACTORIES:
         factory = getattr(gdjax, name)
-        needs = ", ".join(f"`{key}`" for key in found[name]["needs"])
+        needs = ", ".join(f"``{key}``" for key in found[name]["needs"])
         cells = [f":doc:`{name}`", summary(factory), good_for(factory)]
         cells += [_sizes(found[name]["bytes"]), needs, f"`paper <{paper(factory)}>`__"]
         rows.append(cells)
@@ -335,14 +343,27 @@ def _types_page():
     text += "What the names mean that annotate arguments and results.\n\n"
     text += ".. py:currentmodule:: gdjax.core.types\n\n"
     for name, (definition, meaning) in aliases().items():
-        meaning = meaning.partition("noqa")[0]
         canonical = "" if definition.endswith("[") else f"   :canonical: {definition}\n"
-        text += f".. py:type:: {name}\n{canonical}\n   {_sentence(meaning or MEANINGS[name])}\n\n"
+        text += f".. py:type:: {name}\n{canonical}\n   {_sentence(MEANINGS.get(name, meaning))}\n\n"
     return text
 
 
+# Where the comment in the code is no sentence for readers.
 MEANINGS = {
+    "ArrayTree": "a tree whose leaves are arrays or numbers",
+    "TreeDef": "the structure of a tree, `jax.tree_util.PyTreeDef`",
+    "ScheduleFn": "a function of the step count, such as a `Schedule`",
     "PrefixTree": "a tree of numbers whose leaves stand for parts of the parameters, or `by_path`",
+    "Mask": "which leaves take part: a boolean, a tree of booleans, or a function of the "
+    "parameters that returns one",
+    "DType": "a dtype; None is the default that the docstring names",
+    "FloatDType": "a real floating dtype of at least 16 bits; None is the default",
+    "SlotDType": "the dtype of a slot, or the name of a code; see `with_slot_dtypes`",
+    "AxisName": "the name of an axis of `jax.vmap`, `jax.pmap` or `jax.shard_map`",
+    "Rule": "a function of one array or tree; see `leafwise`",
+    "LossFn": "a function of the parameters, and usually a batch, that returns a real number, or "
+    "that and auxiliary output",
+    "Pair": "an `(init, update)` pair of gdjax or of another library",
 }
 
 
@@ -394,43 +415,18 @@ def write(app):
     """Write the pages that have changed, so that only those are read again."""
     from measured import measured
 
-    generated = DOCS / "generated"
-    for page, text in pages(measured(generated / "measured.json")):
-        file = generated / "reference" / f"{page}.rst"
+    found = measured(DOCS / "generated" / "measured.json")
+    folder = DOCS / "generated" / "reference"
+    texts = {folder / f"{page}.rst": text for page, text in pages(found)}
+    for file in {*folder.rglob("*.rst"), *folder.rglob("*.md")} - texts.keys():
+        file.unlink()
+    for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
 
 
-# --- links ---
-
-
-def resolve(app, env, node, contnode):
-    """Find what is named by the module that defines it, or without its module."""
-    name = node.get("reftarget", "").rpartition(".")[2]
-    if node.get("refdomain") != "py":
-        return None
-    for full_name in (f"gdjax.{name}", f"gdjax.core.types.{name}"):
-        found = env.domains.python_domain.objects.get(full_name)
-        if found and node["reftarget"] in (name, full_name, f"{HOMES.get(name)}.{name}"):
-            to = found.docname, found.node_id
-            return make_refnode(app.builder, node["refdoc"], *to, contnode, full_name)
-    return None
-
-
-def unlink_arguments(app, doctree):
-    """Let no argument in the text of its function be a link to a function of that name."""
-    for function in doctree.findall(addnodes.desc):
-        named = [p.astext() for p in function.findall(addnodes.desc_parameter)]
-        named = {re.match(r"\**(\w*)", text)[1] for text in named}
-        for node in list(function.findall(addnodes.pending_xref)):
-            if node.get("reftype") == "obj" and node["reftarget"] in named:
-                node.replace_self(nodes.literal(text=node.astext(), classes=["py"]))
-
-
 def setup(app):
     """Register the extension."""
     app.connect("builder-inited", write)
-    app.connect("missing-reference", resolve)
-    app.connect("doctree-read", unlink_arguments)
     return {"parallel_read_safe": True}

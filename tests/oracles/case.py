@@ -48,7 +48,7 @@ def loss_value(params, grads, t):
     return dict(value=problems.value({k: np.abs(x) for k, x in params.items()}))
 
 
-def _betas(factory):  # `make.factory` is what docs/make_table.py names
+def _betas(factory):  # `make.factory` is what docs/extensions/factories.py names
     def make(b1, b2, **numbers):
         return factory(betas=(b1, b2), **numbers)
 

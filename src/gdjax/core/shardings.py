@@ -38,7 +38,7 @@ def state_shardings(
 
     Args:
       optimizer: an `(init, update)` pair.
-      params: arrays, or `jax.ShapeDtypeStruct`s, with shardings of one mesh. Those without one are
+      params: arrays or `jax.ShapeDtypeStruct` objects, with shardings of one mesh. Those without one are
         taken as replicated.
       mesh: the mesh of the result. None is that of the parameters; another one must have all the
         axes that their shardings name, as in restoring on other devices.

@@ -128,7 +128,7 @@ def polar(
     by steps :math:`X \leftarrow a X + (b A + c A^2)\, X` with :math:`A = X X^H`.
 
     Args:
-      x: float or complex array [*batch, m, n]; batch axes are mapped over.
+      x: float or complex array [..., m, n]; the leading axes are mapped over.
       ns_coeffs: coefficients of the steps, which bring singular values above 1e-3 of the norm close
         to 1. By name: "keller" ("standard"), 5 steps, into [0.47, 1.2]; "you" ("dion"), 5 steps,
         into [0.475, 1.145], and those above 1e-2 to 1 within 0.03; "polar_express5", 5 steps, into

@@ -30,8 +30,8 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
       max_fun: a convex function from a vector [n] to a number.
 
     Returns:
-      A function of (scores [..., n], targets [..., n], *args, **kwargs) over the last axis, which
-      passes further arguments to `max_fun`.
+      A function of scores [..., n] and targets [..., n] over the last axis, which passes further
+      arguments to `max_fun`.
 
     Raises:
       TypeError: if `max_fun` is not a function; from the loss, if `scores` is not float.

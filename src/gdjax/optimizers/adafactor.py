@@ -217,8 +217,8 @@ def adafactor(
 
     .. math::
 
-       V_t &= \hat\beta_{2t} V_{t-1} + (1 - \hat\beta_{2t}) (|g_t|^2 + \epsilon_1),
-              \quad \hat\beta_{2t} = 1 - t^{-c} \\
+       \hat\beta_{2t} &= 1 - t^{-c} \\
+       V_t &= \hat\beta_{2t} V_{t-1} + (1 - \hat\beta_{2t}) (|g_t|^2 + \epsilon_1) \\
        U_t &= g_t / \sqrt{V_t} \\
        \hat U_t &= U_t / \max(1, \operatorname{RMS}(U_t) / d) \\
        \alpha_t &= \eta_t \max(\epsilon_2, \operatorname{RMS}(x_{t-1})) \\

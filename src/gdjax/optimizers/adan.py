@@ -3,7 +3,7 @@
 Xie et al. (2022), Algorithm 1, https://arxiv.org/abs/2208.06677
 Paper -> here: m -> mu, v -> delta, n -> nu, beta_i -> 1 - b_i, eta -> learning_rate, lambda ->
 weight_decay. Deviations: bias correction, as in the authors' code; weight decay as in `adamw`
-unless `proximal`.
+unless ``proximal``.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def scale_by_simplified_ademamix(
     eps: Hyperparam = 1e-8,
     eps_root: Hyperparam = 0.0,
 ) -> Optimizer:
-    """Replace the gradient by the direction of `simplified_ademamix`; arguments, equations there.
+    """Replace the gradient by the direction of `simplified_ademamix`, which has its arguments.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -84,8 +84,8 @@ def adopt(
 
     .. math::
 
-       u_t &= \operatorname{clip}(g_t / \max(\sqrt{v_{t-1}}, \epsilon), -c_t, c_t),
-              \quad c_t = (t - 1)^{1/4} \\
+       c_t &= (t - 1)^{1/4} \\
+       u_t &= \operatorname{clip}(g_t / \max(\sqrt{v_{t-1}}, \epsilon), -c_t, c_t) \\
        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) u_t \\
        x_t &= x_{t-1} - \eta_t (m_t + \lambda x_{t-1}) \\
        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, \quad v_1 = |g_1|^2

@@ -149,8 +149,8 @@ def apollo(
     .. math::
 
        R_t &= P_t g_t, \quad P_{t,ij} \sim N(0, 1/r) \\
-       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) R_t, \quad
-              v_t = \beta_2 v_{t-1} + (1 - \beta_2) |R_t|^2 \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) R_t \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |R_t|^2 \\
        \tilde R_t &= m_t / (\sqrt{v_t} + \epsilon) \\
        s_{t,j} &= \|\tilde R_{t,:j}\| / (\|R_{t,:j}\| + 10^{-8}) \\
        G_t &= g_t \operatorname{diag}(s_t) \\

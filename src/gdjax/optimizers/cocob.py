@@ -101,7 +101,7 @@ def cocob(
     Returns:
       An `Optimizer` whose `update` needs the parameters.
       State: 20 bytes per element, :math:`x_0` (`start`), :math:`\theta_t` (`bets`), :math:`L_t`
-      (`scale`), :math:`G_t` (`abs_sum`) and :math:`R_t` (`reward`).
+      (``scale``), :math:`G_t` (`abs_sum`) and :math:`R_t` (`reward`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

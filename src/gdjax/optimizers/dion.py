@@ -187,7 +187,7 @@ def dion(
        x_t &= x_{t-1} - \eta_t (c P_t Q_t^\top + \lambda x_{t-1})
 
     The columns of :math:`P_t` are an orthonormal basis of those of :math:`B_t Q_{t-1}`, and
-    :math:`c` is the `scale`. Other parameters are updated by Adam.
+    :math:`c` is the ``scale``. Other parameters are updated by Adam.
 
     Args:
       learning_rate: :math:`\eta_t`, see `muon`, like all arguments that are not named here.

@@ -98,7 +98,7 @@ def dion2(
        x_t &= x_{t-1} - \eta_t (c O_t + \lambda x_{t-1}) \\
        M_{t,S} &= \beta B_{t,S}, \quad M_{t,i} = B_{t,i} \text{ for } i \notin S
 
-    Here :math:`c` is the `scale`. Other parameters are updated by Adam.
+    Here :math:`c` is the ``scale``. Other parameters are updated by Adam.
 
     Args:
       learning_rate: :math:`\eta_t`, see `muon`, like all arguments that are not named here.

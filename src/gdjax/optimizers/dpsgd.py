@@ -52,7 +52,7 @@ def dpsgd(
 
     Returns:
       An `Optimizer`.
-      State: 4 bytes per element with momentum, :math:`b_t` (`trace`), else none; a key.
+      State: 4 bytes per element with momentum, :math:`b_t` (``trace``), else none; a key.
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -104,7 +104,8 @@ def kl_shampoo(
 
        S_{a,t} &= \beta_t S_{a,t-1} + (1 - \beta_t) g_t S_{b,t-1}^{-1} g_t^\top / n \\
        S_{b,t} &= \beta_t S_{b,t-1} + (1 - \beta_t) g_t^\top S_{a,t-1}^{-1} g_t / m \\
-       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad \hat m_t = m_t / (1 - \beta_1^t) \\
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+       \hat m_t &= m_t / (1 - \beta_1^t) \\
        d_t &= S_{a,t}^{-1/2} \hat m_t S_{b,t}^{-1/2} \\
        x_t &= x_{t-1} - \eta_t (d_t + \lambda x_{t-1})
 

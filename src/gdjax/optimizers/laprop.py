@@ -40,9 +40,9 @@ def laprop(
 
     .. math::
 
-       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, \quad \hat v_t = v_t / (1 - \beta_2^t) \\
+       v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t / (\sqrt{\hat v_t} + \epsilon) \\
-       \hat m_t &= m_t / (1 - \beta_1^t) \\
+       \hat m_t &= m_t / (1 - \beta_1^t), \quad \hat v_t = v_t / (1 - \beta_2^t) \\
        x_t &= x_{t-1} - \eta_t (\hat m_t + \lambda x_{t-1})
 
     Since the mean is over numbers near one, :math:`\beta_1` and :math:`\beta_2` can be chosen

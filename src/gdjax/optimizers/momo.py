@@ -158,13 +158,14 @@ def momo(
 
     .. math::
 
-       m_t &= \beta m_{t-1} + (1 - \beta) g_t, \quad m_1 = g_1 \\
-       \bar f_t &= \beta \bar f_{t-1} + (1 - \beta) f_t, \quad \bar f_1 = f_1 \\
-       \gamma_t &= \beta \gamma_{t-1} + (1 - \beta) \langle g_t, x_{t-1} \rangle,
-                   \quad \gamma_1 = \langle g_1, x_0 \rangle \\
+       m_t &= \beta m_{t-1} + (1 - \beta) g_t \\
+       \bar f_t &= \beta \bar f_{t-1} + (1 - \beta) f_t \\
+       \gamma_t &= \beta \gamma_{t-1} + (1 - \beta) \langle g_t, x_{t-1} \rangle \\
        h_t &= (1 + \eta_t \lambda) (\bar f_t - f_* - \gamma_t) + \langle m_t, x_{t-1} \rangle \\
        \tau_t &= \min(\eta_t, \max(h_t, 0) / \|m_t\|^2) \\
        x_t &= (x_{t-1} - \tau_t m_t) / (1 + \eta_t \lambda)
+
+    At t = 1, :math:`\beta` is 0 in the means; inner product and norm are over all parameters.
 
     Differences: the step is that of the paper and of momo-opt. optax does not divide
     :math:`\tau_t m_t` by :math:`1 + \eta_t \lambda`.

@@ -126,7 +126,7 @@ def muon(
        x_t &= x_{t-1} - \eta_t (c O_t + \lambda x_{t-1})
 
     The polar factor of a matrix :math:`U \Sigma V^\top` is :math:`U V^\top`, approximated as by
-    `polar`; :math:`c` is the `scale`.
+    `polar`; :math:`c` is the ``scale``.
 
     Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
     `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
@@ -176,7 +176,7 @@ def muon(
         device then computes the polar factors of equally many whole matrices, at the cost of two
         all-to-alls; the state does not change. None: over the axes of an explicit mesh that shard
         the arrays; on other meshes as XLA shards the products. See
-        docs/guides/matrices-over-a-mesh.md.
+        :doc:`/guides/matrices-over-a-mesh`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless both decays are None.

@@ -158,7 +158,7 @@ def nadam(
     beginning: with the defaults the first step is 1.47, 1.06 or 1.9 times the learning rate.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`, like all arguments that are not named here.
       b1: :math:`\beta_1` in [0, 1), see `adam`.
       b2: :math:`\beta_2` in [0, 1), see `adam`.
       eps: :math:`\epsilon` >= 0, see `adam`.

@@ -34,7 +34,7 @@ def noisy_sgd(
        x_t = x_{t-1} - \eta_t (g_t + n_t), \qquad n_t \sim \mathcal N(0, \sigma^2 / t^\gamma)
 
     Args:
-      learning_rate: step size >= 0: a number or a schedule.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number or a schedule.
       eta: :math:`\sigma^2`, variance of the first noise, >= 0.
       gamma: power of t by which the variance falls.
       key: an int or a `jax.random.key`, see `add_noise`. Runs with the same key get the same noise.

@@ -158,7 +158,7 @@ def normuon(
       adam_learning_rate: see `muon`.
       muon_weight_dimension_numbers: see `muon`.
       consistent_rms: :math:`\rho` > 0, root mean square of the direction; 0.2 is the paper's. None
-        restores the norm of :math:`O_t` and applies `scale`.
+        restores the norm of :math:`O_t` and applies ``scale``.
       scale: see `muon`.
       ns_dtype: see `muon`.
       mesh: see `muon`.

@@ -109,7 +109,8 @@ def novograd(
     Differences: the paper's defaults are b1 = 0.95, b2 = 0.98 and eps = 1e-8; these are optax's.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
       b1: :math:`\beta_1`, decay of the sum, in [0, 1).
       b2: :math:`\beta_2`, decay of the squared norm, in [0, 1).
       eps: :math:`\epsilon`, added to the root, >= 0.

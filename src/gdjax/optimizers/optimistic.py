@@ -97,7 +97,7 @@ def optimistic_gradient_descent(
     In games in which gradient descent circles around the solution, this method converges.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.
       alpha: weight of the gradient, >= 0.
       beta: weight of its change, >= 0.
 
@@ -173,7 +173,8 @@ def optimistic_adam(
     `optimistic_adam` takes no schedules.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
       optimism: :math:`o_t` >= 0, step size of the correction; None is the learning rate.
       b1: :math:`\beta_1` in [0, 1), see `adam`.
       b2: :math:`\beta_2` in [0, 1), see `adam`.
@@ -184,7 +185,8 @@ def optimistic_adam(
 
     Returns:
       An `Optimizer`.
-      State: 12 bytes per element (mu, nu, the last direction).
+      State: 12 bytes per element, :math:`m_t` (`mu`), :math:`v_t` (`nu`) and :math:`d_t`
+      (`previous`).
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -231,7 +233,8 @@ def optimistic_adam_v2(
     with :math:`d_t` the direction of `nadam`, or of `adam` without `nesterov`.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
       alpha: weight of the direction, >= 0.
       beta: weight of its change, >= 0.
       b1: :math:`\beta_1` in [0, 1), see `adam`.
@@ -243,7 +246,8 @@ def optimistic_adam_v2(
 
     Returns:
       An `Optimizer`.
-      State: 12 bytes per element (mu, nu, the last direction).
+      State: 12 bytes per element, :math:`m_t` (`mu`), :math:`v_t` (`nu`) and :math:`d_t`
+      (`previous`).
 
     Raises:
       ValueError: if a concrete number is out of range.

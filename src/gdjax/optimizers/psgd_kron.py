@@ -213,11 +213,12 @@ def psgd_kron(
 
     A lower bound is used for the spectral norm.
 
-    Differences: psgd-jax updates and balances the factors at random times, here the intervals are
-    deterministic; factors that would not be finite are kept.
+    Differences: psgd-jax balances the factors at random times, here it is done every
+    `balance_interval` updates; factors that would not be finite are kept.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
       b1: :math:`\beta_1`, decay of the mean, in [0, 1).
       weight_decay: :math:`\lambda` >= 0, strength of decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.

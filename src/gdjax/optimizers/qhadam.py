@@ -55,7 +55,7 @@ def qhadam(
     NAdam.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`, like all arguments that are not named here.
       b1: see `adam`; larger than there, since q1 adds weight to the newest gradient.
       b2: :math:`\beta_2` in [0, 1), see `adam`.
       q1: the paper's :math:`\nu_1`, weight of the mean against the newest gradient, in [0, 1].
@@ -63,12 +63,12 @@ def qhadam(
       eps: :math:`\epsilon` >= 0, see `adam`.
       eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
       mu_dtype: see `adam`.
-      weight_decay: strength of decoupled decay, see `adamw`.
+      weight_decay: :math:`\lambda` >= 0, decoupled decay, see `adamw`.
       mask: which leaves decay, see `adamw`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
-      State: 8 bytes per element (mu, nu).
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -175,7 +175,8 @@ def rmsprop(
     scale_by_learning_rate(learning_rate))`. TensorFlow starts v at `initial_scale=1.0`.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
       decay: :math:`\rho`, decay of the mean square, in [0, 1).
       eps: :math:`\epsilon` >= 0, added under the root or, without `eps_in_sqrt`, to it.
       initial_scale: :math:`v_0` >= 0; only the first update uses it.

@@ -81,7 +81,8 @@ def scion(
     some, usually the output layer. The last term is missing if not constrained.
 
     Args:
-      learning_rate: step size >= 0, at most 1 if constrained: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, step size >= 0, at most 1 if constrained: a number, schedule or
+        prefix tree.
       radius: :math:`\rho` > 0, the radius of each layer's ball, best a `by_path`: the paper has 50
         for hidden layers and 3000 for the output layer of a language model.
       beta: decay of the momentum, in [0, 1).

@@ -70,7 +70,7 @@ def gradient_descent(learning_rate: Hyperparam) -> Optimizer:
        x_t = x_{t-1} - \eta_t g_t
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.
 
     Returns:
       An `Optimizer` that remembers nothing of the parameters.
@@ -111,7 +111,7 @@ def sgd(
     multiplies the gradient by 1 - dampening from the second step on, is not offered.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree.
       momentum: :math:`\mu`, decay of the sum, in [0, 1); None is plain gradient descent.
       nesterov: whether to look one step ahead.
       accumulator_dtype: dtype of the sum; None is at least float32.

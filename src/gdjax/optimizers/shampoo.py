@@ -261,7 +261,8 @@ def shampoo(
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
       b1: :math:`\beta_1`, decay of the mean, in [0, 1).
       b2: :math:`\beta_2`, decay of the factors, in [0, 1]; 1 sums up, as in the paper, and is the
         first choice of the authors of the distributed code.

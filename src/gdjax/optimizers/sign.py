@@ -40,7 +40,8 @@ def sign_sgd(learning_rate: Hyperparam) -> Optimizer:
        x_t = x_{t-1} - \eta_t \operatorname{sign}(g_t)
 
     Args:
-      learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, the length of every step >= 0: a number, schedule or prefix
+        tree.
 
     Returns:
       An `Optimizer` that remembers nothing of the parameters.
@@ -85,7 +86,8 @@ def signum(
     `lion` gives the newest gradient more weight in the sign than in the mean.
 
     Args:
-      learning_rate: the length of every step >= 0: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, the length of every step >= 0: a number, schedule or prefix
+        tree.
       beta: decay of the mean, in [0, 1).
       accumulator_dtype: dtype of the mean; None is at least float32.
 

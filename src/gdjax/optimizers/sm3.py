@@ -97,7 +97,8 @@ def sm3(
     Differences: the paper has no :math:`\epsilon`, optax has it under the root as here.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers below.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers below.
       momentum: :math:`\mu`, decay of the mean of the direction, in [0, 1).
       b2: :math:`\beta_2`, decay of the accumulators, in [0, 1]; at 1 they are sums, below running
         means.

@@ -224,7 +224,8 @@ def soap(
     environment: otherwise OpenBLAS's threads and XLA's wait for each other.
 
     Args:
-      learning_rate: step size >= 0: a number, schedule or prefix tree, like all numbers here.
+      learning_rate: :math:`\eta_t`, step size >= 0: a number, schedule or prefix tree, like all
+        numbers here.
       b1: :math:`\beta_1`, decay of the mean, in [0, 1).
       b2: :math:`\beta_2`, decay of the mean square, in [0, 1).
       shampoo_beta: :math:`\beta`, decay of the factors, in [0, 1); None is `b2`.
@@ -246,7 +247,8 @@ def soap(
       mesh: devices to deal the rotated parameters over: a `jax.sharding.Mesh`, or (mesh, names of
         axes). Each device then has moments, factors and bases of equally many whole parameters,
         and only gradients and directions travel. Slots are stacks of like parameters then, see
-        `undealt`. None: slots shaped like the parameters. See docs/guides/matrices-over-a-mesh.md.
+        `undealt`. None: slots shaped like the parameters. See
+        :doc:`/guides/matrices-over-a-mesh`.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.

@@ -174,7 +174,8 @@ def sophia(
     one step later.
 
     Args:
-      learning_rate: step size >= 0, in units of the parameters: a number, schedule or prefix tree.
+      learning_rate: :math:`\eta_t`, step size >= 0, in units of the parameters: a number, schedule
+        or prefix tree.
       b1: :math:`\beta_1`, decay of the mean gradient, in [0, 1): a number or a schedule, like all
         numbers below.
       b2: :math:`\beta_2`, decay of the mean curvature, in [0, 1).

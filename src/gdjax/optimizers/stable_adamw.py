@@ -56,7 +56,7 @@ def stable_adamw(
     steps become too long, which causes loss spikes.
 
     Args:
-      learning_rate: as in `adam`, like all arguments that are not named here.
+      learning_rate: :math:`\eta_t` >= 0, as in `adam`, like all arguments that are not named here.
       b1: :math:`\beta_1` in [0, 1), see `adam`.
       b2: :math:`\beta_2` in [0, 1), see `adam`.
       eps: :math:`\epsilon` >= 0, see `adam`.
@@ -66,7 +66,7 @@ def stable_adamw(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters, unless `weight_decay=None`.
-      State: 8 bytes per element (mu, nu).
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -215,7 +215,7 @@ def lamb(
 
     Returns:
       An `Optimizer` whose `update` needs the parameters.
-      State: 8 bytes per element (mu, nu).
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range; if `update` is called without parameters.

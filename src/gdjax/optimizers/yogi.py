@@ -67,7 +67,7 @@ def yogi(
 
     Returns:
       An `Optimizer`.
-      State: 8 bytes per element (mu, nu).
+      State: 8 bytes per element, :math:`m_t` (`mu`) and :math:`v_t` (`nu`).
 
     Raises:
       ValueError: if a concrete number is out of range.

@@ -68,7 +68,7 @@ def update_moment(
 def update_moment_per_elem_norm(
     updates: ArrayTree, moments: ArrayTree, decay: Number, order: float
 ) -> PyTree:
-    """Return `update_moment`, with |g|**order in place of g**order for complex gradients.
+    """Return `update_moment`, with `abs(g)**order` in place of `g**order` for complex gradients.
 
     Args:
       updates: a tree of gradients.
@@ -96,13 +96,13 @@ def update_moment_per_elem_norm(
 def update_infinity_moment(
     updates: ArrayTree, moments: ArrayTree, decay: Number, eps: ArrayLike
 ) -> PyTree:
-    """Return the larger of |g| + eps and decay * moment.
+    """Return the larger of `abs(g) + eps` and `decay * moment`.
 
     Args:
       updates: a tree of gradients.
       moments: a tree of real moments, shaped like it.
       decay: weight of the old moment, in [0, 1].
-      eps: added to |g|.
+      eps: added to `abs(g)`.
     """
     return _map(
         "tree.update_infinity_moment",

@@ -157,7 +157,7 @@ def allclose(
     atol: ArrayLike = 1e-8,
     equal_nan: bool = False,
 ) -> Array | bool:
-    """Return whether |a - b| <= atol + rtol |b| for all elements of two trees.
+    """Return whether `abs(a - b) <= atol + rtol * abs(b)` for all elements of two trees.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -126,7 +126,7 @@ def get_all_with_path(
       tree: any tree, usually a state.
       key: a field or class name of a NamedTuple, or a key of a dict.
       filtering: `filtering(path, value) -> bool` selects what to return. A path is a tuple of keys
-        of `jax.tree_util` and of `NamedTupleKey`s, which also contain the name of the class.
+        of `jax.tree_util` and `NamedTupleKey` objects, which also contain the name of the class.
 
     Returns:
       A list of `(path, value)`, in the order of the tree, but a part of a node comes before others

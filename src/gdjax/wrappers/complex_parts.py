@@ -63,9 +63,9 @@ def _split_real_and_imaginary(grads, slots, params, count, *, inner, **extra):
 def split_real_and_imaginary(inner: Pair) -> Optimizer:
     """Let an optimizer see each complex parameter as two separate real ones.
 
-    gdjax's own optimizers take complex parameters directly: one second moment, of |g|^2, holds for
-    both parts, so that a step does not depend on rotations of the complex plane. With this wrapper
-    each part has its own second moment, as in torch.
+    gdjax's own optimizers take complex parameters directly: one second moment, of :math:`|g|^2`,
+    holds for both parts, so that a step does not depend on rotations of the complex plane. With
+    this wrapper each part has its own second moment, as in torch.
 
     Args:
       inner: any `(init, update)` pair, also one for real parameters only. Paths to its parameters

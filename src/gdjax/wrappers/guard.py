@@ -152,7 +152,7 @@ def skip_large_updates(
     params: Params = None,
     max_squared_norm: float | Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Return whether the squared norm is not below a bound: a test for `guard` and `accumulate`.
+    r"""Return whether the squared norm is not below a bound: a test for `guard` and `accumulate`.
 
     A norm that is NaN is too large. It is summed in float32, where optax lets float16 overflow.
 
@@ -160,7 +160,7 @@ def skip_large_updates(
       updates: the gradients.
       gradient_step: ignored.
       params: ignored.
-      max_squared_norm: the bound on |g|^2.
+      max_squared_norm: the bound on :math:`\lVert g \rVert^2`.
 
     Returns:
       The answer, and a dict of `should_skip` and `norm_squared`.

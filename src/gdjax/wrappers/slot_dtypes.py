@@ -58,15 +58,18 @@ def with_slot_dtypes(
     array by array within the step, so that there is no float32 copy of the whole state; but methods
     that need sums over all parameters before their step, such as Prodigy, have one during the step.
 
-    | dtype | bytes per element | for |
-    |---|---|---|
-    | `"float32"` | 4 | slots that an optimizer keeps in less |
-    | `"bfloat16"`, `"float16"` | 2 | means of gradients; means of squares stop too early |
-    | `"bfloat16_stochastic"` | 2 | both: rounded up or down at random, right in the mean |
-    | `"int8"` | 1 + 4/256 | means of gradients: a dynamic code with sign, of 7 decades |
-    | `"uint8"` | 1 + 4/256 | means of squares: the same without sign; NaN for negative numbers |
-    | `"float8_e4m3fn"` | 1 + 4/256 | means of gradients |
-    | `"float8_e5m2"` | 1 + 4/256 | what needs range; too coarse for means of squares |
+    ========================  ==========  =======================================================
+    dtype                     bytes each  for
+    ========================  ==========  =======================================================
+    "float32"                 4           slots that an optimizer keeps in less
+    "bfloat16", "float16"     2           means of gradients; means of squares stop too early
+    "bfloat16_stochastic"     2           both: rounded up or down at random, right in the mean
+    "int8"                    1 + 4/256   means of gradients: a dynamic code with sign, 7 decades
+    "uint8"                   1 + 4/256   means of squares: the same without sign; NaN for
+                                          negative numbers
+    "float8_e4m3fn"           1 + 4/256   means of gradients
+    "float8_e5m2"             1 + 4/256   what needs range; too coarse for means of squares
+    ========================  ==========  =======================================================
 
     The last four have a scale for each block of elements. A block lies along the last axis, and
     where that is shorter continues along the axes before it, so codes and scales are sharded as the

@@ -153,7 +153,7 @@ def with_weight_decay(
       State: the decay's numbers in addition to the optimizer's.
 
     Raises:
-      ValueError: for an unknown kind, `cautious` with "l2", or a schedule without
+      ValueError: for an unknown kind, ``cautious`` with "l2", or a schedule without
         `max_learning_rate`.
 
     Example:
