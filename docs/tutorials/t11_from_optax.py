@@ -103,7 +103,7 @@ plt.show()
 
 for name, (_, state, _) in results.items():
     adam = state[1] if name == "gdjax" else state[1][0]
-    print(f"{name:19} {type(adam).__name__}{adam._fields}")
+    print(f"{name:19} {type(adam).__name__}")
 
 # %%
 # Numbers in the state
