@@ -429,4 +429,9 @@ def write(app):
 def setup(app):
     """Register the extension."""
     app.connect("builder-inited", write)
+    # An alias such as `tuple[...]` says that it is of `builtins`, which has no page of source code.
+    app.connect(
+        "viewcode-follow-imported",
+        lambda app, module, name: module if module == "gdjax.core.types" else None,
+    )
     return {"parallel_read_safe": True}
