@@ -25,18 +25,20 @@ pytestmark = [
     pytest.mark.skipif(not PAGES, reason="the site is not built: make docs"),
 ]
 
-# What a page shows; waits for formulas. The two themes differ in `prefers-color-scheme` only.
+# What a page shows, as soon as its formulas are set, or after ten seconds.
 LOOK = """
-const done = arguments[0];
-const look = () => done({
-  width: document.documentElement.scrollWidth,
-  formulas: document.querySelectorAll(".math").length,
-  set: document.querySelectorAll("mjx-container").length,
-  wrong: document.querySelectorAll("mjx-merror").length,
-  requests: performance.getEntriesByType("resource").map(entry => entry.name),
-});
-const start = window.MathJax?.startup?.promise;
-start ? start.then(look) : look();
+const done = arguments[0], start = Date.now();
+(function look() {
+  const formulas = document.querySelectorAll(".math").length;
+  const set = document.querySelectorAll("mjx-container").length;
+  if (set < formulas && Date.now() < start + 10_000) return setTimeout(look, 50);
+  done({
+    formulas, set,
+    width: document.documentElement.scrollWidth,
+    wrong: document.querySelectorAll("mjx-merror").length,
+    requests: performance.getEntriesByType("resource").map(entry => entry.name),
+  });
+})();
 """
 # The texts whose contrast with what lies behind them is less than the argument, as WCAG counts it.
 FAINT = """
