@@ -148,7 +148,7 @@ def validation(log_penalty):
 log_penalties = jnp.log(penalties)
 value_and_slope = jax.jit(jax.vmap(jax.value_and_grad(validation)))
 losses, slopes = value_and_slope(log_penalties)
-h = 1e-5
+h = 1e-3
 numeric = (value_and_slope(log_penalties + h)[0] - value_and_slope(log_penalties - h)[0]) / (2 * h)
 best = int(jnp.argmin(losses))
 print(f"best penalty {penalties[best]:.3f}, held-out error {losses[best]:.3f}")

@@ -11,6 +11,8 @@ from gdjax.core.chain import chain as chain
 from gdjax.core.chain import identity as identity
 from gdjax.core.chain import named_chain as named_chain
 from gdjax.core.chain import with_extra_args_support as with_extra_args_support
+from gdjax.core.checks import Range as Range
+from gdjax.core.checks import checked as checked
 from gdjax.core.codecs import decoded as decoded
 from gdjax.core.dealing import dealt_like as dealt_like
 from gdjax.core.dealing import undealt as undealt

@@ -61,3 +61,35 @@ def test_static_integers_are_integers(value):
 def test_static_integers_may_come_from_numpy():
     assert check_integer("f(n=...)", np.int64(3)) == 3
     assert check_integer("f(n=...)", 0, least=0) == 0
+
+
+def _scaled(grad, slots, param, count, *, power, decay):
+    return power * grad / (1 - decay), slots
+
+
+@gdjax.checked(power=gdjax.Range("in [1, 2]", lambda x: 1 <= x <= 2))
+def scaled(learning_rate, power=1.0, decay=0.9):
+    return gdjax.descend(_scaled, None, dict(power=power, decay=decay), learning_rate)
+
+
+def test_ranges_of_a_factory_of_the_user():
+    with pytest.raises(ValueError, match=r"^scaled\(power=...\) must be in \[1, 2\], got 3.0"):
+        scaled(0.1, power=3)
+    with pytest.raises(ValueError, match=r"^scaled\(learning_rate=...\) must be finite and >= 0"):
+        scaled(-0.1)
+    state = scaled(0.1).init(jnp.ones(1))
+    with pytest.raises(ValueError, match=r"^with_hyperparams\(power=...\) must be in \[1, 2\]"):
+        gdjax.with_hyperparams(state, power=0.5)
+    with pytest.raises(ValueError, match=r"^scaled needs|^scaled: "):
+        scaled(0.1).update(jnp.ones(1), gdjax.sgd(0.1).init(jnp.ones(1)))
+
+
+def test_a_decay_of_a_factory_of_the_user_keeps_its_digits():
+    optimizer = scaled(1e-7, decay=0.9999999)  # 1 - decay is 19 % larger in float32
+    updates, _ = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)))
+    np.testing.assert_allclose(updates, [-1.0], rtol=1e-5)
+
+
+def test_what_is_no_range():
+    with pytest.raises(TypeError, match=r"^checked\(power=...\) must be a gdjax.Range, got 3"):
+        gdjax.checked(power=3)

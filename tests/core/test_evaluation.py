@@ -20,3 +20,11 @@ def test_scheduled_numbers_are_those_of_the_last_update(wrap):
     z, x = 0.9, 0.5 * 1.0 + 0.5 * 0.9
     np.testing.assert_allclose(params, 0.5 * z + 0.5 * x, rtol=1e-6)
     np.testing.assert_allclose(gdjax.eval_params(state, params), x, rtol=1e-6)
+
+
+def test_state_and_parameters_in_the_wrong_order():
+    opt = gdjax.tail_average(gdjax.sgd(1.0))
+    params = {"w": jnp.ones(2)}
+    state = opt.init(params)
+    with pytest.raises(TypeError, match="Give the state first"):
+        gdjax.eval_params(params, state)

@@ -296,3 +296,9 @@ def test_apply_updates_leaves_out_what_has_none():
 def test_apply_updates_refuses_what_does_not_fit(params, updates, message):
     with pytest.raises((ValueError, TypeError), match=f"^apply_updates: .*{message}"):
         gdjax.apply_updates(params, updates)
+
+
+def test_slots_that_are_no_named_tuple():
+    opt = gdjax.descend(_double, jnp.zeros_like, {"factor": 1.0}, 0.1, name="mine")
+    with pytest.raises(TypeError, match=r"mine: slots\(param\) must return a NamedTuple of arrays"):
+        opt.init({"w": jnp.ones(2)})

@@ -37,13 +37,28 @@ N = TypeVar("N", bound="State | Schedule")
 
 
 class Range(NamedTuple):
-    """The values that a number may have; None only where that is the default, or if optional."""
+    """The values that a number of an optimizer may have, see `checked`.
+
+    Attributes:
+      text: the range in words, for errors.
+      holds: a function of a Python float that returns whether it is in the range.
+      optional: whether the number may be None, which it also may if that is its default.
+      decay: whether 1 minus the number matters, as for the decay of a running mean. The state then
+        keeps what float32 rounds off from it, and a rule gets it as an array for which `1 - b` has
+        all its digits.
+      whole: whether the number is kept as an integer.
+
+    Example:
+      >>> import gdjax
+      >>> gdjax.Range("in [0, 1)", lambda x: 0 <= x < 1, decay=True).holds(1.0)
+      False
+    """
 
     text: str
     holds: Callable[[float], bool]
     optional: bool = False
-    decay: bool = False  # 1 minus the number matters; the state keeps its digits, see `Decay`
-    whole: bool = False  # the number is kept as an integer
+    decay: bool = False
+    whole: bool = False
 
 
 UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1, decay=True)
@@ -145,23 +160,36 @@ def _kind(node: State | Schedule) -> Hashable:
 
 
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Check the arguments of a public factory: their kinds, and the concrete numbers among them.
+    """Check the arguments of a function that makes an optimizer or a schedule.
 
-    The kinds are those of the annotations, see `gdjax.core.kinds`; traced numbers pass through.
-    While the factory runs, `called` returns its name, which all that it builds uses in errors.
+    Numbers out of range are an error that names the function and the argument, when the function is
+    called and when `with_hyperparams` changes them. Traced numbers pass through. Arguments of a
+    wrong kind are errors as well, as far as annotations say what they may be. The optimizer has the
+    name of the function, and is pickled as the call that made it.
 
     Args:
-      **ranges: argument name -> range, for names that `STANDARD` lacks or that differ here.
+      **ranges: argument -> range. `learning_rate`, `weight_decay`, `eps` and `eps_root` are finite
+        and >= 0, `b1`, `b2`, `b3`, `decay` and `momentum` are decays in [0, 1), unless this gives
+        them another range.
+
+    Returns:
+      A decorator.
 
     Example:
-      >>> @checked(rho=POSITIVE)
-      ... def factory(rho, b1=0.9):
-      ...     return rho
-      >>> factory(-1.0)
+      >>> import gdjax, jax.numpy as jnp
+      >>> def _rule(grad, slots, param, count, *, power):
+      ...     return jnp.sign(grad) * jnp.abs(grad) ** power, slots
+      >>> @gdjax.checked(power=gdjax.Range("in [0, 1]", lambda x: 0 <= x <= 1))
+      ... def power_descent(learning_rate, power=0.5):
+      ...     return gdjax.descend(_rule, None, dict(power=power), learning_rate)
+      >>> power_descent(0.1, power=2)
       Traceback (most recent call last):
       ...
-      ValueError: factory(rho=...) must be finite and > 0, got -1.0.
+      ValueError: power_descent(power=...) must be in [0, 1], got 2.0.
     """
+    for name, allowed in ranges.items():
+        if not isinstance(allowed, Range):
+            raise TypeError(f"checked({name}=...) must be a gdjax.Range, got {shown(allowed)}.")
 
     def decorate(factory: Callable[P, R]) -> Callable[P, R]:
         check, name = arguments_check(factory, ranges), factory.__name__

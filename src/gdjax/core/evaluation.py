@@ -33,6 +33,9 @@ def eval_params(state: OptState, params: P) -> P:
     Returns:
       A tree like `params`, in the same dtypes; `params` themselves if the state holds no others.
 
+    Raises:
+      TypeError: if the state and the parameters are in the wrong order.
+
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> opt = gdjax.chain(gdjax.clip(1.0), gdjax.tail_average(gdjax.sgd(1.0)))
@@ -44,14 +47,25 @@ def eval_params(state: OptState, params: P) -> P:
       >>> print(params, gdjax.eval_params(state, params))
       [1.] [2.]
     """
-    for node in jax.tree.leaves(state, is_leaf=is_state):  # not those inside of another one
-        if not is_state(node):
-            continue
+    if any(map(is_state, _top(params))) and not any(map(is_state, _top(state))):
+        raise TypeError(
+            "eval_params(state, params): `params` holds the state of an optimizer, and `state` "
+            "none. Give the state first: eval_params(state, params)."
+        )
+    return _held(state, params)
+
+
+def _top(tree: PyTree) -> list:
+    return jax.tree.leaves(tree, is_leaf=is_state)  # no state inside of another one
+
+
+def _held(state: OptState, params: P) -> P:
+    for node in filter(is_state, _top(state)):
         if isinstance(node.slots, HoldsEvalParams):
             last = jnp.maximum(node.count - 1, 0)
             params = node.slots.eval_params(params, node.count, numbers_at(node, last))
         else:
-            params = eval_params(node.slots, params)
+            params = _held(node.slots, params)
     return params
 
 

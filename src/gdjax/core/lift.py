@@ -286,8 +286,13 @@ def _lift(
         if slots is None:
             return remember_ranges(state, ranges)
         rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
-        columns = zip(*(rows if leaves else ()), strict=True)
         kind = type(rows[0])
+        if not (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+            raise TypeError(
+                f"{name}: slots(param) must return a NamedTuple of arrays, got {rows[0]!r}. Name "
+                "what is remembered in a class, as in `class Slots(NamedTuple): mu: Array`."
+            )
+        columns = zip(*(rows if leaves else ()), strict=True)
         trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
         slots_tree = replicated_like(kind(*trees), params)
         return remember_ranges(state._replace(slots=slots_tree), ranges)

@@ -38,8 +38,8 @@ def state_shardings(
 
     Args:
       optimizer: an `(init, update)` pair.
-      params: arrays or `jax.ShapeDtypeStruct` objects, with shardings of one mesh. Those without one are
-        taken as replicated.
+      params: arrays or `jax.ShapeDtypeStruct` objects, with shardings of one mesh. Those without
+        one are taken as replicated.
       mesh: the mesh of the result. None is that of the parameters; another one must have all the
         axes that their shardings name, as in restoring on other devices.
       zero1: the name of the axis of the mesh along which slots are split, or None.

@@ -96,7 +96,12 @@ def triplet_margin_loss(
 
     .. math::
 
-       \max(0,\; d(a, x^+) - d(a, x^-) + m), \qquad
+       \max(0,\; d(a, x^+) - d(a, x^-) + m)
+
+    with the distance
+
+    .. math::
+
        d(a, b) = \left( \sum_i |a_i - b_i|^p + \epsilon \right)^{1/p}
 
     Differences: optax omits the absolute value, which gives NaN for an odd p.

@@ -31,7 +31,8 @@ def noisy_sgd(
 
     .. math::
 
-       x_t = x_{t-1} - \eta_t (g_t + n_t), \qquad n_t \sim \mathcal N(0, \sigma^2 / t^\gamma)
+       x_t &= x_{t-1} - \eta_t (g_t + n_t) \\
+       n_t &\sim \mathcal N(0, \sigma^2 / t^\gamma)
 
     Args:
       learning_rate: :math:`\eta_t`, step size >= 0: a number or a schedule.

@@ -91,8 +91,8 @@ def optimistic_gradient_descent(
 
     .. math::
 
-       x_t = x_{t-1} - \eta_t \left( \alpha g_t + \beta (g_t - g_{t-1}) \right), \qquad
-       g_0 = g_1
+       x_t &= x_{t-1} - \eta_t \left( \alpha g_t + \beta (g_t - g_{t-1}) \right) \\
+       g_0 &= g_1
 
     In games in which gradient descent circles around the solution, this method converges.
 
@@ -164,7 +164,8 @@ def optimistic_adam(
 
     .. math::
 
-       x_t = x_{t-1} - \eta_t d_t - o_t (d_t - d_{t-1}), \qquad d_0 = d_1
+       x_t &= x_{t-1} - \eta_t d_t - o_t (d_t - d_{t-1}) \\
+       d_0 &= d_1
 
     with :math:`d_t` the direction of `nadam`, or of `adam` without `nesterov`. The same as
     `optimistic_adam_v2` with alpha = 1 and beta = optimism / learning_rate.
@@ -227,8 +228,8 @@ def optimistic_adam_v2(
 
     .. math::
 
-       x_t = x_{t-1} - \eta_t \left( \alpha d_t + \beta (d_t - d_{t-1}) \right), \qquad
-       d_0 = d_1
+       x_t &= x_{t-1} - \eta_t \left( \alpha d_t + \beta (d_t - d_{t-1}) \right) \\
+       d_0 &= d_1
 
     with :math:`d_t` the direction of `nadam`, or of `adam` without `nesterov`.
 

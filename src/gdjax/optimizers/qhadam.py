@@ -46,8 +46,8 @@ def qhadam(
 
     .. math::
 
-       \tilde m_t &= (1 - q_1)\, g_t + q_1 \frac{m_t}{1 - \beta_1^t}, \qquad
-       \tilde v_t = (1 - q_2)\, |g_t|^2 + q_2 \frac{v_t}{1 - \beta_2^t} \\
+       \tilde m_t &= (1 - q_1)\, g_t + q_1 \frac{m_t}{1 - \beta_1^t} \\
+       \tilde v_t &= (1 - q_2)\, |g_t|^2 + q_2 \frac{v_t}{1 - \beta_2^t} \\
        x_t &= x_{t-1} - \eta_t \left(
        \frac{\tilde m_t}{\sqrt{\tilde v_t + \bar\epsilon} + \epsilon} + \lambda x_{t-1} \right)
 

@@ -84,7 +84,7 @@ def radam(
        {(\rho_\infty - 4) (\rho_\infty - 2)\, \rho_t}} \\
        x_t &= x_{t-1} - \eta_t \begin{cases}
        r_t\, \hat m_t / (\sqrt{\hat v_t + \bar\epsilon} + \epsilon)
-       & \text{if } \rho_t \ge \text{threshold} \\
+       & \rho_t \ge \theta \\
        \hat m_t & \text{else} \end{cases}
 
     :math:`\rho_t`, the number of gradients that the mean square averages, is close to t for small
@@ -100,8 +100,8 @@ def radam(
       b2: see `adam`; for b2 < 2/3 :math:`\rho_t` is always less than 5, and Adam never starts.
       eps: :math:`\epsilon` >= 0, see `adam`.
       eps_root: :math:`\bar\epsilon` >= 0, see `adam`.
-      threshold: what :math:`\rho_t` has to reach; 4 has to be exceeded in any case. With the
-        default b2 Adam starts at t = 6 for 5.0, at t = 5 for 4.0.
+      threshold: :math:`\theta`, what :math:`\rho_t` has to reach; 4 has to be exceeded in any case.
+        With the default b2 Adam starts at t = 6 for 5.0, at t = 5 for 4.0.
       nesterov: whether to look one step ahead, as `nadam` does.
 
     Returns:

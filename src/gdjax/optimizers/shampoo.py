@@ -249,8 +249,8 @@ def shampoo(
 
     .. math::
 
-       P = (L_t / (1 - \beta_2^t) + \epsilon I)^{-1/4}, \qquad
-       Q = (R_t / (1 - \beta_2^t) + \epsilon I)^{-1/4}
+       P &= (L_t / (1 - \beta_2^t) + \epsilon I)^{-1/4} \\
+       Q &= (R_t / (1 - \beta_2^t) + \epsilon I)^{-1/4}
 
     A block of k axes with factors has the power -1 / (2 k): with `one_sided`, only the shorter side
     has a factor, with the power -1/2. With b2 = 1 the factors are sums,

@@ -209,8 +209,8 @@ def soap(
 
     .. math::
 
-       L_t = \beta L_{t-1} + (1 - \beta)\, g_t g_t^H, \qquad
-       R_t = \beta R_{t-1} + (1 - \beta)\, g_t^H g_t
+       L_t &= \beta L_{t-1} + (1 - \beta)\, g_t g_t^H \\
+       R_t &= \beta R_{t-1} + (1 - \beta)\, g_t^H g_t
 
     After steps 1 + f, 1 + 2 f, ..., with f the `precondition_frequency`, each basis becomes Q of
     the QR decomposition of :math:`L_t Q_L`, its columns ordered by their eigenvalues, and the

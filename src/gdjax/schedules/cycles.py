@@ -146,8 +146,8 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
     .. math::
 
-       s(t) = s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1}, \qquad
-       b_i = T_1 + \ldots + T_{i-1}
+       s(t) &= s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1} \\
+       b_i &= T_1 + \ldots + T_{i-1}
 
     with :math:`s_i` the `warmup_cosine_decay_schedule` of cycle i and :math:`T_i` its
     `decay_steps`.

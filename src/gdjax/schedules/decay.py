@@ -88,8 +88,9 @@ def cosine_decay_schedule(
 
     .. math::
 
-       s(t) = s_0 \left( \alpha + (1 - \alpha) \left(
-       \frac{1 + \cos(\pi p)}{2} \right)^q \right), \qquad p = \min(t / T,\; 1)
+       s(t) &= s_0 \left( \alpha + (1 - \alpha) \left(
+       \frac{1 + \cos(\pi p)}{2} \right)^q \right) \\
+       p &= \min(t / T,\; 1)
 
     Args:
       init_value: :math:`s_0`, value at the start, finite.

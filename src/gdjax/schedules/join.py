@@ -68,7 +68,8 @@ def join_schedules(schedules: Sequence[ScheduleFn], boundaries: Sequence[Number]
 
     .. math::
 
-       s(t) = s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1}, \qquad b_1 = 0
+       s(t) &= s_i(t - b_i) \quad \text{for } b_i \le t < b_{i+1} \\
+       b_1 &= 0
 
     Args:
       schedules: :math:`s_i`, one or more schedules, or any functions of the count.

@@ -101,11 +101,11 @@ def wsd_schedule(
 
     .. math::
 
-       s(t) = \begin{cases}
+       s(t) &= \begin{cases}
        s_0 + (s_1 - s_0)\, t / W & t < W \\
        s_1 & W \le t < W + S \\
-       s_2 + (s_1 - s_2)\, c(p) & t \ge W + S \end{cases} \qquad
-       p = \min\left( \frac{t - W - S}{C},\; 1 \right)
+       s_2 + (s_1 - s_2)\, c(p) & t \ge W + S \end{cases} \\
+       p &= \min\left( \frac{t - W - S}{C},\; 1 \right)
 
     with :math:`c(p) = 1 - p` for "linear", :math:`1 - \sqrt p` for "one_minus_sqrt" and
     :math:`(1 + \cos(\pi p)) / 2` for "cosine".

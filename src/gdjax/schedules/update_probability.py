@@ -40,8 +40,9 @@ def precond_update_prob_schedule(
 
     .. math::
 
-       p_t = \min\left( p_{\max},\; \max\left( p_{\min},\;
-       p_{\max}\, e^{-r (t - b)} \right) \right), \qquad t = 1, 2, \ldots
+       p_t &= \min\left( p_{\max},\; \max\left( p_{\min},\;
+       p_{\max}\, e^{-r (t - b)} \right) \right) \\
+       t &= 1, 2, \ldots
 
     Args:
       max_prob: :math:`p_{\max}` in (0, 1], probability of an update at the start.

@@ -138,10 +138,10 @@ def warmup_linear_decay_schedule(
 
     .. math::
 
-       s(t) = \begin{cases}
+       s(t) &= \begin{cases}
        s_0 + (s_1 - s_0)\, t / W & t < W \\
-       s_2 + (s_1 - s_2) (1 - p) & t \ge W \end{cases} \qquad
-       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
+       s_2 + (s_1 - s_2) (1 - p) & t \ge W \end{cases} \\
+       p &= \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like all arguments.
@@ -179,10 +179,10 @@ def warmup_polynomial_decay_schedule(
 
     .. math::
 
-       s(t) = \begin{cases}
+       s(t) &= \begin{cases}
        s_0 + (s_1 - s_0)\, t / W & t < W \\
-       s_2 + (s_1 - s_2) (1 - p)^q & t \ge W \end{cases} \qquad
-       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
+       s_2 + (s_1 - s_2) (1 - p)^q & t \ge W \end{cases} \\
+       p &= \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
       init_value: see `warmup_cosine_decay_schedule`, like the arguments not named here.
@@ -223,10 +223,10 @@ def warmup_cosine_decay_schedule(
 
     .. math::
 
-       s(t) = \begin{cases}
+       s(t) &= \begin{cases}
        s_0 + (s_1 - s_0)\, t / W & t < W \\
-       s_2 + (s_1 - s_2) \left( \frac{1 + \cos(\pi p)}{2} \right)^q & t \ge W \end{cases} \qquad
-       p = \min\left( \frac{t - W}{T - W},\; 1 \right)
+       s_2 + (s_1 - s_2) \left( \frac{1 + \cos(\pi p)}{2} \right)^q & t \ge W \end{cases} \\
+       p &= \min\left( \frac{t - W}{T - W},\; 1 \right)
 
     Args:
       init_value: :math:`s_0`, value at count 0, finite; often 0.

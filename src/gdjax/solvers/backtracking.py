@@ -110,8 +110,8 @@ def scale_by_backtracking_linesearch(
 
     .. math::
 
-       f(x + t d) \le f(x) + c\, t\, \langle g, d \rangle + r\, |f(x)| + a, \qquad
-       t = t_0,\; t_0 \rho,\; t_0 \rho^2,\; \ldots
+       f(x + t d) &\le f(x) + c\, t\, \langle g, d \rangle + r\, |f(x)| + a \\
+       t &= t_0,\; t_0 \rho,\; t_0 \rho^2,\; \ldots
 
     Values that are not finite shorten the step. Where no t is short enough the update is 0 and
     `failed` in the state is true; the next update continues from that t.

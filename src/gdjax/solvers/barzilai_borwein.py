@@ -128,8 +128,8 @@ def barzilai_borwein(
 
     .. math::
 
-       \eta_{\text{long}} = \frac{\langle s, s \rangle}{\langle s, y \rangle}, \qquad
-       \eta_{\text{short}} = \frac{\langle s, y \rangle}{\langle y, y \rangle}
+       \eta_{\text{long}} &= \frac{\langle s, s \rangle}{\langle s, y \rangle} \\
+       \eta_{\text{short}} &= \frac{\langle s, y \rangle}{\langle y, y \rangle}
 
     with s and y the last step and the last change of the gradient; "alternate" takes them in turn,
     "adaptive" the short one where it is less than half of the long one. The objective may rise: a

@@ -124,8 +124,8 @@ def scale_by_bfgs() -> Optimizer:
 
     .. math::
 
-       H_{t+1} = (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top, \qquad
-       \rho = 1 / y^\top s
+       H_{t+1} &= (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top \\
+       \rho &= 1 / y^\top s
 
     with s the last step and y the last change of the gradient.
 

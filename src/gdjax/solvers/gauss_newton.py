@@ -184,8 +184,8 @@ def gauss_newton(
     .. math::
 
        d &= \arg\min_d \lVert J d + r \rVert^2 \\
-       F(x + t d) &\le F(x) + c\, t\, \langle J^\top r, d \rangle, \qquad
-       t = 1,\; \rho,\; \rho^2,\; \ldots
+       F(x + t d) &\le F(x) + c\, t\, \langle J^\top r, d \rangle \\
+       t &= 1,\; \rho,\; \rho^2,\; \ldots
 
     For small residuals or mild curvature it converges like Newton's method. `levenberg_marquardt`
     is the safer choice. As there, `update` takes the extra `residual_fn`, or the factory takes it

@@ -156,8 +156,8 @@ def scale_by_hager_zhang_linesearch(
 
     .. math::
 
-       \varphi(t) \le \varphi(0) + \delta\, t\, \varphi'(0), \qquad
-       \varphi'(t) \ge \sigma\, \varphi'(0)
+       \varphi(t) &\le \varphi(0) + \delta\, t\, \varphi'(0) \\
+       \varphi'(t) &\ge \sigma\, \varphi'(0)
 
     and the approximate Wolfe conditions, which hold where
     :math:`\varphi(t) \le \varphi(0) + \epsilon\, |\varphi(0)|`, are

@@ -111,8 +111,8 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Op
 
     .. math::
 
-       H_{t+1} = (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top, \qquad
-       \rho = 1 / y^\top s
+       H_{t+1} &= (I - \rho s y^\top) H_t (I - \rho y s^\top) + \rho s s^\top \\
+       \rho &= 1 / y^\top s
 
     for the last pairs of steps s and changes y of the gradient, without forming H. Pairs without
     positive curvature are rejected. After an update that did not change the parameters, all pairs

@@ -457,8 +457,8 @@ def scale_by_zoom_linesearch(
 
     .. math::
 
-       \varphi(t) \le \varphi(0) + c_1\, t\, \varphi'(0), \qquad
-       |\varphi'(t)| \le c_2\, |\varphi'(0)|
+       \varphi(t) &\le \varphi(0) + c_1\, t\, \varphi'(0) \\
+       |\varphi'(t)| &\le c_2\, |\varphi'(0)|
 
     Where f cannot show a decrease, because it is all rounding, the slopes alone decide, within 10
     tries. Values that are not finite count as too high. If nothing was found within

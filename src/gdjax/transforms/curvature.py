@@ -54,7 +54,8 @@ def hutchinson_estimator_diag_hessian(random_seed: Key = 0) -> Optimizer:
 
     .. math::
 
-       \hat h = z\, (H z), \qquad z_i = \pm 1 \text{ with probability } \tfrac12
+       \hat h &= z\, (H z) \\
+       z_i &= \pm 1 \text{ with probability } \tfrac12
 
     It is unbiased, and exact for a diagonal Hessian. It costs about two gradients: one
     Hessian-vector product, forward over reverse. `update` needs `obj_fn=` (or `value_fn=`, as `fit`

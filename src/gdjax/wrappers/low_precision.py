@@ -292,7 +292,8 @@ def with_stochastic_rounding(optimizer: Pair, key: Key) -> Optimizer:
 
     .. math::
 
-       P(x_t = b) = \frac{x_{t-1} + u_t - a}{b - a}, \qquad P(x_t = a) = 1 - P(x_t = b)
+       P(x_t = b) &= \frac{x_{t-1} + u_t - a}{b - a} \\
+       P(x_t = a) &= 1 - P(x_t = b)
 
     so that the mean is right. It costs no memory, but adds noise: the variance
     of one step is at most a quarter of the squared distance of the two numbers, 2^-16 of the

@@ -102,8 +102,8 @@ def mechanize(
        {\lVert x_{t-1} \rVert + \epsilon} x_{t-1},\; \Delta_{t-1} \right\rangle \\
        r_{t,i} &= \beta_i r_{t-1,i} + \operatorname{clip}(h_t,\, -m_{t-1,i},\, m_{t-1,i})\,
        s_{t-1,i} \\
-       m_{t,i} &= \max(\beta_i m_{t-1,i},\; |h_t| + \epsilon), \qquad
-       v_{t,i} = \beta_i^2 v_{t-1,i} + h_t^2 \\
+       m_{t,i} &= \max(\beta_i m_{t-1,i},\; |h_t| + \epsilon) \\
+       v_{t,i} &= \beta_i^2 v_{t-1,i} + h_t^2 \\
        s_{t,i} &= \frac{(s_{\mathrm{init}} / n)\, m_{t,i} + \max(0, r_{t,i})}
        {\sqrt{v_{t,i}} + \epsilon} \\
        \Delta_t &= \Delta_{t-1} + u_t, \qquad x_t = x_0 + S_t \Delta_t

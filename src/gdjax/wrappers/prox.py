@@ -161,8 +161,8 @@ def with_prox(
 
     .. math::
 
-       x_t = \operatorname{prox}_{(\eta_t / D)\, h}(x_{t-1} + u_t), \qquad
-       \operatorname{prox}_{\eta h}(z) = \arg\min_x \tfrac12 \lVert x - z \rVert^2 + \eta\, h(x)
+       x_t &= \operatorname{prox}_{(\eta_t / D)\, h}(x_{t-1} + u_t) \\
+       \operatorname{prox}_{\eta h}(z) &= \arg\min_x \tfrac12 \lVert x - z \rVert^2 + \eta\, h(x)
 
     D is what the optimizer divides its step by: with Adam :math:`\sqrt{\hat v_t} + \epsilon`, with
     momentum, which sums up the gradients, :math:`1 - \mu`.
