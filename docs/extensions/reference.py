@@ -156,7 +156,9 @@ def _names_page(title, names, module=""):
     text += ".. currentmodule:: gdjax\n\n"
     names = [n for n in names if _object(n)]
     rows = [(f":py:obj:`{n.removeprefix('gdjax.')} <{n}>`", _summary(n)) for n in names]
-    return text + _table([("name", "summary"), *rows], "auto") + "".join(map(_object, names))
+    return (
+        text + _table([("name", "summary"), *rows], "auto", "names") + "".join(map(_object, names))
+    )
 
 
 def _summary(full_name):
@@ -295,7 +297,7 @@ def _uses(text, name):
 
 
 def _optimizers_index(found):
-    text = _title("Optimizers") + ".. automodule:: gdjax.optimizers\n\n.. currentmodule:: gdjax\n\n"
+    text = _title("Optimizers") + ".. py:module:: gdjax.optimizers\n\n.. currentmodule:: gdjax\n\n"
     text += (
         "Each name leads to its page. The bytes of state are those for each float32 parameter, "
         f"measured {_MEASURED}. ``params`` under *also needs* means "
@@ -317,7 +319,7 @@ def _optimizers_index(found):
 def _solvers_index(names):
     text = _names_page("Solvers", names, "solvers")
     rows = [(f":doc:`{name}`", summary(getattr(gdjax, name))) for name in SOLVERS]
-    table = _section("Methods") + _table([("method", "what it does"), *rows], "auto")
+    table = _section("Methods") + _table([("method", "what it does"), *rows], "auto", "names")
     before, after = text.split(".. list-table::", 1)
     return f"{before}{table}{_toctree(SOLVERS)}{_section('Loops, results and parts')}" + (
         f".. list-table::{after}"
@@ -408,7 +410,9 @@ def pages(found):
             yield page, _names_page(MODULES[module], names, module)
     yield "types", _types_page()
     tops = [page for page in where if "/" not in page or page.endswith("/index")]
-    yield "index", _title("Reference") + _toctree([*tops, "types"], hidden=False)
+    text = _title("Reference")
+    text += "Optimizers and solvers have a page each; other public names are in groups.\n\n"
+    yield "index", text + _toctree([*tops, "types"], hidden=False)
 
 
 def write(app):

@@ -55,7 +55,9 @@ def test_the_pages_document_the_names_that_are_placed_there(written):
     for page, names in reference.contents().items():
         text = written[page]
         for name in names:
-            assert re.search(rf"^\.\. auto\w+:: {re.escape(name)}$", text, re.MULTILINE), name
+            assert re.search(
+                rf"^\.\. (?:auto\w+|py:module):: {re.escape(name)}$", text, re.MULTILINE
+            ), name
 
 
 def test_the_table_has_every_optimizer_of_the_namespace(written):
