@@ -110,15 +110,16 @@ curvatures = np.array([1.0, 3.0, 10.0])  # of f(x) = sum(curvatures * x**2) / 2,
 start = np.array([1.0, -2.0, 0.5])
 numbers = dict(learning_rate=0.05, base=1.7, decay=0.6)  # none of them a default
 
-with jax.enable_x64(True):
-    optimizer, x = powersign(**numbers), jnp.asarray(start)
-    state = optimizer.init(x)
-    for _ in range(20):
-        updates, state = optimizer.update(curvatures * x, state, x)
-        x = gdjax.apply_updates(x, updates)
-    expected = powersign_in_numpy(start, lambda x: curvatures * x, 20, **numbers)
-    print("after 20 steps:", x)
-    print("largest difference:", float(np.abs(x - expected).max()))
+jax.config.update("jax_enable_x64", True)  # compare in float64
+optimizer, x = powersign(**numbers), jnp.asarray(start)
+state = optimizer.init(x)
+for _ in range(20):
+    updates, state = optimizer.update(curvatures * x, state, x)
+    x = gdjax.apply_updates(x, updates)
+expected = powersign_in_numpy(start, lambda x: curvatures * x, 20, **numbers)
+print("after 20 steps:", x)
+print("largest difference:", float(np.abs(x - expected).max()))
+jax.config.update("jax_enable_x64", False)
 
 # %%
 # The difference is that of rounding in float64.
