@@ -223,7 +223,7 @@ plt.show()
 # neighbouring lanes. For low requirements the constraint does not bind, and its multiplier is 0.
 
 multipliers = results.state.inequality[:, 0]
-for i in (1, 24, 32):
+for i in (1, 16, 24):
     change = (results.value[i + 1] - results.value[i - 1]) / (required[i + 1] - required[i - 1])
     print(f"required {required[i]:.3f}: multiplier {multipliers[i]:.5f}, differences {change:.5f}")
 
