@@ -192,6 +192,19 @@ def test_columns_stacks_and_two_mesh_axes_with_every_kind_of_leaf():
             assert_close(name, results[name][0][key], wanted[name][0][key])
 
 
+def test_a_mesh_of_one_device():
+    """The shape of a part does not say then whether it is one."""
+    on, opt = mesh((1,)), gdjax.lamb(0.1)
+    specs = {k: P("x") for k in PARAMS}
+    state = opt.init(PARAMS)
+    of_state = specs_of_state(opt, PARAMS, specs, on)
+    inside = shard_map(
+        gdjax.in_shard_map(opt, specs).update, on, (specs, of_state, specs), (specs, of_state)
+    )
+    wanted = jax.jit(opt.update)(GRADS, state, PARAMS)
+    assert_close("lamb", jax.jit(inside)(GRADS, state, PARAMS), wanted)
+
+
 def test_a_stack_that_is_split_over_its_layers_needs_no_exchange():
     specs, params = (
         P("x"),

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gdjax.core.types import PyTree, T
 
@@ -222,6 +222,7 @@ def _aval_of_whole(part: Part) -> jax.ShapeDtypeStruct:
         more = (
             {"vma": others} if kind is None else {"manual_axis_type": kind.update(varying=others)}
         )
+        more["sharding"] = NamedSharding(aval.sharding.mesh, PartitionSpec())  # which has the axes
     return jax.ShapeDtypeStruct(part.shape, aval.dtype, weak_type=aval.weak_type, **more)
 
 
