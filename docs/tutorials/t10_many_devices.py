@@ -12,7 +12,7 @@ The flag for it must be set before JAX is imported.
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 # %%
 
@@ -54,8 +54,8 @@ one_device = gdjax.fit(loss_fn, start, adam, (x, y), **options)
 #
 # A mesh gives the devices names along axes, here one axis, ``"data"``. ``P("data")`` divides the
 # first axis of an array along it, so each device has 32 of the 256 examples. The parameters are
-# whole on each device, and so is the state. The call of `gdjax.fit` does not change; JAX adds the
-# sum of the gradients over the devices.
+# whole on each device, and so is the state. The call of `gdjax.fit` does not change; JAX sums the
+# gradients over the devices.
 
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 data = jax.device_put((x, y), NamedSharding(mesh, P("data")))
