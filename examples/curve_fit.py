@@ -14,6 +14,7 @@ Run: ``python examples/curve_fit.py [--quick]``; the figure is saved in ``exampl
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 jax.config.update("jax_enable_x64", True)
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 TIME = np.arange(1.0, 16.0)
 WEIGHT = np.array(
     [16.08, 33.83, 65.8, 97.2, 191.55, 326.2, 386.87, 520.53, 590.03, 651.92, 724.93, 699.56,
@@ -69,7 +70,7 @@ def band(result, t):
 
 def main():
     """Fit, compare, simulate, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few data sets, as a quick check")
     lanes = 50 if parser.parse_args().quick else 1000
     OUTPUT.mkdir(exist_ok=True)

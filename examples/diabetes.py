@@ -8,6 +8,7 @@ Run: ``python examples/diabetes.py [--quick]``; the figure is saved in ``example
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ import gdjax
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 model = gdjax.models.linear(10, 1)
 
 
@@ -42,7 +43,7 @@ def loss_fn(params, batch):
 
 def main():
     """Fit with several optimizers and compare with least squares."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few steps, as a quick check")
     quick = parser.parse_args().quick
     OUTPUT.mkdir(exist_ok=True)

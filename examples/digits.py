@@ -11,6 +11,7 @@ Run: ``python examples/digits.py [--quick]``; three figures are saved in ``examp
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -26,7 +27,7 @@ import gdjax
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 
 METHODS = {
     "gradient descent": lambda rate: gdjax.gradient_descent(rate),
@@ -172,7 +173,7 @@ def plot_rates(result, path):
 
 def main():
     """Run the comparison, then the sweep over learning rates."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -9,6 +9,7 @@ Run: ``python examples/hypergradients.py [--quick]``; the figure is saved in ``e
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ import gdjax
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 STEPS, KNOTS = 60, 4
 model = gdjax.models.mlp((64, 32, 10))
 
@@ -63,7 +64,7 @@ def rates(values):
 
 def main():
     """Learn the hyperparameters, and print and plot them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, as a quick check")
     updates = 3 if parser.parse_args().quick else 40
     OUTPUT.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ Run: ``python examples/lasso_path.py [--quick]``; the figure is saved in ``examp
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 jax.config.update("jax_enable_x64", True)
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 
 
 def load():
@@ -56,7 +57,7 @@ def lasso(strength, x, y):
 
 def main():
     """Compute the path, compare it, tune the penalty, and plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a coarse path, as a quick check")
     quick = parser.parse_args().quick
     OUTPUT.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ Run: ``python examples/logistic_regression.py [--quick]``; the figure is saved i
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ import gdjax
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 
 
 def data():
@@ -49,7 +50,7 @@ def fit(penalty, features, labels):
 
 def main():
     """Fit, compare and plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer penalties")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

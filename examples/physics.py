@@ -12,6 +12,7 @@ Run: ``python examples/physics.py [--quick]``; the figure is saved in ``examples
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 jax.config.update("jax_enable_x64", True)
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 WIDTH = 16
 
 
@@ -127,7 +128,7 @@ def sweep(seeds, radii, steps):
 
 def main():
     """Train by four methods, sweep, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few steps; the figure goes to quick/")
     quick = parser.parse_args().quick
     output = OUTPUT / "quick" if quick else OUTPUT

@@ -12,6 +12,7 @@ Run: ``python examples/quantum.py [--quick]``; the figure is saved in ``examples
 
 import argparse
 import functools
+import sys
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 jax.config.update("jax_enable_x64", True)
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 SITES, FILTERS = 20, 4
 EXACT = -2 / np.sin(np.pi / (2 * SITES))  # -25.490989..., of free fermions
 
@@ -112,7 +113,7 @@ def error(energies, last):
 
 def main():
     """Compare the optimizers, sweep, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few steps, as a quick check")
     quick = parser.parse_args().quick
     steps, chains = (20, 64) if quick else (200, 256)

@@ -10,6 +10,7 @@ Run: ``python examples/report.py [--quick]``; the pages are saved in ``examples/
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from sklearn.model_selection import train_test_split
 
 import gdjax
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 CRITERION = dict(by="accuracy", mode="max")
 SPACE = {
     "learning_rate": np.logspace(-3, 1, 8),
@@ -56,7 +57,7 @@ def metric_fn(params, batch):
 
 def main():
     """Run the sweep and the best point; write both pages."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="short runs; pages go to quick/")
     quick = parser.parse_args().quick
     output = OUTPUT / "quick" if quick else OUTPUT

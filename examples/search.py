@@ -10,6 +10,7 @@ saved in ``examples/output/``, with ``--quick`` in ``examples/output/quick/``.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ import gdjax
 
 matplotlib.use("Agg")
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 SPACE = {
     "learning_rate": gdjax.log_uniform(1e-5, 1.0),
     "weight_decay": gdjax.log_uniform(1e-6, 1.0),
@@ -57,7 +58,7 @@ def metric_fn(params, batch):
 
 def main():
     """Search, then print the best trials and draw all of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a short search; files go to quick/")
     parser.add_argument("--trials", type=int, default=64, help="how many trials to reach")
     options = parser.parse_args()

@@ -13,6 +13,7 @@ Run: ``python examples/training.py [--quick]``; a figure is saved in ``examples/
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from gdjax.callbacks import csv_logger, early_stopping, keep_best
 
 matplotlib.use("Agg")
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path(sys.argv[0]).parent / "output"
 BATCH = 64
 
 
@@ -100,7 +101,7 @@ def metric_fn(params, stats, batch):
 
 def main():
     """Train, with an interruption; print what came of it and draw the run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a short run; files go to quick/")
     quick = parser.parse_args().quick
     output = OUTPUT / "quick" if quick else OUTPUT
