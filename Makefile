@@ -55,7 +55,7 @@ examples: $(VENV)/.examples
 
 # Warnings are errors; so are links that lead nowhere. FLAGS="-D plot_gallery=0" runs no example.
 docs: $(VENV)/.docs
-	DOCS=$(DOCS) JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx -W --keep-going -j auto -q \
+	DOCS=$(DOCS) JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx -W --keep-going -q \
 	  $(FLAGS) docs docs/build/html
 
 docs-open: $(VENV)/.docs

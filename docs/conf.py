@@ -97,7 +97,7 @@ sphinx_gallery_conf = {
     "reset_argv": "running.arguments",
     "reset_modules": ("matplotlib", "running.reset_jax"),
     "abort_on_example_error": True,
-    "parallel": True,  # as many as `-j` says
+    "parallel": 2,  # in processes that are started, not forked: JAX does not survive a fork
     "show_memory": False,
     "remove_config_comments": True,
     "download_all_examples": False,
