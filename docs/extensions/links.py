@@ -63,9 +63,22 @@ def _shown(default):
     return default
 
 
+def keep_ways_back(app, env):
+    """Let a page of source code lead back only to what the reference has by that name.
+
+    `sphinx.ext.viewcode` takes all functions of a module for names of the same package.
+    """
+    documented = env.domains.python_domain.objects
+    for entry in filter(None, getattr(env, "_viewcode_modules", {}).values()):
+        _, _, used, package = entry
+        for name in [name for name in used if f"{package}.{name}" not in documented]:
+            del used[name]
+
+
 def setup(app):
     """Register the extension."""
     app.connect("autodoc-before-process-signature", keep_names)
     app.connect("missing-reference", resolve)
     app.connect("doctree-read", unlink_arguments)
+    app.connect("env-check-consistency", keep_ways_back)
     return {"parallel_read_safe": True}

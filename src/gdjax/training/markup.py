@@ -241,7 +241,8 @@ tr[data-point]:hover { background: #f2f7ff; }
 tr.best td { font-weight: 600; background: #fdf6dd; }
 tr.chosen td { background: #d7e8ff; }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 2px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 12px; }
+.charts { display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
 .chart { position: relative; min-width: 0; }
 .chart > button { position: absolute; right: 10px; bottom: 4px; z-index: 1; font-size: 12px; }
 """
