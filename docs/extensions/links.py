@@ -63,16 +63,17 @@ def _shown(default):
     return default
 
 
-def keep_ways_back(app, env):
-    """Let a page of source code lead back only to what the reference has by that name.
+def name_in_package(app, doctree):
+    """Let pages of source code lead back to names that `gdjax` itself does not have.
 
-    `sphinx.ext.viewcode` takes all functions of a module for names of the same package.
+    `sphinx.ext.viewcode` looks for all functions of a file under the package of the first one.
     """
-    documented = env.domains.python_domain.objects
-    for entry in filter(None, getattr(env, "_viewcode_modules", {}).values()):
-        _, _, used, package = entry
-        for name in [name for name in used if f"{package}.{name}" not in documented]:
-            del used[name]
+    signatures = list(doctree.findall(addnodes.desc_signature))
+    taken = {name for signature in signatures for name in signature["ids"]}
+    for signature in signatures:
+        name = f"gdjax.{signature.get('fullname')}"
+        if str(signature.get("module")).startswith("gdjax.") and name not in taken:
+            signature["ids"].append(name)
 
 
 def setup(app):
@@ -80,5 +81,5 @@ def setup(app):
     app.connect("autodoc-before-process-signature", keep_names)
     app.connect("missing-reference", resolve)
     app.connect("doctree-read", unlink_arguments)
-    app.connect("env-check-consistency", keep_ways_back)
+    app.connect("doctree-read", name_in_package)
     return {"parallel_read_safe": True}
