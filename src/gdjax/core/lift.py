@@ -287,13 +287,13 @@ def _lift(
             return remember_ranges(state, ranges)
         rows = [slots(x) for x in leaves] or [slots(jnp.zeros(()))]
         kind = type(rows[0])
-        if not (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+        if (fields := getattr(kind, "_fields", None)) is None:
             raise TypeError(
                 f"{name}: slots(param) must return a NamedTuple of arrays, got {rows[0]!r}. Name "
                 "what is remembered in a class, as in `class Slots(NamedTuple): mu: Array`."
             )
         columns = zip(*(rows if leaves else ()), strict=True)
-        trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(kind._fields)
+        trees = [treedef.unflatten(c) for c in columns] if leaves else [params] * len(fields)
         slots_tree = replicated_like(kind(*trees), params)
         return remember_ranges(state._replace(slots=slots_tree), ranges)
 
