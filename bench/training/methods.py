@@ -146,6 +146,34 @@ def mars_adamw(c, rate, steps):
     )
 
 
+def hyperball(base):
+    """Return how the hyperball of Muon or Adam is built; its rate is an angle."""
+
+    def make(c, rate, steps):
+        b1, warm = 1 - c.one_minus_b1, round(0.05 * steps)
+        angle = gdjax.warmup_cosine_decay_schedule(0.0, c.angle, warm, steps, 0.0)
+        if base == "muon":
+            inner = gdjax.muon(rate, beta=b1)
+        else:
+            inner = gdjax.adam(rate, b1=b1, b2=0.95)
+        return gdjax.hyperball(inner, angle)
+
+    return make
+
+
+def self_tuning(rate, decay=0.01):
+    """Return a row of AdamW that tunes its own rate, from a given one."""
+    return Method(
+        lambda c, _, steps: gdjax.self_tuning(
+            gdjax.adamw(c.learning_rate, weight_decay=c.weight_decay), "learning_rate"
+        ),
+        {"learning_rate": [rate], "weight_decay": [decay]},
+        "defaults of gdjax.self_tuning and AdamW, no schedule",
+        "constant",
+        self_tuning=True,
+    )
+
+
 METHODS = {
     # the four that set the targets
     "adamw": Method(adam_like("adamw"), ADAM, ALGOPERF),
@@ -290,6 +318,51 @@ METHODS = {
         "no number to tune (arXiv 2302.12022)",
         "constant",
     ),
+    "soap_muon": Method(
+        hidden_matrices("soap_muon", consistent_rms=0.2), RATE_AND_DECAY, f"{AS_ADAMW}, as Muon"
+    ),
+    "muown": Method(
+        hidden_matrices("muown"), RATE_AND_DECAY, f"{AS_ADAMW}, as Muon (arXiv 2605.10797)"
+    ),
+    "ema_nesterov_adamw": Method(
+        lambda c, rate, steps: gdjax.ema_nesterov(adam_like("adamw")(c, rate, steps)),
+        ADAM,
+        f"{AS_ADAMW}; the rest as the wrapper's defaults (arXiv 2605.25395)",
+    ),
+    "schedule_free_plus": Method(
+        lambda c, rate, steps: gdjax.schedule_free_plus(
+            rate,
+            beta=1 - c.one_minus_b1,
+            weight_decay=c.weight_decay,
+            anneal_steps=steps,
+            average_start=0.05 * steps,
+        ),  # fmt: skip
+        {
+            "learning_rate": log_uniform(0.3, 3.0),
+            "one_minus_b1": log_uniform(0.05, 0.2),
+            "weight_decay": [0.0, 20.0, 50.0],
+        },
+        "around the authors' 1, 0.1, 0 and 20 to 50 (arXiv 2605.19095)",
+        "constant",
+    ),
+    "muon_hyperball": Method(
+        hyperball("muon"),
+        {
+            "learning_rate": ADAM["learning_rate"],
+            "angle": log_uniform(3e-3, 1e-1),
+            "one_minus_b1": [0.05],
+        },
+        "angles around the authors' 0.018 (arXiv 2603.28743); the rest as AlgoPerf's AdamW",
+    ),
+    "adam_hyperball": Method(
+        hyperball("adam"),
+        {
+            "learning_rate": ADAM["learning_rate"],
+            "angle": log_uniform(3e-3, 1e-1),
+            "one_minus_b1": log_uniform(2e-2, 0.5),
+        },
+        "angles around the authors' 0.018 (arXiv 2603.28743); the rest as AlgoPerf's AdamW",
+    ),
     # one configuration for all workloads, 1.5 times the steps
     "nadamw_self_tuning": Method(
         adam_like("nadamw", formula="algoperf", b2=0.9955159689799007),
@@ -354,6 +427,9 @@ METHODS = {
         warmup=0.02,
         self_tuning=True,
     ),
+    "self_tuning_adamw_from_1e-5": self_tuning(1e-5),
+    "self_tuning_adamw_from_1e-3": self_tuning(1e-3),
+    "self_tuning_adamw_from_1e-2": self_tuning(1e-2),
 }
 TARGET_SETTERS = ("adamw", "nadamw", "nesterov", "heavy_ball")
 

@@ -138,14 +138,18 @@ def steps_table(options):
 def target_table(options):
     rows = []
     for name, known in targets_of(options).items():
-        best = {n: "" if v is None else f"{v:.4g}" for n, v in known["best_of"].items()}
+        reruns = [x for x in known["reruns"] if x is not None]
+        medians = {n: "–" if v is None else f"{v:.4g}" for n, v in known["medians"].items()}
         rows.append(
             {
                 "workload": name,
                 "target": f"{known['target']:.4g}",
-                "reruns": f"{min(known['reruns']):.4g} to {max(known['reruns']):.4g}",
+                "reruns": f"{min(reruns):.4g} to {max(reruns):.4g}",
                 "set by": known["method"],
-                **{f"best of {n}": v for n, v in best.items()},
+                **{
+                    f"{n}: best, median": f"{v:.4g}, {medians[n]}"
+                    for n, v in known["best_of"].items()
+                },
             }
         )
     return tabulate(rows, "keys", tablefmt="github", disable_numparse=True)
