@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from methods import METHODS, configs
-from run import EXTRA, STUDIES, steps_of, stored
+from run import BUDGET, STUDIES, steps_of, stored
 from scoring import after_held_out_rule, paired_test, profile_score, ratios, time_of_method
 from tabulate import tabulate
 from workloads import HELD_OUT, WORKLOADS
@@ -86,7 +86,7 @@ def rows_of(options, self_tuning):
         workloads = list(base[name])
         known = targets_of(options)
         steps = np.array([known[w]["steps"] for w in workloads])
-        budget = EXTRA * steps if self_tuning else steps
+        budget = BUDGET[self_tuning] * steps
         best = {
             n: np.array([table[w].min(1) for w in workloads])
             for n, table in ((name, found[name]), (reference, found[reference]), ("tuned", tuned))
@@ -103,7 +103,7 @@ def rows_of(options, self_tuning):
             "p": f"{test['p']:.2g}",
         }
         if self_tuning:
-            over = paired_test(best[name], best["tuned"], budget, steps)
+            over = paired_test(best[name], best["tuned"], budget, BUDGET[False] * steps)
             row["over tuned adamw"] = f"{over['speedup']:.2f}"
         rows.append(row)
     return sorted(rows, key=lambda row: (-row["score"], row["p"]))
@@ -128,7 +128,8 @@ def steps_table(options):
                 continue
             cells = []
             for place in (w.name, f"{w.name}.variant"):
-                share = time_of_method(by_workload[place]) / known[place]["steps"]
+                budget = BUDGET[False] * known[place]["steps"]
+                share = time_of_method(by_workload[place]) / budget
                 cells.append(f"{share:.2f}" if np.isfinite(share) else "–")
             row[w.name] = " / ".join(cells)
         rows.append(row)

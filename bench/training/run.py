@@ -35,7 +35,7 @@ TRIALS, RERUNS = 200, 20  # for a target
 TRANSFERRED = 10  # configs of each method that are tried on a variant, for its target
 STUDIES, PER_STUDY = 5, 3
 LANES, FEW_LANES = 10, 5  # in a program, with many and with few trials
-EXTRA = 1.5  # times the steps, for self-tuning methods
+BUDGET = {False: 4 / 3, True: 2.0}  # times the steps of the targets; the latter if self-tuning
 
 
 def sweep(store, name, workload, method, rows, steps=None, curves=True):
@@ -193,7 +193,7 @@ def candidate(options, name, base, variant, goals):
     method = METHODS[name]
     studies = 2 if options.quick else STUDIES
     per_study = 1 if method.self_tuning else PER_STUDY
-    steps = round(base.steps * (EXTRA if method.self_tuning else 1))
+    steps = round(base.steps * BUDGET[method.self_tuning])
     rows = []
     for study in range(studies):
         count = 1 if method.self_tuning else per_study
@@ -205,7 +205,7 @@ def candidate(options, name, base, variant, goals):
         part = records[study * per_study : (study + 1) * per_study]
         picked.append(min(part, key=lambda r: order(r, goals[base.name])))
     rows = with_seeds([without_seed(r["config"]) for r in picked], 60000)
-    steps = round(variant.steps * (EXTRA if method.self_tuning else 1))
+    steps = round(variant.steps * BUDGET[method.self_tuning])
     sweep(options.store, f"candidates/{name}/{variant.name}", variant, method, rows, steps)
 
 
