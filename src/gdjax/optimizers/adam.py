@@ -108,6 +108,10 @@ def adam(
 
     Good for: a first choice for most problems.
 
+    Evidence: independent. None of fifteen tuned optimizers was consistently better (Schmidt et al.
+    2021, arXiv 2007.01547), and it was the most practical one with few trials (Sivaprasad et al.
+    2020, arXiv 1910.11758).
+
     .. math::
 
        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
@@ -194,6 +198,10 @@ def adamw(
     r"""Run Adam with decoupled weight decay.
 
     Good for: neural networks, the baseline to beat.
+
+    Evidence: independent. It is the reference of most comparisons. For language models the fastest
+    of ten other tuned optimizers needs 1.4 to 1.1 times fewer steps, less with growing size (Wen et
+    al. 2025, arXiv 2509.02046).
 
     With the direction :math:`d_t` of `adam`:
 

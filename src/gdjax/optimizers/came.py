@@ -102,6 +102,8 @@ def came(
 
     Good for: large language models with Adafactor's memory and steadier steps.
 
+    Evidence: authors only. Luo et al. 2023, arXiv 2307.02047.
+
     .. math::
 
        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) (|g_t|^2 + \epsilon_1) \\

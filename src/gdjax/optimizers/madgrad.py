@@ -94,6 +94,8 @@ def madgrad(
 
     Good for: sparse features, images on which Adam generalizes badly.
 
+    Evidence: authors only. Defazio & Jelassi 2021, arXiv 2101.11075.
+
     .. math::
 
        w_t &= (\eta_t + \epsilon) \sqrt t \\

@@ -190,6 +190,9 @@ def psgd_kron(
 
     Good for: large networks and noisy gradients, without second moments or an `eps` to set.
 
+    Evidence: independent. For language models it is among the fastest of eleven tuned optimizers,
+    with `muon` and `soap` (Wen et al. 2025, arXiv 2509.02046).
+
     The factors :math:`Q_k`, one for each axis, make up :math:`Q = Q_1 \otimes Q_2 \otimes \ldots`:
 
     .. math::

@@ -137,6 +137,9 @@ def barzilai_borwein(
 
     Good for: exact gradients, with the memory of gradient descent and much faster than it.
 
+    Evidence: theory. With the nonmonotone search it converges to stationary points of smooth
+    functions (Raydan 1997, https://doi.org/10.1137/S1052623494266365).
+
     Args:
       kind: which length.
       history_size: how many values to compare with, >= 1; 1 is monotone.

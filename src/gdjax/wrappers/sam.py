@@ -159,6 +159,10 @@ def sam(
     A zero gradient gives no ascent (optax: NaN), and neither does one that is not finite: a guard
     around `optimizer` then has parameters to keep. With sync_period=1 it is `optimizer` itself.
 
+    Evidence: independent. Vision transformers on ImageNet are clearly more accurate with it, if
+    there is no strong augmentation (Chen et al. 2021, arXiv 2106.01548); each step takes two
+    gradients.
+
     Args:
       optimizer: the `(init, update)` pair that descends.
       adv_optimizer: the pair that ascends, by the negative of its updates; None is
