@@ -218,7 +218,7 @@ def momo_adam(
 ) -> Optimizer:
     r"""Run Adam with a Polyak step: limited by the loss and by Adam's own step.
 
-    Good for: Adam that is less sensitive to the learning rate.
+    Good for: Adam when the smallest loss is roughly known, such as 0.
 
     Evidence: authors only. Schaipp et al. 2023, arXiv 2305.07583.
 

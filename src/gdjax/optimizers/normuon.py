@@ -123,7 +123,7 @@ def normuon(
 ) -> Optimizer:
     r"""Run Muon with updates of equal norm for all output neurons.
 
-    Good for: the same as Muon, in fewer steps, at almost no additional memory.
+    Good for: the same as Muon, at almost no additional memory.
 
     Evidence: mixed. It reaches the target of modded-nanogpt's track 3 in 3250 steps, as many as a
     tuned Muon (results 10 and 36, https://github.com/KellerJordan/modded-nanogpt). Variance

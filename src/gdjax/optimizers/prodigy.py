@@ -113,7 +113,7 @@ def prodigy(
 ) -> Optimizer:
     r"""Run Adam with a step size that is estimated during training.
 
-    Good for: fine-tuning without a learning rate to tune, diffusion models.
+    Good for: training without a learning rate to tune; schedule, decay and moments remain.
 
     Evidence: mixed. Its loss is slightly above that of tuned AdamW for language models (Semenov et
     al. 2025, arXiv 2509.01440). On AlgoPerf the best methods without a learning rate are slightly

@@ -280,7 +280,7 @@ def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEF
 
     As `bfgs`, with the H of `scale_by_ssbroyden`.
 
-    Good for: as `ssbfgs`; on physics-informed networks it often needs fewer steps.
+    Good for: the same as `ssbfgs`.
 
     Evidence: independent. For physics-informed networks its errors are orders of magnitude below
     those of Adam, and below those of BFGS and L-BFGS (Kiyani et al. 2025, arXiv 2501.16371).

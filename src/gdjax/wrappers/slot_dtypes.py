@@ -85,8 +85,9 @@ def with_slot_dtypes(
     Args:
       optimizer: an `(init, update)` pair made of gdjax's optimizers.
       mask: which parameters take part: a prefix tree of booleans, a `by_path` of them, or a
-        function of the parameters that gives one of these. None is all. Embeddings often train
-        worse in 8 bits: `mask=gdjax.by_path({r".*embed.*": False, r".*": True})`.
+        function of the parameters that gives one of these. None is all. Dettmers et al. keep
+        the states of embeddings in 32 bits:
+        `mask=gdjax.by_path({r".*embed.*": False, r".*": True})`.
       min_size: an array of fewer elements keeps its dtype where codes or random rounding are asked
         for, >= 0: there is little to save.
       block: the most elements that share a scale, >= 1.
