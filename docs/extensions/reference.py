@@ -162,7 +162,7 @@ def _table(rows, widths, classes=""):
 def _evidence(function):
     """Return the cell of a table for what a docstring says of comparisons."""
     found = evidence(function)
-    return f"*{found[0]}*. {linked(found[1])}" if found else ""
+    return f"**{found[0]}**. {linked(found[1])}" if found else ""
 
 
 def _names_page(title, names, module=""):
@@ -342,24 +342,16 @@ def _optimizers_index(found):
         "was made, *evidence* what comparisons have found:\n\n"
     )
     text += "".join(f"{level}\n   {meaning}\n" for level, meaning in LEVELS.items()) + "\n"
-    rows = [
-        (
-            "optimizer",
-            "what it does",
-            "good for",
-            "evidence",
-            "bytes of state",
-            "also needs",
-            "paper",
-        )
-    ]
+    titles = ("optimizer", "what it does", "evidence", "bytes of state", "also needs", "paper")
+    rows = [titles]
     for name in FACTORIES:
         factory = getattr(gdjax, name)
         needs = ", ".join(f"``{key}``" for key in found[name]["needs"])
-        cells = [f":doc:`{name}`", summary(factory), good_for(factory), _evidence(factory)]
+        does = f"{summary(factory)} *Good for* {good_for(factory)}."
+        cells = [f":doc:`{name}`", does, _evidence(factory)]
         cells += [_sizes(found[name]["bytes"]), needs, f"`paper <{paper(factory)}>`__"]
         rows.append(cells)
-    return text + _table(rows, "11 20 18 28 7 9 7", "optimizers") + _toctree(FACTORIES)
+    return text + _table(rows, "13 31 37 7 7 5", "optimizers") + _toctree(FACTORIES)
 
 
 def _solvers_index(names):

@@ -71,7 +71,7 @@ def test_the_table_has_every_optimizer_of_the_namespace(written):
     assert set(rows) == expected
     assert len(rows) == len(expected)
     assert "\n     - 4 to 8\n     - ``params``\n     - `paper <https://" in table
-    assert "\n     - *negative*. Its gains vanish" in table
+    assert "\n     - **negative**. Its gains vanish" in table
 
 
 def test_every_method_states_its_evidence(written):
@@ -81,8 +81,8 @@ def test_every_method_states_its_evidence(written):
     for name in wrappers:
         document = getattr(gdjax, name).__doc__
         assert "References:" not in document or factories.evidence(getattr(gdjax, name)), name
-    assert "* - `cautious`\n     - *mixed*. " in written["wrappers"]
-    assert "     - *theory*. It converges linearly" in written["solvers/index"]
+    assert "* - `cautious`\n     - **mixed**. " in written["wrappers"]
+    assert "     - **theory**. It converges linearly" in written["solvers/index"]
 
 
 def with_evidence(text):
