@@ -392,6 +392,7 @@ from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.ema_nesterov import ema_nesterov as ema_nesterov
 from gdjax.wrappers.hyperball import hyperball as hyperball
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
 from gdjax.wrappers.guard import guard as guard
