@@ -108,7 +108,8 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
       [[3.3831 3.6816]] 5.0
 
     References:
-      Wen et al. (2026), "Hyperball optimization".
+      Wen et al. (2026), "Fantastic pretraining optimizers and where to find them II: Hyperball
+      optimization".
     """
     init, update = with_extra_args_support(optimizer)
 
