@@ -155,7 +155,8 @@ def sophia(
     Evidence: negative. Its gains vanish against a baseline whose learning rate decays fully
     (Kaddour et al. 2023, arXiv 2307.06440); for language models its loss is that of tuned AdamW
     (Wen et al. 2025, arXiv 2509.02046) or above it in long runs (Semenov et al. 2025, arXiv
-    2509.01440).
+    2509.01440). One comparison finds a lower loss than AdamW's, but lower scores on tasks
+    (Schlotthauer et al. 2025, arXiv 2507.08472).
 
     .. math::
 
