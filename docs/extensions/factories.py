@@ -72,7 +72,7 @@ LEVELS = {
     "loss, fewer steps, or equal results with less memory or less tuning.",
     "mixed": "Comparisons by others disagree, or found about equal results.",
     "negative": "Most comparisons by others did not find the advantage that its authors report.",
-    "authors only": "We know of comparisons by its authors only.",
+    "authors only": "We know of no comparison by others with both sides tuned.",
     "theory": "Its guarantees are proven: convergence, privacy, or equality to another method.",
     "none": "We know of no comparison.",
 }
