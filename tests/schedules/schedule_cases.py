@@ -113,9 +113,10 @@ CASES = [
             cooldown_steps=9,
             end_value=0.02,
             cooldown=kind,
+            power=1.7 if kind == "power" else None,
             **WARMUP,
         )
-        for kind in ("linear", "one_minus_sqrt", "cosine")
+        for kind in ("linear", "one_minus_sqrt", "cosine", "power")
     ),
     *(
         _case(
