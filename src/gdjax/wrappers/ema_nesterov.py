@@ -86,9 +86,9 @@ def ema_nesterov(optimizer: Pair, beta: Scalar = 0.3, decay: Scalar = 0.99) -> O
     constant :math:`\beta`, gradient descent is Nesterov's method. The mean over many steps is less
     noisy than the last step alone, so that it can be followed further.
 
-    Evidence: authors only. In modded-nanogpt's track 3, results 39 and 40, it took 3125 steps in
-    place of 3325 around Muon (20 runs) and 2890 in place of 2930 around Aurora (16 runs); the
-    records after them, by others, keep it.
+    Evidence: authors only. In modded-nanogpt's track 3 it took 3125 steps in place of 3325 around
+    Muon (20 runs) and 2890 in place of 2930 around Aurora (16 runs); the records after them, by
+    others, keep it (results 12, 30, 39 and 40, https://github.com/KellerJordan/modded-nanogpt).
 
     Give :math:`\beta_t` as a schedule that is 0 during the warm-up, when :math:`m_t` is still
     unsteady, and while the learning rate decays at the end. In these results it was 0.6 or 0.3

@@ -139,6 +139,9 @@ def lookahead(
     Evaluate at the slow weights, `gdjax.eval_params(state, params)`. Updates are those that
     the fast optimizer takes: not calls that a guard in it skips, or in which it accumulates.
 
+    Evidence: mixed. With momentum and with RAdam it is among fifteen tuned optimizers, of which
+    none was consistently better than Adam (Schmidt et al. 2021, arXiv 2007.01547).
+
     Differences: the slow weights are part of the state; the parameters are the fast weights, a
     plain tree. optax keeps both in `LookaheadParams`, which gdjax does not need: pass `params`
     where optax code has `LookaheadParams.init_synced(params)` or `params.fast`.

@@ -118,6 +118,10 @@ def schedule_free(
     Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms
     recomputed at x.
 
+    Evidence: independent. With AdamW it won AlgoPerf without tuning and was second with tuning
+    (Kasimbeg et al. 2025, arXiv 2502.15015); for language models whose length is known its loss is
+    above that of AdamW with a cosine schedule (Semenov et al. 2025, arXiv 2509.01440).
+
     Differences: the first update uses `learning_rate(0)`; optax starts at `learning_rate(1)` here
     but at 0 in the base optimizer.
 
@@ -181,6 +185,9 @@ def gpa(optimizer: Pair, mu_x: Scalar = 0.9967, mu_y: Scalar = 0.7) -> Optimizer
     It is `schedule_free` with weights that decay, so it is combined
     with a schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, and mu_y = 1 the heavy
     ball.
+
+    Evidence: authors only. It needs 9 to 10 % fewer steps than AdamW for Llama models of up to 8 B
+    parameters (Defazio et al. 2025, arXiv 2512.17131).
 
     Args:
       optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
