@@ -178,6 +178,7 @@ from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gdjax.optimizers.schedule_free_plus import schedule_free_plus as schedule_free_plus
 from gdjax.optimizers.scion import scion as scion
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd

@@ -20,6 +20,7 @@ from gdjax.core.protocols import states_in
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar
+from gdjax.optimizers.schedule_free_plus import ScheduleFreePlus
 from gdjax.optimizers.shared.averaging import (
     RANGES,
     ScheduleFree,
@@ -238,5 +239,5 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 def _holds(state: OptState) -> bool:
-    kinds = (ScheduleFree, PrimalAverage)
+    kinds = (ScheduleFree, PrimalAverage, ScheduleFreePlus)
     return any(isinstance(node.slots, kinds) for _, node in states_in(state))
