@@ -148,6 +148,7 @@ from gdjax.optimizers.momo import momo_adam as momo_adam
 from gdjax.optimizers.muon import MuonDimensionNumbers as MuonDimensionNumbers
 from gdjax.optimizers.muon import muon as muon
 from gdjax.optimizers.muon import scale_by_muon as scale_by_muon
+from gdjax.optimizers.muown import muown as muown
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
@@ -192,6 +193,7 @@ from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
 from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
 from gdjax.optimizers.soap import soap as soap
+from gdjax.optimizers.soap_muon import soap_muon as soap_muon
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw

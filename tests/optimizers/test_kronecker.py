@@ -23,6 +23,7 @@ MAKERS = {
     "shampoo": lambda **k: gdjax.shampoo(0.1, precondition_frequency=2, merge_dims=False, **k),
     "kl_shampoo": lambda **k: gdjax.kl_shampoo(0.1, precondition_frequency=2, **k),
     "psgd_kron": lambda **k: gdjax.psgd_kron(0.1, **k),
+    "soap_muon": lambda **k: gdjax.soap_muon(0.1, precondition_frequency=2, **k),
 }
 
 
@@ -59,6 +60,7 @@ FAILING = {  # the slot that is kept
     "soap": ("bases", MAKERS["soap"]),
     "kl_shampoo": ("bases", MAKERS["kl_shampoo"]),
     "kl_soap": ("bases", lambda: gdjax.kl_soap(0.1, precondition_frequency=2)),
+    "soap_muon": ("bases", MAKERS["soap_muon"]),
 }
 
 
