@@ -278,6 +278,9 @@ from gdjax.transforms.privacy import (
     differentially_private_aggregate as differentially_private_aggregate,
 )
 from gdjax.optimizers.dpsgd import dpsgd as dpsgd
+from gdjax.transforms.radius import pin_radius as pin_radius
+from gdjax.transforms.radius import radial_brake as radial_brake
+from gdjax.transforms.radius import update_floor as update_floor
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
