@@ -69,7 +69,7 @@ def _slope(grad, slots, param, count, *, beta, b1, b2, nesterov, **rest):
     if param is None:
         raise ValueError(f"muown needs {NEEDS_PARAMS}")
     axes = slots.axes
-    g, unit, length = _polar_coordinates(param, slots)
+    g, unit, length = _polar_coordinates(param, axes, slots.norms)
     grads = axes.matrices(grad)
     slope = jnp.sum((grads * unit.conj()).real, -2)
     across = safe_divide(g, length)[..., None, :] * (grads - unit * slope[..., None, :])
@@ -87,7 +87,7 @@ def _muown(
         numbers = dict(learning_rate=learning_rate, eps=eps, nesterov=nesterov)
         return adam_step("muown", o, slots, param, count, **numbers, **rest)
     axes = slots.axes
-    g, unit, length = _polar_coordinates(param, slots)
+    g, unit, length = _polar_coordinates(param, axes, slots.norms)
     along = axes.matrices(scaled(o, axes, scale, consistent_rms))
     along = along if angular is None else angular * along
     direction = length[..., None, :] * unit - learning_rate * along
@@ -108,14 +108,13 @@ def _muown(
     return update, slots
 
 
-def _polar_coordinates(param: Array, slots: Magnitudes) -> tuple[Array, Array, Array]:
+def _polar_coordinates(
+    param: Array, axes: Axes, lengths: Array | None
+) -> tuple[Array, Array, Array]:
     """Return the norms of the columns, unit columns, and the norms of the directions before."""
-    columns = slots.axes.matrices(param)
+    columns = axes.matrices(param)
     g = _norms(columns)
-    if slots.norms is None:
-        length = jnp.ones_like(g)
-    else:
-        length = jnp.where(slots.norms > 0, slots.norms, g)
+    length = jnp.ones_like(g) if lengths is None else jnp.where(lengths > 0, lengths, g)
     return g, safe_divide(columns, g[..., None, :]), length
 
 
