@@ -166,6 +166,7 @@ from gdjax.optimizers.optimistic import optimistic_gradient_descent as optimisti
 from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
+from gdjax.optimizers.presets import preset as preset
 from gdjax.optimizers.prodigy import prodigy as prodigy
 from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
 from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
