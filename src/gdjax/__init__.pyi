@@ -29,6 +29,7 @@ from gdjax.core.reading import hyperparams_in_use as hyperparams_in_use
 from gdjax.core.reading import with_hyperparams as with_hyperparams
 from gdjax.core.reading import with_hyperparams_of as with_hyperparams_of
 from gdjax.core.shardings import state_shardings as state_shardings
+from gdjax.core.times import times as times
 
 # Linear algebra
 from gdjax.linalg.inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
@@ -178,6 +179,7 @@ from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gdjax.optimizers.schedule_free_plus import schedule_free_plus as schedule_free_plus
 from gdjax.optimizers.scion import scion as scion
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
@@ -215,6 +217,9 @@ from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_c
 from gdjax.schedules.piecewise import (
     piecewise_interpolate_schedule as piecewise_interpolate_schedule,
 )
+from gdjax.schedules.tokens import half_life as half_life
+from gdjax.schedules.tokens import in_tokens as in_tokens
+from gdjax.schedules.tokens import scaled_by_batch_size as scaled_by_batch_size
 from gdjax.schedules.transition import constant_schedule as constant_schedule
 from gdjax.schedules.transition import linear_schedule as linear_schedule
 from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule
@@ -392,6 +397,7 @@ from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.ema_nesterov import ema_nesterov as ema_nesterov
 from gdjax.wrappers.hyperball import hyperball as hyperball
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
 from gdjax.wrappers.guard import guard as guard

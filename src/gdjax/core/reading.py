@@ -25,6 +25,7 @@ from gdjax.core.hyper import (
 )
 from gdjax.core.protocols import states_in
 from gdjax.core.remember import remembered, weak_functions
+from gdjax.core.times import Times
 from gdjax.core.types import Hyperparam, OptState, Pair, Params, PyTree, T, TreeDef
 
 Path = tuple[Any, ...]  # keys of jax.tree_util
@@ -485,6 +486,8 @@ def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     if _is_box(old):
         ((_, inside),), treedef = _one_level(old)
         return treedef.unflatten([_replaced_rounding(what, value, inside)])
+    if isinstance(old, Times) and not isinstance(value, Times):
+        return Times(_replaced_rounding(what, value, old.value), old.multipliers)
     lost = rounding_of(value)
     both = jax.tree_util.all_leaves([old, lost])
     return jnp.broadcast_to(lost, jnp.shape(old)) if both else lost
@@ -497,6 +500,8 @@ def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
         return treedef.unflatten([replacement(what, value, inside)])
     if isinstance(old, Masked) and not isinstance(value, PerLeaf):
         return Masked(replacement(what, value, old.value), old.mask)
+    if isinstance(old, Times) and not isinstance(value, Times):
+        return Times(replacement(what, value, old.value), old.multipliers)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree
