@@ -25,6 +25,7 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import POSITIVE, check_range, leaf_name, strict
 from gdjax.core.flax_details import serialized
+from gdjax.core.hyper import as_array
 from gdjax.core.lift import leafwise, treewise
 from gdjax.core.numerics import cast_like, safe_divide, safe_sqrt
 from gdjax.core.parts import INLINED
@@ -344,17 +345,87 @@ def self_tuning(
     *,
     normalize: bool = True,
 ) -> Optimizer:
-    r"""Let an optimizer tune its own numbers.
+    r"""Let an optimizer tune its own numbers while it runs.
+
+    Each step uses the gradient twice: for the optimizer, and for the derivative of the loss in the
+    numbers of the step before. With :math:`z` the numbers on scales without bounds and
+    :math:`u_t` the optimizer's update:
+
+    .. math::
+
+       h_t &= \left\langle g_t,\; \frac{\partial u_{t-1}}{\partial z} \right\rangle \\
+       z_t &= z_{t-1} - \kappa\, \frac{h_t}
+       {\lVert g_t \rVert\, \lVert \partial u_{t-1} / \partial z \rVert} \\
+       x_t &= x_{t-1} + u_t(z_t)
+
+    :math:`z` is the logarithm of a number >= 0, such as a learning rate or a decay of the weights,
+    and :math:`\log(\beta / (1 - \beta))` of a decay in (0, 1), by the range that the optimizer's
+    factory declares. So a number stays inside its range, and one that is 0 stays 0. Divided by the
+    norms, :math:`h_t` is a cosine: it does not depend on the scale of the loss.
+
+    A step in which the optimizer does nothing (a guard skips it, gradients are accumulated), or
+    whose :math:`h_t` is 0 or not finite, leaves the numbers as they are. `hyperparams(state)` reads
+    them, and `with_hyperparams` may change them at any time.
+
+    Known against it: the derivative is that of one step. With noisy gradients, rates that are best
+    for one step are lower than those that are best for a whole run (Wu et al. 2018, arXiv
+    1803.02021), so from a well tuned rate it may end with a higher loss. It is for bad starts. A
+    rate at which the first steps destroy the model is not repaired. The derivative by a number that
+    passes through a sign only, as b1 and b2 of `lion`, is 0: it stays.
+
+    Evidence: authors only. From learning rates far too small, SGD, Nesterov's method and Adam come
+    close to their tuned losses (Baydin et al. 2017, arXiv 1703.04782); on several levels, results
+    depend less on the first numbers (Chandra et al. 2019, arXiv 1909.13371).
+
+    Differences: the papers add to the numbers themselves, without the norms (with them in a
+    multiplicative rule of the first paper). In the second, momentum stays a part of what is
+    differentiated; here it is the derivative of the last update alone.
+
+    Args:
+      optimizer: any `(init, update)` pair made of gdjax's optimizers, also a chain, `groups`, or
+        this wrapper: `self_tuning(self_tuning(adam(1e-5)), "tuning_rate")`.
+      names: which numbers, as `with_hyperparams` names them: "learning_rate", "b1",
+        "head.learning_rate", "learning_rate.peak_value" of a schedule. A name that means several
+        numbers, one for each layer or group, tunes each of them by its own parameters.
+      tuner: :math:`\kappa` > 0, a number or schedule, which the state has as `tuning_rate`; or any
+        optimizer, which gets the cosines (or :math:`h_t`) as gradients of a dict, name ->
+        :math:`z`. 0.3 changes a rate by at most 35 % in a step.
+      normalize: whether to divide by the norms. If false, the tuner gets :math:`h_t` itself.
+
+    Returns:
+      An `Optimizer`.
+      State: 4 bytes per element for each name, in addition to the optimizer's.
+
+    Raises:
+      ValueError: if names are not distinct; at `init`, for a name that the state does not have, a
+        schedule (its numbers have names), a table, or a number that must be whole; at `update`, if
+        the step of a parameter depends on several numbers of one name, as with a global norm after
+        rates for each layer: then give each number's name.
 
     Example:
-      >>> import gdjax
+      >>> import gdjax, jax.numpy as jnp
+      >>> opt = gdjax.self_tuning(gdjax.sgd(1e-4))
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = opt.init(params)
+      >>> for _ in range(60):
+      ...     updates, state = opt.update(params, state, params)
+      ...     params = gdjax.apply_updates(params, updates)
+      >>> print(gdjax.hyperparams(state)["learning_rate"] > 0.1, jnp.abs(params).max() < 1e-3)
+      True True
+
+    References:
+      Baydin et al. (2018), "Online learning rate adaptation with hypergradient descent".
+      Chandra et al. (2022), "Gradient descent: the ultimate optimizer".
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names or not all(isinstance(x, str) for x in names) or len({*names}) < len(names):
         raise ValueError(f"{CALL} must be distinct names of numbers, got {names!r}.")
     if not isinstance(tuner, tuple):
-        check_range("self_tuning(tuner=...)", tuner, POSITIVE)
-        tuner = leafwise(_descend, hyperparams={"tuning_rate": tuner})
+        what = "self_tuning(tuner=...)"
+        check_range(what, tuner, POSITIVE)
+        if jax.tree_util.all_leaves([tuner]) and not callable(tuner):
+            tuner = as_array(what, tuner, scalar=True)
+        tuner = leafwise(_descend, hyperparams={"tuning_rate": tuner}, name="self_tuning")
     init, update = with_extra_args_support(optimizer)
     own = with_extra_args_support(tuner)
     slots = functools.partial(_fresh, init, own.init, names)
