@@ -433,6 +433,7 @@ from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.self_tuning import self_tuning as self_tuning
 from gdjax.wrappers.spikes import skip_spikes as skip_spikes
 from gdjax.wrappers.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gdjax.wrappers.cautious import cautious as cautious
