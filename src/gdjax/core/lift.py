@@ -91,7 +91,7 @@ def map_blocks(
     """
     out: list[Any] = [None] * len(rows)
     done = None
-    for block in like_blocks(keys, None):
+    for block in like_blocks(keys):
         more = shared[block[0]] if shared else ()
         first = in_turn(rows[block[0]], done)
         if len(block) == 1:
@@ -104,13 +104,15 @@ def map_blocks(
     return out
 
 
-def like_blocks(keys: Sequence[Hashable], size: int | None = BLOCK) -> list[list[int]]:
+def like_blocks(
+    keys: Sequence[Hashable], size: int | None = None, least: int = 1
+) -> list[list[int]]:
     """Return the positions of equal keys, in blocks of at most `size`.
 
-    With `size=None` the blocks of a group have the size that traces fastest, at most `BLOCK`.
+    With None, blocks have the size that traces fastest, from `least` to `BLOCK`.
 
     Example:
-      >>> like_blocks(["a", "b", "a"])
+      >>> like_blocks(["a", "b", "a"], 2)
       [[0, 2], [1]]
     """
     groups: dict[Hashable, list[int]] = {}
@@ -118,13 +120,13 @@ def like_blocks(keys: Sequence[Hashable], size: int | None = BLOCK) -> list[list
         groups.setdefault(key, []).append(i)
     blocks = []
     for group in groups.values():
-        n = size or _block_size(len(group))
+        n = size or _block_size(len(group), least)
         blocks += [group[i : i + n] for i in range(0, len(group), n)]
     return blocks
 
 
 @functools.cache
-def _block_size(n: int) -> int:
+def _block_size(n: int, least: int) -> int:
     """Return the size of the blocks of `n` leaves for which fewest calls are traced.
 
     These are the calls of blocks, and those of the leaves inside of the first block and of a
@@ -136,7 +138,7 @@ def _block_size(n: int) -> int:
         inside = sum(k + 2 for k in (size, rest) if k > 1)
         return whole + (rest > 0) + inside
 
-    return min(range(1, min(n, BLOCK) + 1), key=calls)
+    return min(range(min(n, least), min(n, BLOCK) + 1), key=calls)
 
 
 _blocks: weakref.WeakKeyDictionary[Callable, Callable] = weakref.WeakKeyDictionary()
