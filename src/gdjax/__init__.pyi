@@ -179,6 +179,7 @@ from gdjax.optimizers.rprop import scale_by_rprop as scale_by_rprop
 from gdjax.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gdjax.optimizers.schedule_free import schedule_free_radam as schedule_free_radam
 from gdjax.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gdjax.optimizers.schedule_free_plus import schedule_free_plus as schedule_free_plus
 from gdjax.optimizers.scion import scion as scion
 from gdjax.optimizers.sgd import gradient_descent as gradient_descent
 from gdjax.optimizers.sgd import sgd as sgd
@@ -400,6 +401,7 @@ from gdjax.wrappers.accumulate import accumulate as accumulate
 from gdjax.wrappers.average import average as average
 from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
+from gdjax.wrappers.ema_nesterov import ema_nesterov as ema_nesterov
 from gdjax.wrappers.hyperball import hyperball as hyperball
 from gdjax.wrappers.hyperball import hyperball_transfer as hyperball_transfer
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite

@@ -23,6 +23,7 @@ WRAPPERS = {
     "with_weight_decay": lambda opt: gdjax.with_weight_decay(opt, 0.3),
     "schedule_free": lambda opt: gdjax.schedule_free(opt, 0.1),
     "gpa": gdjax.gpa,
+    "ema_nesterov": gdjax.ema_nesterov,
     "accumulate": lambda opt: gdjax.accumulate(opt, 2),
     "guard": lambda opt: gdjax.guard(opt, gdjax.skip_large_updates, max_squared_norm=1e3),
     "apply_if_finite": lambda opt: gdjax.apply_if_finite(opt, 2),

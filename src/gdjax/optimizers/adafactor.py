@@ -215,6 +215,10 @@ def adafactor(
 
     Good for: large matrices with little memory, T5-like language models.
 
+    Evidence: independent. With tuned numbers it trains language models of up to 1.2 B parameters
+    about as well as Adam (Zhao et al. 2024, arXiv 2407.07972); with small batches it comes close to
+    Adam too (Marek et al. 2025, arXiv 2507.07101).
+
     .. math::
 
        \hat\beta_{2t} &= 1 - t^{-c} \\

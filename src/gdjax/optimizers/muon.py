@@ -117,7 +117,14 @@ def muon(
 ) -> Optimizer:
     r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
 
-    Good for: hidden matrices of transformers and convolutions, in fewer steps than AdamW.
+    Good for: hidden matrices of transformers and convolutions.
+
+    Evidence: independent. For language models it is among the fastest of eleven tuned optimizers,
+    1.4 to 1.1 times as fast as AdamW in steps (Wen et al. 2025, arXiv 2509.02046; also Semenov et
+    al. 2025, arXiv 2509.01440); for a diffusion model its final loss is 18 % lower (Schaipp 2025,
+    arXiv 2510.19376). On nine workloads with one configuration it needs about as many steps as
+    NAdamW and more time (AlgoPerf, July 2026, unofficial,
+    https://github.com/mlcommons/submissions_algorithms).
 
     .. math::
 
