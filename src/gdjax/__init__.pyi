@@ -331,6 +331,8 @@ from gdjax.targets import incremental_update as incremental_update
 from gdjax.targets import periodic_update as periodic_update
 
 # Whole runs
+from gdjax.training.coordinate_check import CoordinateCheck as CoordinateCheck
+from gdjax.training.coordinate_check import coordinate_check as coordinate_check
 from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.reports import Report as Report
@@ -359,6 +361,8 @@ from gdjax.training.summary import ParamSummary as ParamSummary
 from gdjax.training.summary import Summary as Summary
 from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
+from gdjax.training.width_scaling import WidthScaling as WidthScaling
+from gdjax.training.width_scaling import width_scaling as width_scaling
 
 # Packages and modules with names of their own
 from gdjax import assignment as assignment
@@ -405,6 +409,7 @@ from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
 from gdjax.wrappers.ema_nesterov import ema_nesterov as ema_nesterov
 from gdjax.wrappers.hyperball import hyperball as hyperball
+from gdjax.wrappers.hyperball import hyperball_transfer as hyperball_transfer
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
 from gdjax.wrappers.guard import guard as guard
 from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
@@ -433,6 +438,7 @@ from gdjax.wrappers.sam import sam as sam
 from gdjax.wrappers.schedule_free import gpa as gpa
 from gdjax.wrappers.schedule_free import schedule_free as schedule_free
 from gdjax.wrappers.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gdjax.wrappers.self_tuning import self_tuning as self_tuning
 from gdjax.wrappers.spikes import skip_spikes as skip_spikes
 from gdjax.wrappers.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gdjax.wrappers.cautious import cautious as cautious

@@ -170,8 +170,9 @@ def muown(
     Good for: hidden matrices of transformers without weight decay, at AdamW's learning rates.
 
     Evidence: authors only. Lower perplexity than Muon, SOAP and AdamW for GPT models of 124 million
-    to 2.7 billion parameters (Lion et al. 2026, arXiv 2605.10797); 3075 steps for GPT-2 small in
-    modded-nanogpt's optimization track, where tuned Muon takes 3250.
+    to 2.7 billion parameters (Lion et al. 2026, arXiv 2605.10797); 3075 steps in modded-nanogpt's
+    track 3, with a schedule of its own, where a tuned Muon takes 3250 (results 23 and 36,
+    https://github.com/KellerJordan/modded-nanogpt).
 
     Each column :math:`x` of a matrix, the weights of one output neuron, is
     :math:`\gamma\, v / \lVert v \rVert`. With :math:`u = v_{t-1} / \lVert v_{t-1} \rVert`, for all

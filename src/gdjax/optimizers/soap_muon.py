@@ -245,11 +245,11 @@ def soap_muon(
 
     Good for: hidden matrices of transformers, in fewer but more expensive steps than Muon.
 
-    Evidence: independent. SOAP before Muon on all hidden matrices is a part of records 44 to 46 of
-    modded-nanogpt's optimization track
-    (https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization):
-    record 44 takes 2750 steps for GPT-2 small after 2875 before, together with other changes; tuned
-    Muon takes 3250.
+    Evidence: independent. In modded-nanogpt's track 3, SOAP before Muon on the MLP's weights takes
+    3150 instead of 3225 steps (results 14 and 11,
+    https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization); on all
+    hidden matrices it is a part of the records from result 44 on, which takes 2750 steps with other
+    changes.
 
     For a matrix, with bases :math:`Q_L, Q_R` from earlier gradients:
 

@@ -71,7 +71,7 @@ def update_floor(
 
     Evidence: authors only. In modded-nanogpt's track 3, 0.35 for whole arrays, before the learning
     rate, is part of result 9 (NorMuon, 3250 steps), and 0.3825 for units, in place of whole arrays,
-    is estimated to save 18 of 2704 steps (result 46).
+    is estimated to save 18 of 2704 steps (result 46, https://github.com/KellerJordan/modded-nanogpt).
 
     Args:
       ratio: :math:`\rho` >= 0: a number, schedule or prefix tree. Between a direction and
@@ -128,7 +128,8 @@ def radial_brake(outward: Hyperparam = 0.5, inward: Hyperparam = 1.0) -> Optimiz
                    gdjax.pin_radius())
 
     Evidence: authors only. With `pin_radius` it takes modded-nanogpt's track 3 from 3030 to 2990
-    steps (results 20 and 29); the records after them, by others, keep it.
+    steps (results 20 and 29, https://github.com/KellerJordan/modded-nanogpt); the records after
+    them, by others, keep it.
 
     Differences: AdamP (https://arxiv.org/abs/2006.08217) removes both directions, for some arrays.
 
@@ -166,7 +167,8 @@ def pin_radius() -> Optimizer:
     \lVert W \rVert` to first order. Norms are those of whole arrays; arrays of fewer than two
     dimensions, and weights at zero, are left as they are. Nothing may change the updates after it.
 
-    Evidence: authors only. It is measured with `radial_brake` only.
+    Evidence: authors only. It is measured with `radial_brake` only (result 29 of track 3,
+    https://github.com/KellerJordan/modded-nanogpt).
 
     Returns:
       An `Optimizer` without slots; its `update` needs the parameters.
