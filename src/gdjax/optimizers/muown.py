@@ -42,7 +42,6 @@ from gdjax.optimizers.shared.orthogonal import (
     adam_step,
     branch_of,
     momentum,
-    only_momentum,
     orthogonalized,
     scaled,
 )
@@ -125,15 +124,16 @@ def _norms(columns: Array) -> Array:
 def _slots(
     param: Array, axes: Axes | None, index: int, mu_dtype: FloatDType, spherical: bool
 ) -> Magnitudes:
-    mu, nu, _ = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
+    dtype = compute_dtype(param)
+    mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     if axes is None:
+        nu = jnp.zeros_like(param, dtype=real_dtype(dtype))
         return Magnitudes(mu, nu, None, None, None)
     *batch, _, n = axes.shape(param)
     *places, _, column = axes.along
 
     def zeros() -> Array:
-        kind = real_dtype(compute_dtype(param))
-        return zeros_along(param, (*batch, n), (*places, column), kind)
+        return zeros_along(param, (*batch, n), (*places, column), real_dtype(dtype))
 
     return Magnitudes(mu, zeros(), zeros(), None if spherical else zeros(), axes)
 
