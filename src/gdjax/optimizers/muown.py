@@ -42,7 +42,6 @@ from gdjax.optimizers.shared.orthogonal import (
     adam_step,
     branch_of,
     momentum,
-    only_momentum,
     orthogonalized,
     scaled,
 )
@@ -69,7 +68,7 @@ def _slope(grad, slots, param, count, *, beta, b1, b2, nesterov, **rest):
     if param is None:
         raise ValueError(f"muown needs {NEEDS_PARAMS}")
     axes = slots.axes
-    g, unit, length = _polar_coordinates(param, slots)
+    g, unit, length = _polar_coordinates(param, axes, slots.norms)
     grads = axes.matrices(grad)
     slope = jnp.sum((grads * unit.conj()).real, -2)
     across = safe_divide(g, length)[..., None, :] * (grads - unit * slope[..., None, :])
@@ -87,7 +86,7 @@ def _muown(
         numbers = dict(learning_rate=learning_rate, eps=eps, nesterov=nesterov)
         return adam_step("muown", o, slots, param, count, **numbers, **rest)
     axes = slots.axes
-    g, unit, length = _polar_coordinates(param, slots)
+    g, unit, length = _polar_coordinates(param, axes, slots.norms)
     along = axes.matrices(scaled(o, axes, scale, consistent_rms))
     along = along if angular is None else angular * along
     direction = length[..., None, :] * unit - learning_rate * along
@@ -108,14 +107,13 @@ def _muown(
     return update, slots
 
 
-def _polar_coordinates(param: Array, slots: Magnitudes) -> tuple[Array, Array, Array]:
+def _polar_coordinates(
+    param: Array, axes: Axes, lengths: Array | None
+) -> tuple[Array, Array, Array]:
     """Return the norms of the columns, unit columns, and the norms of the directions before."""
-    columns = slots.axes.matrices(param)
+    columns = axes.matrices(param)
     g = _norms(columns)
-    if slots.norms is None:
-        length = jnp.ones_like(g)
-    else:
-        length = jnp.where(slots.norms > 0, slots.norms, g)
+    length = jnp.ones_like(g) if lengths is None else jnp.where(lengths > 0, lengths, g)
     return g, safe_divide(columns, g[..., None, :]), length
 
 
@@ -126,15 +124,16 @@ def _norms(columns: Array) -> Array:
 def _slots(
     param: Array, axes: Axes | None, index: int, mu_dtype: FloatDType, spherical: bool
 ) -> Magnitudes:
-    mu, nu, _ = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True)
+    dtype = compute_dtype(param)
+    mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     if axes is None:
+        nu = jnp.zeros_like(param, dtype=real_dtype(dtype))
         return Magnitudes(mu, nu, None, None, None)
     *batch, _, n = axes.shape(param)
     *places, _, column = axes.along
 
     def zeros() -> Array:
-        kind = real_dtype(compute_dtype(param))
-        return zeros_along(param, (*batch, n), (*places, column), kind)
+        return zeros_along(param, (*batch, n), (*places, column), real_dtype(dtype))
 
     return Magnitudes(mu, zeros(), zeros(), None if spherical else zeros(), axes)
 

@@ -44,7 +44,6 @@ from gdjax.optimizers.shared.orthogonal import (
     momentum,
     numbers_of,
     on_matrices,
-    only_momentum,
     or_adam,
     scaled,
     table_of,
@@ -187,7 +186,7 @@ def _slots(
     dtype = compute_dtype(param)
     nu = zeros_like(param, real_dtype(dtype))
     failures, phase = jnp.zeros((), jnp.int32), jnp.zeros(()) if stagger else None
-    mu = only_momentum(param, axes, mu_dtype=mu_dtype, adam=True).mu
+    mu = jnp.zeros_like(param, dtype=mu_dtype or dtype)
     if axes is None:
         return Whitened(mu, nu, (), (), failures, phase, None)
     *batch, m, n = axes.shape(param)
