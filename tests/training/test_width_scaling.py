@@ -61,10 +61,8 @@ OPTIMIZERS = {
     **{
         f"shampoo{name}": (gdjax.shampoo, dict(precondition_frequency=1, **kwargs))
         for name, kwargs in {
-            "": dict(graft=None, merge_dims=False),
             "-blocks": dict(graft=None, merge_dims=False, block_size=8),
             "-one-sided": dict(graft=None, merge_dims=False, one_sided=True, exponent=0.25),
-            "-adam": dict(graft="adam", graft_eps=0.0, merge_dims=False),
         }.items()
     },
 }
@@ -108,9 +106,9 @@ def test_muon_takes_hidden_matrices_and_adam_the_rest():
         {k: jnp.full(row[n], 0.5) for k, row in SHAPES.items() if k in ("up", "embed", "gate")}
         for n in (1, 0)
     ]
-    opt = gdjax.width_scaling(*trees).scaled(gdjax.muon)(0.1, adam_learning_rate=0.01)
-    labels = gdjax.summary(trees[0], opt)
-    print(labels)
+    opt = gdjax.width_scaling(*trees).scaled(gdjax.muon)(
+        0.1, adam_learning_rate=0.01, nesterov=False
+    )
     updates, _ = opt.update(trees[0], opt.init(trees[0]), trees[0])
     np.testing.assert_allclose(updates["embed"], -0.01, rtol=1e-4)
     np.testing.assert_allclose(updates["gate"], -0.01 / 4, rtol=1e-4)
@@ -119,22 +117,23 @@ def test_muon_takes_hidden_matrices_and_adam_the_rest():
 
 
 def test_initial_sizes_do_not_depend_on_the_initializer():
-    key = jax.random.key(0)
-    base = {k: jax.random.normal(key, row[0]) for k, row in SHAPES.items()}
-    params = {k: 7.0 * jax.random.normal(key, row[1], jnp.bfloat16) for k, row in SHAPES.items()}
-    params["conv"] = jnp.zeros_like(params["conv"])
+    rng = np.random.default_rng(0)
+    names = ("embed", "gate", "norm", "up")
+    base, params = (
+        {k: jnp.asarray(size * rng.normal(size=SHAPES[k][n]), dtype) for k in names}
+        for n, size, dtype in ((0, 1.0, jnp.float32), (1, 7.0, jnp.bfloat16))
+    )
     new = gdjax.width_scaling(params, base).init(params, base)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(new))
 
     def rms(x):
         return np.sqrt(np.mean(np.square(np.asarray(x, np.float32))))
 
-    for name, factor in {"up": 0.5, "embed": 1.0, "gate": 0.25, "query/kernel": 0.5}.items():
+    for name, factor in {"up": 0.5, "embed": 1.0, "gate": 0.25}.items():
         np.testing.assert_allclose(rms(new[name]), factor * rms(base[name]), rtol=5e-3)
     np.testing.assert_array_equal(new["norm"], params["norm"])
-    np.testing.assert_array_equal(new["conv"], 0.0)
-    same = gdjax.width_scaling(base, base).init(base, base)
-    np.testing.assert_array_equal(same["up"], base["up"])
+    zero = {"w": jnp.zeros((8, 8))}
+    np.testing.assert_array_equal(gdjax.width_scaling(zero, zero).init(zero, zero)["w"], 0.0)
 
 
 def test_axes_that_are_stored_otherwise():
@@ -180,7 +179,7 @@ def test_axes_that_are_stored_otherwise():
         ),
         (
             lambda: gdjax.width_scaling(jnp.ones(4), jnp.ones(4)).scaled(gdjax.prodigy),
-            "got prodigy, whose steps are of unknown size",
+            "got 'prodigy', whose steps are of unknown size",
         ),
         (
             lambda: (
@@ -228,17 +227,27 @@ def start(width, helper):
 
 def best_rate(width, helper):
     """Return the rate of the least mean logarithm of the loss, between the rates of a grid."""
+    params, factory = start(width, helper)
+    rates = np.geomspace(4e-3, 0.5, 15)
 
-    def loss_fn(params, batch):
-        x, y = batch
-        losses = gdjax.softmax_cross_entropy_with_integer_labels(model(width).apply(params, x), y)
+    def loss_fn(params):
+        losses = gdjax.softmax_cross_entropy_with_integer_labels(model(width).apply(params, X), Y)
         return losses.mean()
 
-    params, factory = start(width, helper)
-    rates = np.geomspace(1e-3, 0.13, 15)
-    space = {"learning_rate": jnp.asarray(rates)}
-    result = gdjax.sweep(loss_fn, params, factory, space, (X, Y), steps=25)
-    score = np.log(np.asarray(result.history["loss"], np.float64)).mean(-1)
+    @jax.jit
+    @jax.vmap
+    def train(rate):
+        opt = factory(rate)
+
+        def step(carry, _):
+            params, state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(params)
+            updates, state = opt.update(grads, state, params)
+            return (gdjax.apply_updates(params, updates), state), jnp.log(loss)
+
+        return jax.lax.scan(step, (params, opt.init(params)), length=25)[1].mean()
+
+    score = np.asarray(train(jnp.asarray(rates)))
     i = int(np.argmin(score))
     assert 2 <= i <= len(rates) - 3, "the grid does not surround the best rate"
     near = slice(i - 2, i + 3)
@@ -247,10 +256,10 @@ def best_rate(width, helper):
 
 
 def test_the_best_rate_is_that_of_the_base_model():
-    """Within a factor of 1.5 at 8 times the width; bench/width_transfer.py has 64 to 1024."""
+    """Within a factor of 1.5 at 4 times the width; bench/width_transfer.py has 64 to 1024."""
     narrow = best_rate(BASE, helper=True)
-    assert 1 / 1.5 < best_rate(256, helper=True) / narrow < 1.5
-    assert best_rate(256, helper=False) / narrow < 1 / 2
+    assert 1 / 1.5 < best_rate(128, helper=True) / narrow < 1.5
+    assert best_rate(128, helper=False) / narrow < 1 / 3
 
 
 def test_the_coordinate_check_tells_the_two_apart():
@@ -265,13 +274,13 @@ def test_the_coordinate_check_tells_the_two_apart():
         params, factory = start(width, helper)
         return loss_fn, params, factory(1e-3)
 
-    widths, kwargs = [256, 32], dict(steps=2, seeds=1)
+    widths, kwargs = [128, 32], dict(steps=2, seeds=1)
     with_helper = gdjax.coordinate_check(functools.partial(setup, True), widths, None, **kwargs)
     without = gdjax.coordinate_check(functools.partial(setup, False), widths, None, **kwargs)
-    assert with_helper.widths == (32, 256) and with_helper.sizes["out"].shape == (2, 3)
+    assert with_helper.widths == (32, 128) and with_helper.sizes["out"].shape == (2, 3)
     assert all(abs(s) < 0.25 for s in with_helper.slopes(0).values())
     assert all(s > 0.7 for s in without.slopes(0).values())
-    assert re.search(r"change of +32 +256 +slope", repr(without))
+    assert re.search(r"change of +32 +128 +slope", repr(without))
     for change, size in zip(without.changes["out"], without.sizes["out"]):
         assert 0.1 < change[0] / abs(size[1] - size[0]) < 100
 

@@ -153,7 +153,7 @@ class WidthScaling:
                     "of base_params, so which are hidden matrices is not known. Pass the "
                     "parameters of a wider model, or their shapes, as wide_params=... ."
                 )
-            given["muon_weight_dimension_numbers"] = self._matrices()
+            given["muon_weight_dimension_numbers"] = self._matrices
         rates = [_rate(name, width, given) for width in self.widths]
         inverse = [1 / rate for rate in rates]
         for key in ("learning_rate", "adam_learning_rate"):
@@ -169,7 +169,8 @@ class WidthScaling:
         if value is not None and not (isinstance(value, (int, float)) and value == 0):
             given[key] = times(value, self._by_group(multipliers))
 
-    def _matrices(self) -> ByGroup:
+    @functools.cached_property
+    def _matrices(self) -> ByGroup:  # one object, so that all rates share an update function
         return self._by_group([width.spec for width in self.widths])
 
     def _by_group(self, values: list[Any]) -> ByGroup:

@@ -1,9 +1,9 @@
 """Hyperball: keep the norm of each matrix, and rotate it by a fixed angle.
 
 Wen et al. (2026), https://arxiv.org/abs/2606.16899
-Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations: none.
 Transfer of the angle: Ren et al. (2026), https://arxiv.org/abs/2603.28743, and their code,
 https://github.com/microsoft/ArchScale
+Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations: none.
 """
 
 from __future__ import annotations
@@ -142,13 +142,16 @@ def hyperball_transfer(
        \frac{\eta}{\eta_0} = \sqrt{\frac{L_0}{L}} \sqrt{\frac{B}{B_0}}
        \left( \frac{T}{T_0} \right)^{-0.32}
 
-    These are the rules of Ren et al. for Muon. The first is derived, the others were measured: the
-    exponent on language models up to 6e21 operations, and the square root in the authors' code,
-    which says that it holds for MuonH. The width does not occur: a step turns a matrix of any size
-    by the same angle. Three conditions belong to them. Each branch of the residual stream is
-    multiplied by a constant over :math:`\sqrt L`. The output layer has the initial size that
+    These are the rules of Ren et al. for Muon. The width does not occur: a step turns a matrix of
+    any size by the same angle. Three conditions belong to them. Each branch of the residual stream
+    is multiplied by a constant over :math:`\sqrt L`. The output layer has the initial size that
     `width_scaling(...).init` gives it. Embeddings, the output layer and vectors are left to Adam
     with the rates of `width_scaling`.
+
+    Evidence: authors only. The rule for the depth is derived; the exponent was measured on language
+    models, where one angle tuned at the smallest scale served up to 6e21 operations (Ren et al.
+    2026, arXiv 2603.28743). The square root of the batch size is in their code, which says that it
+    was verified for Muon with `hyperball`.
 
     Args:
       depth: :math:`L / L_0` > 0, the number of layers relative to that of the tuned run.
