@@ -341,7 +341,7 @@ def _descend(gain, slots, z, count, *, tuning_rate):
 def self_tuning(
     optimizer: Pair,
     names: str | Sequence[str] = "learning_rate",
-    tuner: Pair | Scalar = 0.3,
+    tuner: Pair | Scalar = 0.5,
     *,
     normalize: bool = True,
 ) -> Optimizer:
@@ -389,7 +389,7 @@ def self_tuning(
         numbers, one for each layer or group, tunes each of them by its own parameters.
       tuner: :math:`\kappa` > 0, a number or schedule, which the state has as `tuning_rate`; or any
         optimizer, which gets the cosines (or :math:`h_t`) as gradients of a dict, name ->
-        :math:`z`. 0.3 changes a rate by at most 35 % in a step.
+        :math:`z`. 0.5 changes a rate by at most 65 % in a step.
       normalize: whether to divide by the norms. If false, the tuner gets :math:`h_t` itself.
 
     Returns:
