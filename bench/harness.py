@@ -30,11 +30,21 @@ class Row(NamedTuple):
 
     @property
     def spread(self):
-        """Half the interquartile range of our samples, divided by their median."""
-        if isinstance(self.ours, float | int) or len(self.ours) < 4:
-            return None
-        low, _, high = statistics.quantiles(self.ours, n=4)
-        return (high - low) / 2 / median(self.ours)
+        """That of our samples."""
+        return spread(self.ours)
+
+    @property
+    def peer_spread(self):
+        """That of the peer's samples."""
+        return spread(self.theirs)
+
+
+def spread(samples: float | Sequence[float]) -> float | None:
+    """Return half the interquartile range of samples, divided by their median; None of a few."""
+    if isinstance(samples, float | int) or len(samples) < 4:
+        return None
+    low, _, high = statistics.quantiles(samples, n=4)
+    return (high - low) / 2 / median(samples)
 
 
 def median(samples: float | Sequence[float]) -> float:

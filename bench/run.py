@@ -5,7 +5,9 @@ target, and the fraction of the limit of the machine (the bytes that must be mov
 bandwidth of a copy). Both sides run alternately; times are medians, and the outputs are compared,
 so that wrong results fail. A workload that fails is reported at the end and does not stop the rest.
 
-Run: python bench/run.py [--list] [--only NAME ...] [--device cpu|gpu] [--quick] [--save]
+`--check` compares the ratios with the stored ones, see checking.py.
+
+Run: python bench/run.py [--list] [--only NAME ...] [--device cpu|gpu] [--quick] [--save | --check]
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see README.md; read when SciPy is imported
 
+import checking
 import fitting
 import hypergradients
 import jax
@@ -76,6 +79,7 @@ def machine():
     changed = git("diff", "--quiet", "HEAD", "--", "src", "bench/*.py").returncode
     return {
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+        "cores": os.cpu_count(),
         "copy_bandwidth_gb_per_s": round(copy_bandwidth() / 1e9, 1),
         "jax": jax.__version__,
         "optax": optax.__version__,
@@ -91,9 +95,23 @@ def measured(name, options):
     print(f"{name} ...", file=sys.stderr, flush=True)
     for row in WORKLOADS[name](options):
         medians = {"ours": median(row.ours), "theirs": median(row.theirs)}
-        stored = {**row._asdict(), **medians, "ratio": row.ratio, "spread": row.spread}
+        spreads = {"spread": row.spread, "peer_spread": row.peer_spread}
+        stored = {**row._asdict(), **medians, "ratio": row.ratio, **spreads}
         print(report.table([stored]).splitlines()[-1], file=sys.stderr, flush=True)
         yield {**stored, "name": name, "on": machine()}
+
+
+def measure(names, options):
+    """Return the rows of workloads, and the names of those that failed."""
+    rows, failed = [], []
+    for name in names:
+        try:
+            for row in measured(name, options):
+                rows.append(row)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    return rows, failed
 
 
 def main():
@@ -107,32 +125,43 @@ def main():
         action="store_true",
         help="replace the old rows in bench/results/, and update the tables",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print which ratios are smaller than the stored ones, and fail if there are any",
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="small sizes, as a quick check")
     options = parser.parse_args()
     if options.list:
         return print(listing())
-    if options.quick and options.save:
-        parser.error("--save keeps full sizes only: leave out --quick.")
+    if options.quick and (options.save or options.check):
+        parser.error("stored rows are of full sizes only: leave out --quick.")
+    if options.save and options.check:
+        parser.error("--check compares with the rows that --save would replace: choose one.")
     names = selected(options.only) if options.only else list(WORKLOADS)
     if options.device:
         jax.config.update("jax_platforms", options.device)
         jax.devices()  # fail now if there is none
-    rows, failed = [], []
-    for name in names:
-        try:
-            for row in measured(name, options):
-                rows.append(row)
-        except Exception:
-            traceback.print_exc()
-            failed.append(name)
+    rows, failed = measure(names, options)
+    if options.check:
+        known = report.found().get(jax.default_backend(), [])
+        doubtful = dict.fromkeys(row["name"] for row in checking.fallen(known, rows))
+        again, more = measure(doubtful, options)
+        rows, failed = checking.better(rows, again), failed + more
     print(f"\n{report.machine(rows)}\n\n{report.table(rows)}")
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
     if options.save:
         report.save(jax.default_backend(), rows)
+    fell = []
+    if options.check:
+        fell = checking.fallen(known, rows)
+        print(f"\n{checking.text(known, rows)}")
     if failed:
         raise SystemExit(f"failed, see above: {', '.join(failed)}")
+    if fell:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ WRAPPERS = {
     "noise": lambda opt: gdjax.chain(gdjax.add_noise(0.01, 0.5, key=0), gdjax.centralize(), opt),
     "skip_spikes": gdjax.skip_spikes,
     "gpa": gdjax.gpa,
+    "ema_nesterov": gdjax.ema_nesterov,
     "agc": lambda opt: gdjax.chain(gdjax.adaptive_grad_clip(0.5), opt),
     "hyperball": lambda opt: gdjax.hyperball(opt, 0.01),
     "split_real_and_imaginary": gdjax.split_real_and_imaginary,

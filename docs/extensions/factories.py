@@ -66,6 +66,37 @@ def good_for(factory):
     return found[1].replace("\n", " ")
 
 
+# What the docstrings call the evidence for a method -> what the word means.
+LEVELS = {
+    "independent": "Most comparisons by others, with both sides tuned, found an advantage: a lower "
+    "loss, fewer steps, or equal results with less memory or less tuning.",
+    "mixed": "Comparisons by others disagree, or found about equal results.",
+    "negative": "Most comparisons by others did not find the advantage that its authors report.",
+    "authors only": "We know of no comparison by others with both sides tuned.",
+    "theory": "Its guarantees are proven: convergence, privacy, or equality to another method.",
+    "none": "We know of no comparison.",
+}
+
+
+def evidence(function):
+    """Return level and text of the paragraph "Evidence: level. ...." in a docstring, or None."""
+    found = re.search(r"^Evidence: (.*?)(?:\n\n|\Z)", inspect.getdoc(function), re.M | re.S)
+    if not found:
+        return None
+    level, _, text = " ".join(found[1].split()).partition(". ")
+    name = function.__name__
+    if level not in LEVELS:
+        raise ValueError(f"{name}'s evidence must be one of {list(LEVELS)}, got {level!r}.")
+    if level != "none" and not re.search(r"arXiv \d{4}\.\d{4,5}|https://", text):
+        raise ValueError(f"{name}'s evidence, {level!r}, has no source: an arXiv number or a link.")
+    return level, text
+
+
+def linked(text):
+    """Return reST in which the numbers of papers on arXiv are links."""
+    return re.sub(r"arXiv\s+(\d{4}\.\d{4,5})", r"`arXiv \1 <https://arxiv.org/abs/\1>`__", text)
+
+
 def paper(factory):
     """Return the first URL in the module's docstring, or one whose line names the factory."""
     doc = inspect.getdoc(inspect.getmodule(factory))

@@ -4,6 +4,7 @@ import inspect
 import re
 
 from docutils import nodes
+from factories import linked
 from sphinx import addnodes
 from sphinx.util.nodes import make_refnode
 
@@ -21,6 +22,11 @@ def resolve(app, env, node, contnode):
             to = found.docname, found.node_id
             return make_refnode(app.builder, node["refdoc"], *to, contnode, full_name)
     return None
+
+
+def link_papers(app, what, name, value, options, lines):
+    """Let the numbers of papers in docstrings be links."""
+    lines[:] = linked("\n".join(lines)).split("\n")
 
 
 def unlink_arguments(app, doctree):
@@ -79,6 +85,7 @@ def name_in_package(app, doctree):
 def setup(app):
     """Register the extension."""
     app.connect("autodoc-before-process-signature", keep_names)
+    app.connect("autodoc-process-docstring", link_papers)
     app.connect("missing-reference", resolve)
     app.connect("doctree-read", unlink_arguments)
     app.connect("doctree-read", name_in_package)

@@ -11,7 +11,18 @@ import re
 import types
 from pathlib import Path
 
-from factories import FACTORIES, SOLVERS, good_for, notes, numbers, paper, summary
+from factories import (
+    FACTORIES,
+    LEVELS,
+    SOLVERS,
+    evidence,
+    good_for,
+    linked,
+    notes,
+    numbers,
+    paper,
+    summary,
+)
 
 import gdjax
 from gdjax.namespace import HOMES
@@ -148,6 +159,12 @@ def _table(rows, widths, classes=""):
     return text + "\n"
 
 
+def _evidence(function):
+    """Return the cell of a table for what a docstring says of comparisons."""
+    found = evidence(function)
+    return f"**{found[0]}**. {linked(found[1])}" if found else ""
+
+
 def _names_page(title, names, module=""):
     """Return a page: the docstring of a module, a table of names, and what they are."""
     text = _title(title)
@@ -156,9 +173,26 @@ def _names_page(title, names, module=""):
     text += ".. currentmodule:: gdjax\n\n"
     names = [n for n in names if _object(n)]
     rows = [(f":py:obj:`{n.removeprefix('gdjax.')} <{n}>`", _summary(n)) for n in names]
-    return (
-        text + _table([("name", "summary"), *rows], "auto", "names") + "".join(map(_object, names))
-    )
+    table = _table([("name", "summary"), *rows], "auto", "names")
+    return text + table + _evidence_section(names) + "".join(map(_object, names))
+
+
+def _evidence_section(names):
+    """Return a table of what is known of the names that have evidence."""
+    rows = [(f"`{n.removeprefix('gdjax.')}`", _evidence(_value(n))) for n in names if _states(n)]
+    if not rows:
+        return ""
+    return _section("Evidence") + _LEVELS_ARE + _table([("name", "evidence"), *rows], "20 80")
+
+
+def _states(name):
+    value = _value(name)
+    return inspect.isfunction(value) and value.__doc__ and evidence(value)
+
+
+_LEVELS_ARE = (
+    "The levels are those of the :doc:`optimizers </generated/reference/optimizers/index>`.\n\n"
+)
 
 
 def _summary(full_name):
@@ -304,22 +338,28 @@ def _optimizers_index(found):
         "``update(grads, state, params)``; other names are keyword arguments, as in "
         "``update(grads, state, params, value=loss)``. Methods for exact gradients, such "
         "as `lbfgs`, are on the page of :doc:`solvers <../solvers/index>`; "
-        ":doc:`/guides/how-to-choose` has the evidence.\n\n"
+        ":doc:`/guides/how-to-choose` has advice. *Good for* names the problems for which a method "
+        "was made, *evidence* what comparisons have found:\n\n"
     )
-    rows = [("optimizer", "what it does", "good for", "bytes of state", "also needs", "paper")]
+    text += "".join(f"{level}\n   {meaning}\n" for level, meaning in LEVELS.items()) + "\n"
+    titles = ("optimizer", "what it does", "evidence", "bytes of state", "also needs", "paper")
+    rows = [titles]
     for name in FACTORIES:
         factory = getattr(gdjax, name)
         needs = ", ".join(f"``{key}``" for key in found[name]["needs"])
-        cells = [f":doc:`{name}`", summary(factory), good_for(factory)]
+        does = f"{summary(factory)} *Good for* {good_for(factory)}."
+        cells = [f":doc:`{name}`", does, _evidence(factory)]
         cells += [_sizes(found[name]["bytes"]), needs, f"`paper <{paper(factory)}>`__"]
         rows.append(cells)
-    return text + _table(rows, "12 30 28 10 12 8", "optimizers") + _toctree(FACTORIES)
+    return text + _table(rows, "13 31 37 7 7 5", "optimizers") + _toctree(FACTORIES)
 
 
 def _solvers_index(names):
     text = _names_page("Solvers", names, "solvers")
-    rows = [(f":doc:`{name}`", summary(getattr(gdjax, name))) for name in SOLVERS]
-    table = _section("Methods") + _table([("method", "what it does"), *rows], "auto", "names")
+    methods = [(f":doc:`{name}`", getattr(gdjax, name)) for name in SOLVERS]
+    rows = [(name, summary(factory), _evidence(factory)) for name, factory in methods]
+    titles = ("method", "what it does", "evidence")
+    table = _section("Methods") + _LEVELS_ARE + _table([titles, *rows], "20 40 40")
     before, after = text.split(".. list-table::", 1)
     return f"{before}{table}{_toctree(SOLVERS)}{_section('Loops, results and parts')}" + (
         f".. list-table::{after}"

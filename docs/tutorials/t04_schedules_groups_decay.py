@@ -149,6 +149,16 @@ rates = gdjax.by_path({rf"{name}/.*": 0.01 * 0.5**depth for depth, name in enume
 show(gdjax.hyperparams(gdjax.sgd(rates).init(params)))
 
 # %%
+# Groups may also cool down at times of their own. Here the last layer is constant for 60 % of the
+# run, and all other parameters decay from the start, along a power of the remaining fraction, to
+# 2 % of the peak:
+
+last = gdjax.wsd_schedule(0.0, 0.01, 0, 120, 80)
+power = gdjax.wsd_schedule(0.0, 0.02, 0, 0, 200, 0.0004, cooldown="power", power=1.5)
+rates = gdjax.by_path({r"last/.*": last, r".*": power})
+show(gdjax.hyperparams(gdjax.sgd(rates).init(params)))
+
+# %%
 # A pattern that matches no parameter is an error, since it usually is a typing error:
 
 try:

@@ -71,6 +71,37 @@ def test_the_table_has_every_optimizer_of_the_namespace(written):
     assert set(rows) == expected
     assert len(rows) == len(expected)
     assert "\n     - 4 to 8\n     - ``params``\n     - `paper <https://" in table
+    assert "\n     - **negative**. Its gains vanish" in table
+
+
+def test_every_method_states_its_evidence(written):
+    for name in METHODS:
+        assert factories.evidence(getattr(gdjax, name)), name
+    wrappers = [name for name, home in HOMES.items() if home.startswith("gdjax.wrappers.")]
+    for name in wrappers:
+        document = getattr(gdjax, name).__doc__
+        assert "References:" not in document or factories.evidence(getattr(gdjax, name)), name
+    assert "* - `cautious`\n     - **mixed**. " in written["wrappers"]
+    assert "     - **theory**. It converges linearly" in written["solvers/index"]
+
+
+def with_evidence(text):
+    def method():
+        pass
+
+    method.__doc__ = f"Descend.\n\nEvidence: {text}\n\nArgs:\n  none."
+    return method
+
+
+def test_evidence_has_a_level_and_a_source():
+    found = factories.evidence(with_evidence("mixed. It is\nslow (A 2024, arXiv\n2401.00001)."))
+    assert found == ("mixed", "It is slow (A 2024, arXiv 2401.00001).")
+    link = "`arXiv 2401.00001 <https://arxiv.org/abs/2401.00001>`__"
+    assert factories.linked(found[1]) == f"It is slow (A 2024, {link})."
+    with pytest.raises(ValueError, match="must be one of .* got 'good'"):
+        factories.evidence(with_evidence("good. See https://example.com."))
+    with pytest.raises(ValueError, match="has no source"):
+        factories.evidence(with_evidence("independent. It is fast."))
 
 
 @pytest.mark.parametrize(

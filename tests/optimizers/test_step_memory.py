@@ -23,6 +23,7 @@ IN_PLACE = dict(
     schedule_free_sgd=gdjax.schedule_free_sgd(0.1),
     schedule_free=gdjax.schedule_free(gdjax.sgd(0.1), 0.1),
     gpa=gdjax.gpa(gdjax.sgd(0.1)),
+    ema_nesterov=gdjax.ema_nesterov(gdjax.sgd(0.1)),
     lookahead=gdjax.lookahead(gdjax.sgd(0.1)),
 )
 ONE_ARRAY = dict(

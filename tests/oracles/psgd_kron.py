@@ -1,4 +1,4 @@
-"""Li (2024), the Kronecker case, with the details of psgd-jax 0.2.9; `probe` gives its V."""
+"""Pooladzandi & Li (2024), Kronecker factors, as in psgd-jax 0.2.9; `probe` gives its V."""
 
 from functools import partial
 

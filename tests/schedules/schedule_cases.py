@@ -33,6 +33,8 @@ CYCLES = [
     dict(init_value=0.1, peak_value=0.6, warmup_steps=0, decay_steps=12, exponent=2.0),
     dict(init_value=0.0, peak_value=0.3, warmup_steps=3, decay_steps=4),
 ]
+BATCHES = gdjax.piecewise_constant_schedule(16.0, {6: 2.0, 15: 4.0})
+IN_TOKENS = gdjax.warmup_cosine_decay_schedule(0.01, 0.7, 70.0, 300.0)
 
 CASES = [
     _case("constant_schedule", value=0.25),
@@ -113,9 +115,10 @@ CASES = [
             cooldown_steps=9,
             end_value=0.02,
             cooldown=kind,
+            power=1.7 if kind == "power" else None,
             **WARMUP,
         )
-        for kind in ("linear", "one_minus_sqrt", "cosine")
+        for kind in ("linear", "one_minus_sqrt", "cosine", "power")
     ),
     *(
         _case(
@@ -132,6 +135,19 @@ CASES = [
         for mode in ("triangular", "triangular2", "exp_range")
     ),
     _case("sgdr_schedule", cosine_kwargs=CYCLES),
+    _case("half_life", shared=False, tokens=700.0, tokens_per_step=64),
+    _case("half_life", "batches", shared=False, tokens=700.0, tokens_per_step=BATCHES),
+    _case("in_tokens", shared=False, schedule=IN_TOKENS, tokens_per_step=12.5),
+    _case("in_tokens", "batches", shared=False, schedule=IN_TOKENS, tokens_per_step=BATCHES),
+    _case(
+        "scaled_by_batch_size",
+        shared=False,
+        value=IN_TOKENS,
+        tokens_per_step=BATCHES,
+        reference=31.0,
+        exponent=0.4,
+    ),
+    _case("times", shared=False, value=IN_TOKENS, multipliers=0.3),
 ]
 
 INT32_MAX = 2**31 - 1

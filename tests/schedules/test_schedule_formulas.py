@@ -27,7 +27,12 @@ def wsd(shape):
         if t < 12:
             return 0.7
         z = min((t - 12) / 9, 1)
-        left = {"l": 1 - z, "o": 1 - math.sqrt(z), "c": (1 + math.cos(math.pi * z)) / 2}[shape[0]]
+        left = {
+            "linear": 1 - z,
+            "one_minus_sqrt": 1 - math.sqrt(z),
+            "cosine": (1 + math.cos(math.pi * z)) / 2,
+            "power": (1 - z) ** 1.5,
+        }[shape]
         return 0.02 + (0.7 - 0.02) * left
 
     return value
@@ -76,6 +81,7 @@ PAIRS = {
         lambda: gdjax.wsd_schedule(**WSD, cooldown="one_minus_sqrt"),
     ),
     "wsd-cosine": (wsd("cosine"), lambda: gdjax.wsd_schedule(**WSD, cooldown="cosine")),
+    "wsd-power": (wsd("power"), lambda: gdjax.wsd_schedule(**WSD, cooldown="power", power=1.5)),
     "warmup-linear": (warmup_polynomial(1), lambda: gdjax.warmup_linear_decay_schedule(**TOTAL)),
     "warmup-power": (
         warmup_polynomial(0.5),

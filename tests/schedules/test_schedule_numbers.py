@@ -148,3 +148,32 @@ def test_cycles_share_their_length_with_their_boundaries():
     schedule = gdjax.with_hyperparams(state, **{name: 7}).hyperparams["learning_rate"]
     expected = gdjax.sgdr_schedule([cycle | {"decay_steps": 7}, cycle])
     np.testing.assert_allclose(values(schedule), values(as_arrays(expected)), atol=1e-7)
+
+
+def test_each_group_cools_down_on_its_own():
+    """As record 25 of modded-nanogpt: matrices over the whole run, the rest in its last 40 %."""
+
+    def power_cooldown(t, start, floor, steps=20, q=1.5):
+        left = min((steps - t) / (steps - start), 1)
+        return floor + (1 - floor) * left**q
+
+    def rate(peak, start, floor):
+        phases = dict(warmup_steps=0, stable_steps=start, cooldown_steps=20 - start)
+        shape = dict(end_value=peak * floor, cooldown="power", power=1.5)
+        return gdjax.wsd_schedule(0.0, peak, **phases, **shape)
+
+    rates = {r"w": rate(0.5, 0, 0.02), r".*": rate(0.1, 12, 0.04)}
+    opt = gdjax.sgd(gdjax.by_path(rates))
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+
+    def step(state, _):
+        updates, state = opt.update(params, state)
+        return state, {k: -x.ravel()[0] for k, x in updates.items()}
+
+    _, used = jax.lax.scan(step, opt.init(params), length=16)
+    expected = [0.5 * power_cooldown(t, 0, 0.02) for t in range(16)]
+    np.testing.assert_allclose(used["w"], expected, rtol=2e-6)
+    expected = [0.1 * power_cooldown(t, 12, 0.04) for t in range(16)]
+    np.testing.assert_allclose(used["b"], expected, rtol=2e-6)
+    state = gdjax.with_hyperparams(opt.init(params), **{"w.stable_steps": 15.0})
+    assert gdjax.hyperparams(state)["learning_rate.w"] == np.float32(0.5)

@@ -84,6 +84,7 @@ def test_a_fresh_state_gives_the_parameters():
         gdjax.lookahead,
         gdjax.sam,
         gdjax.gpa,
+        gdjax.ema_nesterov,
     ):
         x = gdjax.eval_params(wrap(gdjax.sgd(0.1)).init(params), params)
         assert x["b"].dtype == jnp.bfloat16

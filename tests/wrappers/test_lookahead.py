@@ -61,7 +61,35 @@ def test_one_period_is_read_from_the_state():
     assert seen == [3.0, 3.0, 2.0, 2.0]
 
 
+def test_an_outer_optimizer_moves_the_slow_weights():
+    """Plain gradient descent is the interpolation; its numbers are leaves like all others."""
+
+    def walk(opt, dtype=jnp.float32):
+        params = jnp.array([1.0, -2.0], dtype)
+        state = opt.init(params)
+        for _ in range(4):
+            updates, state = opt.update(params, state, params)
+            params = gdjax.apply_updates(params, updates)
+        return gdjax.eval_params(state, params), state
+
+    plain, _ = walk(gdjax.lookahead(gdjax.sgd(0.1), 2, 0.4))
+    outer, state = walk(gdjax.lookahead(gdjax.sgd(0.1), 2, outer_optimizer=gdjax.sgd(0.4)))
+    np.testing.assert_allclose(outer, plain, rtol=1e-6)
+    assert state.slots.outer.count == 2  # one update for each synchronization
+    names = gdjax.hyperparams(state).keys()
+    assert names == {"sync_period", "outer.learning_rate", "inner.learning_rate"}
+    snoo = gdjax.sgd(0.7, momentum=0.5, nesterov=True)
+    _, state = walk(gdjax.lookahead(gdjax.sgd(0.1), 2, outer_optimizer=snoo), jnp.bfloat16)
+    assert state.slots.outer.slots.trace.dtype == jnp.float32
+
+
 def test_bad_arguments_are_named():
+    outer = gdjax.sgd(0.7)
+    with pytest.raises(ValueError, match="slow_step_size=...\\) has no effect"):
+        gdjax.lookahead(gdjax.sgd(1.0), 3, 0.4, outer_optimizer=outer)
+    skips = gdjax.lookahead(gdjax.sgd(1.0), outer_optimizer=gdjax.apply_if_finite(outer, 3))
+    with pytest.raises(ValueError, match="must take a step in each of its updates"):
+        skips.init(jnp.ones(2))
     with pytest.raises(ValueError, match=r"lookahead\(sync_period=...\) must be finite and >= 1"):
         gdjax.lookahead(gdjax.sgd(1.0), 0)
     opt = gdjax.lookahead(gdjax.sgd(1.0))

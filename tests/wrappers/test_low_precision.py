@@ -15,6 +15,7 @@ METHODS = {
     "schedule_free_radam": lambda: gdjax.schedule_free_radam(0.01),
     "schedule_free": lambda: gdjax.schedule_free(gdjax.rmsprop(0.01), 0.01),
     "gpa": lambda: gdjax.gpa(gdjax.adamw(0.01, b1=0.0)),
+    "ema_nesterov": lambda: gdjax.ema_nesterov(gdjax.adam(0.005)),
     "lookahead": lambda: gdjax.lookahead(gdjax.adam(0.005)),
     "madgrad": lambda: gdjax.madgrad(2e-4),
     "mechanize": lambda: gdjax.mechanize(gdjax.adam(0.01)),
@@ -105,7 +106,9 @@ def test_the_estimate_of_dadapt_adamw_is_that_of_float32():
         np.testing.assert_allclose(ends[dtype], ends["float32"], rtol=4 * unit)
 
 
-@pytest.mark.parametrize("name", ["schedule_free_sgd", "gpa", "lookahead", "madgrad"])
+@pytest.mark.parametrize(
+    "name", ["schedule_free_sgd", "gpa", "ema_nesterov", "lookahead", "madgrad"]
+)
 def test_parameters_of_float32_need_nothing(name):
     params = {"x": jnp.ones(2), "n": None}
     opt = METHODS[name]()

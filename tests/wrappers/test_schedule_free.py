@@ -7,6 +7,7 @@ import optax
 import problems
 import pytest
 from oracles import schedule_free as oracles
+from oracles import schedule_free_plus as plus
 from x64 import enable_x64
 
 import gdjax
@@ -44,6 +45,40 @@ def test_x_is_the_average_of_z(ours, oracle):
         x = gdjax.eval_params(state, params)
         for name in expected:
             np.testing.assert_allclose(x[name], oracle.x[name], rtol=1e-12, atol=1e-12)
+
+
+PLUS = dict(learning_rate=0.6, b1=0.8, b2=0.9, eps=1e-3, b3=0.5, beta=0.7, average_start=2.0)
+PLUS |= dict(weight_lr_power=1.5, weight_count_power=0.5)
+
+
+@pytest.mark.parametrize("annealing", [{}, dict(beta_max=0.9, anneal_steps=5.0)], ids=bool)
+def test_x_of_plus_is_the_average_while_beta_changes(annealing):
+    oracle = plus.schedule_free_plus(weight_decay=0.0, **PLUS, **annealing)
+    opt = gdjax.schedule_free_plus(**PLUS, **annealing)
+    expected = problems.parameters()
+    with enable_x64():
+        params = jax.tree.map(jnp.asarray, expected)
+        state = opt.init(params)
+        for t in range(1, 9):
+            grads, value = problems.gradients(expected, t), problems.value(expected)
+            expected = oracle(expected, grads, t, value=value)
+            updates, state = opt.update(grads, state, params, value=value)
+            params = gdjax.apply_updates(params, updates)
+        x = gdjax.schedule_free_eval_params(state, params)
+        for name in expected:
+            np.testing.assert_allclose(x[name], oracle.x[name], rtol=1e-12, atol=1e-12)
+
+
+def test_plus_stays_where_the_loss_is_zero_or_the_gradient():
+    params = jnp.array([2.0, -1.0])
+    opt = gdjax.schedule_free_plus()
+    state = opt.init(params)
+    for grads, value in ((jnp.ones(2), -1.0), (jnp.zeros(2), 3.0)):
+        updates, after = opt.update(grads, state, params, value=value)
+        np.testing.assert_array_equal(updates, 0)
+        np.testing.assert_array_equal(gdjax.eval_params(after, params), params)
+    with pytest.raises(TypeError, match="schedule_free_plus needs value="):
+        opt.update(params, state, params)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ WRAPPERS = {  # they follow the optimizer inside
     "lookahead": lambda opt: gdjax.lookahead(opt, 2, reset_state=True),
     "schedule_free": lambda opt: gdjax.schedule_free(opt, 0.1),
     "gpa": lambda opt: gdjax.gpa(opt, 0.8, 0.5),
+    "ema_nesterov": lambda opt: gdjax.ema_nesterov(opt, lambda t: 0.3 * (1 + t), 0.5),
     "mechanize": lambda opt: gdjax.mechanize(opt, s_init=0.1),
     "mars": lambda opt: gdjax.mars(opt, 0.1),
     "cautious": gdjax.cautious,

@@ -56,6 +56,18 @@ class Schedule:
         raise TypeError(f"{type(self).__name__} does not define __call__(count)")
 
 
+class DecaySchedule(Schedule):
+    """A schedule of a decay that knows all digits of 1 minus its value; see `Decay`."""
+
+    def decay(self, count: Number) -> Decay:
+        """Return the decay for update number `count`."""
+        raise TypeError(f"{type(self).__name__} does not define decay(count)")
+
+    def __call__(self, count: Number) -> Array:
+        """Return the decay for update number `count` as an array, which rounds it."""
+        return self.decay(count).value
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def schedule(cls: type[S]) -> type[S]:
     """Make `cls` a frozen dataclass that JAX knows as a pytree; its fields are leaves."""
@@ -99,6 +111,11 @@ class PerLeaf:
     def per_leaf(self, names: tuple[str, ...]) -> list[Any]:
         """Return one value for each parameter, whose paths are `names`."""
         raise TypeError(f"{type(self).__name__} does not define per_leaf")
+
+    def over(self, what: str, tree: PyTree) -> list[Any]:
+        """Return one value for each leaf of a tree; `what` names the number in errors."""
+        paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return self.per_leaf(tuple(path_name(path) for path, _ in paths))
 
     def check_used(self, what: str, tree: PyTree) -> None:
         """Raise if a part of this can apply to no parameter of the tree; `what` is for errors."""
@@ -167,6 +184,10 @@ class Masked(PerLeaf):
         if len(values) != len(self.mask):
             raise ValueError(f"the mask has {len(self.mask)} leaves, the tree {len(values)}")
         return [value if on else None for value, on in zip(values, self.mask, strict=True)]
+
+    def over(self, what: str, tree: PyTree) -> list[Any]:
+        """Return the value or None for each leaf of a tree."""
+        return self.choose(leaf_values(what, self.value, tree))
 
 
 def by_path(rules: Mapping[str, Any], *, allow_unused: bool = False) -> ByPath:
@@ -461,10 +482,22 @@ def numbers_at(state: State, count: Array, name: str = "") -> dict[str, Any]:
     """
     numbers = {k: value_at(v, count, f"{name}({k}=...)") for k, v in state.hyperparams.items()}
     for k, value in numbers.items():
-        lost = state.rounding.get(rounding_key(k))
+        lost = _rounding_at(state, k, count)
         if lost is not None and jax.tree_util.all_leaves([value]):
             numbers[k] = Decay(value, lost)
     return numbers
+
+
+def _rounding_at(state: State, name: str, count: Array | None) -> PyTree:
+    """Return what rounding took from a decay, or None if the number is no decay."""
+    lost, value = state.rounding.get(rounding_key(name)), state.hyperparams[name]
+    if lost is None or count is None:
+        return lost
+
+    def of(part, known):
+        return part.decay(count).rounding if isinstance(part, DecaySchedule) else known
+
+    return jax.tree.map(of, value, lost, is_leaf=lambda x: isinstance(x, Schedule))
 
 
 def leaf_numbers(
@@ -481,7 +514,7 @@ def leaf_numbers(
     numbers = {}
     for k, value in state.hyperparams.items():
         numbers[k] = leaf_values(f"{name}({k}=...)", value, tree, count)
-        if (lost := state.rounding.get(rounding_key(k))) is not None:
+        if (lost := _rounding_at(state, k, count)) is not None:
             pairs = zip(numbers[k], leaf_values(f"{name}({k}=...)", lost, tree), strict=True)
             once: dict[int, Decay] = {}  # leaves that share a number share the object
             numbers[k] = [
@@ -503,11 +536,8 @@ def leaf_values(what: str, value: PyTree, tree: PyTree, count: Array | None = No
         return [value] * len(jax.tree.leaves(tree))
     if count is not None:
         value = value_at(value, count, what)
-    if isinstance(value, Masked):  # over a number, a schedule, or again one number per leaf
-        return value.choose(leaf_values(what, value.value, tree))
     if isinstance(value, PerLeaf):
-        paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return value.per_leaf(tuple(path_name(path) for path, _ in paths))
+        return value.over(what, tree)
     if isinstance(value, Schedule) or jax.tree_util.all_leaves([value]):
         return [value] * len(jax.tree.leaves(tree))
     return spread(what, value, tree)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import is_state, short
-from gdjax.core.checks import Range, check_range, ranges_of, strict
+from gdjax.core.checks import FINITE, Range, check_range, ranges_of, strict
 from gdjax.core.hyper import (
     Masked,
     PerLeaf,
@@ -25,6 +25,7 @@ from gdjax.core.hyper import (
 )
 from gdjax.core.protocols import states_in
 from gdjax.core.remember import remembered, weak_functions
+from gdjax.core.times import Times
 from gdjax.core.types import Hyperparam, OptState, Pair, Params, PyTree, T, TreeDef
 
 Path = tuple[Any, ...]  # keys of jax.tree_util
@@ -347,26 +348,100 @@ def _places(state: OptState) -> list[Path]:
 
 
 def _resolve(state: OptState, name: str) -> Path:
-    places = _places(state)
-
-    def fits(path):  # with or without the positions in chains
-        names = (".".join(_key(k) for k in path if not _is_index(k)), ".".join(map(_key, path)))
-        return any(full == name or full.endswith("." + name) for full in names)
-
-    found = [path for path in places if fits(path)]
+    found = _fitting(state, name)
     if len(found) == 1:
         return found[0]
     entries = [(path, size) for path, size, _, _ in _entries(state)]
     names = shortest_names(entries)
     if name in names:
         return entries[names.index(name)][0]
+    raise _no_number("with_hyperparams", state, name, found)
+
+
+def _fitting(state: OptState, name: str) -> list[Path]:
+    """Return the paths that end as `name` does, with or without the positions in chains."""
+
+    def fits(path):
+        names = (".".join(_key(k) for k in path if not _is_index(k)), ".".join(map(_key, path)))
+        return any(full == name or full.endswith("." + name) for full in names)
+
+    return [path for path in _places(state) if fits(path)]
+
+
+def _no_number(call: str, state: OptState, name: str, found: list[Path]) -> ValueError:
     problem = "is ambiguous" if found else "is not a hyperparameter of this state"
-    known = {path for path, _ in entries}
-    inside = [".".join(map(_key, path[-3:])) for path in places if path not in known]
+    entries = [(path, size) for path, size, _, _ in _entries(state)]
+    names, known = shortest_names(entries), {path for path, _ in entries}
+    inside = [".".join(map(_key, path[-3:])) for path in _places(state) if path not in known]
     more = f" Inside these are {nearest(name, inside, 4)}." if inside else ""
-    raise ValueError(
-        f"with_hyperparams: {name!r} {problem}; it has {', '.join(names) or 'none'}.{more}"
-    )
+    return ValueError(f"{call}: {name!r} {problem}; it has {', '.join(names) or 'none'}.{more}")
+
+
+class Place(NamedTuple):
+    """Where a number is in a state.
+
+    Attributes:
+      name: the shortest one that no other of the numbers that were asked for has.
+      leaf: its index among the leaves of the state.
+      rounding: the index of what rounding took from it; None if the state does not keep that.
+      allowed: its range; None if it was not declared.
+    """
+
+    name: str
+    leaf: int
+    rounding: int | None
+    allowed: Range | None
+
+
+def places_of(call: str, state: OptState, names: Sequence[str]) -> list[list[Place]]:
+    """Return for each name the numbers of a state that it means.
+
+    A name that fits several numbers means all of them, and that of a tree all numbers in it.
+
+    Args:
+      call: what the user called, for errors.
+      state: the state of an optimizer, chain or wrapper.
+      names: as for `with_hyperparams`.
+    """
+    leaves, treedef = jax.tree.flatten(state)
+    at = treedef.unflatten(range(len(leaves)))
+    found: dict[str, list[tuple[Path, int, Place]]] = {name: [] for name in names}
+
+    def walk(value, lost, path, size, allowed, name, inside):
+        inside = inside or path in targets[name]
+        if value is None or not (inside or any(t[: len(path)] == path for t in targets[name])):
+            return
+        if jax.tree_util.all_leaves([value]):
+            lost = lost if isinstance(lost, int) else None
+            found[name].append((path, size, Place("", value, lost, allowed)))
+            return
+        children, treedef = _one_level(value)
+        if isinstance(value, Schedule) and inside:
+            fields = ", ".join(f"{name}.{_key(key[0])}" for key, _ in children)
+            can = f"name its numbers: {fields}." if fields else "it has no numbers."
+            raise ValueError(f"{call}: {name!r} is a schedule, {type(value).__name__}; {can}")
+        same = lost is not None and jax.tree.structure(lost) == jax.tree.structure(value)
+        others = [x for _, x in _one_level(lost)[0]] if same else [None] * len(children)
+        for (key, child), other in zip(children, others, strict=True):
+            own = allowed
+            if isinstance(value, Schedule):  # a value of the schedule has the range of the number
+                own = ranges_of(value).get(_key(key[0]), allowed)
+                own = allowed if own is FINITE else own
+            deeper = size + (key != (BOXED,))
+            walk(child, other, path + key, deeper, own, name, inside)
+
+    targets = {name: set(_fitting(at, name)) for name in names}
+    for where, node in states_in(at):
+        for k, value in sorted(node.hyperparams.items()):
+            path, lost = (*where, jax.tree_util.DictKey(k)), node.rounding.get(rounding_key(k))
+            for name in names:
+                walk(value, lost, path, 1, ranges_of(node).get(k), name, False)
+    for name in names:
+        if not found[name]:
+            raise _no_number(call, state, name, [])
+    every = [(path, size) for group in found.values() for path, size, _ in group]
+    labels = iter(shortest_names(every))
+    return [[place._replace(name=next(labels)) for _, _, place in found[name]] for name in names]
 
 
 def with_rounding(state: T, numbers: dict[str, Array], lost: dict[str, Array]) -> T:
@@ -411,6 +486,8 @@ def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     if _is_box(old):
         ((_, inside),), treedef = _one_level(old)
         return treedef.unflatten([_replaced_rounding(what, value, inside)])
+    if isinstance(old, Times) and not isinstance(value, Times):
+        return Times(_replaced_rounding(what, value, old.value), old.multipliers)
     lost = rounding_of(value)
     both = jax.tree_util.all_leaves([old, lost])
     return jnp.broadcast_to(lost, jnp.shape(old)) if both else lost
@@ -423,6 +500,8 @@ def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
         return treedef.unflatten([replacement(what, value, inside)])
     if isinstance(old, Masked) and not isinstance(value, PerLeaf):
         return Masked(replacement(what, value, old.value), old.mask)
+    if isinstance(old, Times) and not isinstance(value, Times):
+        return Times(replacement(what, value, old.value), old.multipliers)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree

@@ -1,9 +1,9 @@
 """Kronecker factors Q_k, one for each axis of an array, fitted so that their product whitens it.
 
-Li (2015), https://arxiv.org/abs/1512.04202; Li (2024), https://arxiv.org/abs/2402.04553 and
-https://arxiv.org/abs/2402.11858. A factor is a matrix [n, n] or a diagonal [n]. The criterion is
-|Q x|^2 + |Q^-H v|^2 for random v, where Q is the Kronecker product of all factors: it is minimal
-where Q^H Q x is white.
+Li (2015), https://arxiv.org/abs/1512.04202; Pooladzandi & Li (2024),
+https://arxiv.org/abs/2402.04553; Li (2024), https://arxiv.org/abs/2402.11858. A factor is a matrix
+[n, n] or a diagonal [n]. The criterion is |Q x|^2 + |Q^-H v|^2 for random v, where Q is the
+Kronecker product of all factors: it is minimal where Q^H Q x is white.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ def acprop(
 
     Good for: noisy gradients, where the newest one should not affect its own divisor.
 
+    Evidence: authors only. Zhuang et al. 2021, arXiv 2110.05454.
+
     .. math::
 
        \hat s_{t-1} &= s_{t-1} / (1 - \beta_2^{t-1}), \quad \hat s_0 = 1 \\

@@ -118,6 +118,8 @@ def adahessian(
 
     Good for: smooth losses where a Hessian-vector product per step is affordable.
 
+    Evidence: authors only. Yao et al. 2020, arXiv 2006.00719.
+
     With an estimate :math:`D_t` of the magnitude of the Hessian's diagonal:
 
     .. math::

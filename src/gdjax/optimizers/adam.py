@@ -106,7 +106,11 @@ def adam(
 ) -> Optimizer:
     r"""Descend along a running mean of the gradient over its root-mean-square.
 
-    Good for: a first choice for most problems.
+    Good for: most networks, if there is no weight decay.
+
+    Evidence: independent. None of fifteen tuned optimizers was consistently better (Schmidt et al.
+    2021, arXiv 2007.01547), and it was the most practical one with few trials (Sivaprasad et al.
+    2020, arXiv 1910.11758).
 
     .. math::
 
@@ -193,7 +197,11 @@ def adamw(
 ) -> Optimizer:
     r"""Run Adam with decoupled weight decay.
 
-    Good for: neural networks, the baseline to beat.
+    Good for: most networks.
+
+    Evidence: independent. It is the reference of most comparisons. For language models the fastest
+    of ten other tuned optimizers needs 1.4 to 1.1 times fewer steps, less with growing size (Wen et
+    al. 2025, arXiv 2509.02046).
 
     With the direction :math:`d_t` of `adam`:
 

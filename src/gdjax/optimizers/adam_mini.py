@@ -66,6 +66,9 @@ def adam_mini(
 
     Good for: results like Adam's with half of its memory.
 
+    Evidence: independent. Its loss is within 0.01 of tuned AdamW's for language models of 0.3 and
+    0.5 B parameters (Wen et al. 2025, arXiv 2509.02046).
+
     The equations are those of `adamw`, with one number :math:`v_t` for each block:
 
     .. math::

@@ -31,6 +31,8 @@ def adamax(
 
     Good for: embeddings and other sparse, heavy-tailed gradients.
 
+    Evidence: authors only. Kingma & Ba 2014, arXiv 1412.6980.
+
     .. math::
 
        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
@@ -95,6 +97,8 @@ def adamaxw(
     r"""Run AdaMax with decoupled weight decay.
 
     Good for: the same as `adamax`, with weight decay.
+
+    Evidence: none. No comparison is known to us.
 
     With the direction :math:`d_t` of `adamax`:
 

@@ -95,6 +95,8 @@ def adan(
 
     Good for: vision and language transformers with large batches.
 
+    Evidence: authors only. Xie et al. 2022, arXiv 2208.06677.
+
     .. math::
 
        \Delta_t &= g_t - g_{t-1}, \quad \Delta_1 = 0 \\

@@ -144,6 +144,9 @@ def apollo(
 
     Good for: pre-training of large models with memory similar to SGD's.
 
+    Evidence: mixed. For language models its perplexity is above Adam's at 60 M parameters and below
+    it at 130 M to 1 B (Glentis et al. 2025, arXiv 2506.16659).
+
     For an m x n matrix with m <= n, and a Gaussian projection :math:`P_t` of shape (r, m):
 
     .. math::
@@ -223,6 +226,9 @@ def apollo_mini(
     r"""Run `apollo` with one scale for each matrix, estimated in a projection of rank 1.
 
     Good for: the same as `apollo`, with almost no state.
+
+    Evidence: mixed. For language models its perplexity is above Adam's at 60 M and 130 M parameters
+    and below it at 350 M and 1 B (Glentis et al. 2025, arXiv 2506.16659).
 
     In the equations of `apollo` the scales of all channels are one number:
 

@@ -100,7 +100,9 @@ def came(
 ) -> Optimizer:
     r"""Run Adafactor with momentum, divided by the factored root-mean-square of its deviation.
 
-    Good for: large language models with Adafactor's memory and steadier steps.
+    Good for: large language models, with Adafactor's memory and momentum.
+
+    Evidence: authors only. Luo et al. 2023, arXiv 2307.02047.
 
     .. math::
 

@@ -80,6 +80,9 @@ def cocob(
 
     Good for: online and convex problems, without a learning rate to tune.
 
+    Evidence: authors only. Orabona & Tommasi 2017, arXiv 1705.07795; convergence is proven for
+    convex losses.
+
     .. math::
 
        \tilde g_t &= \eta_t (g_t + \lambda x_{t-1}) \\

@@ -98,6 +98,10 @@ def dadapt_adamw(
 
     Good for: AdamW without a learning rate to tune.
 
+    Evidence: mixed. It performs very well on some tasks and is not reliable across them, like other
+    methods without a learning rate (Henheik et al. 2025, arXiv 2507.01724); `prodigy` was better in
+    the later paper of the same authors (arXiv 2306.06101).
+
     The estimate is :math:`d_t`. With :math:`q = \sqrt{\beta_2}`, and sums over all parameters in
     the inner product and the norm:
 

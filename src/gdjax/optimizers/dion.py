@@ -175,6 +175,8 @@ def dion(
 
     Good for: Muon's directions where matrices are sharded, or too large for full products.
 
+    Evidence: authors only. Ahn et al. 2025, arXiv 2504.05295.
+
     For an m x n matrix, with a basis :math:`Q_t` of r columns:
 
     .. math::

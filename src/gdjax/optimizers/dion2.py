@@ -89,6 +89,8 @@ def dion2(
 
     Good for: Muon at a fraction of its arithmetic, for large matrices.
 
+    Evidence: authors only. Ahn et al. 2025, arXiv 2512.16928.
+
     With the set :math:`S` of the k rows of :math:`B_t` whose L1 norms are the largest:
 
     .. math::

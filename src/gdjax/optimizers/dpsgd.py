@@ -29,6 +29,9 @@ def dpsgd(
 
     Good for: training on private data.
 
+    Evidence: theory. The privacy that it guarantees is proven (Abadi et al. 2016, arXiv
+    1607.00133).
+
     With the gradients :math:`g_{t,i}` of B examples, their norms over all parameters, and standard
     normal noise :math:`z_t`:
 

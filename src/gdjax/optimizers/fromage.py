@@ -28,6 +28,8 @@ def fromage(learning_rate: Hyperparam, min_norm: Hyperparam = 1e-6) -> Optimizer
 
     Good for: networks whose layers differ much in scale, with one learning rate for all.
 
+    Evidence: authors only. Bernstein et al. 2020, arXiv 2002.03432.
+
     For each parameter array:
 
     .. math::

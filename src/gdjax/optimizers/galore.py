@@ -183,6 +183,9 @@ def galore(
 
     Good for: pre-training and fine-tuning of large matrices on one device.
 
+    Evidence: mixed. For language models its perplexity is above Adam's at 60 M to 350 M parameters,
+    and below it at 1 B (Glentis et al. 2025, arXiv 2506.16659).
+
     For an m x n matrix with m <= n; in the steps 1, 1 + T, 1 + 2T, ... the basis :math:`P_t` is
     renewed, from the first r left singular vectors of :math:`g_t`:
 

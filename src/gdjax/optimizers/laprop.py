@@ -38,6 +38,8 @@ def laprop(
 
     Good for: high momentum with noisy gradients, reinforcement learning.
 
+    Evidence: authors only. Ziyin et al. 2020, arXiv 2002.04839.
+
     .. math::
 
        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\

@@ -108,6 +108,12 @@ def lion(
 
     Good for: large batches with little memory.
 
+    Evidence: negative. Its gains vanish against a baseline whose learning rate decays fully
+    (Kaddour et al. 2023, arXiv 2307.06440); its loss is that of tuned AdamW (Wen et al. 2025, arXiv
+    2509.02046) or above it (Semenov et al. 2025, arXiv 2509.01440) for language models, and its
+    score is below NAdamW's on nine workloads (AlgoPerf, July 2026, unofficial,
+    https://github.com/mlcommons/submissions_algorithms).
+
     .. math::
 
        c_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\

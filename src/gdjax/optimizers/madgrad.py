@@ -92,7 +92,9 @@ def madgrad(
 ) -> Optimizer:
     r"""Step towards the initial point minus the weighted sum of all gradients over a cube root.
 
-    Good for: sparse features, images on which Adam generalizes badly.
+    Good for: sparse features, images.
+
+    Evidence: authors only. Defazio & Jelassi 2021, arXiv 2101.11075.
 
     .. math::
 

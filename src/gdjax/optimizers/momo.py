@@ -154,6 +154,8 @@ def momo(
 
     Good for: SGD with momentum when the smallest loss is roughly known, such as 0.
 
+    Evidence: authors only. Schaipp et al. 2023, arXiv 2305.07583.
+
     With the loss :math:`f_t` at :math:`x_{t-1}`:
 
     .. math::
@@ -216,7 +218,9 @@ def momo_adam(
 ) -> Optimizer:
     r"""Run Adam with a Polyak step: limited by the loss and by Adam's own step.
 
-    Good for: Adam that is less sensitive to the learning rate.
+    Good for: Adam when the smallest loss is roughly known, such as 0.
+
+    Evidence: authors only. Schaipp et al. 2023, arXiv 2305.07583.
 
     With the means :math:`m_t`, :math:`\bar f_t` and :math:`\gamma_t` of `momo`, which start at 0
     here, and :math:`v_t` of `adam`:

@@ -117,7 +117,14 @@ def muon(
 ) -> Optimizer:
     r"""Descend along the polar factor of each matrix's momentum, and along Adam for the rest.
 
-    Good for: hidden matrices of transformers and convolutions, in fewer steps than AdamW.
+    Good for: hidden matrices of transformers and convolutions.
+
+    Evidence: independent. For language models it is among the fastest of eleven tuned optimizers,
+    1.4 to 1.1 times as fast as AdamW in steps (Wen et al. 2025, arXiv 2509.02046; also Semenov et
+    al. 2025, arXiv 2509.01440); for a diffusion model its final loss is 18 % lower (Schaipp 2025,
+    arXiv 2510.19376). On nine workloads with one configuration it needs about as many steps as
+    NAdamW and more time (AlgoPerf, July 2026, unofficial,
+    https://github.com/mlcommons/submissions_algorithms).
 
     .. math::
 
@@ -131,6 +138,9 @@ def muon(
     Use it for hidden matrices. Embeddings, the output layer, norms and biases go to Adam:
     `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
     gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
+
+    `preset` has the numbers of Jordan's code, Moonlight, torch and Dion:
+    `muon(**preset("muon", "moonlight"))`.
 
     Differences: the authors' code and torch have the same equations; torch's defaults are a
     learning rate of 1e-3 and :math:`\lambda = 0.1`. optax corrects the bias of the step ahead, as

@@ -253,6 +253,9 @@ def natural_gradient(
 
     Good for: networks in physics, small models in float64, any loss that is cheap against its step.
 
+    Evidence: authors only. For physics-informed networks: Mueller & Zeinhofer 2023, arXiv
+    2302.13163.
+
     .. math::
 
        F &= \frac 1 N \sum_{i=1}^N J_i^\top H_i J_i \\
@@ -372,6 +375,9 @@ def min_sr(
 
     Good for: variational Monte Carlo, ground states of quantum systems.
 
+    Evidence: theory. Its updates are those of stochastic reconfiguration, computed from a smaller
+    matrix (Chen & Heyl 2024, arXiv 2302.01941).
+
     .. math::
 
        A_i &= (O_i - \bar O) / \sqrt N, \qquad e_i = (E_i - \bar E) / \sqrt N \\
@@ -438,6 +444,8 @@ def spring(
     r"""Descend by stochastic reconfiguration, keeping the last direction where samples are silent.
 
     Good for: variational Monte Carlo with fewer samples than parameters.
+
+    Evidence: authors only. Goldshlager et al. 2024, arXiv 2401.10190.
 
     With A and e of `min_sr`:
 

@@ -29,6 +29,8 @@ def noisy_sgd(
 
     Good for: very deep networks that hardly train from a poor initialization.
 
+    Evidence: authors only. Neelakantan et al. 2015, arXiv 1511.06807.
+
     .. math::
 
        x_t &= x_{t-1} - \eta_t (g_t + n_t) \\

@@ -95,6 +95,8 @@ def novograd(
 
     Good for: speech and language models with half of Adam's memory.
 
+    Evidence: authors only. Ginsburg et al. 2019, arXiv 1905.11286.
+
     .. math::
 
        v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, \lVert g_t \rVert^2 \\

@@ -73,6 +73,9 @@ def polyak_sgd(
 
     Good for: losses whose smallest value is known, networks that interpolate the data.
 
+    Evidence: theory. Its convergence is proven for convex losses, to the minimum if the model
+    interpolates the data (Loizou et al. 2020, arXiv 2002.10542).
+
     .. math::
 
        x_t = x_{t-1} - s\, \min\left(

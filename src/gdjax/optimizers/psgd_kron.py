@@ -1,12 +1,12 @@
 """PSGD with Kronecker factors: a whitening preconditioner that is learned online.
 
-Li (2015), https://arxiv.org/abs/1512.04202; Li (2024), https://arxiv.org/abs/2402.04553; the
-details follow psgd-jax's `kron`, the update without solves the author's psgd_torch. Paper -> here:
-Q_k -> factors, g -> the (mean) gradient, v -> the random probe, mu (its step size) ->
-preconditioner_lr. Deviations: the factors are updated and balanced at deterministic intervals;
-factors that would not be finite are kept, and so are those of a zero gradient, which grow without
-bound in psgd-jax; the noise is psgd-jax's in both updates. The preconditioner is a constant for
-differentiation.
+Li (2015), https://arxiv.org/abs/1512.04202; Pooladzandi & Li (2024),
+https://arxiv.org/abs/2402.04553; Li (2024), https://arxiv.org/abs/2402.11858; the details follow
+psgd-jax's `kron`, the update without solves the author's psgd_torch. Paper -> here: Q_k -> factors,
+g -> the (mean) gradient, v -> the random probe, mu (its step size) -> preconditioner_lr.
+Deviations: the factors are updated and balanced at deterministic intervals; factors that would not
+be finite are kept, and so are those of a zero gradient, which grow without bound in psgd-jax; the
+noise is psgd-jax's in both updates. The preconditioner is a constant for differentiation.
 """
 
 from __future__ import annotations
@@ -190,6 +190,9 @@ def psgd_kron(
 
     Good for: large networks and noisy gradients, without second moments or an `eps` to set.
 
+    Evidence: independent. For language models it is among the fastest of eleven tuned optimizers,
+    with `muon` and `soap` (Wen et al. 2025, arXiv 2509.02046).
+
     The factors :math:`Q_k`, one for each axis, make up :math:`Q = Q_1 \otimes Q_2 \otimes \ldots`:
 
     .. math::
@@ -264,6 +267,8 @@ def psgd_kron(
 
     References:
       Li (2015), "Preconditioned stochastic gradient descent".
+      Pooladzandi & Li (2024), "Curvature-informed SGD via general purpose Lie-group
+      preconditioners".
       Li (2024), "Stochastic Hessian fittings with Lie groups".
     """
     return _optimizer("psgd_kron", **locals())

@@ -42,6 +42,8 @@ def qhadam(
 
     Good for: Adam with a long mean that still responds to the newest gradient.
 
+    Evidence: authors only. Ma & Yarats 2018, arXiv 1810.06801.
+
     With :math:`m_t` and :math:`v_t` the means of `adam`:
 
     .. math::

@@ -74,6 +74,9 @@ def radam(
 
     Good for: Adam without a warm-up to tune.
 
+    Evidence: mixed. Adam with a linear warm-up over 2 / (1 - b2) steps, which needs no tuning
+    either, trains about as well (Ma & Yarats 2019, arXiv 1910.04209).
+
     With :math:`\hat m_t` and :math:`\hat v_t` the corrected means of `adam`:
 
     .. math::

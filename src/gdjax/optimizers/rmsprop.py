@@ -154,6 +154,10 @@ def rmsprop(
 
     Good for: reinforcement learning, recurrent networks.
 
+    Evidence: mixed. It is one of fifteen tuned optimizers, of which none was consistently better
+    than Adam (Schmidt et al. 2021, arXiv 2007.01547); for language models it is clearly behind Adam
+    (Orvieto & Gower 2025, arXiv 2505.21829).
+
     .. math::
 
        v_t &= \rho v_{t-1} + (1 - \rho)\, |g_t|^2 \\

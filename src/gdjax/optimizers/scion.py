@@ -66,7 +66,10 @@ def scion(
 ) -> Optimizer:
     r"""Step towards the minimizer of the linearized loss over a ball of each layer's norm.
 
-    Good for: transformers of any width at one learning rate, with half of Adam's memory.
+    Good for: transformers, with a learning rate for all widths and half of Adam's memory.
+
+    Evidence: independent. For language models its loss is between those of tuned Muon and AdamW
+    (Wen et al. 2025, arXiv 2509.02046).
 
     .. math::
 

@@ -35,6 +35,9 @@ def sign_sgd(learning_rate: Hyperparam) -> Optimizer:
 
     Good for: distributed training that communicates one bit for each parameter.
 
+    Evidence: mixed. For language models signed descent is faster than SGD and behind Adam (Orvieto
+    & Gower 2025, arXiv 2505.21829).
+
     .. math::
 
        x_t = x_{t-1} - \eta_t \operatorname{sign}(g_t)
@@ -77,6 +80,10 @@ def signum(
     r"""Step against the sign of a running mean of the gradient.
 
     Good for: large batches, distributed training that communicates one bit for each parameter.
+
+    Evidence: mixed. For language models it is as good as Adam in one study (Zhao et al. 2024, arXiv
+    2407.07972), and behind tuned Adam, though before SGD, in another (Orvieto & Gower 2025, arXiv
+    2505.21829; also Semenov et al. 2025, arXiv 2509.01440).
 
     .. math::
 

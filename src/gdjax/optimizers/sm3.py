@@ -82,6 +82,8 @@ def sm3(
 
     Good for: large embeddings and sparse gradients with little memory.
 
+    Evidence: authors only. Anil et al. 2019, arXiv 1901.11150.
+
     For a matrix with elements ij:
 
     .. math::

@@ -193,6 +193,12 @@ def soap(
 
     Good for: large networks, if fewer but more expensive steps pay off.
 
+    Evidence: independent. For language models it has the lowest loss of eleven tuned optimizers at
+    0.5 B parameters and eight times the compute-optimal data (Wen et al. 2025, arXiv 2509.02046),
+    and the largest gain per step of those that whiten matrices (Frans et al. 2025, arXiv
+    2510.25000); for a diffusion model its final loss is 18 % below AdamW's (Schaipp 2025, arXiv
+    2510.19376).
+
     For a matrix, with bases :math:`Q_L, Q_R` from earlier gradients and :math:`k = t - 1`:
 
     .. math::

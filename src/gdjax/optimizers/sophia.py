@@ -152,6 +152,12 @@ def sophia(
 
     Good for: language models, with a curvature estimate every few steps.
 
+    Evidence: negative. Its gains vanish against a baseline whose learning rate decays fully
+    (Kaddour et al. 2023, arXiv 2307.06440); for language models its loss is that of tuned AdamW
+    (Wen et al. 2025, arXiv 2509.02046) or above it in long runs (Semenov et al. 2025, arXiv
+    2509.01440). One comparison finds a lower loss than AdamW's, but lower scores on tasks
+    (Schlotthauer et al. 2025, arXiv 2507.08472).
+
     .. math::
 
        m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\

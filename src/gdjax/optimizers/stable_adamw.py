@@ -44,6 +44,8 @@ def stable_adamw(
 
     Good for: large models whose loss has spikes.
 
+    Evidence: authors only. Wortsman et al. 2023, arXiv 2304.13013.
+
     With :math:`\hat m_t` and :math:`\hat v_t` the corrected means of `adam`, for each array:
 
     .. math::

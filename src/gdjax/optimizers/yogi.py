@@ -46,6 +46,9 @@ def yogi(
 
     Good for: sparse gradients whose scale changes abruptly.
 
+    Evidence: authors only. Zaheer et al. 2018,
+    https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization.
+
     .. math::
 
        v_t = v_{t-1} - (1 - \beta_2) \operatorname{sign}(v_{t-1} - |g_t|^2)\, |g_t|^2

@@ -20,6 +20,9 @@ from gdjax.schedules.piecewise import piecewise_constant_schedule as piecewise_c
 from gdjax.schedules.piecewise import (
     piecewise_interpolate_schedule as piecewise_interpolate_schedule,
 )
+from gdjax.schedules.tokens import half_life as half_life
+from gdjax.schedules.tokens import in_tokens as in_tokens
+from gdjax.schedules.tokens import scaled_by_batch_size as scaled_by_batch_size
 from gdjax.schedules.transition import constant_schedule as constant_schedule
 from gdjax.schedules.transition import linear_schedule as linear_schedule
 from gdjax.schedules.transition import one_minus_sqrt_schedule as one_minus_sqrt_schedule

@@ -1,7 +1,9 @@
 """Schedules for runs whose length is not known at the start.
 
 Warm-up, stable, decay: Hu et al. (2024), equation 1, https://arxiv.org/abs/2404.06395
-Cool-down shapes: Hägele et al. (2024), section 3.2, https://arxiv.org/abs/2405.18392
+Cool-down shapes: Hägele et al. (2024), section 3.2, https://arxiv.org/abs/2405.18392; a power of
+the remaining fraction ("PowerCool"): Pande and others (2026), records 20, 23 and 25 of
+https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization
 Inverse square root: Vaswani et al. (2017), equation 3, https://arxiv.org/abs/1706.03762; with a
 timescale: Zhai et al. (2021), section 3.5, https://arxiv.org/abs/2106.04560
 """
@@ -25,14 +27,16 @@ from gdjax.schedules.curves import (
     fraction_left,
     numbers,
     one_minus_sqrt,
+    power,
     real,
 )
 from gdjax.schedules.warmup import after_warmup
 
-SHAPES = {
-    "linear": lambda left, done: left,
-    "one_minus_sqrt": one_minus_sqrt,
-    "cosine": lambda left, done: cosine(left),
+SHAPES = {  # of the fractions left and done, and the power
+    "linear": lambda left, done, exponent: left,
+    "one_minus_sqrt": lambda left, done, exponent: one_minus_sqrt(left, done),
+    "cosine": lambda left, done, exponent: cosine(left),
+    "power": lambda left, done, exponent: power(left, exponent),
 }
 
 
@@ -47,6 +51,7 @@ class WarmupStableDecay(Schedule):
     stable_steps: Leaf
     cooldown_steps: Leaf
     end_value: Leaf
+    power: Leaf | None  # None: another shape than "power"
     cooldown: str = dataclasses.field(metadata={"static": True})
 
     def __call__(self, count: Number) -> Array:
@@ -55,7 +60,8 @@ class WarmupStableDecay(Schedule):
         def decay(n):
             left = fraction_left(n, self.cooldown_steps, self.stable_steps)
             done = fraction_done(n, self.cooldown_steps, self.stable_steps)
-            return blend(self.peak_value, self.end_value, SHAPES[self.cooldown](left, done))
+            shape = SHAPES[self.cooldown](left, done, self.power)
+            return blend(self.peak_value, self.end_value, shape)
 
         return after_warmup(self, decay, count)
 
@@ -86,6 +92,7 @@ class InverseSqrt(Schedule):
     stable_steps=NONNEGATIVE,
     cooldown_steps=NONNEGATIVE,
     end_value=FINITE,
+    power=NONNEGATIVE,
 )
 def wsd_schedule(
     init_value: Number,
@@ -95,7 +102,8 @@ def wsd_schedule(
     cooldown_steps: Number,
     end_value: Number = 0.0,
     *,
-    cooldown: Literal["linear", "one_minus_sqrt", "cosine"] = "linear",
+    cooldown: Literal["linear", "one_minus_sqrt", "cosine", "power"] = "linear",
+    power: Number | None = None,
 ) -> Schedule:
     r"""Rise linearly, stay constant, then cool down (warm-up, stable, decay).
 
@@ -107,11 +115,12 @@ def wsd_schedule(
        s_2 + (s_1 - s_2)\, c(p) & t \ge W + S \end{cases} \\
        p &= \min\left( \frac{t - W - S}{C},\; 1 \right)
 
-    with :math:`c(p) = 1 - p` for "linear", :math:`1 - \sqrt p` for "one_minus_sqrt" and
-    :math:`(1 + \cos(\pi p)) / 2` for "cosine".
+    with :math:`c(p) = 1 - p` for "linear", :math:`1 - \sqrt p` for "one_minus_sqrt",
+    :math:`(1 + \cos(\pi p)) / 2` for "cosine" and :math:`(1 - p)^q` for "power".
 
     A run can be extended: write a larger `stable_steps` into the state with `with_hyperparams`, or
-    start a cool-down from any checkpoint.
+    start a cool-down from any checkpoint. Groups of parameters may have phases of their own:
+    `by_path({r"embed.*": wsd_schedule(...), r".*": wsd_schedule(...)})`.
 
     Args:
       init_value: :math:`s_0`, value at count 0, finite; often 0.
@@ -121,27 +130,37 @@ def wsd_schedule(
       cooldown_steps: :math:`C` >= 0, length of the last phase in steps. The schedule takes
         `warmup_steps + stable_steps + cooldown_steps`.
       end_value: :math:`s_2`, value after that, finite.
-      cooldown: shape of the last phase: "linear", "one_minus_sqrt" or "cosine".
+      cooldown: shape of the last phase: "linear", "one_minus_sqrt", "cosine" or "power".
+      power: :math:`q` >= 0, for "power" only: 1.2, 0.9 and 1.5 in the records of modded-nanogpt
+        that introduced it. The last one also has an `end_value` above 0.
 
     Returns:
       A `Schedule` whose leaves are the numbers.
 
     Raises:
-      ValueError: if a concrete number is out of range or the shape is unknown.
+      ValueError: if a concrete number is out of range or the shape is unknown, or if `power` is
+        given for another shape than "power" or missing for that.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> print(gdjax.wsd_schedule(0.0, 1.0, 2, 2, 4)(jnp.arange(10)))
       [0.   0.5  1.   1.   1.   0.75 0.5  0.25 0.   0.  ]
+      >>> print(gdjax.wsd_schedule(0.0, 1.0, 2, 2, 4, cooldown="power", power=2)(jnp.arange(10)))
+      [0.     0.5    1.     1.     1.     0.5625 0.25   0.0625 0.     0.    ]
 
     References:
       Hu et al. (2024), "MiniCPM". Hägele et al. (2024), "Scaling laws and compute-optimal training
       beyond fixed training durations".
     """
     check_choice("wsd_schedule(cooldown=...)", cooldown, SHAPES)
+    if (power is None) == (cooldown == "power"):
+        raise ValueError(
+            "wsd_schedule(power=...) must be given for cooldown='power' and for no other, got "
+            f"{power} with cooldown={cooldown!r}."
+        )
     phases = warmup_steps, stable_steps, cooldown_steps
     return WarmupStableDecay(
-        *numbers(init_value, peak_value, *phases, end_value), cooldown=cooldown
+        *numbers(init_value, peak_value, *phases, end_value, power), cooldown=cooldown
     )
 
 

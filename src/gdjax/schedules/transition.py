@@ -233,7 +233,8 @@ def one_minus_sqrt_schedule(
 
     with :math:`p` the fraction of the transition that is done, see `polynomial_schedule`.
 
-    The best of the cool-downs that Hägele et al. compare; `wsd_schedule` uses it after a constant.
+    The best of the cool-downs that Hägele et al. compare (2024, section 3.2, arXiv 2405.18392);
+    `wsd_schedule` uses it after a constant.
     The derivative with respect to `transition_begin` is infinite at the first step of the
     transition and taken as 0.
 

@@ -134,7 +134,7 @@ def warmup_linear_decay_schedule(
     decay_steps: Number,
     end_value: Number = 0.0,
 ) -> Schedule:
-    r"""Rise linearly, then decay linearly: the usual choice for fine-tuning.
+    r"""Rise linearly, then decay linearly.
 
     .. math::
 

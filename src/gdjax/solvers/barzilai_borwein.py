@@ -135,7 +135,10 @@ def barzilai_borwein(
     "adaptive" the short one where it is less than half of the long one. The objective may rise: a
     step is shortened only where it exceeds the largest of the last `history_size` values.
 
-    Good for: exact gradients, with the memory of gradient descent and much faster than it.
+    Good for: exact gradients, with little more memory than gradient descent.
+
+    Evidence: theory. With the nonmonotone search it converges to stationary points of smooth
+    functions (Raydan 1997, https://doi.org/10.1137/S1052623494266365).
 
     Args:
       kind: which length.

@@ -218,6 +218,9 @@ def bfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAULT)
 
     Good for: exact gradients of smooth functions of up to some hundred parameters.
 
+    Evidence: theory. It converges superlinearly near minima of smooth functions (Nocedal & Wright
+    2006, https://doi.org/10.1007/978-0-387-40065-5, chapter 6).
+
     Args:
       learning_rate: see `lbfgs`.
       linesearch: see `lbfgs`.
@@ -244,6 +247,9 @@ def ssbfgs(learning_rate: Scalar | None = None, linesearch: Pair | None = DEFAUL
 
     Good for: ill-conditioned problems with exact gradients, such as physics-informed networks in
     float64, up to a few thousand parameters.
+
+    Evidence: independent. For physics-informed networks its errors are orders of magnitude below
+    those of Adam, and below those of BFGS and L-BFGS (Kiyani et al. 2025, arXiv 2501.16371).
 
     Args:
       learning_rate: see `lbfgs`.
@@ -274,7 +280,10 @@ def ssbroyden(learning_rate: Scalar | None = None, linesearch: Pair | None = DEF
 
     As `bfgs`, with the H of `scale_by_ssbroyden`.
 
-    Good for: as `ssbfgs`; on physics-informed networks it often needs fewer steps.
+    Good for: the same as `ssbfgs`.
+
+    Evidence: independent. For physics-informed networks its errors are orders of magnitude below
+    those of Adam, and below those of BFGS and L-BFGS (Kiyani et al. 2025, arXiv 2501.16371).
 
     Args:
       learning_rate: see `lbfgs`.

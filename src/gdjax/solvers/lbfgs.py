@@ -169,6 +169,9 @@ def lbfgs(
 
     Good for: exact gradients of smooth functions, tens to millions of parameters.
 
+    Evidence: theory. It converges linearly for uniformly convex functions (Liu & Nocedal 1989,
+    https://doi.org/10.1007/BF01589116).
+
     Args:
       learning_rate: a fixed factor of the direction, a number or schedule; None is 1, for the line
         search to scale.

@@ -154,6 +154,9 @@ def lbfgsb(
     updates is rounded and may exceed a bound by one digit: `gdjax.minimize` clips it, and your own
     loop should do the same before it evaluates there.
 
+    Evidence: theory. The method and its tests are in Byrd et al. 1995,
+    https://doi.org/10.1137/0916069.
+
     Args:
       lower: :math:`l`, bound of every element: a number, an array, or a prefix tree or `by_path` of
         those; None, or -inf in an array, is no bound. Bounds are leaves of the state's slots.

@@ -321,6 +321,9 @@ def levenberg_marquardt(
     - "cg": at most 2 cg_steps products for each damping; memory m + n.
     - "auto": as for `gauss_newton`; "qr" up to min(m, n) = 4096.
 
+    Evidence: theory. It converges to stationary points (More 1978,
+    https://doi.org/10.1007/BFb0067700), and is the method of MINPACK.
+
     Args:
       init_radius: the first radius :math:`\Delta` > 0, in units of :math:`\lVert D x \rVert` (of
         :math:`\lVert r \rVert` at 0): 100, or 0.1 where the first step leads too far; MINPACK's

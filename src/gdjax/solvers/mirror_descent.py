@@ -62,6 +62,9 @@ def mirror_descent(
 
     Good for: probabilities and positive weights, by multiplicative steps.
 
+    Evidence: theory. Its rate for convex functions depends on the dimension only by a logarithm on
+    the simplex (Beck & Teboulle 2003, https://doi.org/10.1016/S0167-6377(02)00231-6).
+
     .. math::
 
        z_t &= z_{t-1} - \eta_t g_t, \qquad z_0 = \nabla \psi(x_0) \\

@@ -151,6 +151,9 @@ def newton_cg(
     The Hessian is never formed: a step costs one gradient and at most `cg_steps` products, each as
     much as two gradients. SciPy's "trust-ncg" is the same method.
 
+    Evidence: theory. It converges to stationary points, superlinearly if directions are computed
+    accurately (Steihaug 1983, https://doi.org/10.1137/0720042).
+
     Args:
       init_radius: :math:`\Delta` > 0, radius of the first region, in units of the parameters.
       max_radius: the largest radius > 0.

@@ -126,6 +126,9 @@ def nonlinear_cg(method: str = "polak_ribiere", linesearch: Pair | None = DEFAUL
 
     Good for: exact gradients where even ten pairs of L-BFGS do not fit into memory.
 
+    Evidence: theory. With its line search and restarts it converges to stationary points of smooth
+    functions (Nocedal & Wright 2006, https://doi.org/10.1007/978-0-387-40065-5, section 5.2).
+
     Args:
       method: which :math:`\beta_t`.
       linesearch: see `lbfgs`, with curv_rtol = 0.1 or less, since directions stay conjugate only

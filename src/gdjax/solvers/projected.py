@@ -74,7 +74,7 @@ def projected(
     with :math:`u_t` the optimizer's update and P the projection. `gdjax.minimize(..., bounds=...)`
     and `constraint=` use it, stop where :math:`x - P(x - \nabla f(x))` is small, and project again
     what rounding in `params + updates` moves out of the set. For bounds without batches
-    `gdjax.lbfgsb` is much faster; for sets, `gdjax.projected_gradient(..., accelerated=True)`. An
+    there is `gdjax.lbfgsb`; for sets, `gdjax.projected_gradient(..., accelerated=True)`. An
     optimizer that divides by a metric, as Adam, may stop where the projected gradient is not zero,
     unless the set is a box: `gdjax.with_prox` projects in the metric.
 

@@ -50,6 +50,12 @@ def cautious(optimizer: Pair, min_share: Scalar = 1e-3) -> Optimizer:
 
     The rest of each array is scaled up by the inverse of the share that is kept.
 
+    Evidence: mixed. Cautious NAdamW is behind NAdamW on nine workloads (AlgoPerf, July 2026,
+    unofficial, https://github.com/mlcommons/submissions_algorithms), and cautious AdamW slightly
+    before AdamW, but behind NAdamW, for language models (Wen et al. 2025, arXiv 2509.02046). With a
+    small vision transformer it improves LaProp
+    (https://huggingface.co/rwightman/timm-optim-caution).
+
     Args:
       optimizer: any `(init, update)` pair.
       min_share: :math:`s` in (0, 1], smallest divisor.

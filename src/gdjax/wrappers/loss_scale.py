@@ -108,6 +108,9 @@ def with_loss_scale(
 
     Good for: gradients in float16, whose smallest number is 6e-8; bfloat16 needs no scale.
 
+    Evidence: independent. It is part of mixed-precision training (Micikevicius et al. 2017, arXiv
+    1710.03740) in PyTorch (https://docs.pytorch.org/docs/stable/amp.html).
+
     Multiply the loss by `gdjax.loss_scale(state)` before it is differentiated. The gradients are
     divided by it in float32. If one of them is not finite, the step is left out, bit for bit, and
     the scale is multiplied by `backoff_factor`; after `growth_interval` finite ones in a row it is

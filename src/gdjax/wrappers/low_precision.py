@@ -108,6 +108,9 @@ def with_kahan(optimizer: Pair) -> Optimizer:
     than 2^-18 of it, a 250000th, are still lost; with float16, 22 to 23. `with_master_weights` has
     24.
 
+    Evidence: independent. Training in pure bfloat16 comes within 0.2 % of the accuracy of float32
+    with it (Zamirai et al. 2020, arXiv 2010.06192).
+
     Args:
       optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper, so put
         what clips, scales or decays inside. Guards and accumulation may be inside or outside.
@@ -150,6 +153,9 @@ def with_master_weights(optimizer: Pair) -> Optimizer:
     The state holds the difference of the float32 parameter from the stored one, which takes as many
     bytes as a copy. It is right also if something else moves the parameters, such as a projection
     or weights put in from an average: then the float32 parameters move by as much.
+
+    Evidence: independent. It is part of mixed-precision training (Micikevicius et al. 2017, arXiv
+    1710.03740); without it, accuracy is lost (Zamirai et al. 2020, arXiv 2010.06192).
 
     Args:
       optimizer: see `with_kahan`.
@@ -302,6 +308,9 @@ def with_stochastic_rounding(optimizer: Pair, key: Key) -> Optimizer:
     The random bits of a parameter are made from the key, the number of the step and the path of the
     parameter: they are the same on any number of devices, and after a restart. Calls in which a
     guard or an accumulation inside takes no step use no bits.
+
+    Evidence: independent. Training in pure bfloat16 comes within 0.2 % of the accuracy of float32
+    with it (Zamirai et al. 2020, arXiv 2010.06192).
 
     Args:
       optimizer: any `(init, update)` pair. Nothing may change the updates after the wrapper, so put

@@ -108,6 +108,8 @@ def mechanize(
        {\sqrt{v_{t,i}} + \epsilon} \\
        \Delta_t &= \Delta_{t-1} + u_t, \qquad x_t = x_0 + S_t \Delta_t
 
+    Evidence: authors only. Cutkosky et al. 2023, arXiv 2306.00144.
+
     Differences: optax divides by S + eps where the displacement :math:`\Delta` is recovered, which
     matters as long as S is not much larger than eps; otherwise the results agree.
 

@@ -88,6 +88,8 @@ def qk_clip(
 
        W_t = \gamma^p\, (W_{t-1} + U_t), \qquad \gamma = \min(1,\; \tau / S_t)
 
+    Evidence: authors only. Kimi Team 2025, arXiv 2507.20534.
+
     Args:
       optimizer: any `(init, update)` pair; over `muon` it is MuonClip.
       head_axis: the axis of a parameter along which the heads lie, in consecutive blocks of equal

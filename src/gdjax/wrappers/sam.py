@@ -159,6 +159,10 @@ def sam(
     A zero gradient gives no ascent (optax: NaN), and neither does one that is not finite: a guard
     around `optimizer` then has parameters to keep. With sync_period=1 it is `optimizer` itself.
 
+    Evidence: mixed. Vision transformers on ImageNet are clearly more accurate with it, if there is
+    no strong augmentation (Chen et al. 2021, arXiv 2106.01548); for language models it often
+    degrades the result, even with twice the compute (Singh et al. 2025, arXiv 2502.02407).
+
     Args:
       optimizer: the `(init, update)` pair that descends.
       adv_optimizer: the pair that ascends, by the negative of its updates; None is

@@ -20,6 +20,7 @@ from gdjax.core.protocols import states_in
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves
 from gdjax.core.types import FloatDType, OptState, Pair, Params, PyTree, Scalar
+from gdjax.optimizers.schedule_free_plus import ScheduleFreePlus
 from gdjax.optimizers.shared.averaging import (
     RANGES,
     ScheduleFree,
@@ -117,6 +118,10 @@ def schedule_free(
     Evaluate at x = `gdjax.eval_params(state, params)`, with the statistics of batch norms
     recomputed at x.
 
+    Evidence: independent. With AdamW it won AlgoPerf without tuning and was second with tuning
+    (Kasimbeg et al. 2025, arXiv 2502.15015); for language models whose length is known its loss is
+    above that of AdamW with a cosine schedule (Semenov et al. 2025, arXiv 2509.01440).
+
     Differences: the first update uses `learning_rate(0)`; optax starts at `learning_rate(1)` here
     but at 0 in the base optimizer.
 
@@ -181,6 +186,9 @@ def gpa(optimizer: Pair, mu_x: Scalar = 0.9967, mu_y: Scalar = 0.7) -> Optimizer
     with a schedule. For gradient descent mu_x = mu_y is Nesterov's momentum, and mu_y = 1 the heavy
     ball.
 
+    Evidence: authors only. It needs 9 to 10 % fewer steps than AdamW for Llama models of up to 8 B
+    parameters (Defazio et al. 2025, arXiv 2512.17131).
+
     Args:
       optimizer: any `(init, update)` pair, without momentum of its own, which sees y.
       mu_x: :math:`\mu_x` in [0, 1], decay of the average.
@@ -231,5 +239,5 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 def _holds(state: OptState) -> bool:
-    kinds = (ScheduleFree, PrimalAverage)
+    kinds = (ScheduleFree, PrimalAverage, ScheduleFreePlus)
     return any(isinstance(node.slots, kinds) for _, node in states_in(state))
