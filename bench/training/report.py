@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods import METHODS, configs
+from methods import METHODS, TARGET_SETTERS, configs
 from run import BUDGET, STUDIES, steps_of, stored
 from scoring import after_held_out_rule, paired_test, profile_score, ratios, time_of_method
 from tabulate import tabulate
@@ -26,19 +26,40 @@ def targets_of(options):
     return json.loads((options.store / "targets.json").read_text())
 
 
-def finished(options):
+def goals_of(options, second=False):
+    """Return workload -> target, or the second target.
+
+    That is the metric that the best of three random trials reaches in the median, by the best of
+    the four methods; on a variant, what all ten of its trials reach.
+    """
+    known = targets_of(options)
+    if not second:
+        return {w: about["target"] for w, about in known.items()}
+    goals = {}
+    for w in known:
+        by_method = []
+        for name in TARGET_SETTERS:
+            records = stored(options.store / "targets" / f"{name}.jsonl")[f"targets/{name}/{w}"]
+            values = [np.inf if x["best"] is None else x["best"] for x in records]
+            share = 1.0 if w.endswith(".variant") else 1 - 0.5 ** (1 / 3)
+            by_method.append(np.quantile(values, share, method="higher"))
+        goals[w] = float(min(by_method))
+    return goals
+
+
+def finished(options, second=False):
     """Return method -> workload -> (studies, trials) of steps, of methods that have all workloads.
 
     Those of the variants have a single trial in each study.
     """
-    known, found = targets_of(options), {}
-    wanted = [w.name for w in (*WORKLOADS, *HELD_OUT) if w.name in known]
+    goals, found = goals_of(options, second), {}
+    wanted = [w.name for w in (*WORKLOADS, *HELD_OUT) if w.name in goals]
     for name in METHODS:
         records = stored(options.store / "candidates" / f"{name}.jsonl")
         if all(f"candidates/{name}/{w}" in records for w in wanted):
             found[name] = {
                 w: np.reshape(
-                    [steps_of(r, known[w]["target"]) for r in records[f"candidates/{name}/{w}"]],
+                    [steps_of(r, goals[w]) for r in records[f"candidates/{name}/{w}"]],
                     (STUDIES, -1),
                 )
                 for w in wanted
@@ -64,13 +85,10 @@ def times(found, seconds=None):
     return base, variants
 
 
-def rows_of(options, self_tuning):
+def rows_of(options, self_tuning, second):
     """Return the rows of the table of scores, the best first."""
-    found = {
-        name: steps
-        for name, steps in finished(options).items()
-        if METHODS[name].self_tuning == self_tuning
-    }
+    everything = finished(options, second)
+    found = {n: x for n, x in everything.items() if METHODS[n].self_tuning == self_tuning}
     reference = REFERENCES[self_tuning]
     if reference not in found:
         return []
@@ -80,7 +98,7 @@ def rows_of(options, self_tuning):
     relative, without = ratios(kept), ratios(base)
     timed = {name: found[name] for name in found if name in costs}
     in_seconds = ratios(after_held_out_rule(*times(timed, costs))) if timed else {}
-    tuned = finished(options)["adamw"]
+    tuned = everything["adamw"]
     rows = []
     for name in found:
         workloads = list(base[name])
@@ -97,7 +115,8 @@ def rows_of(options, self_tuning):
             "score": profile_score(relative[name]),
             "without the rule": profile_score(without[name]),
             "in seconds": profile_score(in_seconds[name]) if name in in_seconds else None,
-            "targets reached": int(np.isfinite(list(kept[name].values())).sum()),
+            "targets": int(np.isfinite(list(base[name].values())).sum()),
+            "studies": int(np.isfinite(best[name]).sum()),
             f"speed-up over {reference}": f"{test['speedup']:.2f}",
             "95 %": f"{test['low']:.2f} to {test['high']:.2f}",
             "p": f"{test['p']:.2g}",
@@ -109,17 +128,17 @@ def rows_of(options, self_tuning):
     return sorted(rows, key=lambda row: (-row["score"], row["p"]))
 
 
-def score_table(options, self_tuning):
-    rows = rows_of(options, self_tuning)
+def score_table(options, self_tuning, second):
+    rows = rows_of(options, self_tuning, second)
     for row in rows:
         for key in ("score", "without the rule", "in seconds"):
             row[key] = "" if row[key] is None else f"{row[key]:.3f}"
     return tabulate(rows, "keys", tablefmt="github", disable_numparse=True)
 
 
-def steps_table(options):
+def steps_table(options, second):
     """Return a table of each method's median steps, as a share of the budget."""
-    found, rows = finished(options), []
+    found, rows = finished(options, second), []
     known = targets_of(options)
     for name, by_workload in found.items():
         row = {"method": name}
@@ -129,7 +148,7 @@ def steps_table(options):
             cells = []
             for place in (w.name, f"{w.name}.variant"):
                 budget = BUDGET[False] * known[place]["steps"]
-                share = time_of_method(by_workload[place]) / budget
+                share = time_of_method(by_workload[place]) / budget  # of a tuned method
                 cells.append(f"{share:.2f}" if np.isfinite(share) else "–")
             row[w.name] = " / ".join(cells)
         rows.append(row)
@@ -137,7 +156,7 @@ def steps_table(options):
 
 
 def target_table(options):
-    rows = []
+    rows, second = [], goals_of(options, second=True)
     for name, known in targets_of(options).items():
         reruns = [x for x in known["reruns"] if x is not None]
         medians = {n: "–" if v is None else f"{v:.4g}" for n, v in known["medians"].items()}
@@ -145,6 +164,7 @@ def target_table(options):
             {
                 "workload": name,
                 "target": f"{known['target']:.4g}",
+                "second target": f"{second[name]:.4g}",
                 "reruns": f"{min(reruns):.4g} to {max(reruns):.4g}",
                 "set by": known["method"],
                 **{
@@ -192,9 +212,10 @@ def words(values):
 
 def score(options):
     """Print the scores."""
-    for self_tuning in (False, True):
-        print(score_table(options, self_tuning), "\n")
-    print(steps_table(options))
+    for second in (False, True):
+        for self_tuning in (False, True):
+            print(score_table(options, self_tuning, second), "\n")
+        print(steps_table(options, second), "\n")
 
 
 def report(options):
@@ -202,9 +223,11 @@ def report(options):
     tables = {
         "workloads": workload_table(),
         "targets": target_table(options),
-        "tuned": score_table(options, False),
-        "self-tuning": score_table(options, True),
-        "steps": steps_table(options),
+        "tuned": score_table(options, False, False),
+        "self-tuning": score_table(options, True, False),
+        "tuned, second targets": score_table(options, False, True),
+        "self-tuning, second targets": score_table(options, True, True),
+        "steps, second targets": steps_table(options, True),
         "methods": method_table(),
     }
     text = README.read_text()
