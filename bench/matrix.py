@@ -27,7 +27,7 @@ def orthogonality_error(updates):
 def operations(shapes):
     """Return the operations of five Newton-Schulz steps, in the cheaper form of `polar`."""
     pairs = [(min(s), max(s)) for s in shapes]
-    return sum(min(5 * (4 * m * m * n + 2 * m**3), 8 * m * m * n + 28 * m**3) for m, n in pairs)
+    return sum(min(5 * (4 * m * m * n + 2 * m**3), 4 * m * m * n + 34 * m**3) for m, n in pairs)
 
 
 def donated(factory, params, grads):

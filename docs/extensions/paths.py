@@ -50,7 +50,7 @@ REMARKS = {
     "the valley.",
     "proximal_gradient": "There is no penalty: this is gradient descent with a line search.",
     **dict.fromkeys(
-        ("muon", "normuon", "adamuon", "dion", "dion2", "scion"),
+        ("muon", "normuon", "adamuon", "soap_muon", "dion", "dion2", "scion"),
         "The polar factor of a 2 x 1 matrix is the matrix over its norm.",
     ),
 }

@@ -148,6 +148,7 @@ from gdjax.optimizers.momo import momo_adam as momo_adam
 from gdjax.optimizers.muon import MuonDimensionNumbers as MuonDimensionNumbers
 from gdjax.optimizers.muon import muon as muon
 from gdjax.optimizers.muon import scale_by_muon as scale_by_muon
+from gdjax.optimizers.muown import muown as muown
 from gdjax.optimizers.nadam import nadam as nadam
 from gdjax.optimizers.nadam import nadamw as nadamw
 from gdjax.optimizers.nadam import scale_by_nadam as scale_by_nadam
@@ -165,6 +166,7 @@ from gdjax.optimizers.optimistic import optimistic_gradient_descent as optimisti
 from gdjax.optimizers.optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gdjax.optimizers.polyak_sgd import polyak_sgd as polyak_sgd
 from gdjax.optimizers.polyak_sgd import scale_by_polyak as scale_by_polyak
+from gdjax.optimizers.presets import preset as preset
 from gdjax.optimizers.prodigy import prodigy as prodigy
 from gdjax.optimizers.psgd_kron import psgd_kron as psgd_kron
 from gdjax.optimizers.psgd_kron import scale_by_psgd_kron as scale_by_psgd_kron
@@ -192,6 +194,7 @@ from gdjax.optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gdjax.optimizers.sm3 import sm3 as sm3
 from gdjax.optimizers.soap import scale_by_soap as scale_by_soap
 from gdjax.optimizers.soap import soap as soap
+from gdjax.optimizers.soap_muon import soap_muon as soap_muon
 from gdjax.optimizers.sophia import scale_by_sophia as scale_by_sophia
 from gdjax.optimizers.sophia import sophia as sophia
 from gdjax.optimizers.stable_adamw import stable_adamw as stable_adamw
@@ -275,6 +278,9 @@ from gdjax.transforms.privacy import (
     differentially_private_aggregate as differentially_private_aggregate,
 )
 from gdjax.optimizers.dpsgd import dpsgd as dpsgd
+from gdjax.transforms.radius import pin_radius as pin_radius
+from gdjax.transforms.radius import radial_brake as radial_brake
+from gdjax.transforms.radius import update_floor as update_floor
 from gdjax.transforms.scale import scale as scale
 from gdjax.transforms.scale import scale_by_learning_rate as scale_by_learning_rate
 from gdjax.transforms.scale import scale_by_schedule as scale_by_schedule
@@ -325,6 +331,8 @@ from gdjax.targets import incremental_update as incremental_update
 from gdjax.targets import periodic_update as periodic_update
 
 # Whole runs
+from gdjax.training.coordinate_check import CoordinateCheck as CoordinateCheck
+from gdjax.training.coordinate_check import coordinate_check as coordinate_check
 from gdjax.training.fit import FitResult as FitResult
 from gdjax.training.fit import NonfiniteError as NonfiniteError
 from gdjax.training.reports import Report as Report
@@ -353,6 +361,8 @@ from gdjax.training.summary import ParamSummary as ParamSummary
 from gdjax.training.summary import Summary as Summary
 from gdjax.training.summary import summary as summary
 from gdjax.training.sweep import sweep as sweep
+from gdjax.training.width_scaling import WidthScaling as WidthScaling
+from gdjax.training.width_scaling import width_scaling as width_scaling
 
 # Packages and modules with names of their own
 from gdjax import assignment as assignment
@@ -399,6 +409,7 @@ from gdjax.wrappers.average import polynomial_average as polynomial_average
 from gdjax.wrappers.average import tail_average as tail_average
 from gdjax.wrappers.ema_nesterov import ema_nesterov as ema_nesterov
 from gdjax.wrappers.hyperball import hyperball as hyperball
+from gdjax.wrappers.hyperball import hyperball_transfer as hyperball_transfer
 from gdjax.wrappers.finite import apply_if_finite as apply_if_finite
 from gdjax.wrappers.guard import guard as guard
 from gdjax.wrappers.guard import skip_large_updates as skip_large_updates
@@ -420,6 +431,7 @@ from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
+from gdjax.wrappers.offload import offload_to_host as offload_to_host
 from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.qk_clip import qk_clip as qk_clip
 from gdjax.transforms.normalize import normalize as normalize

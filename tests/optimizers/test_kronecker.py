@@ -23,6 +23,7 @@ MAKERS = {
     "shampoo": lambda **k: gdjax.shampoo(0.1, precondition_frequency=2, merge_dims=False, **k),
     "kl_shampoo": lambda **k: gdjax.kl_shampoo(0.1, precondition_frequency=2, **k),
     "psgd_kron": lambda **k: gdjax.psgd_kron(0.1, **k),
+    "soap_muon": lambda **k: gdjax.soap_muon(0.1, precondition_frequency=2, **k),
 }
 
 
@@ -59,6 +60,7 @@ FAILING = {  # the slot that is kept
     "soap": ("bases", MAKERS["soap"]),
     "kl_shampoo": ("bases", MAKERS["kl_shampoo"]),
     "kl_soap": ("bases", lambda: gdjax.kl_soap(0.1, precondition_frequency=2)),
+    "soap_muon": ("bases", MAKERS["soap_muon"]),
 }
 
 
@@ -180,6 +182,15 @@ def test_one_sided_shampoo_keeps_one_factor_of_the_shortest_axis():
     factors = opt.init(params).slots.factors
     shapes = {k: [f.shape for f in v] for k, v in factors.items()}
     assert shapes == dict(a=[(3, 4, 4)], b=[(1, 6, 6)], c=[(1, 1, 1)], d=[])
+    for side, axis in dict(first=0, last=1).items():  # the power of a single factor is -1/2
+        opt = gdjax.scale_by_shampoo(
+            0.0, 1.0, 0.0, 1, graft=None, merge_dims=False, one_sided=side, rcond=1e-5
+        )
+        g = np.random.default_rng(0).normal(size=(5, 4))
+        direction, state = opt.update(jnp.asarray(g, jnp.float32), opt.init(jnp.zeros((5, 4))))
+        assert [f.shape for f in state.slots.factors] == [(1, *[g.shape[axis]] * 2)]
+        u, _, vt = np.linalg.svd(g, full_matrices=False)
+        np.testing.assert_allclose(direction, u @ vt, atol=1e-4)
 
 
 STAGGERED = {

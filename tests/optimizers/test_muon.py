@@ -10,9 +10,12 @@ import parity
 import problems
 import pytest
 from optax import contrib
+from oracles import muon as muon_oracle
 from x64 import enable_x64
 
 import gdjax
+from gdjax.linalg.polar import NAMED
+from gdjax.optimizers.presets import _PRESETS
 
 NAMES = ("vector", "tall", "wide", "kernel")
 COEFFICIENTS = ((3.0, -3.2, 1.2), (2.5, -2.0, 0.6), (2.0, -1.5, 0.5))
@@ -77,6 +80,33 @@ def test_arrives_where_torch_does(name):
             if t in kept:
                 row = np.concatenate([np.ravel(params[k]) for k in keys])
                 np.testing.assert_allclose(row, GOLDEN[name][kept.index(t)], atol=1e-11)
+
+
+PRESETS = {  # learning rate, decay, scale and coefficients of the first step, from the sources
+    "jordan": (0.02, 0.0, muon_oracle.width, muon_oracle.KELLER),
+    "moonlight": (1e-3, 0.1, muon_oracle.rms_scale(0.2), muon_oracle.KELLER),
+    "torch": (1e-3, 0.1, muon_oracle.width, muon_oracle.KELLER),
+    "dion": (0.01, 0.01, muon_oracle.spectral, NAMED["polar_express5"]),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_of_muon_take_the_published_steps(name):
+    rate, decay, scale, table = PRESETS[name]
+    params = {"w": np.random.default_rng(0).normal(size=(3, 6))}
+    with enable_x64():
+        opt = gdjax.muon(**gdjax.preset("muon", name))
+        updates, _ = opt.update(params, opt.init(params), params)
+    o = scale(3, 6) * muon_oracle.newton_schulz(params["w"], table, 1e-8)
+    np.testing.assert_allclose(updates["w"], -rate * (o + decay * params["w"]), rtol=1e-5)
+
+
+def test_all_presets_are_arguments_and_errors_name_the_choices():
+    for optimizer, names in _PRESETS.items():
+        for name in names:
+            getattr(gdjax, optimizer)(**gdjax.preset(optimizer, name))
+    with pytest.raises(ValueError, match="must be one of 'jordan', 'moonlight', 'torch', 'dion'"):
+        gdjax.preset("muon", "kimi")
 
 
 def test_scale_by_muon_leaves_others_alone():

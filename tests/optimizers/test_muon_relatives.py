@@ -1,4 +1,4 @@
-"""Dion, Dion2, Scion, hyperball and QK-clip: what their oracles do not test."""
+"""Dion, Dion2, Scion, SOAP-Muon, Muown, hyperball, QK-clip: what their oracles do not test."""
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,64 @@ def test_scion_takes_a_radius_for_each_layer_and_keeps_parameters_in_the_ball():
         params = gdjax.apply_updates(params, updates)
     assert np.linalg.norm(params["hidden"], 2) < 2.0 * 1.15  # five steps: up to 1.14
     assert np.abs(params["head"]).max() <= 10.0 / 4 + 1e-3
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **k: gdjax.soap_muon(0.1, precondition_frequency=2, **k), gdjax.muown]
+)
+def test_stacked_and_cut_matrices_are_single_ones(make):
+    """Each has bases, norms and a polar factor of its own."""
+    make = make if make is not gdjax.muown else lambda **k: gdjax.muown(0.1, **k)
+    two = {"a": normal(4, 3), "b": normal(4, 3, seed=1)}
+    views = {
+        "stack": (lambda t: jnp.stack([t["a"], t["b"]]), gdjax.MuonDimensionNumbers(1, 2)),
+        "cut": (
+            lambda t: jnp.concatenate([t["a"], t["b"]], 1),
+            gdjax.MuonDimensionNumbers(splits=2),
+        ),
+    }
+    spec = {
+        "single": {"a": views["cut"][1]._replace(splits=1), "b": views["cut"][1]._replace(splits=1)}
+    }
+    spec |= {k: v for k, (_, v) in views.items()}
+    opt = make(muon_weight_dimension_numbers=spec)
+
+    def of(tree):
+        return {"single": tree} | {k: view(tree) for k, (view, _) in views.items()}
+
+    params = of(two)
+    state, step = opt.init(params), jax.jit(opt.update)
+    for t in range(4):
+        grads = {k: normal(4, 3, seed=2 * t + i) for i, k in enumerate(two)}
+        updates, state = step(of(grads), state, params)
+        params = gdjax.apply_updates(params, updates)
+    for k, x in of(params["single"]).items():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params[k], x)
+    assert not np.allclose(params["single"]["a"], two["a"], atol=0.1)
+
+
+def test_muown_reads_norms_from_the_parameter_and_gives_zeros_a_direction():
+    params = jnp.array([[3.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
+    grads = normal(2, 3)
+    opt = gdjax.muown(0.1, "polar_express", 8, nesterov=False)
+    updates, state = opt.update(grads, opt.init(params), params)
+    norms = np.linalg.norm(params + updates, axis=0)
+    # Adam's first steps are the signs of the slopes; a column of zeros takes a step of Muon
+    np.testing.assert_allclose(norms[[0, 2]], [3, 0.5] - 0.1 * np.sign(grads[0, [0, 2]]), rtol=1e-5)
+    across = grads.at[0, jnp.array([0, 2])].set(0.0)  # and u along the first axis
+    expected = -0.1 * 0.2 * 3**0.5 * gdjax.polar(across)[:, 1]
+    np.testing.assert_allclose(updates[:, 1], expected, atol=1e-5)
+    # what someone else does to the norms stays
+    moved = (params + updates) * jnp.array([[2.0, 1.0, 1.0]])
+    after = moved + opt.update(jnp.zeros_like(grads), state, moved)[0]
+    slow = opt.update(jnp.zeros_like(grads), state, params + updates)[0]
+    np.testing.assert_allclose(
+        np.linalg.norm(after[:, 0]) - 2 * norms[0],
+        np.linalg.norm((params + updates + slow)[:, 0]) - norms[0],
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="muown needs the parameters"):
+        opt.update(grads, opt.init(params))
 
 
 def test_hyperball_keeps_norms_and_skips_zeros_and_vectors():

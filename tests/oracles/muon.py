@@ -10,6 +10,7 @@ import problems
 import gdjax
 from oracles import sgd
 from oracles.case import Case
+from oracles.soap import rotate, sides
 
 KELLER = ((3.4445, -4.7750, 2.0315),) * 5
 
@@ -93,10 +94,12 @@ def muon(
     scale=width,
     table=KELLER,
     method=None,
+    before=None,
     adaptive=False,
 ):
     """views: name -> how the array holds matrices; names not in it go to Adam.
 
+    before: `before(name, x, g, t, view) -> x` is what a relative takes the polar factors of.
     method: `method(name, o, t, by) -> o` is what a relative makes of the polar factors.
     """
     adam_lr = learning_rate if adam_learning_rate is None else adam_learning_rate
@@ -123,6 +126,8 @@ def muon(
                 o = newton_schulz(x, table, eps)
                 return np.sum(x * o) * o if adaptive else o
 
+            if before is not None:
+                x = before(name, x, g, t, views[name])
             o = by_matrix(views[name], polar, x)
             if method is not None:
                 o = method(name, o, t, views[name])
@@ -179,6 +184,114 @@ def adamuon(b2, eps, consistent_rms, *, views, **rest):
         return by_matrix(view, rescale, even)
 
     return muon(eps=eps, views=views, method=method, scale=lambda i, o: 1.0, **rest)
+
+
+def soap_muon(
+    b2, shampoo_beta, eps, precondition_frequency, *, beta, views, limit, one_sided=False, **rest
+):
+    """SOAP-Muon: the momentum over its mean square in Shampoo's eigenbases, before polar factors.
+
+    `views` holds matrices and parts only.
+    """
+    state = {}
+
+    def whiten(s, u, g, t):
+        if t == 1:
+            s["axes"] = sides(g.shape, limit, one_sided, False)
+            s["factors"] = {i: np.zeros((g.shape[i],) * 2) for i in s["axes"]}
+            white, s["v"] = u, np.zeros_like(u)
+        else:
+            low = rotate(u, s["bases"])
+            s["v"] = b2 * s["v"] + (1 - b2) * low**2
+            white = rotate(low / (np.sqrt(s["v"]) + eps), s["bases"], back=True)
+        for i in s["axes"]:
+            s["factors"][i] = shampoo_beta * s["factors"][i] + (1 - shampoo_beta) * (
+                g @ g.T if i == 0 else g.T @ g
+            )
+        if t == 1:
+            s["bases"] = {i: np.linalg.eigh(f)[1][:, ::-1] for i, f in s["factors"].items()}
+        elif (t - 1) % precondition_frequency == 0:
+            for i, q in s["bases"].items():
+                order = np.argsort(-np.diag(q.T @ s["factors"][i] @ q))
+                s["v"] = np.take(s["v"], order, i)
+                s["bases"][i] = np.linalg.qr(s["factors"][i] @ q[:, order])[0]
+        return white
+
+    def before(name, x, g, t, view):
+        parts = 1 if view == "2d" else view[1]
+        rows = zip(np.split(x, parts, 1), np.split(g, parts, 1), strict=True)
+        white = [
+            whiten(state.setdefault((name, k), {}), u, part, t) for k, (u, part) in enumerate(rows)
+        ]
+        return np.concatenate(white, 1)
+
+    return muon(beta=beta, eps=eps, views=views, before=before, **rest)
+
+
+def muown(
+    learning_rate,
+    beta,
+    b1,
+    b2,
+    eps,
+    weight_decay,
+    adam_learning_rate,
+    adam_weight_decay,
+    consistent_rms=None,
+    angular=None,
+    *,
+    views,
+    nesterov=True,
+    scale=width,
+    **adam,
+):
+    """Muown (Lion et al., 2026) with g and v as variables; rows of W are columns here."""
+    state, adams = {}, {}
+    numbers = [adam[k] for k in ("adam_b1", "adam_b2")] + [eps, adam["adam_eps_root"]]
+    if consistent_rms is not None:
+        scale = rms_scale(consistent_rms)
+
+    def matrix(s, w, grad, t, parts):
+        if t == 1:
+            s["g"] = np.linalg.norm(w, axis=0)
+            s["v"], s["m_v"], s["m_g"], s["v_g"] = w, 0.0, 0.0, 0.0
+        if angular is not None:
+            s["v"] = s["v"] / np.linalg.norm(s["v"], axis=0)
+        g, length = s["g"], np.linalg.norm(s["v"], axis=0)
+        u = s["v"] / length
+        grad_g = np.sum(grad * u, 0)
+        grad_v = g / length * (grad - u * grad_g)
+        s["m_v"] = beta * s["m_v"] + (1 - beta) * grad_v
+        x = beta * s["m_v"] + (1 - beta) * grad_v if nesterov else s["m_v"] / (1 - beta**t)
+        o = [newton_schulz(part, eps=eps) for part in np.split(x, parts, 1)]
+        o = np.concatenate([scale(*part.shape) * part for part in o], 1)
+        v = s["v"] - learning_rate * (1 if angular is None else angular) * o
+        s["m_g"] = b1 * s["m_g"] + (1 - b1) * grad_g
+        s["v_g"] = b2 * s["v_g"] + (1 - b2) * grad_g**2
+        m, n = s["m_g"] / (1 - b1**t), s["v_g"] / (1 - b2**t)
+        s["g"] = g - learning_rate * m / (np.sqrt(n) + eps)
+        length = np.linalg.norm(v, axis=0)
+        new = s["g"] * v / length - learning_rate * weight_decay * w
+        norms = np.linalg.norm(new, axis=0)
+        s["g"] = np.sign(s["g"]) * norms  # the decay moves W, from which both are read again
+        s["v"] = new / s["g"] * length
+        return new
+
+    def step(thetas, grads, t):
+        out = {}
+        for name, theta in thetas.items():
+            if name not in views:
+                opt = adams.setdefault(name, Adam(adam_learning_rate, *numbers, nesterov))
+                decay = adam_learning_rate * adam_weight_decay * theta
+                out[name] = theta + opt.step(grads[name], t) - decay
+                continue
+            parts = views[name][1] if isinstance(views[name], tuple) else 1
+            own, shape = state.setdefault(name, {}), (-1, theta.shape[-1])
+            new = matrix(own, theta.reshape(shape), grads[name].reshape(shape), t, parts)
+            out[name] = new.reshape(theta.shape)
+        return out
+
+    return step
 
 
 def hyperball(inner, learning_rate):
@@ -395,6 +508,46 @@ CASES = [
         MUON | dict(b2=0.9, consistent_rms=0.3),
         partial(adamuon, views=MUON_VIEWS),
         lane_rtol=1e-5,
+    ),
+    Case(
+        "muown",
+        partial(gdjax.muown, muon_weight_dimension_numbers=gdjax.by_path(VIEWS, allow_unused=True)),
+        MUON | dict(b1=0.8, b2=0.9, consistent_rms=0.3),
+        partial(muown, views=MUON_VIEWS),
+        lane_rtol=1e-5,
+    ),
+    Case(
+        "muown_angular",  # the rate takes some norms through zero
+        partial(gdjax.muown, nesterov=False, consistent_rms=None, scale="spectral"),
+        MUON | dict(learning_rate=0.3, b1=0.8, b2=0.9, angular=0.4, weight_decay=0.0),
+        partial(muown, nesterov=False, views={"tall": "2d", "wide": "2d"}, scale=spectral),
+        lane_rtol=1e-5,
+    ),
+    # A first gradient of a long side leaves eigenvectors to rounding noise, see oracles/soap.py.
+    *(
+        Case(
+            name,
+            partial(
+                gdjax.soap_muon,
+                max_precond_dim=4,
+                precondition_frequency=3,
+                muon_weight_dimension_numbers=gdjax.by_path(spec, allow_unused=True),
+                **options,
+            ),
+            MUON | dict(b2=0.9, shampoo_beta=0.8, eps=1e-4),
+            partial(soap_muon, limit=4, precondition_frequency=3, views=views, **options),
+            not_differentiable=("shampoo_beta",),
+            lane_rtol=2e-3,  # as for `soap`
+        )
+        for name, spec, views, options in (
+            ("soap_muon", VIEWS | {"kernel": None}, {"tall": ("split", 3), "wide": "2d"}, {}),
+            (
+                "soap_muon_one_sided",
+                {"tall|wide|w": MATRIX(), ".*": None},
+                {"tall": "2d", "wide": "2d"},
+                dict(one_sided=True, nesterov="corrected"),
+            ),
+        )
     ),
     Case(
         "dion",

@@ -148,7 +148,6 @@ def identity() -> Optimizer:
     return leafwise(_identity)
 
 
-@jax.jit
 def apply_updates(params: P, updates: Updates) -> P:
     """Add updates to parameters; each parameter keeps its dtype.
 
@@ -171,6 +170,11 @@ def apply_updates(params: P, updates: Updates) -> P:
       >>> print(gdjax.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])}))
       {'w': Array([1.5, 0. ], dtype=float32)}
     """
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, updates)))
+    return _sums(params, updates) if traced else _jitted_sums(params, updates)
+
+
+def _sums(params: P, updates: Updates) -> P:
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_left_out)
     try:
         parts = treedef.flatten_up_to(params)
@@ -182,6 +186,9 @@ def apply_updates(params: P, updates: Updates) -> P:
     return treedef.unflatten(new)
 
 
+_jitted_sums = jax.jit(_sums)  # in a trace of the caller a nested one only takes time
+
+
 def _added(path, update, param):
     if is_left_out(update) or getattr(update, "dtype", None) == jax.dtypes.float0:
         return param
@@ -191,6 +198,8 @@ def _added(path, update, param):
             f"have a tree, {jax.tree.structure(param)}."
         )
     param, update = jnp.asarray(param), jnp.asarray(update)
+    if param.shape == update.shape and param.dtype == update.dtype:
+        return jax.lax.add(param, update)  # which traces faster than jnp.add
     what = f"apply_updates: the update at {path_name(path)!r} is {update.dtype}{list(update.shape)}"
     if update.shape != param.shape:
         raise ValueError(f"{what}, its parameter {param.dtype}{list(param.shape)}: shapes differ.")

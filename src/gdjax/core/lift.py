@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
@@ -70,7 +71,7 @@ from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDe
 Static = tuple[tuple[str, Hashable], ...]
 Q = ParamSpec("Q")
 NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
-BLOCK = 32  # leaves in one call; 1000 leaves cost 32 equations, and a first block traces quickly
+BLOCK = 32  # leaves in one call, at most
 
 
 # --- many leaves, few equations -------------------------------------------------------------------
@@ -103,28 +104,61 @@ def map_blocks(
     return out
 
 
-def like_blocks(keys: Sequence[Hashable], size: int = BLOCK) -> list[list[int]]:
+def like_blocks(
+    keys: Sequence[Hashable], size: int | None = None, least: int = 1
+) -> list[list[int]]:
     """Return the positions of equal keys, in blocks of at most `size`.
 
+    With None, blocks have the size that traces fastest, from `least` to `BLOCK`.
+
     Example:
-      >>> like_blocks(["a", "b", "a"])
+      >>> like_blocks(["a", "b", "a"], 2)
       [[0, 2], [1]]
     """
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
-    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
+    blocks = []
+    for group in groups.values():
+        n = size or _block_size(len(group), least)
+        blocks += [group[i : i + n] for i in range(0, len(group), n)]
+    return blocks
 
 
-@remembered
+@functools.cache
+def _block_size(n: int, least: int) -> int:
+    """Return the size of the blocks of `n` leaves for which fewest calls are traced.
+
+    These are the calls of blocks, and those of the leaves inside of the first block and of a
+    shorter last one. To trace a new block costs as much as about two calls.
+    """
+
+    def calls(size: int) -> int:
+        whole, rest = divmod(n, size)
+        inside = sum(k + 2 for k in (size, rest) if k > 1)
+        return whole + (rest > 0) + inside
+
+    return min(range(min(n, least), min(n, BLOCK) + 1), key=calls)
+
+
+_blocks: weakref.WeakKeyDictionary[Callable, Callable] = weakref.WeakKeyDictionary()
+
+
 def _blocked(leaf: Callable) -> Callable:
+    """Return the program of a block of leaves, the same object in every call."""
+    if leaf in _blocks:
+        return _blocks[leaf]
+    of_leaf = weakref.ref(leaf)  # what is kept by `leaf` must not keep it
+
     def block(rows, *shared):
+        leaf = of_leaf()
         results = [leaf(rows[0], *shared)]
         for row in rows[1:]:
             results.append(leaf(in_turn(row, results[-1]), *shared))
         return results
 
-    return jax.jit(block)
+    _blocks[leaf] = jax.jit(block)
+    return _blocks[leaf]
 
 
 # --- rules for one array --------------------------------------------------------------------------
@@ -595,7 +629,7 @@ def _treewise_update(
         used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
-        read = _own_decoded(state.slots)
+        read = own_decoded(state.slots)
         try:
             updates, slots = rule(up, read, params, count, **hyper, **fixed, **used)
         except (TypeError, ValueError) as error:
@@ -612,7 +646,7 @@ def _treewise_update(
     return compiled(update, name)
 
 
-def _own_decoded(slots: T) -> T:
+def own_decoded(slots: T) -> T:
     """Return slots decoded; those of other optimizers in them as they are, for these."""
     return jax.tree.map(
         lambda x: x if is_state(x) else decoded(x),

@@ -102,7 +102,8 @@ def sum_sq(tree: PyTree) -> Array:
       11.0
     """
     leaves = jax.tree.leaves(tree)
-    blocks = like_blocks([(x.shape, x.dtype) for x in leaves])
+    kinds = [(x.shape, x.dtype) for x in leaves]
+    blocks = like_blocks(kinds, least=16)  # a block of small arrays is a kernel to compile
     parts = [part for block in blocks for part in _sums_sq([leaves[i] for i in block])]
     dtype = compute_dtype(*parts)  # float32 and float64 leaves may be mixed
     parts = [cast(x, dtype) for x in parts]

@@ -49,18 +49,36 @@ def factored_rms_rule(
 ):
     """Return the gradient over its factored root-mean-square, and the new means."""
     decay = (decay_rate_fn or _power)(count - 1 - step_offset, decay_rate)
-    squared = abs_sq(grad) + epsilon
     axes = factored_axes(grad.shape, factored, min_dim_size_to_factor)
+    normed, _, slots = _normed(grad, slots, decay, epsilon, axes)
+    return normed, slots
+
+
+def _normed(grad, slots, decay, epsilon, axes):
+    """Return the gradient over its root-mean-square, the rms of that, and the new means."""
     if axes is None:
-        v = decay * slots.v + (1 - decay) * squared
-        return safe_divide(grad, safe_sqrt(v)), slots._replace(v=v)
+        v = decay * slots.v + (1 - decay) * (abs_sq(grad) + epsilon)
+        normed = safe_divide(grad, safe_sqrt(v))
+        return normed, root_mean_sq(normed), slots._replace(v=v)
     second, first = axes
-    v_row = decay * slots.v_row + (1 - decay) * _mean(squared, first)
-    v_col = decay * slots.v_col + (1 - decay) * _mean(squared, second)
-    # two divisions: the product of both roots may be so small that its derivative overflows
-    normed = safe_divide(grad, safe_sqrt(safe_divide(v_row, _mean(v_row, second))))
-    normed = safe_divide(normed, safe_sqrt(v_col))
-    return normed, slots._replace(v_row=v_row, v_col=v_col)
+    v_row = decay * slots.v_row + (1 - decay) * (_mean(abs_sq(grad), first) + epsilon)
+    v_col = decay * slots.v_col + (1 - decay) * (_mean(_twice_sq(grad), second) / 2 + epsilon)
+    # The reciprocal roots are taken of the rows and columns, not once for each element. There are
+    # two: their product may be so small or large that it, or its derivative, overflows.
+    one = jnp.ones((), v_row.dtype)
+    row = safe_divide(one, safe_sqrt(safe_divide(v_row, _mean(v_row, second))))
+    col = safe_divide(one, safe_sqrt(v_col))
+    sums = jnp.sum(abs_sq(grad * (col + col)), first, keepdims=True)  # doubled as in `_twice_sq`
+    rms = safe_sqrt(jnp.sum(row * (row * sums)) / max(grad.size, 1)) / 2
+    return grad * row * col, rms, slots._replace(v_row=v_row, v_col=v_col)
+
+
+def _twice_sq(x: Array) -> Array:
+    """Return 2 |x|**2, by other operations than `abs_sq`.
+
+    XLA writes an array to memory if two sums or updates take it, so each computes its own.
+    """
+    return abs_sq(x) * 2 if jnp.iscomplexobj(x) else (x + x) * x
 
 
 def _adafactor(
@@ -82,23 +100,17 @@ def _adafactor(
 ):
     if param is None and (min_scale is not None or weight_decay_rate is not None):
         raise ValueError(f"adafactor needs {NEEDS_PARAMS}")
-    x, slots = factored_rms_rule(
-        grad,
-        slots,
-        param,
-        count,
-        decay_rate=decay_rate,
-        step_offset=decay_offset,
-        epsilon=eps,
-        factored=factored,
-        min_dim_size_to_factor=min_dim_size_to_factor,
-    )
+    decay = _power(count - 1 - decay_offset, decay_rate)
+    axes = factored_axes(grad.shape, factored, min_dim_size_to_factor)
+    x, rms, slots = _normed(grad, slots, decay, eps, axes)
+    factor = jnp.ones((), rms.dtype)
     if clipping_threshold is not None:
-        x = x / jnp.maximum(1, root_mean_sq(x) / clipping_threshold)
+        factor = factor / jnp.maximum(1, rms / clipping_threshold)
     if learning_rate is not None:
-        x = learning_rate * x
+        factor = learning_rate * factor
     if param is not None and min_scale is not None:
-        x = x * jnp.maximum(root_mean_sq(param), min_scale)
+        factor = factor * jnp.maximum(root_mean_sq(param), min_scale)
+    x = factor * x
     if momentum is not None:
         x = momentum * slots.mu + (1 - momentum) * x
         slots = slots._replace(mu=x)

@@ -139,6 +139,9 @@ def muon(
     `muon_weight_dimension_numbers=gdjax.by_path({r".*(embed|head).*|.*bias": None, r".*":
     gdjax.MuonDimensionNumbers()})`. A matrix is an array (fan_in, fan_out), as JAX users store it.
 
+    `preset` has the numbers of Jordan's code, Moonlight, torch and Dion:
+    `muon(**preset("muon", "moonlight"))`.
+
     Differences: the authors' code and torch have the same equations; torch's defaults are a
     learning rate of 1e-3 and :math:`\lambda = 0.1`. optax corrects the bias of the step ahead, as
     with `nesterov="corrected"`, so its first steps have other directions. Of a table of

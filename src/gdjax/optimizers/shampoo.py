@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,10 @@ from gdjax.core.types import Hyperparam, Mask
 from gdjax.linalg.axes import along, gram
 from gdjax.linalg.buckets import map_buckets, map_in_turn
 from gdjax.linalg.inverse_root import Root, newton_order, renewed_roots
-from gdjax.linalg.shapes import Blocks, blocks_of, first_axes, merged_shape, only_shortest
+from gdjax.linalg.shapes import Blocks, blocks_of, first_axes, merged_shape
 from gdjax.optimizers.shared.grafting import GRAFTS, Graft, graft_direction, grafted
+
+Side: TypeAlias = Literal["first", "last"]
 
 
 class Blocked(NamedTuple):
@@ -129,16 +131,23 @@ def _blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
     return blocks_of(merged_shape(shape, block_size) if merge else shape or (1,), block_size)
 
 
-def _axes(cut: Blocks, one_sided: bool) -> list[int]:
-    """Return the axes that have a factor: all, or the shortest that is longer than 1."""
-    some = [n > 1 for n in cut.block]
-    if not one_sided or not any(some):
+def _axes(cut: Blocks, one_sided: bool | Side) -> list[int]:
+    """Return the axes that have a factor: all, or one of those that are longer than 1."""
+    some = [axis for axis, n in enumerate(cut.block) if n > 1]
+    if not one_sided or not some:
         return list(range(len(cut.block)))
-    return [axis for axis, on in enumerate(only_shortest(cut.block, some)) if on]
+    if one_sided is True:  # the shortest
+        return [min(some, key=lambda axis: cut.block[axis])]
+    return some[:1] if one_sided == "first" else some[-1:]
 
 
 def _slots(
-    param: Array, merge: bool, block_size: int, graft: Graft | None, stagger: bool, one_sided: bool
+    param: Array,
+    merge: bool,
+    block_size: int,
+    graft: Graft | None,
+    stagger: bool,
+    one_sided: bool | Side,
 ) -> Blocked:
     dtype = compute_dtype(param)
     cut = _blocks(param.shape, merge, block_size)
@@ -185,7 +194,7 @@ def scale_by_shampoo(
     graft_b2: Hyperparam = 0.999,
     graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
-    one_sided: bool = False,
+    one_sided: bool | Side = False,
     rcond: Hyperparam | None = None,
     root: Root = "eigh",
     stagger: bool = False,
@@ -222,7 +231,7 @@ def shampoo(
     graft_b2: Hyperparam = 0.999,
     graft_eps: Hyperparam = 1e-8,
     merge_dims: bool = True,
-    one_sided: bool = False,
+    one_sided: bool | Side = False,
     rcond: Hyperparam | None = None,
     root: Root = "eigh",
     stagger: bool = False,
@@ -287,8 +296,10 @@ def shampoo(
       graft_eps: added to the root of the graft's second moment, >= 0.
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
         size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
-      one_sided: whether only the shortest axis of each block has a factor. Where m is much smaller
-        than n, this saves most of the memory and of the time of renewals.
+      one_sided: True gives a factor to the shortest axis of each block only. Where m is much
+        smaller than n, this saves most of the memory and of the time of renewals. "first" and
+        "last" choose the axis: that of the inputs or of the outputs of a kernel (fan_in, fan_out),
+        so that L of Xie et al., on the left of a matrix (fan_out, fan_in), is "last".
       rcond: in [0, 1), or None. Eigenvalues up to `rcond` times the largest of their factor count
         as 0, and the root is that of the pseudo-inverse: directions that no gradient had up to the
         last renewal are left out, in place of being multiplied by eps^(-1 / (2 k)). For factors of
@@ -353,7 +364,7 @@ def _optimizer(
     graft_b2: Hyperparam,
     graft_eps: Hyperparam,
     merge_dims: bool,
-    one_sided: bool,
+    one_sided: bool | Side,
     rcond: Hyperparam | None,
     root: Root,
     stagger: bool,
@@ -363,6 +374,7 @@ def _optimizer(
     block_size = check_integer(f"{name}(block_size=...)", block_size)
     check_choice(f"{name}(graft=...)", graft, GRAFTS)
     check_choice(f"{name}(root=...)", root, get_args(Root))
+    check_choice(f"{name}(one_sided=...)", one_sided, (False, True, *get_args(Side)))
     order = None
     if root == "newton":
         if rcond is not None:

@@ -204,7 +204,7 @@ def scaled_by_batch_size(
     The square root is the rule for Adam and other methods that divide by the root of a second
     moment (Malladi et al., by a stochastic differential equation), and for `hyperball` (Ren et al.
     2026). SGD takes :math:`p = 1` (Goyal et al.). Both hold for batches that are small compared to
-    the critical batch size; beyond it a larger rate diverges.
+    the critical batch size; beyond it a larger rate may diverge.
 
     Args:
       value: :math:`s`, the learning rate that was tuned with the batch size `reference`: a number
@@ -228,5 +228,7 @@ def scaled_by_batch_size(
     References:
       Malladi et al. (2022), "On the SDEs and scaling rules for adaptive gradient algorithms".
       Goyal et al. (2017), "Accurate, large minibatch SGD".
+      Ren et al. (2026), "Rethinking language model scaling under transferable hypersphere
+      optimization", https://arxiv.org/abs/2603.28743
     """
     return BatchScaled(*map(_number, (value, tokens_per_step, reference, exponent)))

@@ -449,10 +449,17 @@ def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) 
     first = start // per_epoch
     key = jax.random.fold_in(key, SHUFFLE)
 
-    def epoch(number):
+    def shuffled(number):
         order = jax.random.permutation(jax.random.fold_in(key, number), examples)
         return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
+    def unread(number):
+        return jnp.zeros((per_epoch, batch_size), jnp.int32)
+
+    def epoch(number):
+        return jax.lax.cond(number <= last, shuffled, unread, number)
+
+    last = (start + length - 1) // per_epoch
     epochs = 1 + (length + per_epoch - 2) // per_epoch  # that the steps can extend over
     rows = jax.lax.map(epoch, first + jnp.arange(epochs)).reshape(-1, batch_size)
     return jax.lax.dynamic_slice_in_dim(rows, start - first * per_epoch, length)

@@ -97,8 +97,9 @@ def average(
 
     Evidence: mixed. Averages shorten training on seven workloads of AlgoPerf (Ajroldi et al. 2025,
     arXiv 2502.06761), but the submissions with averages are behind NAdamW itself there (Kasimbeg et
-    al. 2025, arXiv 2502.15015). An average over the end of a run saves 30 of 2750 steps of
-    modded-nanogpt's track 3 (results 44 and 45, https://github.com/KellerJordan/modded-nanogpt).
+    al. 2025, arXiv 2502.15015). Moving the weights by 0.6 of the way to an average over the end of
+    a run saves 30 of 2750 steps of modded-nanogpt's track 3; the average itself was worse there
+    (results 44 to 46, https://github.com/KellerJordan/modded-nanogpt).
 
     Args:
       optimizer: any `(init, update)` pair; its updates are returned unchanged. The wrapper must

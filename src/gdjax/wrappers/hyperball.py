@@ -1,6 +1,8 @@
 """Hyperball: keep the norm of each matrix, and rotate it by a fixed angle.
 
 Wen et al. (2026), https://arxiv.org/abs/2606.16899
+Transfer of the angle: Ren et al. (2026), https://arxiv.org/abs/2603.28743, and their code,
+https://github.com/microsoft/ArchScale
 Paper -> here: W -> the parameter, R -> radius, eta -> learning_rate. Deviations: none.
 """
 
@@ -13,11 +15,11 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import checked
+from gdjax.core.checks import FINITE, POSITIVE, checked, strict
 from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
 from gdjax.core.numerics import abs_sq, cast_like, safe_sqrt, upcast
 from gdjax.core.trees import derived, map_leaves
-from gdjax.core.types import Mask, OptState, Pair, Params, PyTree, Scalar
+from gdjax.core.types import Mask, Number, OptState, Pair, Params, PyTree, Scalar
 from gdjax.wrappers.shared.skipping import at_steps
 
 
@@ -82,7 +84,8 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
 
     Evidence: mixed. In modded-nanogpt's track 3 it saves 750 of 5625 steps of Adam, which its
     README calls undertuned, and none of a tuned Muon's 3250 (results 2, 4, 36 and 37,
-    https://github.com/KellerJordan/modded-nanogpt).
+    https://github.com/KellerJordan/modded-nanogpt). With the angle transferred from small models it
+    needs 1.58 times less compute than Muon at 6e21 FLOP (Ren et al. 2026, arXiv 2603.28743).
 
     Args:
       optimizer: any `(init, update)` pair, without weight decay: `muon(0.01)` is the paper's MuonH,
@@ -120,3 +123,58 @@ def hyperball(optimizer: Pair, learning_rate: Scalar = 0.018, mask: Mask = None)
         return Hyperball(treedef.unflatten(radii), init(params))
 
     return treewise(_hyperball, slots, dict(learning_rate=learning_rate), inner=update)
+
+
+@strict(depth=POSITIVE, batch_size=POSITIVE, tokens=POSITIVE, tokens_exponent=FINITE)
+def hyperball_transfer(
+    *,
+    depth: Number = 1.0,
+    batch_size: Number = 1.0,
+    tokens: Number = 1.0,
+    tokens_exponent: Number = -0.32,
+) -> Number:
+    r"""Return by what to multiply the angle of `hyperball` for a run that is larger than the tuned.
+
+    With depth L, batch size B and number of tokens T, and those of the tuned run:
+
+    .. math::
+
+       \frac{\eta}{\eta_0} = \sqrt{\frac{L_0}{L}} \sqrt{\frac{B}{B_0}}
+       \left( \frac{T}{T_0} \right)^{-0.32}
+
+    These are the rules of Ren et al. for Muon. The width does not occur: a step turns a matrix of
+    any size by the same angle. Three conditions belong to them. Each branch of the residual stream
+    is multiplied by a constant over :math:`\sqrt L`. The output layer has the initial size that
+    `width_scaling(...).init` gives it. Embeddings, the output layer and vectors are left to Adam
+    with the rates of `width_scaling`.
+
+    Evidence: authors only. The rule for the depth is derived; the exponent was measured on language
+    models, where one angle tuned at the smallest scale served up to 6e21 operations (Ren et al.
+    2026, arXiv 2603.28743). The square root of the batch size is in their code, which says that it
+    was verified for Muon with `hyperball`.
+
+    Args:
+      depth: :math:`L / L_0` > 0, the number of layers relative to that of the tuned run.
+      batch_size: :math:`B / B_0` > 0, likewise, in any unit.
+      tokens: :math:`T / T_0` > 0, likewise, of the whole run.
+      tokens_exponent: the power of that ratio.
+
+    Returns:
+      The multiplier of the learning rate, for `times` if that is a schedule.
+
+    Raises:
+      ValueError: if a concrete number is out of range.
+
+    Example:
+      >>> import gdjax
+      >>> multiplier = gdjax.hyperball_transfer(depth=24 / 8, tokens=10)
+      >>> print(round(0.018 * multiplier, 5))
+      0.00497
+      >>> schedule = gdjax.wsd_schedule(0.0, 0.018, 0, 800, 200)
+      >>> opt = gdjax.hyperball(gdjax.muon(0.01), gdjax.times(schedule, multiplier))
+
+    References:
+      Ren et al. (2026), "Rethinking language model scaling under transferable hypersphere
+      optimization".
+    """
+    return batch_size**0.5 / depth**0.5 * tokens**tokens_exponent

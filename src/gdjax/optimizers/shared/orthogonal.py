@@ -36,8 +36,9 @@ SCALES = (*get_args(Scale), None)
 
 # the numbers of the methods, of which each has some, and the ranges that are not standard
 NUMBERS = (
-    *("learning_rate", "beta", "b2", "eps", "weight_decay", "consistent_rms", "radius"),
+    *("learning_rate", "beta", "b1", "b2", "eps", "weight_decay", "consistent_rms", "radius"),
     *("adam_learning_rate", "adam_b1", "adam_b2", "adam_eps_root", "adam_weight_decay"),
+    *("angular", "shampoo_beta", "precondition_frequency"),
 )
 RANGES = dict(
     beta=UNIT,
@@ -60,15 +61,22 @@ class Orthogonal(NamedTuple):
 
     def branch(self, hyperparams: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return whether a parameter is a matrix or one of Adam, with the numbers of that."""
-        rest = {k: v for k, v in hyperparams.items() if not k.startswith("adam_")}
-        if self.axes is not None:
-            return "matrix", rest
-        if self.nu is None:
-            return "no matrix", rest
-        own = {k[5:]: v for k, v in hyperparams.items() if k.startswith("adam_")}
-        if own.get("learning_rate") is None:
-            own["learning_rate"] = rest.get("learning_rate")
-        return "adam", own | {"eps": rest.get("eps")}
+        return branch_of(self.axes, self.nu, hyperparams)
+
+
+def branch_of(
+    axes: Axes | None, nu: Array | None, hyperparams: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return how a parameter with these slots is treated, and the numbers of that."""
+    rest = {k: v for k, v in hyperparams.items() if not k.startswith("adam_")}
+    if axes is not None:
+        return "matrix", rest
+    if nu is None:
+        return "no matrix", rest
+    own = {k[5:]: v for k, v in hyperparams.items() if k.startswith("adam_")}
+    if own.get("learning_rate") is None:
+        own["learning_rate"] = rest.get("learning_rate")
+    return "adam", own | {"eps": rest.get("eps")}
 
 
 @schedule
@@ -129,40 +137,48 @@ def or_adam(matrix_rule: Rule) -> Rule:
     wanted = keywords_of(matrix_rule).names
 
     @functools.wraps(matrix_rule)  # its signature too: the rule asks for no extras
-    def rule(
-        o,
-        slots,
-        param,
-        count,
-        *,
-        learning_rate,
-        weight_decay,
-        adam_learning_rate,
-        adam_b1,
-        adam_b2,
-        adam_eps_root,
-        adam_weight_decay,
-        eps,
-        nesterov,
-        **rest,
-    ):
+    def rule(o, slots, param, count, *, learning_rate, weight_decay, eps, **rest):
+        numbers = {**rest, "learning_rate": learning_rate, "eps": eps}
         if slots.axes is None:
-            rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-            moments = Moments(slots.mu, slots.nu)
-            numbers = dict(b1=adam_b1, b2=adam_b2, eps=eps, eps_root=adam_eps_root)
-            dir_, moments = adam_rule(o, moments, param, count, nesterov=bool(nesterov), **numbers)
-            slots = slots._replace(mu=moments.mu, nu=moments.nu)
-            weight_decay = adam_weight_decay
-        else:
-            rate, rest = learning_rate, {**rest, "eps": eps}
-            dir_, slots = matrix_rule(o, slots, count, **{k: rest[k] for k in wanted})
-        if weight_decay is not None:
-            if param is None:
-                raise ValueError(f"{rule_name(matrix_rule)} with weight_decay needs {NEEDS_PARAMS}")
-            dir_ = dir_ + weight_decay * param
-        return -rate * dir_, slots
+            return adam_step(rule_name(matrix_rule), o, slots, param, count, **numbers)
+        dir_, slots = matrix_rule(o, slots, count, **{k: numbers[k] for k in wanted})
+        return -learning_rate * _decayed(rule_name(matrix_rule), dir_, weight_decay, param), slots
 
     return rule
+
+
+def adam_step(
+    name: str,
+    grad: Array,
+    slots: Any,
+    param: Array | None,
+    count: Array,
+    *,
+    learning_rate: Array,
+    adam_learning_rate: Array | None,
+    adam_b1: Array,
+    adam_b2: Array,
+    adam_eps_root: Array,
+    adam_weight_decay: Array | None,
+    eps: Array,
+    nesterov: Nesterov,
+    **rest: Any,
+) -> tuple[Array, Any]:
+    """Return the update of a parameter that is no matrix, and its slots; `name` is for errors."""
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    moments = Moments(slots.mu, slots.nu)
+    numbers = dict(b1=adam_b1, b2=adam_b2, eps=eps, eps_root=adam_eps_root)
+    dir_, moments = adam_rule(grad, moments, param, count, nesterov=bool(nesterov), **numbers)
+    slots = slots._replace(mu=moments.mu, nu=moments.nu)
+    return -rate * _decayed(name, dir_, adam_weight_decay, param), slots
+
+
+def _decayed(name: str, dir_: Array, weight_decay: Array | None, param: Array | None) -> Array:
+    if weight_decay is None:
+        return dir_
+    if param is None:
+        raise ValueError(f"{name} with weight_decay needs {NEEDS_PARAMS}")
+    return dir_ + weight_decay * param
 
 
 def only_momentum(
@@ -185,9 +201,10 @@ def orthogonalized(
     arguments: dict[str, Any],
     *,
     name: str,
-    slots: Callable[..., Orthogonal],
+    slots: Callable[..., Any],
     first: Rule = momentum,
     around: Callable[[Kernel], Kernel] | None = None,
+    kind: type[Any] = Orthogonal,
     **static: Any,
 ) -> Optimizer:
     """Return the optimizer of a method that orthogonalizes.
@@ -200,6 +217,7 @@ def orthogonalized(
       slots: `slots(param, axes, index)` returns the slots of one parameter.
       first: the rule before the kernel, of the same form; what it returns is orthogonalized.
       around: `around(kernel)` returns the kernel to use; cached, so that it is traced once.
+      kind: the class of the slots, with `mu`, `nu` and `axes`.
       **static: static arguments of both rules.
     """
     start = arguments["preconditioning"]
@@ -208,13 +226,17 @@ def orthogonalized(
         check_choice(f"{name}(nesterov=...)", static["nesterov"], NESTEROV)
     kernel = polar_kernel(start, None, arguments["ns_dtype"])
     kernel = around(kernel) if around else kernel
-    table = ns_table(name, arguments["ns_coeffs"], arguments["ns_steps"])
-    numbers = numbers_of(arguments) | {"ns_coeffs": Table(table)}
+    numbers = numbers_of(arguments) | {"ns_coeffs": table_of(name, arguments)}
     before, after = (leafwise(r, None, numbers, name=name, **static) for r in (first, rule))
     over = dealing(f"{name}(mesh=...)", arguments["mesh"])
     update = _update(name, before.update, after.update, kernel, over)
     optimizer = Optimizer(before.init, update)
-    return on_matrices(optimizer, arguments, name, slots, splits=True)
+    return on_matrices(optimizer, arguments, name, slots, splits=True, kind=kind)
+
+
+def table_of(name: str, arguments: dict[str, Any]) -> Table:
+    """Return the coefficients of the kernel as a hyperparameter."""
+    return Table(ns_table(name, arguments["ns_coeffs"], arguments["ns_steps"]))
 
 
 def numbers_of(arguments: dict[str, Any]) -> dict[str, Hyperparam | None]:
@@ -226,15 +248,16 @@ def on_matrices(
     optimizer: Optimizer,
     arguments: dict[str, Any],
     name: str,
-    slots: Callable[..., Orthogonal],
+    slots: Callable[..., Any],
     splits: bool = False,
+    kind: type[Any] = Orthogonal,
 ) -> Optimizer:
     """Return a leafwise optimizer with slots that depend on the axes of matrices, and its mask."""
     if "scale" in arguments:
         check_choice(f"{name}(scale=...)", arguments["scale"], SCALES)
     (key,) = (k for k in arguments if k.endswith("weight_dimension_numbers"))
     rows = matrix_rows(f"{name}({key}=...)", arguments[key], slots, splits)
-    optimizer = with_slots(optimizer, Orthogonal, rows)
+    optimizer = with_slots(optimizer, kind, rows)
     return mask_decay(optimizer, arguments.get("weight_decay_mask"), argument="weight_decay_mask")
 
 
