@@ -30,14 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, short
 from gdjax.core.checks import check_choice, strict
 from gdjax.core.hyper import first_match, nearest, path_name
 from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
 from gdjax.core.types import Params
 from gdjax.linalg.matrices import DimensionNumbers, matrix_axes
-from gdjax.linalg.shapes import blocks_of, merged_shape, only_shortest
+from gdjax.linalg.shapes import blocks_of, merged_shape
 
 P = TypeVar("P")
 Layout = Literal["in_out", "out_in"]
@@ -301,11 +301,15 @@ def _direction_norm(
     if name == "shampoo" and given["graft"] is None:
         merged = merged_shape(shape, given["block_size"]) if given["merge_dims"] else shape
         cut = blocks_of(merged, given["block_size"])
-        sides = [n > 1 for n in cut.block]
-        sides = only_shortest(cut.block, sides) if given["one_sided"] else sides
-        axes = max(sum(sides), 1)
+        one_sided = given["one_sided"] and max(cut.block, default=1) > 1
+        axes = 1 if one_sided else len(cut.block)
         exponent = given["exponent"]
-        powers = 0.5 if exponent is None else axes * float(exponent)
+        if not isinstance(exponent, (int, float, type(None))):
+            raise ValueError(
+                "shampoo(exponent=...) must be one number of Python with width_scaling, on which "
+                f"the rates depend, got {short(exponent)}."
+            )
+        powers = 0.5 if exponent is None else axes * exponent
         blocks = math.prod(cut.grid)
     elif name in GRADIENT or (name == "shampoo" and given["graft"] == "sgd"):
         powers, blocks = 0.0, 1
