@@ -1,11 +1,12 @@
-"""Wrappers, compared with optax's: accumulation, guards, groups of parameters."""
+"""Wrappers: accumulation, guards, groups of parameters, tuning; compared with optax's, or none."""
 
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import optax
-from harness import Row, copy_bandwidth
+from harness import Row, copy_bandwidth, interleaved
 from steps import donated_step, race, transformer
 
 import gdjax
@@ -67,4 +68,39 @@ def traced_groups(options):
     yield Row(title, times["gdjax"], "optax", times["optax"], 3.0)
 
 
-WORKLOADS = {f.__name__: f for f in (wrapped_steps, traced_groups)}
+def self_tuned(options):
+    """A step of a network of 1.9 M parameters, batch 64, whose optimizer tunes its own numbers."""
+    width = 64 if options.quick else 1024
+    init, apply = gdjax.models.mlp([784, width, width, 10])
+    params = init(jax.random.key(0))
+    images, labels = jax.random.normal(jax.random.key(1), (64, 784)), jnp.arange(64) % 10
+
+    def loss_fn(params):
+        losses = gdjax.softmax_cross_entropy_with_integer_labels(apply(params, images), labels)
+        return jnp.mean(losses)
+
+    def stepper(opt):
+        carry = jax.tree.map(jnp.copy, params), opt.init(params)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def step(carry):
+            params, state = carry
+            updates, state = opt.update(jax.grad(loss_fn)(params), state, params)
+            return gdjax.apply_updates(params, updates), state
+
+        def call():
+            nonlocal carry
+            carry = step(carry)
+            return carry
+
+        return call
+
+    adamw = gdjax.adamw(1e-4)
+    for names, target in ((("learning_rate",), 1 / 1.5), (("learning_rate", "b1"), None)):
+        sides = {"ours": gdjax.self_tuning(adamw, names), "alone": adamw}
+        times = interleaved({k: stepper(opt) for k, opt in sides.items()}, options.repeats)
+        title = f"training step of an MLP, AdamW that tunes {' and '.join(names)}"
+        yield Row(title, times["ours"], "AdamW alone", times["alone"], target)
+
+
+WORKLOADS = {f.__name__: f for f in (wrapped_steps, traced_groups, self_tuned)}

@@ -20,6 +20,7 @@ WRAPPERS = {
     "mars": gdjax.mars,
     "cautious": gdjax.cautious,
     "mechanize": lambda opt: gdjax.mechanize(opt, s_init=0.1),
+    "self_tuning": gdjax.self_tuning,
     "with_weight_decay": lambda opt: gdjax.with_weight_decay(opt, 0.3),
     "schedule_free": lambda opt: gdjax.schedule_free(opt, 0.1),
     "gpa": gdjax.gpa,
