@@ -115,7 +115,7 @@ class WidthScaling:
           [-0.025 -0.025]
         """
         name = getattr(factory, "__name__", "")
-        known = {*ENTRYWISE, *GRADIENT, *POLAR, "shampoo", "scion"}
+        known = [*ENTRYWISE, *GRADIENT, *POLAR, "shampoo", "scion"]
         if name not in known:
             raise ValueError(
                 f"width_scaling(...).scaled(factory=...) must be one of {nearest(name, known)}, "
@@ -439,7 +439,7 @@ def width_scaling(
     values = tuple(specs.values())
     widths = []
     for name, (_, x), b, w, i in zip(names, rows, base, wide, found, strict=True):
-        shapes = tuple(map(jnp.shape, (b, x, w)))
+        shapes = jnp.shape(b), jnp.shape(x), jnp.shape(w)
         if len(set(map(len, shapes))) > 1:
             raise ValueError(
                 f"width_scaling: {name!r} has the shape {shapes[1]}, in base_params {shapes[0]}, "
@@ -494,9 +494,9 @@ def _named(
         return Width(name, base, shape, "fixed" if base == wide else "vector", 1.0, ratio)
     matrix_axes("width_scaling(dimension_numbers=...)", {name: spec}, {name: np.empty(shape)})
     sides, base_sides, wide_sides = (_sides(spec, sizes) for sizes in (shape, base, wide))
-    changed = tuple(m != n for m, n in zip(base_sides, wide_sides, strict=True))
+    inputs, outputs = (m != n for m, n in zip(base_sides, wide_sides, strict=True))
     kinds = {(False, False): "fixed", (False, True): "input", (True, False): "output"}
-    kind = kinds.get(changed, "hidden")
+    kind = kinds.get((inputs, outputs), "hidden")
     fan_in, fan_out = map(_ratio, sides, base_sides)
     return Width(name, base, shape, kind, fan_in, fan_out, spec if kind == "hidden" else None)
 
