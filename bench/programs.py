@@ -30,10 +30,20 @@ def small(leaves):
     return [jnp.ones((8, 8)) for _ in range(leaves)]
 
 
+EIGHT = ((8, 8), (16,), (4, 16), (8,), (16, 4), (32,), (2, 8), (8, 4))
+
+
 def trace(options):
-    """Trace and lower clip + AdamW on many leaves."""
+    """Trace and lower clip + AdamW on many leaves, of one shape and of eight."""
     leaves = 200 if options.quick else 1000
-    params, times = small(leaves), {lib.__name__: [] for lib in LIBRARIES}
+    title = f"trace + lower of clip + AdamW, {leaves} leaves"
+    yield traced(title, small(leaves), 4.0)
+    yield traced(f"{title} of 8 shapes", [jnp.ones(EIGHT[i % 8]) for i in range(leaves)], 5.0)
+
+
+def traced(title, params, target):
+    """Return the row for one tree of parameters."""
+    times = {lib.__name__: [] for lib in LIBRARIES}
     for _ in range(5):
         for lib in LIBRARIES:
             opt = clipped_adamw(lib)
@@ -42,8 +52,7 @@ def trace(options):
             start = time.perf_counter()
             donated_step(lib, opt).lower(params, state, params)
             times[lib.__name__].append(time.perf_counter() - start)
-    title = f"trace + lower of clip + AdamW, {leaves} leaves"
-    yield Row(title, times["gdjax"], "optax", times["optax"], 4.0)
+    return Row(title, times["gdjax"], "optax", times["optax"], target)
 
 
 def compiling(options):

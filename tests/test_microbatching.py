@@ -235,3 +235,15 @@ def test_differentiable_through_the_loop():
 
     slope = jnp.sum(jnp.arange(6.0) * jnp.cos(0.3 * jnp.arange(6.0)))
     np.testing.assert_allclose(jax.grad(total)(0.3), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("declared", [dict(argnums=1), dict(argnums=(), argnames="x")])
+def test_an_argument_may_be_given_by_position_or_by_name(declared):
+    def weighted(w, x):
+        return w * jnp.sum(x)
+
+    f = gdjax.microbatch(weighted, microbatch_size=2, **declared)
+    x = jnp.arange(4.0)
+    np.testing.assert_allclose([f(2.0, x), f(2.0, x=x), f(w=2.0, x=x)], 12.0)
+    with pytest.raises(TypeError, match="which has a batch axis, was not given"):
+        f(2.0)

@@ -431,6 +431,7 @@ from gdjax.wrappers.masked import selective_transform as selective_transform
 from gdjax.wrappers.mechanize import mechanize as mechanize
 from gdjax.wrappers.monitor import metrics as metrics
 from gdjax.wrappers.monitor import monitor as monitor
+from gdjax.wrappers.offload import offload_to_host as offload_to_host
 from gdjax.wrappers.prox import with_prox as with_prox
 from gdjax.wrappers.qk_clip import qk_clip as qk_clip
 from gdjax.transforms.normalize import normalize as normalize

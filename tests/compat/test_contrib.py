@@ -215,3 +215,34 @@ def test_errors_are_of_optaxs_types(error, match, call):
 
 def _update(tx, **extra):
     return tx.update(PARAMS, tx.init(PARAMS), PARAMS, **extra)
+
+
+def test_arguments_that_came_after_optax_0_2_8():
+    """Their computations are those of what optax 0.2.8 can already do."""
+    params, grads = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}, {"a": jnp.ones(2), "b": 1.0}
+    mask = {"a": True, "b": False}
+
+    def first(tx):
+        return tx.update(grads, tx.init(params), params)[0]
+
+    decayed = compat.adabelief(0.1, weight_decay=0.5, weight_decay_mask=mask)
+    theirs = optax.chain(
+        optax.scale_by_belief(),
+        optax.add_decayed_weights(0.5, mask),
+        optax.scale_by_learning_rate(0.1),
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, first(decayed), first(theirs))
+
+    without, all_of_it = (first(optax.contrib.prodigy(weight_decay=w)) for w in (0.0, 0.5))
+    for of_leaves in (mask, lambda params: mask):
+        found = first(gdjax.prodigy(weight_decay=0.5, mask=of_leaves))
+        np.testing.assert_allclose(found["a"], all_of_it["a"], rtol=1e-5)
+        np.testing.assert_allclose(found["b"], without["b"], rtol=1e-5)
+
+    examples = jnp.array([[3.0, 4.0], [0.0, 0.5]])
+    by_name = [compat.contrib.dpsgd(0.1, 1.0, 0.5, **{name: 3}) for name in ("seed", "key")]
+    old, new = (tx.update(examples, tx.init(jnp.ones(2)))[0] for tx in by_name)
+    np.testing.assert_array_equal(old, new)
+    with pytest.raises(ValueError, match="dpsgd takes key=... or seed=..., its old name, not both"):
+        compat.contrib.dpsgd(0.1, 1.0, 0.5, 3, key=4)

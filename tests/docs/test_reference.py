@@ -67,7 +67,7 @@ def test_the_table_has_every_optimizer_of_the_namespace(written):
         name
         for name, home in HOMES.items()
         if home.startswith("gdjax.optimizers.") and not name.startswith("scale_by_")
-    } - {"trace", "ademamix_schedules", "GaLoreDimensionNumbers", "MuonDimensionNumbers"}
+    } - {"trace", "ademamix_schedules", "preset", "GaLoreDimensionNumbers", "MuonDimensionNumbers"}
     assert set(rows) == expected
     assert len(rows) == len(expected)
     assert "\n     - 4 to 8\n     - ``params``\n     - `paper <https://" in table

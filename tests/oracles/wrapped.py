@@ -171,6 +171,8 @@ CASES = [
         MOMENTUM,
         not_differentiable=("learning_rate", "momentum"),  # differences of what is rounded
     ),
+    # JAX has no derivatives of scans over arrays on the host: those of hypergradients are smaller
+    Case("offload_to_host", _around_sgd(gdjax.offload_to_host, min_size=10), MOMENTUM, sgd.sgd),
     Case(
         "selective_transform",
         _around_sgd(gdjax.selective_transform, freeze_mask=IS_VECTOR),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gdjax.training.jax_details import has_convolution, is_unchanged
+from gdjax.training.jax_details import calls_lapack, has_convolution, is_unchanged
 
 
 def convolve(x):
@@ -27,6 +27,15 @@ def test_has_convolution(wrap):
     assert has_convolution(jax.jit(in_a_scan).trace(x).jaxpr)
     assert has_convolution(jax.make_jaxpr(in_a_scan)(x).jaxpr)
     assert not has_convolution(jax.make_jaxpr(lambda x: jnp.sin(x) @ x.mT)(x).jaxpr)
+
+
+@pytest.mark.parametrize(
+    "call, does", [(jnp.linalg.eigh, True), (jnp.linalg.qr, True), (jnp.sin, False)]
+)
+def test_calls_lapack(call, does):
+    """Breaks if the text of a program no longer names what it calls."""
+    program = jax.jit(lambda x: jax.lax.map(call, x)).lower(jnp.ones((2, 3, 3))).compile()
+    assert calls_lapack(program) == does
 
 
 def test_is_unchanged():

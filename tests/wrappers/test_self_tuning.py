@@ -139,14 +139,16 @@ def test_additive_rule_of_sgd_hd_and_adam_hd(make, direction, alpha, beta):
         np.testing.assert_allclose(gdjax.hyperparams(state)["learning_rate"], alpha, rtol=1e-12)
 
 
+def _leap(gain, slots, z, count, *, by):
+    return jnp.full_like(gain, by), slots
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_numbers_stay_in_their_ranges_whatever_the_tuner_does(sign):
-    def _leap(gain, slots, z, count):
-        return jnp.full_like(gain, sign * 1e4), slots
-
     names = ("learning_rate", "b1", "b2", "weight_decay")
+    tuner = gdjax.leafwise(_leap, hyperparams={"by": sign * 1e4})  # one program for both signs
     opt = gdjax.self_tuning(
-        gdjax.adamw(1e-30, b1=0.999999, b2=0.0, weight_decay=1e30), names, gdjax.leafwise(_leap)
+        gdjax.adamw(1e-30, b1=0.999999, b2=0.0, weight_decay=1e30), names, tuner
     )
     params, state = run(opt, 4, jnp.asarray(PARAMS["w"], jnp.float32))
     found = {k: float(v) for k, v in gdjax.hyperparams(state).items() if k in names}
@@ -157,11 +159,8 @@ def test_numbers_stay_in_their_ranges_whatever_the_tuner_does(sign):
 
 def test_a_decay_near_one_keeps_its_digits():
     """One minus it, which float32 alone has to three digits only."""
-
-    def _down(gain, slots, z, count):
-        return jnp.full_like(gain, -0.1), slots
-
-    opt = gdjax.self_tuning(gdjax.adam(0.1, b2=1 - 1e-7), "b2", gdjax.leafwise(_down))
+    tuner = gdjax.leafwise(_leap, hyperparams={"by": -0.1})
+    opt = gdjax.self_tuning(gdjax.adam(0.1, b2=1 - 1e-7), "b2", tuner)
     state = run(opt, 3, jnp.asarray(PARAMS["w"], jnp.float32))[1].slots.inner
     left = (1 - np.float64(state.b2)) - np.float64(state.rounding["b2_rounding"])
     np.testing.assert_allclose(left / 1e-7, np.exp(0.2), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Slots in few bits: codes with scales, decoded where a rule reads them, encoded where it stores.
+"""Slots in few bits, or on the host: decoded where a rule reads them, encoded where it stores.
 
 A slot in 8 bits has a code for each element, shaped like the slot, and a scale for each block of
 elements, so that both are sharded as the parameter is. A number is kept as `scale * level(code)`,
@@ -25,11 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gdjax.core.host import to_device, to_memory_of
 from gdjax.core.numerics import cast, compute_dtype, rounded
 from gdjax.core.remember import register_node
 from gdjax.core.types import PyTree, T
 
 STOCHASTIC = "bfloat16_stochastic"
+HOST = "host"  # in the host's memory, in all its bits; see `gdjax.core.host`
 CODES = ("int8", "uint8", "float8_e4m3fn", "float8_e5m2")
 NAMES = (*CODES, STOCHASTIC)
 DECADES = 7  # of the dynamic codes, from 1e-7 to 1
@@ -40,8 +42,8 @@ class Codec:
     """How the numbers of a slot are stored.
 
     Attributes:
-      name: one of `NAMES`.
-      dtype: that of the numbers, a real floating one.
+      name: one of `NAMES`, or `HOST`.
+      dtype: that of the numbers: a real floating one, on the host also a complex one.
       tile: the sizes of a block along the last axes; () for a storage without scales.
     """
 
@@ -88,6 +90,8 @@ class Encoded:
 
     def decode(self) -> Array:
         """Return the numbers, in their own dtype."""
+        if self.codec.name == HOST:
+            return to_device(self.codes)
         if self.scales is None:
             return self.codes.astype(self.dtype)
         levels = _levels(self.codes, self.codec)
@@ -96,6 +100,8 @@ class Encoded:
     def encode(self, x: Array) -> Encoded:
         """Return the numbers `x` in this storage."""
         x = cast(jnp.asarray(x), self.dtype)
+        if self.codec.name == HOST:
+            return dataclasses.replace(self, codes=to_memory_of(self.codes, x))
         if self.key is not None:
             key, new = jax.random.split(self.key)
             return dataclasses.replace(self, codes=_rounded_up_or_down(x, key), key=new)
@@ -117,7 +123,7 @@ register_node(Encoded, ["codes", "scales", "key"], meta_fields=["codec"])
 
 
 def is_encoded(node: object) -> TypeGuard[Encoded]:
-    """Return whether a node is a slot in few bits."""
+    """Return whether a node is a slot in few bits, or on the host."""
     return isinstance(node, Encoded)
 
 
@@ -177,7 +183,7 @@ def in_turn(row: T, done: PyTree) -> T:
     if len(places) != len(before):
         return row
     for i, x in zip(places, before, strict=True):
-        if x.codec == parts[i].codec and x.shape == parts[i].shape:
+        if x.codec.name != HOST and x.codec == parts[i].codec and x.shape == parts[i].shape:
             parts[i] = _after(parts[i], x)
     return treedef.unflatten(parts)
 

@@ -17,6 +17,7 @@ from jax import Array
 
 from gdjax.core.base import is_state
 from gdjax.core.hyper import numbers_at
+from gdjax.core.lift import own_decoded
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.protocols import HoldsEvalParams
 from gdjax.core.types import OptState, P, Params, PyTree
@@ -63,7 +64,7 @@ def _held(state: OptState, params: P) -> P:
     for node in filter(is_state, _top(state)):
         if isinstance(node.slots, HoldsEvalParams):
             last = jnp.maximum(node.count - 1, 0)
-            params = node.slots.eval_params(params, node.count, numbers_at(node, last))
+            params = own_decoded(node.slots).eval_params(params, node.count, numbers_at(node, last))
         else:
             params = _held(node.slots, params)
     return params

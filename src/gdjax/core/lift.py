@@ -629,7 +629,7 @@ def _treewise_update(
         used = used_extras(keywords, name, {*hyper, *fixed}, extra)
         count = safe_increment(state.count)
         up = treedef.unflatten(upcast(leaves))
-        read = _own_decoded(state.slots)
+        read = own_decoded(state.slots)
         try:
             updates, slots = rule(up, read, params, count, **hyper, **fixed, **used)
         except (TypeError, ValueError) as error:
@@ -646,7 +646,7 @@ def _treewise_update(
     return compiled(update, name)
 
 
-def _own_decoded(slots: T) -> T:
+def own_decoded(slots: T) -> T:
     """Return slots decoded; those of other optimizers in them as they are, for these."""
     return jax.tree.map(
         lambda x: x if is_state(x) else decoded(x),

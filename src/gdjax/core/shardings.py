@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
+from gdjax.core.host import memory_kind
 from gdjax.core.hyper import path_name
 from gdjax.core.placement import names_of, sharding_of
 from gdjax.core.types import ArrayTree, Pair, PyTree
@@ -46,8 +47,8 @@ def state_shardings(
 
     Returns:
       The tree, for `jax.jit(optimizer.init, out_shardings=...)`, `jax.device_put` and
-      `jax.ShapeDtypeStruct(..., sharding=...)`. All are in the default memory of the devices; see
-      `NamedSharding.with_memory_kind` for others.
+      `jax.ShapeDtypeStruct(..., sharding=...)`. All are in the default memory of the devices, save
+      those of `offload_to_host`; see `NamedSharding.with_memory_kind` for others.
 
     Raises:
       ValueError: if there is no mesh, if it lacks an axis, or if it does not divide a parameter.
@@ -92,7 +93,12 @@ def state_shardings(
             spec if _is_number(path, x) else _with_axis(spec, x.shape, found, zero1)
             for spec, (path, x) in zip(specs, paths, strict=True)
         ]
-    return structure.unflatten([NamedSharding(found, PartitionSpec(*spec)) for spec in specs])
+    return structure.unflatten(
+        [
+            NamedSharding(found, PartitionSpec(*spec), memory_kind=memory_kind(x))
+            for spec, x in zip(specs, program.out_avals, strict=True)
+        ]
+    )
 
 
 def _mesh_of(x: Any) -> Mesh | AbstractMesh | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,6 +63,29 @@ def as_tuple(x: Any, kind: type) -> tuple[Any, ...]:
     return (x,) if isinstance(x, kind) else tuple(x)
 
 
+def _positional(fun: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that may be given by position or by name."""
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _as_given(name: int | str, given: dict[int | str, Any], positional: list[str]) -> int | str:
+    """Return the position or name by which an argument was given, which is declared by either."""
+    if isinstance(name, int):
+        other = positional[name] if 0 <= name < len(positional) else name
+    else:
+        other = positional.index(name) if name in positional else name
+    for key in (name, other):
+        if key in given:
+            return key
+    raise TypeError(
+        f"microbatch: argument {name!r}, which has a batch axis, was not given; got {list(given)}."
+    )
+
+
 @strict()
 def microbatch(
     fun: Callable[..., Any],
@@ -80,11 +104,12 @@ def microbatch(
 
     Args:
       fun: any function of arrays.
-      argnums: positions of the arguments that have a batch axis; each may be a tree.
+      argnums: positions of the arguments that have a batch axis; each may be a tree. Arguments
+        that are declared by position may be given by name, and the other way round.
       microbatch_size: rows of a microbatch; it must divide the batch. None returns `fun` itself.
       accumulator: how results are combined: an `AccumulationType`, an `Accumulator`, or a tree of
         them that is a prefix of the results.
-      argnames: names of keyword arguments that have a batch axis.
+      argnames: names of arguments that have a batch axis.
       in_axes: the batch axis, one for all, or one for each of `argnums` and then `argnames`.
       num_real_microbatches: number of microbatches to run, which may be traced; None means all.
         With it, batches padded to one length share a compiled program. (As in optax, MEAN still
@@ -97,6 +122,7 @@ def microbatch(
     Raises:
       ValueError: when called, if batch axes differ in length or `microbatch_size` does not divide
         them.
+      TypeError: when called without an argument that has a batch axis.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -116,13 +142,16 @@ def microbatch(
             f"microbatch(in_axes=...) must have one axis for each of {names}, got {axes}."
         )
 
+    positional = _positional(fun)
+
     @functools.wraps(fun)
     def in_microbatches(*args, **kwargs):
         given = dict(enumerate(args)) | kwargs
+        axis_of = {
+            _as_given(name, given, positional): axis for name, axis in zip(names, axes, strict=True)
+        }
         sizes = {
-            x.shape[axis]
-            for name, axis in zip(names, axes, strict=True)
-            for x in jax.tree.leaves(given[name])
+            x.shape[axis] for name, axis in axis_of.items() for x in jax.tree.leaves(given[name])
         }
         if len(sizes) != 1:
             raise ValueError(
@@ -135,7 +164,6 @@ def microbatch(
                 f"{microbatch_size}. Pad the batch, see num_real_microbatches."
             )
         parts = size // microbatch_size
-        axis_of = dict(zip(names, axes, strict=True))
         split = {
             name: jax.tree.map(lambda x, a=axis: _split(x, microbatch_size, a), given[name])
             for name, axis in axis_of.items()

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, UNIT, check_range, checked
-from gdjax.core.lift import treewise
+from gdjax.core.hyper import leaf_values
+from gdjax.core.lift import mask_decay, treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import (
@@ -29,7 +31,7 @@ from gdjax.core.trees import (
     zero,
     zeros_like,
 )
-from gdjax.core.types import Params, Scalar
+from gdjax.core.types import Mask, Params, Scalar
 
 
 class ProdigySlots(NamedTuple):
@@ -53,8 +55,9 @@ def _means(grad, mu, nu, grad_sum, start, param, d, weight, b1, b2, b3):
     return mu, nu, grad_sum, inner_product(grad, start - param), jnp.sum(magnitude(grad_sum))
 
 
-def _step(mu, nu, param, rate, eps, weight_decay):
-    return -rate * (safe_divide(mu, safe_sqrt(nu) + eps) + weight_decay * param)
+def _step(mu, nu, param, weight_decay, rate, eps):
+    decay = weight_decay.astype(nu.dtype)
+    return -rate * (safe_divide(mu, safe_sqrt(nu) + eps) + decay * param)
 
 
 def _prodigy(
@@ -88,7 +91,10 @@ def _prodigy(
     size = total(sizes)  # |s|_1, 0 until a gradient is not 0
     estimate = estim_lr_coef * numerator / jnp.where(size > 0, size, 1)
     distance = jnp.where(size > 0, jnp.maximum(d, estimate), d)
-    (updates,) = map_leaves(_step, 1, (mu, nu, exact), rate, distance * eps, weight_decay)
+    decays = leaf_values("prodigy(weight_decay=...)", weight_decay, params)
+    decays = [zero() if decay is None else decay for decay in decays]
+    decays = jax.tree.unflatten(jax.tree.structure(params), decays)
+    (updates,) = map_leaves(_step, 1, (mu, nu, exact, decays), rate, distance * eps)
     updates, residual = land(params, exact, updates, slots.residual)
     return updates, ProdigySlots(mu, nu, grad_sum, slots.start, distance, numerator, residual)
 
@@ -110,6 +116,7 @@ def prodigy(
     safeguard_warmup: bool = False,
     *,
     correct_bias: bool = True,
+    mask: Mask = None,
 ) -> Optimizer:
     r"""Run Adam with a step size that is estimated during training.
 
@@ -153,6 +160,8 @@ def prodigy(
         warm-ups.
       correct_bias: whether :math:`l_t` has the factor with the decays, as it always has in optax;
         False is :math:`l_t = \eta_t d_t`.
+      mask: which leaves decay: a prefix tree of booleans, or a function of the parameters that
+        gives one, such as `mask_by_ndim()`. None decays all.
 
     Returns:
       An `Optimizer` whose `update` needs the parameters.
@@ -181,7 +190,7 @@ def prodigy(
     numbers = dict(b1=b1, b2=b2, beta3=beta3, eps=eps)
     numbers |= dict(learning_rate=learning_rate, weight_decay=weight_decay)
     numbers |= dict(estim_lr0=estim_lr0, estim_lr_coef=estim_lr_coef)
-    return treewise(
+    optimizer = treewise(
         _prodigy,
         _zeros,
         numbers,
@@ -189,3 +198,4 @@ def prodigy(
         safeguard_warmup=safeguard_warmup,
         correct_bias=correct_bias,
     )
+    return mask_decay(optimizer, mask)

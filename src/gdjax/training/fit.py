@@ -19,6 +19,7 @@ from gdjax.core.base import short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_choice, leaf_name, strict
 from gdjax.core.evaluation import eval_params
+from gdjax.core.host import is_on_host
 from gdjax.core.kinds import is_state_leaf, shown
 from gdjax.core.remember import functions_in
 from gdjax.core.types import Key, LossFn, OptState, Pair, Params, PyTree
@@ -392,7 +393,8 @@ def _places(carry: Carry) -> Carry:
     """Return the shapes of a run's arrays, with their shardings where somebody chose them."""
 
     def one(x):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+        chosen = x.committed or is_on_host(x)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if chosen else None)
 
     return jax.tree.map(one, carry)
 

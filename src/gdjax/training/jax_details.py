@@ -26,6 +26,19 @@ def has_convolution(jaxpr: Any) -> bool:
     )
 
 
+def calls_lapack(compiled: Any) -> bool:
+    """Return whether a compiled program calls LAPACK, for instance for eigenvalues.
+
+    On a CPU such a call on several matrices hands them to XLA's threads and waits for them, in one
+    of these threads. Programs in as many threads as there are cores could so wait for each other
+    forever (jaxlib 0.10), and run one after the other instead.
+
+    Relies on: `jax.stages.Compiled.as_text` names the target of a custom call, which for a routine
+    of LAPACK begins with "lapack_". Otherwise a sweep of SOAP with groups in threads may stop.
+    """
+    return "lapack_" in (compiled.as_text() or "")
+
+
 def is_unchanged(new: Any, old: Any) -> bool:
     """Return whether a traced function gave back the array that it was given.
 

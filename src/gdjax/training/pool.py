@@ -22,6 +22,7 @@ from gdjax.training.checkpoint import Checkpoints, identity_of_lanes
 from gdjax.training.devices import CallingThread
 from gdjax.training.engine import Carry, Run, compile_plan, execute, recorded, stop_lanes, to_host
 from gdjax.training.inputs import RESERVED
+from gdjax.training.jax_details import calls_lapack
 from gdjax.training.lanes import Group, devices_for, make_kinds, padded_rows
 from gdjax.training.progress import Bar, Interrupt, LaneDisplay, learning_rates
 from gdjax.training.reports import Callbacks, Carrying, Report
@@ -205,8 +206,10 @@ class Pool:
             execute(group.plan, group.run, on_chunk, stop, compiled.get(group.kind))
 
         tasks = [functools.partial(run, i) for i in range(len(self.groups))]
+        programs = [x for by_length in compiled.values() for x in by_length.values()]
+        in_turn = any(map(calls_lapack, programs))
         try:
-            self.devices.run(tasks, self.here)
+            (self.devices._replace(workers=1) if in_turn else self.devices).run(tasks, self.here)
         except BaseException:
             self._record_what_is_there(start, reported)
             raise

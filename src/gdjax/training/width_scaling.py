@@ -30,14 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer
+from gdjax.core.base import Optimizer, short
 from gdjax.core.checks import check_choice, strict
 from gdjax.core.hyper import first_match, nearest, path_name
 from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
 from gdjax.core.types import Params
 from gdjax.linalg.matrices import DimensionNumbers, matrix_axes
-from gdjax.linalg.shapes import blocks_of, merged_shape, only_shortest
+from gdjax.linalg.shapes import blocks_of, merged_shape
 
 P = TypeVar("P")
 Layout = Literal["in_out", "out_in"]
@@ -115,7 +115,7 @@ class WidthScaling:
           [-0.025 -0.025]
         """
         name = getattr(factory, "__name__", "")
-        known = {*ENTRYWISE, *GRADIENT, *POLAR, "shampoo", "scion"}
+        known = [*ENTRYWISE, *GRADIENT, *POLAR, "shampoo", "scion"]
         if name not in known:
             raise ValueError(
                 f"width_scaling(...).scaled(factory=...) must be one of {nearest(name, known)}, "
@@ -301,11 +301,15 @@ def _direction_norm(
     if name == "shampoo" and given["graft"] is None:
         merged = merged_shape(shape, given["block_size"]) if given["merge_dims"] else shape
         cut = blocks_of(merged, given["block_size"])
-        sides = [n > 1 for n in cut.block]
-        sides = only_shortest(cut.block, sides) if given["one_sided"] else sides
-        axes = max(sum(sides), 1)
+        one_sided = given["one_sided"] and max(cut.block, default=1) > 1
+        axes = 1 if one_sided else len(cut.block)
         exponent = given["exponent"]
-        powers = 0.5 if exponent is None else axes * float(exponent)
+        if not isinstance(exponent, (int, float, type(None))):
+            raise ValueError(
+                "shampoo(exponent=...) must be one number of Python with width_scaling, on which "
+                f"the rates depend, got {short(exponent)}."
+            )
+        powers = 0.5 if exponent is None else axes * exponent
         blocks = math.prod(cut.grid)
     elif name in GRADIENT or (name == "shampoo" and given["graft"] == "sgd"):
         powers, blocks = 0.0, 1
@@ -435,7 +439,7 @@ def width_scaling(
     values = tuple(specs.values())
     widths = []
     for name, (_, x), b, w, i in zip(names, rows, base, wide, found, strict=True):
-        shapes = tuple(map(jnp.shape, (b, x, w)))
+        shapes = jnp.shape(b), jnp.shape(x), jnp.shape(w)
         if len(set(map(len, shapes))) > 1:
             raise ValueError(
                 f"width_scaling: {name!r} has the shape {shapes[1]}, in base_params {shapes[0]}, "
@@ -490,9 +494,9 @@ def _named(
         return Width(name, base, shape, "fixed" if base == wide else "vector", 1.0, ratio)
     matrix_axes("width_scaling(dimension_numbers=...)", {name: spec}, {name: np.empty(shape)})
     sides, base_sides, wide_sides = (_sides(spec, sizes) for sizes in (shape, base, wide))
-    changed = tuple(m != n for m, n in zip(base_sides, wide_sides, strict=True))
+    inputs, outputs = (m != n for m, n in zip(base_sides, wide_sides, strict=True))
     kinds = {(False, False): "fixed", (False, True): "input", (True, False): "output"}
-    kind = kinds.get(changed, "hidden")
+    kind = kinds.get((inputs, outputs), "hidden")
     fan_in, fan_out = map(_ratio, sides, base_sides)
     return Width(name, base, shape, kind, fan_in, fan_out, spec if kind == "hidden" else None)
 

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from gdjax.core.base import Optimizer, short
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import called, leaf_name, strict
+from gdjax.core.host import to_memory_of
 from gdjax.core.hyper import path_name
 from gdjax.core.kinds import shown
 from gdjax.core.parts import (
@@ -288,7 +289,7 @@ def _update(
     values, out = jax.tree.flatten(new, is_leaf=_is_value)
     as_they_came = jax.tree.leaves((grads, state))
     placed = zip(values, [*splits, *in_state], as_they_came, strict=True)
-    return out.unflatten([vary(x.at(split), varying(y)) for x, split, y in placed])
+    return out.unflatten([to_memory_of(y, vary(x.at(split), varying(y))) for x, split, y in placed])
 
 
 def _split_here(path: Any, x: Any, expected: tuple[tuple[int, ...], Split] | None) -> Split:

@@ -27,6 +27,7 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
+from gdjax.core.codecs import decoded
 from gdjax.core.evaluation import eval_params
 from gdjax.core.every import either
 from gdjax.core.hyper import path_name
@@ -207,7 +208,7 @@ def master_params(state: OptState, params: P) -> P:
     """
     for _, node in states_in(state):
         if isinstance(node.slots, Compensated):
-            params = exact_params(params, node.slots.residual)
+            params = exact_params(params, decoded(node.slots.residual))
     return params
 
 

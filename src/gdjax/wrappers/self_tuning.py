@@ -85,6 +85,11 @@ def _products(grad, slope):
 def _self_tuning(grads, slots, params, count, *, names, normalize, inner, tuner, **extra):
     groups = places_of(CALL, slots.inner, names)
     places = [place for group in groups for place in group]
+    if len(places) != len(slots.bounds.ends):
+        raise ValueError(
+            f"{CALL}: {', '.join(names)} are {len(places)} numbers of this state, and were "
+            f"{len(slots.bounds.ends)} at init. Numbers of another structure need a new init."
+        )
     ends = dict(zip((place.name for place in places), slots.bounds.ends, strict=True))
     old = _read(slots.inner, places)
 
@@ -364,8 +369,9 @@ def self_tuning(
     norms, :math:`h_t` is a cosine: it does not depend on the scale of the loss.
 
     A step in which the optimizer does nothing (a guard skips it, gradients are accumulated), or
-    whose :math:`h_t` is 0 or not finite, leaves the numbers as they are. `hyperparams(state)` reads
-    them, and `with_hyperparams` may change them at any time.
+    whose :math:`h_t` is 0 or not finite, as where squares of gradients leave the range of float32,
+    leaves the numbers as they are. `hyperparams(state)` reads them, and `with_hyperparams` may
+    change them at any time.
 
     Known against it: the derivative is that of one step. With noisy gradients, rates that are best
     for one step are lower than those that are best for a whole run (Wu et al. 2018, arXiv

@@ -174,7 +174,7 @@ def with_slot_dtypes(
             )
 
         scales = None if scale_dtype is None else jnp.dtype(scale_dtype)
-        return _changed(state, storage, slot)
+        return changed_slots(state, storage, slot)
 
     return Optimizer(init_stored, update)
 
@@ -216,7 +216,7 @@ def _check(state: OptState, storage: dict[str, str]) -> None:
     """Raise if a slot is not there, or must stay as it is."""
     found: dict[str, None] = {}
     for _, node in states_in(state):
-        for name in _names(node.slots):
+        for name in slot_names(node.slots):
             found[name] = None
             what = f"with_slot_dtypes({name}=...)"
             if name not in storage:
@@ -239,22 +239,30 @@ def _check(state: OptState, storage: dict[str, str]) -> None:
         )
 
 
-def _changed(tree: PyTree, names: Collection[str], slot: Callable[[str, PyTree], PyTree]) -> PyTree:
-    """Return a tree of states with the slots of these names changed by `slot(name, value)`."""
+def changed_slots(
+    tree: PyTree, names: Collection[str] | None, slot: Callable[[str, PyTree], PyTree]
+) -> PyTree:
+    """Return a tree of states with the slots of these names changed by `slot(name, value)`.
+
+    Args:
+      tree: a state, or a tree that holds states.
+      names: those of slots; None for all that are no states of other optimizers.
+      slot: a function of name and value of a slot.
+    """
 
     def one(node):
         if not is_state(node):
             return node
         slots = node.slots
-        fields = [name for name in _names(slots) if name in names]
+        fields = [name for name in slot_names(slots) if names is None or name in names]
         if fields:
             slots = slots._replace(**{name: slot(name, getattr(slots, name)) for name in fields})
-        return node._replace(slots=_changed(slots, names, slot))
+        return node._replace(slots=changed_slots(slots, names, slot))
 
     return jax.tree.map(one, tree, is_leaf=is_state)
 
 
-def _names(slots: PyTree) -> tuple[str, ...]:
+def slot_names(slots: PyTree) -> tuple[str, ...]:
     """Return the names of slots; none if they are the state of another optimizer."""
     return () if is_state(slots) else getattr(slots, "_fields", ())
 

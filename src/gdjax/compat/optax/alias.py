@@ -129,12 +129,16 @@ def adabelief(
     b2: NumLike = 0.999,
     eps: NumLike = 1e-16,
     eps_root: NumLike = 1e-16,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: MaskOrFn = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Adam whose second moment is that of the gradient's deviation; see `gdjax.adabelief`."""
+    decay = [] if weight_decay is None else [add_decayed_weights(weight_decay, weight_decay_mask)]
     return chain(
         scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
+        *decay,
         scale_by_learning_rate(learning_rate),
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import is_state
-from gdjax.core.codecs import is_encoded
+from gdjax.core.codecs import HOST, is_encoded
 from gdjax.core.keys import is_key
 from gdjax.core.protocols import ReportsStep
 from gdjax.core.types import OptState, PyTree
@@ -34,7 +34,10 @@ def reset(when: Array, state: OptState, first: PyTree) -> OptState:
 
     def part(node, old):
         if is_encoded(node):  # `with_slot_dtypes` leaves a memory as it is
-            return jax.tree.map(part, node, old if is_encoded(old) else node.encode(old))
+            old = old if is_encoded(old) else node.encode(old)
+            if node.codec.name == HOST:
+                return node.encode(jnp.where(when, old.decode(), node.decode()))
+            return jax.tree.map(part, node, old)
         if not is_state(node):
             return node if is_key(node) else jnp.where(when, old, node)
         slots, (count, first) = node.slots, old

@@ -11,7 +11,6 @@ from jax import Array
 
 from gdjax.core.every import either
 from gdjax.core.numerics import cast_like, safe_increment, upcast
-from gdjax.core.placement import zeros_like
 from gdjax.core.protocols import took_step
 from gdjax.core.trees import zero
 from gdjax.core.types import OptState, Params, PyTree, T, Updates
@@ -31,13 +30,14 @@ def unless(
     """Return the optimizer's updates and state, or zeros and the old state where `skip` holds."""
 
     def leave():
-        return jax.tree.map(zeros_like, grads), state
+        return grads, state  # zeros only below: here they would be written to new memory
 
     def step():
         updates, new = update(grads, state, params, **extra)
         return cast_like(updates, grads), cast_like(new, state)
 
-    return either(~skip, step, leave)  # in this order: see `either`
+    updates, state = either(~skip, step, leave)  # in this order: see `either`
+    return jax.tree.map(lambda u: jnp.where(skip, jnp.zeros((), u.dtype), u), updates), state
 
 
 def at_steps(state: OptState, step: Callable[[], T], left: T) -> T:

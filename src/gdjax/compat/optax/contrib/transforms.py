@@ -54,13 +54,25 @@ def dpsgd(
     learning_rate: ScalarOrSchedule,
     l2_norm_clip: Number,
     noise_multiplier: Number,
-    seed: int,
+    seed: Array | int | None = None,
     momentum: Number | None = None,
     nesterov: bool = False,
+    *,
+    key: Array | int | None = None,
 ) -> GradientTransformation:
-    """Gradient descent with differential privacy; see `gdjax.dpsgd`."""
+    """Gradient descent with differential privacy; see `gdjax.dpsgd`.
+
+    After optax 0.2.8 the fourth argument has the name `key`.
+
+    Raises:
+      ValueError: if both `key` and `seed` are given.
+    """
+    if key is not None and seed is not None:
+        raise ValueError("dpsgd takes key=... or seed=..., its old name, not both.")
     return chain(
-        differentially_private_aggregate(l2_norm_clip, noise_multiplier, seed),
+        differentially_private_aggregate(
+            l2_norm_clip, noise_multiplier, key if seed is None else seed
+        ),
         identity() if momentum is None else trace(momentum, nesterov),
         scale_by_learning_rate(learning_rate),
     )
