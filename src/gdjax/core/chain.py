@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import called, foreign_state, strict
@@ -170,7 +171,7 @@ def apply_updates(params: P, updates: Updates) -> P:
       >>> print(gdjax.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])}))
       {'w': Array([1.5, 0. ], dtype=float32)}
     """
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, updates)))
+    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((params, updates)))
     return _sums(params, updates) if traced else _jitted_sums(params, updates)
 
 

@@ -152,6 +152,7 @@ def _blocked(leaf: Callable) -> Callable:
 
     def block(rows, *shared):
         leaf = of_leaf()
+        assert leaf is not None  # it is being called
         results = [leaf(rows[0], *shared)]
         for row in rows[1:]:
             results.append(leaf(in_turn(row, results[-1]), *shared))

@@ -489,8 +489,9 @@ def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     if isinstance(old, Times) and not isinstance(value, Times):
         return Times(_replaced_rounding(what, value, old.value), old.multipliers)
     lost = rounding_of(value)
-    both = jax.tree_util.all_leaves([old, lost])
-    return jnp.broadcast_to(lost, jnp.shape(old)) if both else lost
+    if isinstance(old, Times) or not jax.tree_util.all_leaves([old, lost]):
+        return lost
+    return jnp.broadcast_to(lost, jnp.shape(old))
 
 
 def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:

@@ -58,7 +58,7 @@ def _schedule_free_plus(
     learning_rate,
     b3,
     beta,
-    beta_max=None,
+    beta_max: Any = None,
     anneal_steps=None,
     average_start,
     weight_lr_power,

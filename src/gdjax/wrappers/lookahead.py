@@ -65,7 +65,16 @@ def _jump(slow, param, step):
 
 
 def _lookahead(
-    grads, slots, params, count, *, sync_period, slow_step_size=None, inner, outer=None, **extra
+    grads,
+    slots,
+    params,
+    count,
+    *,
+    sync_period,
+    slow_step_size=None,
+    inner,
+    outer: Any = None,
+    **extra,
 ):
     if params is None:
         raise ValueError(f"lookahead needs {NEEDS_PARAMS}")
