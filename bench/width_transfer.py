@@ -7,7 +7,7 @@ scores around the least one. "standard" is one rate for all parameters, with ini
 fan_in**-0.5; "scaled" is the maximal update parametrization with the base width 64.
 
 Run: python bench/width_transfer.py [--widths 64 128 ...] [--only adam ...]
-Results are added to bench/results/width_transfer.json, and printed as a table.
+Results are added to bench/results/scaling/width_transfer.json, and printed as a table.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import gdjax
 
-RESULTS = Path(__file__).parent / "results" / "width_transfer.json"
+RESULTS = Path(__file__).parent / "results" / "scaling" / "width_transfer.json"
 BASE, STEPS, BATCH, SEEDS = 64, 40, 64, 4
 
 
@@ -109,6 +109,7 @@ def main():
                 row = dict(best=best_rate(rates, mean), score=float(mean.min()))
                 kind = found.setdefault(name, {}).setdefault("scaled" if scaled else "standard", {})
                 kind[str(width)] = {k: round(v, 6) for k, v in row.items()}
+                RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(found, indent=1) + "\n")
                 print(name, "scaled" if scaled else "standard", width, row, flush=True)
     for name, kinds in found.items():

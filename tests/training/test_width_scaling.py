@@ -255,7 +255,7 @@ def best_rate(width, helper):
 
 
 def test_the_best_rate_is_that_of_the_base_model():
-    """Within a factor of 1.5 at 4 times the width; bench/width_transfer.py has 64 to 1024."""
+    """Within a factor of 1.5 at 4 times the width; bench/width_transfer.py has the measurement."""
     narrow = best_rate(BASE, helper=True)
     assert 1 / 1.5 < best_rate(128, helper=True) / narrow < 1.5
     assert best_rate(128, helper=False) / narrow < 1 / 3
