@@ -198,10 +198,19 @@ SECOND = dict(
 PLANE = dict(x=VECTOR, a=VECTOR, b=0.5)
 
 # function -> arguments of its own
+def of_width(width, key):
+    """Return a loss with activations, parameters and an optimizer."""
+    params = {"w": jnp.ones((2, width))}
+    return lambda p, x: (jnp.sum(x @ p["w"]), {"out": x @ p["w"]}), params, SGD
+
+
 OWN = {
     "apply_updates": None,  # a jitted function, which checks shapes: tests/wrappers
     "adaptive_grad_clip": {},
     "chain": dict(optimizers=SGD),
+    "coordinate_check": dict(
+        setup=of_width, widths=(2, 4), batch=jnp.ones((1, 2)), steps=1, seeds=1
+    ),
     "named_chain": dict(optimizers=("sgd", SGD)),
     "choice": dict(options=1),
     "descend": dict(hyperparams={}, slots=None),

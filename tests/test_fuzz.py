@@ -182,7 +182,7 @@ EMPTY |= {("matrix_inverse_pth_root", "matrix"), ("safe_norm", "axis")}
 
 # Whole runs, of which the test sees all up to where the program is compiled; and plain Python.
 RUNS = ["fit", "sweep", "successive_halving", "hyperband", "median_stop", "lr_find"]
-RUNS += ["population_based_training", "search"]
+RUNS += ["population_based_training", "search", "coordinate_check"]
 PYTHON = ["grid", "sample", "uniform", "log_uniform", "choice"]
 
 
@@ -200,6 +200,7 @@ def run(name, given):
             for module in ("fit", "lr_find", "pool"):
                 patch.setattr(sys.modules[f"gdjax.training.{module}"], "execute", _stop)
             patch.setattr(sys.modules["gdjax.training.pool"], "compile_plan", _stop)
+            patch.setattr(sys.modules["gdjax.training.coordinate_check"], "_run", _stop)
             with contextlib.suppress(_ReachedTheRun):
                 call(name, given)
     elif name in PYTHON:

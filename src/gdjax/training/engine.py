@@ -454,7 +454,7 @@ def draw(key: Array, start: Array, length: int, examples: int, batch_size: int) 
         return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
     def unread(number):
-        return jnp.zeros((per_epoch, batch_size), jnp.int32)
+        return jnp.zeros((per_epoch, batch_size), int)
 
     def epoch(number):
         return jax.lax.cond(number <= last, shuffled, unread, number)
