@@ -197,6 +197,7 @@ SECOND = dict(
 )
 PLANE = dict(x=VECTOR, a=VECTOR, b=0.5)
 
+
 # function -> arguments of its own
 def of_width(width, key):
     """Return a loss with activations, parameters and an optimizer."""
