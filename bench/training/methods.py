@@ -267,6 +267,11 @@ METHODS = {
         ADAM | {"learning_rate": log_uniform(1e-3, 1e-1)},
         "a control: AdamW with rates 10 times larger than AlgoPerf's",
     ),
+    "soap_wide": Method(
+        adam_like("soap"),
+        ADAM | {"learning_rate": log_uniform(1e-3, 1e-1)},
+        "a control: SOAP with rates 10 times larger than AlgoPerf's for AdamW",
+    ),
     "kl_shampoo": Method(adam_like("kl_shampoo"), ADAM, f"{AS_ADAMW}; b2 0.95 (arXiv 2509.03378)"),
     "psgd_kron": Method(
         adam_like("psgd_kron"), ADAM, f"{AS_ADAMW}; the rest as its authors' defaults"

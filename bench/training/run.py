@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK is called from several threads
 flags = "--xla_cpu_multi_thread_eigen=false"  # groups of lanes run in a thread for each core
 if "candidates" in sys.argv:  # most of the time is XLA's compiler: 40 % less, and 10 % slower steps
     flags += " --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
