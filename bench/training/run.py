@@ -54,8 +54,6 @@ def sweep(store, name, workload, method, rows, steps=None, curves=True):
     began, cpu = time.perf_counter(), time.process_time()
     steps = workload.steps if steps is None else steps
     size = FEW_LANES if workload in HELD_OUT else LANES
-    if name.startswith("candidates/"):  # one group: eigh and QR in two threads can deadlock XLA:CPU
-        size = len(rows)
     result = workload.run(method.build(steps), rows, steps, lanes_per_program=size)
     records = [record(result, lane, config, curves) for lane, config in enumerate(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
