@@ -161,7 +161,7 @@ def test_a_decay_near_one_keeps_its_digits():
     """One minus it, which float32 alone has to three digits only."""
     tuner = gdjax.leafwise(_leap, hyperparams={"by": -0.1})
     opt = gdjax.self_tuning(gdjax.adam(0.1, b2=1 - 1e-7), "b2", tuner)
-    state = run(opt, 3, jnp.asarray(PARAMS["w"], jnp.float32))[1].slots.inner
+    state = run(opt, 4, jnp.asarray(PARAMS["w"], jnp.float32))[1].slots.inner  # first update: none
     left = (1 - np.float64(state.b2)) - np.float64(state.rounding["b2_rounding"])
     np.testing.assert_allclose(left / 1e-7, np.exp(0.2), rtol=1e-5)
 
@@ -195,6 +195,31 @@ def test_gradients_that_say_nothing_move_nothing():
         again = opt.update(params, after, params)[1]
         straight = opt.update(params, state, params)[1]
         assert gdjax.hyperparams(again) == gdjax.hyperparams(straight)
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (gdjax.adam, "b1"),
+        (gdjax.adamw, "b2"),
+        (gdjax.lamb, "b1"),
+        (gdjax.adan, "b3"),
+        (gdjax.muon, "beta"),
+        (gdjax.soap, "b2"),
+    ],
+)
+def test_rounding_of_a_first_update_that_does_not_depend_on_a_decay_moves_nothing(make, name):
+    """Its derivative by the decay is 0; a cosine would make what rounding leaves of it large."""
+    params = {k: jax.random.normal(jax.random.key(i), (12, 20)) for i, k in enumerate("ab")}
+    opt = gdjax.self_tuning(make(0.01), name)
+    state, moved = opt.init(params), []
+    for _ in range(5):
+        old = gdjax.hyperparams(state)
+        updates, state = jax.jit(opt.update)(params, state, params)
+        new = gdjax.hyperparams(state)
+        moved.append(any((new[k] != old[k]).any() for k in new))
+        params = gdjax.apply_updates(params, updates)
+    assert not any(moved[:2]) and moved[-1], moved
 
 
 def test_only_the_last_of_accumulated_gradients_moves_numbers():
