@@ -4,7 +4,8 @@ A network 64 -> width -> width -> 10 takes 40 steps on batches of 64 of scikit-l
 each rate of a grid, the score is the mean logarithm of the loss over the last 20 steps, averaged
 over four seeds; the best rate is at the vertex of the parabola through the
 scores around the least one. "standard" is one rate for all parameters, with initial sizes of
-fan_in**-0.5; "scaled" is the maximal update parametrization with the base width 64.
+fan_in**-0.5; "scaled" is the maximal update parametrization with the base width 64. For
+"default", `gdjax.default_optimizer`, the two are without and with its own factors for the width.
 
 Run: python bench/width_transfer.py [--widths 64 128 ...] [--only adam ...]
 Results are added to bench/results/scaling/width_transfer.json, and printed as a table.
@@ -27,7 +28,7 @@ BASE, STEPS, BATCH, SEEDS = 64, 40, 64, 4
 
 
 def with_numbers(factory, **fixed):
-    return functools.wraps(factory)(lambda *args, **kwargs: factory(*args, **kwargs | fixed))
+    return functools.wraps(factory)(lambda rate, **more: factory(learning_rate=rate, **more | fixed))
 
 
 # name -> factory, the lowest and the highest rate, the widths that a CPU can do
@@ -41,6 +42,7 @@ OPTIMIZERS = {
         0.5,
         (64, 128, 256),
     ),
+    "default": (with_numbers(gdjax.default_optimizer, steps=40), 1e-3, 0.26, (64, 128, 256, 512)),
 }
 
 
@@ -60,7 +62,9 @@ def score(width, factory, rates, scaled, seed):
     x, y = data()
     batches = jax.random.randint(jax.random.key(200 + seed), (STEPS, BATCH), 0, len(x))
     params = model(width).init(jax.random.key(100 + seed))
-    if scaled:
+    if factory is OPTIMIZERS["default"][0]:
+        factory = factory if scaled else functools.partial(factory, base_width=1e9)
+    elif scaled:
         base = model(BASE).init(jax.random.key(seed))
         scaling = gdjax.width_scaling(params, base)
         params, factory = scaling.init(params, base), scaling.scaled(factory)

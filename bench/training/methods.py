@@ -432,6 +432,13 @@ METHODS = {
         warmup=0.02,
         self_tuning=True,
     ),
+    "default_optimizer": Method(
+        lambda c, rate, steps: gdjax.default_optimizer(2 * steps / 3),
+        {"learning_rate": [0.02]},
+        "its defaults, which were chosen on the base workloads; the schedule ends with the budget "
+        "of the tuned methods",
+        self_tuning=True,
+    ),
     "self_tuning_adamw_from_1e-5": self_tuning(1e-5),
     "self_tuning_adamw_from_1e-3": self_tuning(1e-3),
     "self_tuning_adamw_from_1e-2": self_tuning(1e-2),

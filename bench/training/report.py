@@ -17,6 +17,7 @@ from workloads import HELD_OUT, WORKLOADS
 import gdjax
 
 README = Path(__file__).parent / "README.md"
+TUNED = "adamw", "adamw_wide"  # what self-tuning methods are compared with as well
 REFERENCES = {False: "adamw", True: "nadamw_self_tuning"}  # by whether methods are self-tuning
 ROUNDS, STEPS = 9, 20  # of a measurement of seconds
 
@@ -98,7 +99,6 @@ def rows_of(options, self_tuning, second):
     relative, without = ratios(kept), ratios(base)
     timed = {name: found[name] for name in found if name in costs}
     in_seconds = ratios(after_held_out_rule(*times(timed, costs))) if timed else {}
-    tuned = everything["adamw"]
     rows = []
     for name in found:
         workloads = list(base[name])
@@ -106,8 +106,9 @@ def rows_of(options, self_tuning, second):
         steps = np.array([known[w]["steps"] for w in workloads])
         budget = BUDGET[self_tuning] * steps
         best = {
-            n: np.array([table[w].min(1) for w in workloads])
-            for n, table in ((name, found[name]), (reference, found[reference]), ("tuned", tuned))
+            n: np.array([everything[n][w].min(1) for w in workloads])
+            for n in (name, reference, *TUNED)
+            if n in everything
         }
         test = paired_test(best[name], best[reference], budget)
         row = {
@@ -121,9 +122,11 @@ def rows_of(options, self_tuning, second):
             "95 %": f"{test['low']:.2f} to {test['high']:.2f}",
             "p": f"{test['p']:.2g}",
         }
-        if self_tuning:
-            over = paired_test(best[name], best["tuned"], budget, BUDGET[False] * steps)
-            row["over tuned adamw"] = f"{over['speedup']:.2f}"
+        for other in TUNED if self_tuning else ():
+            if other in best:
+                over = paired_test(best[name], best[other], budget, BUDGET[False] * steps)
+                interval = f"{over['low']:.2f} to {over['high']:.2f}"
+                row[f"over tuned {other}"] = f"{over['speedup']:.2f} ({interval})"
         rows.append(row)
     return sorted(rows, key=lambda row: (-row["score"], row["p"]))
 

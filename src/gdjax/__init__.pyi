@@ -121,6 +121,7 @@ from gdjax.transforms.curvature import (
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
 )
 from gdjax.optimizers.dadapt import dadapt_adamw as dadapt_adamw
+from gdjax.optimizers.default import default_optimizer as default_optimizer
 from gdjax.optimizers.dion import dion as dion
 from gdjax.optimizers.dion2 import dion2 as dion2
 from gdjax.optimizers.dog import dog as dog

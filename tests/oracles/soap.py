@@ -41,8 +41,12 @@ def sides(shape, limit, one_sided, vectors):
     if len(shape) == 1 and not vectors:
         return []
     axes = [i for i, n in enumerate(shape) if 1 < n <= limit]
-    if one_sided and axes:
-        axes = [min(axes, key=lambda i: shape[i])]
+    if one_sided:  # the second longest, or the next that may be rotated
+        by_length = sorted(range(len(shape)), key=lambda i: (shape[i], i))
+        while len(by_length) > 1 and shape[by_length[0]] == 1:
+            by_length.pop(0)
+        second = by_length[:-1] or by_length
+        axes = [i for i in reversed(second) if i in axes][:1]
     return axes
 
 

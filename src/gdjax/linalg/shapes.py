@@ -124,17 +124,21 @@ def rotated_axes(
     if 0 in shape or (len(shape) == 1 and not precondition_1d):
         return [False] * len(shape)
     rotated = [1 < n <= limit for n in shape]
-    return only_shortest(shape, rotated) if one_sided else rotated
+    return only_shorter(shape, rotated) if one_sided else rotated
 
 
-def only_shortest(shape: tuple[int, ...], chosen: list[bool]) -> list[bool]:
-    """Return whether each axis is the shortest of the chosen ones, the first of several.
+def only_shorter(shape: tuple[int, ...], chosen: list[bool]) -> list[bool]:
+    """Return whether each axis is the shorter of the two longest, or the next that is chosen.
+
+    In a convolution's kernel the shortest axes are those of its window, which say little; so do
+    the axes of heads. Of equally long axes the first counts as shorter.
 
     Example:
-      >>> only_shortest((1, 8, 4, 4), [False, True, True, True])
-      [False, False, True, False]
+      >>> only_shorter((3, 3, 64, 128), [True] * 4), only_shorter((8, 8), [True] * 2)
+      ([False, False, True, False], [True, False])
+      >>> only_shorter((5, 99), [True, False]), only_shorter((5, 99, 98), [True, False, False])
+      ([True, False], [True, False, False])
     """
-    if not any(chosen):
-        return chosen
-    shortest = min((n, i) for i, n in enumerate(shape) if chosen[i])[1]
-    return [i == shortest for i in range(len(shape))]
+    longest = sorted((i for i, n in enumerate(shape) if n > 1), key=lambda i: (-shape[i], -i))
+    shorter = next((i for i in longest[1:] or longest if chosen[i]), None)
+    return [i == shorter for i in range(len(shape))]

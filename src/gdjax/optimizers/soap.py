@@ -244,8 +244,8 @@ def soap(
       max_precond_dim: axes longer than this are not rotated, an integer >= 1.
       merge_dims: whether neighbouring axes are merged from the left while not longer than
         `max_precond_dim`: (3, 3, 64, 128) to (576, 128) with 1024.
-      one_sided: whether only the shortest axis of each parameter is rotated, which saves most of
-        the time and memory where one side is much longer.
+      one_sided: whether only the shorter side of each matrix is rotated, which saves more than half
+        of the time and memory; of more axes, the shorter of the two longest.
       precondition_1d: whether vectors are rotated too.
       stagger: whether the renewals of the parameters are spread over the interval, so that all
         steps take about the same time, except the first. Accelerators then process parameters one
