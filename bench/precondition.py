@@ -9,7 +9,7 @@ from harness import Row, seconds
 from steps import donated_step, transformer
 
 import gdjax
-from gdjax.core.lift import map_blocks
+from gdjax.core.blocks import map_blocks
 from gdjax.linalg.buckets import in_turn, map_buckets
 
 FREQUENCY, ROUNDS = 10, 5

@@ -28,7 +28,7 @@ BASE, STEPS, BATCH, SEEDS = 64, 40, 64, 4
 
 
 def with_numbers(factory, **fixed):
-    return functools.wraps(factory)(lambda rate, **more: factory(learning_rate=rate, **more | fixed))
+    return functools.wraps(factory)(lambda *args, **kwargs: factory(*args, **kwargs | fixed))
 
 
 # name -> factory, the lowest and the highest rate, the widths that a CPU can do
@@ -74,7 +74,7 @@ def score(width, factory, rates, scaled, seed):
         return gdjax.softmax_cross_entropy_with_integer_labels(logits, y[rows]).mean()
 
     def train(rate):
-        opt = factory(rate)
+        opt = factory(learning_rate=rate)
 
         def step(carry, rows):
             params, state = carry

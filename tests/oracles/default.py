@@ -1,4 +1,4 @@
-"""The default: SOAP of rate 1 on one side of each matrix, times a schedule and a factor of width."""
+"""The default: SOAP of rate 1 on one side of each matrix, times a schedule and a width factor."""
 
 from functools import partial
 

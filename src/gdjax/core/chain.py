@@ -11,8 +11,9 @@ from jax.core import Tracer
 
 from gdjax.core.base import Optimizer, State
 from gdjax.core.checks import called, foreign_state, strict
+from gdjax.core.compiled import compiled
 from gdjax.core.hyper import is_left_out, path_name
-from gdjax.core.lift import compiled, leafwise
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import OptState, P, Pair, Params, Updates

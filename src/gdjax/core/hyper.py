@@ -342,7 +342,7 @@ def as_array(what: str, x: object, scalar: bool = False) -> Array:
 def as_given(numbers: Mapping[str, Hyperparam | None]) -> dict[str, Any]:
     """Return the numbers of an optimizer as it keeps them: a plain function as a node.
 
-    Libraries that take functions apart then leave it whole; see `gdjax.core.lift.Compiled`.
+    Libraries that take functions apart then leave it whole; see `gdjax.core.compiled.Compiled`.
     """
 
     def one(value):

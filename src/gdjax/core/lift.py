@@ -11,31 +11,29 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import weakref
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from gdjax.core.base import Optimizer, State, is_state, short
+from gdjax.core.base import Optimizer, State, is_state
+from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import (
     Range,
     as_float_leaves,
     called,
-    check_like,
-    check_state,
     checked,
     declared_ranges,
     leaf_name,
     remember_ranges,
     strict,
 )
-from gdjax.core.codecs import decoded, in_turn, is_encoded, stored
+from gdjax.core.codecs import decoded, is_encoded, stored
+from gdjax.core.compiled import compiled
 from gdjax.core.dealing import (
     Dealing,
     DealtTree,
@@ -45,7 +43,7 @@ from gdjax.core.dealing import (
     stacked,
     unstacked,
 )
-from gdjax.core.explicit import automatic
+from gdjax.core.fits import NEEDS_PARAMS, check_avals, checked_leaves, misfit, tree_misfit
 from gdjax.core.flax_details import tell_flax
 from gdjax.core.hyper import (
     Masked,
@@ -55,111 +53,19 @@ from gdjax.core.hyper import (
     leaf_numbers,
     leaf_values,
     numbers_at,
-    path_name,
     rounding_key,
     rounding_of,
     whole_leaf_values,
 )
 from gdjax.core.kinds import is_bool, shown
 from gdjax.core.numerics import cast, compute_dtype, real_dtype, safe_increment, upcast
-from gdjax.core.parts import refuse_parts
 from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
-from gdjax.core.remember import remembered, remembered_with_owners, weak_functions
-from gdjax.core.types import Hyperparam, Mask, OptState, Params, Rule, T, TreeDef, Updates
+from gdjax.core.remember import remembered_with_owners
+from gdjax.core.types import Hyperparam, Mask, Params, Rule, T
 
 Static = tuple[tuple[str, Hashable], ...]
 Q = ParamSpec("Q")
-NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
-BLOCK = 32  # leaves in one call, at most
-
-
-# --- many leaves, few equations -------------------------------------------------------------------
-
-
-def map_blocks(
-    leaf: Callable, rows: Sequence[Any], keys: Sequence[Hashable], shared: Sequence[tuple] = ()
-) -> list[Any]:
-    """Return `[leaf(row, *more) for row, more in zip(rows, shared)]`, like rows in one call.
-
-    Args:
-      leaf: a jitted function, the same object in every call.
-      rows: one pytree of arrays for each leaf.
-      keys: rows with the same key should have the same shapes and dtypes (else a block is traced
-        once more) and must have the same `shared`.
-      shared: for each row, further arguments, which enter a block only once; none if empty.
-    """
-    out: list[Any] = [None] * len(rows)
-    done = None
-    for block in like_blocks(keys):
-        more = shared[block[0]] if shared else ()
-        first = in_turn(rows[block[0]], done)
-        if len(block) == 1:
-            out[block[0]] = done = leaf(first, *more)
-            continue
-        results = _blocked(leaf)([first, *(rows[i] for i in block[1:])], *more)
-        done = results[-1]
-        for i, result in zip(block, results, strict=True):
-            out[i] = result
-    return out
-
-
-def like_blocks(
-    keys: Sequence[Hashable], size: int | None = None, least: int = 1
-) -> list[list[int]]:
-    """Return the positions of equal keys, in blocks of at most `size`.
-
-    With None, blocks have the size that traces fastest, from `least` to `BLOCK`.
-
-    Example:
-      >>> like_blocks(["a", "b", "a"], 2)
-      [[0, 2], [1]]
-    """
-    groups: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    blocks = []
-    for group in groups.values():
-        n = size or _block_size(len(group), least)
-        blocks += [group[i : i + n] for i in range(0, len(group), n)]
-    return blocks
-
-
-@functools.cache
-def _block_size(n: int, least: int) -> int:
-    """Return the size of the blocks of `n` leaves for which fewest calls are traced.
-
-    These are the calls of blocks, and those of the leaves inside of the first block and of a
-    shorter last one. To trace a new block costs as much as about two calls.
-    """
-
-    def calls(size: int) -> int:
-        whole, rest = divmod(n, size)
-        inside = sum(k + 2 for k in (size, rest) if k > 1)
-        return whole + (rest > 0) + inside
-
-    return min(range(min(n, least), min(n, BLOCK) + 1), key=calls)
-
-
-_blocks: weakref.WeakKeyDictionary[Callable, Callable] = weakref.WeakKeyDictionary()
-
-
-def _blocked(leaf: Callable) -> Callable:
-    """Return the program of a block of leaves, the same object in every call."""
-    if leaf in _blocks:
-        return _blocks[leaf]
-    of_leaf = weakref.ref(leaf)  # what is kept by `leaf` must not keep it
-
-    def block(rows, *shared):
-        leaf = of_leaf()
-        assert leaf is not None  # it is being called
-        results = [leaf(rows[0], *shared)]
-        for row in rows[1:]:
-            results.append(leaf(in_turn(row, results[-1]), *shared))
-        return results
-
-    _blocks[leaf] = jax.jit(block)
-    return _blocks[leaf]
 
 
 # --- rules for one array --------------------------------------------------------------------------
@@ -743,82 +649,6 @@ def frozen(static: dict[str, Hashable]) -> Static:
     return tuple(sorted(static.items()))
 
 
-def checked_leaves(
-    name: str,
-    numbers: Collection[str],
-    kind: type | None,
-    needs_params: bool,
-    grads: Updates,
-    state: OptState,
-    params: Params,
-) -> tuple[list[Any], list[Any] | None, TreeDef]:
-    """Return the leaves of gradients and parameters (or None), and their structure, checked.
-
-    Args:
-      name: what the user called.
-      numbers: the names of the optimizer's hyperparameters.
-      kind: the class of its slots; None if it is not known.
-      needs_params: whether the parameters may not be None.
-      grads: the gradients.
-      state: what came in as state.
-      params: the parameters, or None.
-    """
-    leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
-    check_state(name, state, numbers, kind)
-    if params is None and needs_params:
-        raise ValueError(f"{name} needs {NEEDS_PARAMS}")
-    if params is None:
-        return leaves, None, treedef
-    parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
-    return leaves, parts, treedef
-
-
-def check_avals(name: str, grad: Array | None, new: Any, old: Any) -> None:
-    """Raise if a step would change the shapes of the slots, or make real ones complex.
-
-    The gradients then do not belong to the parameters that the state was made for.
-    """
-    for (path, x), y in zip(
-        jax.tree_util.tree_flatten_with_path(new)[0], jax.tree.leaves(old), strict=False
-    ):
-        if jnp.shape(x) != y.shape or jnp.iscomplexobj(x) and not jnp.iscomplexobj(y):
-            of = "the gradients do" if grad is None else f"a gradient {short(grad)} does"
-            raise ValueError(
-                f"{name}: {of} not fit the state, whose slot {path_name(path)!r} is {short(y)} and "
-                f"would become {short(x)}. Call init with these parameters."
-            )
-
-
-def misfit(name: str, grads: Updates, leaves: list[Any], slots: list[Any]) -> ValueError | None:
-    """Return the error for a gradient that has the shape of none of its slots, if there is one."""
-    for i, (grad, kept) in enumerate(zip(leaves, slots, strict=True)):
-        arrays = [x for x in jax.tree.leaves(kept) if jnp.ndim(x)]
-        of_reals = jnp.iscomplexobj(grad) and not any(map(jnp.iscomplexobj, arrays))
-        if arrays and (of_reals or all(jnp.shape(x) != jnp.shape(grad) for x in arrays)):
-            shapes = ", ".join(short(x) for x in arrays)
-            return ValueError(
-                f"{name}: the gradient at {leaf_name(grads, i)!r} is {short(grad)}, which does not "
-                f"fit its slots in the state, {shapes}. Call init with these parameters."
-            )
-    return None
-
-
-def tree_misfit(name: str, grads: Updates, slots: Any) -> ValueError | None:
-    """Return the error for a gradient that differs in shape from a tree like it in the slots."""
-    leaves, treedef = jax.tree.flatten(grads)
-    alike = jax.tree.leaves(slots, is_leaf=lambda x: jax.tree.structure(x) == treedef)
-    for tree in alike if treedef.num_leaves else ():
-        if jax.tree.structure(tree) != treedef:
-            continue
-        for i, (x, y) in enumerate(zip(leaves, jax.tree.leaves(tree), strict=True)):
-            if jnp.ndim(y) and jnp.shape(x) != jnp.shape(y):
-                return ValueError(
-                    f"{name}: the gradient at {leaf_name(grads, i)!r} is {short(x)}, in the state "
-                    f"it is {short(y)}. Call init with these parameters."
-                )
-    return None
-
-
 class Keywords(NamedTuple):
     """The keyword-only arguments of a rule."""
 
@@ -855,75 +685,6 @@ def keywords_of(rule: Rule) -> Keywords:
     required = {p.name for p in keyword if p.default is p.empty}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return Keywords({p.name for p in keyword}, required, takes_all)
-
-
-class Compiled:
-    """An update function, jitted, that runs as it is where that is better; see `compiled`.
-
-    It is an object, since libraries take functions apart: Equinox's `closure_to_pytree`, by which
-    optimistix takes an optimizer, copies a function with other values in place of those that it
-    closes over, so that each copy would be a program of its own.
-    """
-
-    def __init__(self, update: Callable, name: str):
-        """Jit the function, and call the result by a name."""
-        self._update = automatic(update)
-        self._jitted = jax.jit(self._update)
-        self.__name__ = self.__qualname__ = update.__name__ = name
-
-    def __call__(
-        self, updates: Updates, state: OptState, params: Params = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        """Return `(updates, state)` after one step."""
-        tell_flax()
-        with weak_functions() as functions:
-            leaves = jax.tree.leaves((state, updates))
-        plain = any(isinstance(x, jax.core.Tracer) for x in leaves)
-        if not plain and any(map(_is_static, jax.tree.leaves(extra))):
-            plain, state = True, jax.tree.map(_as_jax, state)
-        if plain:
-            refuse_parts(self.__name__, self._update, updates, state, params, extra)
-            return self._update(updates, state, params, **extra)
-        if not functions:
-            return self._jitted(updates, state, params, **extra)
-        with weak_functions():
-            program = _program_with(self._update, tuple(functions))
-            return program(updates, state, params, **extra)
-
-    def __repr__(self) -> str:
-        """Show the name, as a function does."""
-        return f"<update function of {self.__name__}>"
-
-
-def compiled(update: Callable, name: str) -> Callable:
-    """Jit an update function, but run it as it is where that is better.
-
-    Inside the caller's own trace (`jit`, `vmap`, `grad`) a nested one only doubles the cost of
-    tracing (measured: 1000 leaves, 0.85 s against 0.49 s). And a function among the extras
-    (`value_fn=`) is static: as an argument of `jit` each new closure would be a new program, while
-    in the caller's trace it is simply called. Then a state that was read from a file may hold
-    arrays of NumPy, as under jit. A function in the structure of the state, a schedule, has a
-    program of its own, which goes with it.
-    """
-    return Compiled(update, name)
-
-
-@remembered
-def _program_with(update: Callable, functions: tuple[Callable, ...]) -> Callable:
-    """Return the program of an update with a state that holds these functions."""
-
-    def program(*args, **kwargs):
-        return update(*args, **kwargs)
-
-    return jax.jit(program)
-
-
-def _as_jax(x: T) -> T | Array:
-    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
-
-
-def _is_static(x: object) -> bool:
-    return not (hasattr(x, "dtype") or isinstance(x, (bool, int, float, complex)))
 
 
 def off_numbers(name: str, state: State, params: Params) -> list[tuple[bool, ...]]:

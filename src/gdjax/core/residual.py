@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gdjax.core.lift import map_blocks
+from gdjax.core.blocks import map_blocks
 from gdjax.core.numerics import compute_dtype, rounded
 from gdjax.core.placement import zeros_like
 from gdjax.core.remember import register_node

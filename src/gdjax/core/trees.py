@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.blocks import like_blocks, map_blocks
 from gdjax.core.dealing import DealtTree
-from gdjax.core.lift import like_blocks, map_blocks
 from gdjax.core.numerics import (
     Decay,
     abs_sq,

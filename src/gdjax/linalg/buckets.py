@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.blocks import map_blocks
 from gdjax.core.dealing import Dealing, on_devices, places, stacked, unstacked
-from gdjax.core.lift import map_blocks
 from gdjax.core.remember import remembered
 
 

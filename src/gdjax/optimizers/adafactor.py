@@ -19,7 +19,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, POSITIVE, check_integer, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise, mask_decay
 from gdjax.core.numerics import Decay, abs_sq, root_mean_sq, safe_divide, safe_sqrt
 from gdjax.core.types import FloatDType, Hyperparam, Mask
 from gdjax.optimizers.adam import zero_moments

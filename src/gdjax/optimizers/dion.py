@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec
 from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import checked
 from gdjax.core.codecs import decoded, stored
+from gdjax.core.compiled import compiled
 from gdjax.core.dealing import Dealing, Devices, dealing, dealing_here, laid_out
 from gdjax.core.hyper import leaf_numbers
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import compiled, leafwise
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import (
     abs_sq,
     cast_like,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise
 from gdjax.core.types import Hyperparam
 from gdjax.optimizers.trust_ratio import trust_ratio
 

@@ -15,7 +15,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, UNIT, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.trees import inner_product, map_leaves, real_zeros_like, total, zero, zeros_like
 from gdjax.core.types import Params, Scalar

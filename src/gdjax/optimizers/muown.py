@@ -22,7 +22,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.dealing import Devices
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.numerics import (
     abs_sq,
     bias_correction,

@@ -15,7 +15,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, safe_divide, safe_sqrt
 from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.optimizers.adam import zero_moments

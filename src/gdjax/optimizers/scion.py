@@ -15,7 +15,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
 from gdjax.core.dealing import Devices
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.numerics import compute_dtype, root_mean_sq
 from gdjax.core.types import FloatDType, Hyperparam
 from gdjax.linalg.matrices import Axes, MatrixSpec

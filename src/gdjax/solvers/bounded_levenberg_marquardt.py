@@ -23,7 +23,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import POSITIVE, WHOLE, as_float_leaves, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero, zeros_like
 from gdjax.core.types import Params, PyTree, Scalar

@@ -19,7 +19,8 @@ from jax import Array
 from gdjax.core.base import Optimizer, UpdateFn
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked, strict
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like, compute_dtype
 from gdjax.core.trees import derived
 from gdjax.core.types import Number, OptState, Pair, Params, Scalar

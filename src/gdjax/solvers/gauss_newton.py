@@ -18,7 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, WHOLE, check_choice, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.on_batch import on_batch
 from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar

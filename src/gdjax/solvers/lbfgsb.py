@@ -16,7 +16,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Params, PyTree, Scalar
 from gdjax.core.vectors import as_tree, as_vector

@@ -35,7 +35,8 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
 from gdjax.core.types import LossFn, OptState, Pair, Params, PyTree, Scalar, Updates

@@ -18,7 +18,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import upcast
 from gdjax.core.remember import register_node
 from gdjax.core.trees import derived

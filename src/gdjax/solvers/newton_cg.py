@@ -17,7 +17,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, POSITIVE, WHOLE, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.trees import zero
 from gdjax.core.types import Params, Scalar
 from gdjax.core.vectors import as_tree, as_vector

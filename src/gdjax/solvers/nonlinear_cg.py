@@ -15,7 +15,8 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import check_choice, strict
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast, safe_sqrt
 from gdjax.core.trees import derived
 from gdjax.core.types import Pair, Params

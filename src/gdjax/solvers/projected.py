@@ -16,8 +16,9 @@ import jax
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.checks import strict
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.kinds import is_array_tree, shown
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.remember import register_node
 from gdjax.core.trees import copied
 from gdjax.core.types import Number, Pair, Params, PyTree

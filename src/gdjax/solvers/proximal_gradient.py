@@ -27,8 +27,9 @@ from gdjax.core.checks import (
     as_float_leaves,
     checked,
 )
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import as_array, as_hyper
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.placement import replicated_like
 from gdjax.core.remember import register_node, remembered_with_owners

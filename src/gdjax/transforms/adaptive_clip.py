@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked, strict
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt
 from gdjax.core.types import Hyperparam, Number
 

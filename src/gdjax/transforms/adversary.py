@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.trees import magnitude, map_leaves
 from gdjax.core.types import Scalar
 from gdjax.transforms.normalize import unit_length

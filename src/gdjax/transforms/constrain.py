@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import Optimizer
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise
 
 
 class FoundNan(NamedTuple):

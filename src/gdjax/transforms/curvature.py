@@ -18,8 +18,9 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import strict
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq
 from gdjax.core.types import Key, Params
 

@@ -9,9 +9,10 @@ import jax
 from jax import Array
 
 from gdjax.core.base import Optimizer
+from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import FINITE, NONNEGATIVE, checked
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import map_blocks, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.types import Key, Params, Scalar, Updates
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import NEEDS_PARAMS, leafwise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import leafwise
 from gdjax.core.numerics import abs_sq, root_mean_sq, safe_sqrt
 from gdjax.core.types import Hyperparam
 

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer, UpdateFn
+from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import NONNEGATIVE, checked
-from gdjax.core.lift import map_blocks, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.remember import remembered_with_owners
 from gdjax.core.types import Key, Scalar
 from gdjax.transforms.noise import Randomness, fresh_randomness

@@ -18,7 +18,8 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.trees import copied, map_leaves, zero
 from gdjax.core.types import OptState, Pair, Params, Scalar
 from gdjax.wrappers.shared.skipping import at_steps

@@ -17,7 +17,8 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, checked
 from gdjax.core.evaluation import map_held
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import map_leaves, zero, zeros_like

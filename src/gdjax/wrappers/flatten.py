@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
+from gdjax.core.blocks import like_blocks
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer, strict
 from gdjax.core.explicit import automatically
-from gdjax.core.lift import like_blocks, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import scalar_dtype, upcast
 from gdjax.core.trees import SMALL, derived
 from gdjax.core.types import OptState, Pair, Params, PyTree

@@ -19,10 +19,10 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import foreign_state, leaf_name, strict
+from gdjax.core.compiled import compiled
 from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import by_path, is_left_out, nearest, whole_leaf_values
 from gdjax.core.kinds import check_kind
-from gdjax.core.lift import compiled
 from gdjax.core.placement import replicated_like
 from gdjax.core.protocols import took_step
 from gdjax.core.remember import remembered_with_owners

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import FINITE, POSITIVE, checked, strict
-from gdjax.core.lift import NEEDS_PARAMS, mask_leaves, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import mask_leaves, treewise
 from gdjax.core.numerics import abs_sq, cast_like, safe_sqrt, upcast
 from gdjax.core.trees import derived, map_leaves
 from gdjax.core.types import Mask, Number, OptState, Pair, Params, PyTree, Scalar

@@ -20,7 +20,8 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import AT_LEAST_ONE, CLOSED_UNIT, checked
 from gdjax.core.evaluation import map_held
 from gdjax.core.every import either
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.protocols import took_step
 from gdjax.core.residual import exact_params, land, no_residual

@@ -25,14 +25,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
+from gdjax.core.blocks import map_blocks
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.codecs import decoded
 from gdjax.core.evaluation import eval_params
 from gdjax.core.every import either
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import path_name
 from gdjax.core.keys import fresh_key
-from gdjax.core.lift import NEEDS_PARAMS, map_blocks, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like, compute_dtype, rounded, safe_divide, with_value
 from gdjax.core.protocols import states_in, took_step
 from gdjax.core.residual import StoredIn, exact_params, land, low_dtypes, no_residual

@@ -19,7 +19,8 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, check_integer, checked
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, safe_sqrt, scalar_dtype
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zeros_like
 from gdjax.core.types import OptState, Pair, Params, Scalar, Updates

@@ -16,8 +16,9 @@ from jax import Array
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.kinds import is_pair, shown
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_sqrt
 from gdjax.core.protocols import HasMetrics, states_in, took_step
 from gdjax.core.reading import hyperparams, shortest_names

@@ -21,8 +21,9 @@ from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import strict
 from gdjax.core.evaluation import eval_params
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import as_hyper, leaf_values, value_at
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_divide, safe_increment
 from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.reading import the_only

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import POSITIVE, checked
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import leaf_values, whole_leaf_values
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
 from gdjax.core.remember import register_node
 from gdjax.core.types import OptState, Pair, Params, PrefixTree, PyTree, Scalar

@@ -19,7 +19,8 @@ from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer, strict
 from gdjax.core.evaluation import eval_params, map_held
 from gdjax.core.every import either
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like, upcast
 from gdjax.core.protocols import also_took_step
 from gdjax.core.trees import copied, map_leaves, times

@@ -15,7 +15,8 @@ from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
 from gdjax.core.evaluation import eval_params
-from gdjax.core.lift import NEEDS_PARAMS, treewise
+from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.lift import treewise
 from gdjax.core.protocols import states_in
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, map_leaves

@@ -382,9 +382,9 @@ def self_tuning(
 
     A step in which the optimizer does nothing (a guard skips it, gradients are accumulated), or
     whose :math:`h_t` is 0 or not finite, as where squares of gradients leave the range of float32,
-    leaves the numbers as they are. The derivative of a leaf's update counts as 0 below 64 units of
-    its rounding: the first update of Adam does not depend on b1 and b2. `hyperparams(state)` reads them, and `with_hyperparams` may
-    change them at any time.
+    leaves the numbers as they are. A derivative of a leaf's update below 64 units of the update's
+    rounding counts as 0: the first update of Adam does not depend on b1 and b2.
+    `hyperparams(state)` reads the numbers, and `with_hyperparams` may change them at any time.
 
     Known against it: the derivative is that of one step. With noisy gradients, rates that are best
     for one step are lower than those that are best for a whole run (Wu et al. 2018, arXiv

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import chain, with_extra_args_support
 from gdjax.core.checks import NONNEGATIVE, STANDARD, check_choice, checked, remember_ranges
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import Schedule
-from gdjax.core.lift import NEEDS_PARAMS, leafwise, mask_decay, treewise
+from gdjax.core.lift import leafwise, mask_decay, treewise
 from gdjax.core.numerics import safe_increment
 from gdjax.core.reading import the_only
 from gdjax.core.trees import product

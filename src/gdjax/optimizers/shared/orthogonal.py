@@ -18,9 +18,11 @@ from jax.typing import ArrayLike
 
 from gdjax.core.base import Optimizer, State, UpdateFn
 from gdjax.core.checks import NONNEGATIVE, POSITIVE, SHARE, UNIT, check_choice
+from gdjax.core.compiled import compiled
 from gdjax.core.dealing import Dealing, dealing, dealing_here, sharded_like
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import Schedule, leaf_values, schedule
-from gdjax.core.lift import NEEDS_PARAMS, compiled, keywords_of, leafwise, mask_decay, rule_name
+from gdjax.core.lift import keywords_of, leafwise, mask_decay, rule_name
 from gdjax.core.numerics import cast_like, compute_dtype, real_dtype, upcast
 from gdjax.core.types import FloatDType, Hyperparam, Number, Rule, Updates
 from gdjax.linalg.buckets import map_buckets, map_dealt

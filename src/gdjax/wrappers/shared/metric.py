@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gdjax.core.blocks import map_blocks
 from gdjax.core.checks import leaf_name
 from gdjax.core.codecs import decoded
 from gdjax.core.hyper import leaf_numbers
-from gdjax.core.lift import map_blocks
 from gdjax.core.numerics import upcast
 from gdjax.core.protocols import HasDiagonal, states_in
 from gdjax.core.types import OptState, Params

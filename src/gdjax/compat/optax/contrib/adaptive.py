@@ -25,7 +25,7 @@ from gdjax.compat.optax.transform import (
     ScaleByBeliefState,
     scale_by_learning_rate,
 )
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.trees import magnitude, total_count
 from gdjax.core.types import Number
 from gdjax.optimizers.adopt import quartic_root

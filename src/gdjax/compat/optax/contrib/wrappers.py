@@ -25,7 +25,7 @@ from gdjax.compat.optax.combine import chain
 from gdjax.compat.optax.contrib.adapting import on_trees, starting
 from gdjax.compat.optax.schedules import warmup_constant_schedule
 from gdjax.compat.optax.transform import scale_by_learning_rate, scale_by_rms
-from gdjax.core.lift import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import Number
 from gdjax.optimizers.shared.averaging import extrapolated
