@@ -66,7 +66,8 @@ def score(width, factory, rates, scaled, seed):
         factory = factory if scaled else functools.partial(factory, base_width=1e9)
     elif scaled:
         base = model(BASE).init(jax.random.key(seed))
-        scaling = gdjax.width_scaling(params, base)
+        wide = jax.eval_shape(model(2 * BASE).init, jax.random.key(seed))
+        scaling = gdjax.width_scaling(params, base, wide)
         params, factory = scaling.init(params, base), scaling.scaled(factory)
 
     def loss_fn(params, rows):

@@ -473,13 +473,15 @@ def _check_numbers_are_in_the_state(
 def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
 
-    def lane(numbers, given):
-        numbers = dict(numbers)
-        per_epoch = numbers.pop(COLUMN, None)
-        key = jax.random.key(numbers.get("init_seed", numbers.get("seed", 0)))
-        params, model_state = (
+    def begin(seed, given):
+        key = jax.random.key(seed)
+        return tuple(
             x if init is None else init(key) for x, init in zip(given, whole(inits), strict=True)
         )
+
+    def lane(numbers, started):
+        numbers, (params, model_state) = dict(numbers), started
+        per_epoch = numbers.pop(COLUMN, None)
         lost = {k: numbers[rounding_key(k)] for k in numbers if rounding_key(k) in numbers}
         numbers = {k: v for k, v in numbers.items() if k not in map(rounding_key, lost)}
         numbers = {k: v for k, v in numbers.items() if k in arguments or k not in SEEDS}
@@ -491,8 +493,16 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
         never = jnp.asarray(-1, jnp.int32)
         return Carry(params, state, model_state, never, never)
 
-    def start(table, given, lanes):
-        return jax.vmap(lane, in_axes=(0, None), axis_size=lanes)(table, given)
+    def start(table, given, lanes, in_turn=False):
+        seeds = table.get("init_seed", table.get("seed", jnp.zeros(lanes, jnp.int32)))
+        each = None
+        if whole(inits) != (None, None):
+            each = 0
+            if in_turn:
+                given = jax.lax.map(lambda seed: begin(seed, given), seeds)
+            else:
+                given = jax.vmap(begin, in_axes=(0, None))(seeds, given)
+        return jax.vmap(lane, in_axes=(0, each), axis_size=lanes)(table, given)
 
     return start
 
@@ -550,8 +560,12 @@ def _jitted(
     """
     structures: dict[Hashable, TreeDef] = {}
 
+    one = jax.devices()[:1] if shardings is None else getattr(shardings, "device_set", ())
+    # XLA's compiler for CPUs takes 2 to 3 times longer for draws with several keys
+    in_turn = [device.platform for device in one] == ["cpu"]
+
     def leaves(table, given, lanes):
-        flat, treedef = jax.tree.flatten(start(table, given, lanes))
+        flat, treedef = jax.tree.flatten(start(table, given, lanes, in_turn))
         structures[_form(table, given, lanes)] = treedef
         return flat
 
