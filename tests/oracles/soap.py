@@ -43,8 +43,6 @@ def sides(shape, limit, one_sided, vectors):
     axes = [i for i, n in enumerate(shape) if 1 < n <= limit]
     if one_sided:  # the second longest, or the next that may be rotated
         by_length = sorted(range(len(shape)), key=lambda i: (shape[i], i))
-        while len(by_length) > 1 and shape[by_length[0]] == 1:
-            by_length.pop(0)
         second = by_length[:-1] or by_length
         axes = [i for i in reversed(second) if i in axes][:1]
     return axes

@@ -131,14 +131,15 @@ def only_shorter(shape: tuple[int, ...], chosen: list[bool]) -> list[bool]:
     """Return whether each axis is the shorter of the two longest, or the next that is chosen.
 
     In a convolution's kernel the shortest axes are those of its window, which say little; so do
-    the axes of heads. Of equally long axes the first counts as shorter.
+    the axes of heads. Of equally long axes the first counts as shorter. A matrix of one column has
+    none: the other side's factor has the rank of the number of steps only.
 
     Example:
       >>> only_shorter((3, 3, 64, 128), [True] * 4), only_shorter((8, 8), [True] * 2)
       ([False, False, True, False], [True, False])
-      >>> only_shorter((5, 99), [True, False]), only_shorter((5, 99, 98), [True, False, False])
-      ([True, False], [True, False, False])
+      >>> only_shorter((5, 99), [True, False]), only_shorter((5, 1), [True, False])
+      ([True, False], [False, False])
     """
-    longest = sorted((i for i, n in enumerate(shape) if n > 1), key=lambda i: (-shape[i], -i))
+    longest = sorted(range(len(shape)), key=lambda i: (-shape[i], -i))
     shorter = next((i for i in longest[1:] or longest if chosen[i]), None)
     return [i == shorter for i in range(len(shape))]
