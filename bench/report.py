@@ -77,7 +77,7 @@ def machine(rows):
         on[key] = sorted({row["on"][key] for row in rows if key in row["on"]})
     speeds, days, commits = map(on.pop, ("copy_bandwidth_gb_per_s", "date", "commit"))
     parts = [f"bandwidth of a copy {speeds[0]} to {speeds[-1]} GB/s"]
-    parts += [f"{key} {', '.join(values)}" for key, values in on.items()]
+    parts += [f"{key} {', '.join(map(str, values))}" for key, values in on.items()]
     text = ", ".join(parts)
     return (
         f"{text[0].upper()}{text[1:]}. Measured on {', '.join(days)}, commits {', '.join(commits)}."

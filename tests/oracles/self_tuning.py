@@ -17,8 +17,9 @@ def sgd_hd(learning_rate, momentum, tuning_rate):
     def step(theta, g, t):
         if t > 1:
             h = {name: cosine(g, slope[name]) for name in z}
-            for name in z:
-                z[name] -= tuning_rate * h[name]
+            z["rate"] -= tuning_rate * h["rate"]
+            if t > 3:  # a mean of one gradient does not depend on its decay
+                z["decay"] -= tuning_rate * h["decay"]
         rate, decay = np.exp(z["rate"]), 1 / (1 + np.exp(-z["decay"]))
         old = {k: trace.get(k, 0.0 * g[k]) for k in g}
         trace.update({k: g[k] + decay * old[k] for k in g})

@@ -27,7 +27,7 @@ from gdjax.core.checks import POSITIVE, check_range, leaf_name, strict
 from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import as_array
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import cast_like, safe_divide, safe_sqrt
+from gdjax.core.numerics import cast_like, safe_divide, safe_increment, safe_sqrt
 from gdjax.core.parts import INLINED
 from gdjax.core.reading import Place, places_of
 from gdjax.core.trees import inner_product, map_leaves, total, zeros_like
@@ -35,6 +35,7 @@ from gdjax.core.types import OptState, Pair, Params, PyTree, Scalar, Updates
 from gdjax.wrappers.shared.skipping import at_steps
 
 CALL = "self_tuning(names=...)"
+FIRST = 2  # steps after which means are of more than one gradient; SOAP does not count its first
 Ends = tuple[float, float]  # of the range of a number
 
 
@@ -60,6 +61,7 @@ class SelfTuning(NamedTuple):
     """What the wrapper remembers."""
 
     slopes: dict[str, Updates]  # s_t: name -> derivative of the last update in z, like the updates
+    taken: Array  # int32, steps of the optimizer so far
     bounds: Bounds
     tuner: OptState  # state of the tuner
     inner: OptState  # state of the optimizer
@@ -103,7 +105,10 @@ def _self_tuning(grads, slots, params, count, *, names, normalize, inner, tuner,
         rows = list(zip(*columns, strict=True))
         for place, own in zip(group, _owned(updates_of, old, group, grads), strict=True):
             gain, *squares = (total([rows[i][k] for i in own]) for k in range(3))
-            gains[place.name] = _cosine(gain, *squares) if normalize else gain
+            gain = _cosine(gain, *squares) if normalize else gain
+            # a mean of one gradient does not depend on its decay: that derivative is all rounding
+            of_mean = place.allowed is not None and place.allowed.decay
+            gains[place.name] = jnp.where(slots.taken > FIRST, gain, 0) if of_mean else gain
     z = {k: _free(x, ends[k]) for k, x in old.items()}
     moves, tuned = tuner(gains, slots.tuner, z)
     useful = _all(jnp.isfinite, (gains, moves)) & ~_all(lambda x: x == 0, gains)
@@ -122,24 +127,13 @@ def _self_tuning(grads, slots, params, count, *, names, normalize, inner, tuner,
         seeds = [_stretch(new[k], ends[k]) for k in own]
         step = functools.partial(_with_values, updates_of, new, own)
         at = [new[k].value for k in own]
-        updates, slope, state = jax.jvp(step, (at,), (seeds,), has_aux=True)
-        slopes[name] = jax.tree.map(_without_rounding, slope, updates)
+        updates, slopes[name], state = jax.jvp(step, (at,), (seeds,), has_aux=True)
     state = cast_like(state, slots.inner)
     slopes = cast_like(slopes, slots.slopes)
-    after = SelfTuning(slopes, slots.bounds, tuned, state)
+    taken = safe_increment(slots.taken)
+    after = SelfTuning(slopes, taken, slots.bounds, tuned, state)
     left = updates, slots._replace(inner=_put(state, places, old))
     return at_steps(state, lambda: (updates, after), left)
-
-
-def _without_rounding(slope: Array, update: Array) -> Array:
-    """Return the derivative, or zeros if it is what rounding of the update leaves of an exact zero.
-
-    Bias correction makes Adam's first update independent of its decays, and the cosine of a vector
-    does not depend on its length. Rounding leaves at most 5 units for most optimizers, 40 for SOAP.
-    """
-    unit = jnp.finfo(jnp.promote_types(update.dtype, jnp.float32)).eps
-    largest, scale = (jnp.max(jnp.abs(x), initial=0) for x in (slope, update))
-    return jnp.where(largest <= 64 * unit * scale, 0, slope)
 
 
 def _cosine(product: Array, *squares: Array) -> Array:
@@ -347,7 +341,7 @@ def _fresh(init: InitFn, tuner: InitFn, names: tuple[str, ...], params: Params) 
             raise ValueError(f"{CALL}: two names mean {place.name!r}.")
     z = {k: _free(x, e) for (k, x), e in zip(_read(state, places).items(), ends, strict=True)}
     slopes = {name: zeros_like(params) for name in names}
-    return SelfTuning(slopes, Bounds(tuple(ends)), tuner(z), state)
+    return SelfTuning(slopes, jnp.zeros((), jnp.int32), Bounds(tuple(ends)), tuner(z), state)
 
 
 def _descend(gain, slots, z, count, *, tuning_rate):
@@ -382,9 +376,9 @@ def self_tuning(
 
     A step in which the optimizer does nothing (a guard skips it, gradients are accumulated), or
     whose :math:`h_t` is 0 or not finite, as where squares of gradients leave the range of float32,
-    leaves the numbers as they are. A derivative of a leaf's update below 64 units of the update's
-    rounding counts as 0: the first update of Adam does not depend on b1 and b2.
-    `hyperparams(state)` reads the numbers, and `with_hyperparams` may change them at any time.
+    leaves the numbers as they are. Decays of means stay for the first two steps: Adam's first
+    update does not depend on b1 and b2. `hyperparams(state)` reads the numbers, and
+    `with_hyperparams` may change them at any time.
 
     Known against it: the derivative is that of one step. With noisy gradients, rates that are best
     for one step are lower than those that are best for a whole run (Wu et al. 2018, arXiv
