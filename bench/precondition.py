@@ -5,8 +5,11 @@ import importlib
 import statistics
 
 import jax
-from harness import Row, seconds
+import jax.numpy as jnp
+from harness import Row, interleaved, seconds
 from steps import donated_step, transformer
+from training.workloads import python_docs
+from training.workloads import transformer as transformer_of_bytes
 
 import gdjax
 from gdjax.core.blocks import map_blocks
@@ -102,4 +105,36 @@ def precondition(options):
         yield Row(title, state["ours"], "AdamW", state["AdamW"], None, unit="MB")
 
 
-WORKLOADS = {f.__name__: f for f in (precondition,)}
+def default_steps(options):
+    """Five steps of a transformer, gradients included, with `default_optimizer` and with AdamW."""
+    width, batches = (64, (2,)) if options.quick else (256, (16, 32))
+    model = transformer_of_bytes("", width, width // 64, 2, 128, python_docs)
+    params = model.params(jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+
+    def stepper(opt, batch):
+        carry = jax.tree.map(jnp.copy, params), opt.init(params)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def step(carry):
+            params, state = carry
+            updates, state = opt.update(jax.grad(model.loss_fn)(params, batch), state, params)
+            return gdjax.apply_updates(params, updates), state
+
+        def call():  # one of five steps renews the bases
+            nonlocal carry
+            for _ in range(5):
+                carry = step(carry)
+            return carry
+
+        return call
+
+    for rows in batches:
+        batch = jnp.asarray(model.data[:rows])
+        sides = {"ours": gdjax.default_optimizer(1000), "AdamW": gdjax.adamw(1e-3)}
+        times = interleaved({k: stepper(o, batch) for k, o in sides.items()}, options.repeats)
+        title = f"5 steps of a transformer, {size:.1f} M parameters, {128 * rows} tokens, default"
+        yield Row(title, times["ours"], "AdamW", times["AdamW"], 1 / 1.15)
+
+
+WORKLOADS = {f.__name__: f for f in (precondition, default_steps)}

@@ -263,8 +263,8 @@ def seconds(options):
         found[name] = found.get(name, {}) | row
         print(name, row, flush=True)
         jax.clear_caches()
-    lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
-    (options.store / "seconds.json").write_text(f"{{\n{lines}\n}}\n")
+        lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
+        (options.store / "seconds.json").write_text(f"{{\n{lines}\n}}\n")
 
 
 def spent(run):

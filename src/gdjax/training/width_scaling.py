@@ -367,6 +367,9 @@ def width_scaling(
     divides by their width, not its root, and an embedding that is also the output layer needs a
     factor of :math:`1 / i` on the outputs.
 
+    Known against it: with Shampoo without a graft the best rate grew 2.2 times from width 64 to 256
+    in our measurement, and not at all with one rate for all parameters (the guide "Scaling").
+
     Differences: `mup`, for torch, multiplies the output by :math:`1 / i` in the model (table
     8), where here its initial size and rate are smaller (table 3); the functions computed are the
     same for Adam without eps.
