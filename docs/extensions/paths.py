@@ -30,6 +30,7 @@ START = (-1.2, 1.0)
 
 # How a factory is called, besides its learning rate, and what readers must know of it.
 OPTIONS = {
+    "default_optimizer": dict(steps=STEPS),
     "dpsgd": dict(l2_norm_clip=5.0, noise_multiplier=0.1, seed=0),
     "fista": dict(prox=gdjax.proximal.prox_none),
     "galore": dict(rank=1),
@@ -40,6 +41,7 @@ OPTIONS = {
 }
 STARTS = {"mirror_descent": (0.2, 1.6)}
 REMARKS = {
+    "default_optimizer": "A matrix of one column is not rotated: this is Adam with its schedule.",
     "dpsgd": "Each gradient is that of one example, clipped to norm 5.",
     "galore": "A 2 x 1 matrix has rank 1, so that the projection loses nothing: this is Adam.",
     "l_dog": "There is only one array, so that this is `dog`.",
@@ -96,7 +98,8 @@ def make(name, rate=1.0):
     given = {"output_fn": output_fn, "residual_fn": residual_fn}
     options = {k: v for k, v in given.items() if k in parameters} | OPTIONS.get(name, {})
     if name not in OWN_RATE:
-        options[next(iter(parameters))] = rate
+        first = next(iter(parameters))
+        options["learning_rate" if "learning_rate" in parameters else first] = rate
     return factory(**options)
 
 
