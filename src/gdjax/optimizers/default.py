@@ -73,7 +73,7 @@ def default_optimizer(
     Good for: a first run of a network that is trained from random parameters.
 
     Evidence: authors only. On the six small workloads of
-    https://github.com/gdjax/gdjax/tree/main/bench/training it takes 1.85 times fewer steps to the
+    https://github.com/gdjax/gdjax/blob/main/bench/training/README.md it takes 1.85 times fewer steps to the
     targets than AdamW that is tuned in AlgoPerf's space, and 1.35 times fewer than AdamW that is
     tuned with rates to 0.1, with one configuration, which was chosen on these workloads; on their
     variants, where nothing was chosen, all targets are reached as well. Models of more than a
