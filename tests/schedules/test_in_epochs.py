@@ -29,16 +29,32 @@ def in_steps(kwargs, n=N):
             return {n * k: v for k, v in value.items()}
         if name == "cosine_kwargs":
             return [in_steps(one, n) for one in value]
+        if isinstance(value, gdjax.Schedule):  # a part
+            lengths = jax.tree.map(lambda x: n * x, {k: getattr(value, k) for k in value.lengths})
+            return dataclasses.replace(value, **lengths)
         return n * value if name in LENGTHS and value is not None else value
 
     return {k: longer(k, v) for k, v in kwargs.items()}
 
 
-IN_TOKENS = ("half_life", "in_tokens", "scaled_by_batch_size", "times")  # or hold a schedule
-OF_STEPS = [case for case in CASES if case.factory not in IN_TOKENS]
+STEPS = [case for case in CASES if case.factory != "in_tokens"]
 
 
-@pytest.mark.parametrize("case", OF_STEPS, ids=lambda case: case.name)
+@pytest.mark.parametrize("wrong", [gdjax.in_epochs, gdjax.in_tokens])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: gdjax.times(s, 0.5)])
+def test_a_schedule_has_lengths_in_one_unit(wrong, wrap):
+    line = gdjax.linear_schedule(1.0, 0.0, 10)
+    for unit, inside in (
+        ("epochs", gdjax.in_epochs(line, 5)),
+        ("tokens", gdjax.in_tokens(line, 5)),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"{wrong.__name__}\(schedule=...\).*in {unit} already"
+        ):
+            wrong(wrap(inside), 5)
+
+
+@pytest.mark.parametrize("case", STEPS, ids=lambda case: case.name)
 def test_every_schedule_is_the_one_in_steps_bit_for_bit(case):
     epochs = gdjax.in_epochs(case.make(), N)
     steps = getattr(gdjax, case.factory)(**in_steps(case.kwargs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class InEpochs(Schedule):
       given: whether the user gave it, so that data do not change it.
     """
 
+    unit: ClassVar[str] = "epochs"
     schedule: Any
     steps_per_epoch: Leaf
     first_step: Leaf
@@ -127,7 +128,7 @@ def in_epochs(
       continues at the same epoch.
 
     Raises:
-      TypeError: if the schedule cannot be called, or is in epochs already.
+      TypeError: if the schedule cannot be called, or is in epochs or tokens already.
       ValueError: for a number out of range; in a step, if the steps in an epoch are not known.
 
     Example:
@@ -144,14 +145,20 @@ def in_epochs(
       {'learning_rate': 0.5}
     """
     inside = as_schedule(schedule, "in_epochs(schedule=...) must be a schedule or a function")
-    if _all_in_epochs(inside):
-        raise TypeError(
-            "in_epochs(schedule=...) must be in steps, got one that is, or has a part that is, in "
-            "epochs already. Put in_epochs around the whole, or around the parts."
-        )
+    check_in_steps("in_epochs", inside)
     given = steps_per_epoch is not None
     steps, first = numbers(steps_per_epoch if given else math.nan, 0.0)
     return InEpochs(inside, steps, first, staircase, known=given, given=given)
+
+
+def check_in_steps(name: str, schedule: Schedule) -> None:
+    """Raise if the lengths of a schedule, or of a part of it, are in another unit than steps."""
+    for node in jax.tree.leaves(schedule, is_leaf=lambda node: hasattr(node, "unit")):
+        if hasattr(node, "unit"):
+            raise TypeError(
+                f"{name}(schedule=...) must be in steps, got one that is, or has a part that is, "
+                f"in {node.unit} already. Put {name} around the parts that are in steps."
+            )
 
 
 def _all_in_epochs(tree: PyTree) -> list[InEpochs]:

@@ -21,7 +21,7 @@ from gdjax.core.numerics import Decay
 from gdjax.core.times import Product, as_factor, value_of
 from gdjax.core.types import Number, Scalar, ScheduleFn
 from gdjax.schedules.curves import Leaf, numbers, real, since
-from gdjax.schedules.epochs import stretched
+from gdjax.schedules.epochs import check_in_steps, stretched
 from gdjax.schedules.join import as_schedule
 from gdjax.schedules.piecewise import PiecewiseConstant
 from gdjax.schedules.transition import Constant
@@ -45,6 +45,7 @@ class HalfLife(DecaySchedule):
 class InTokens(Schedule):
     """A schedule whose lengths are in tokens; see `in_tokens`."""
 
+    unit: ClassVar[str] = "tokens"
     lengths: ClassVar[tuple[str, ...]] = ()
     schedule: Any
     tokens_per_step: Any
@@ -170,8 +171,8 @@ def in_tokens(schedule: ScheduleFn, tokens_per_step: Scalar) -> Schedule:
       A `Schedule`, in which the schedule's own numbers are found under "schedule".
 
     Raises:
-      TypeError: if the schedule cannot be called, or if the tokens of a step are a schedule of
-        another kind, whose sum is not known.
+      TypeError: if the schedule cannot be called, or is in epochs or tokens already; if the tokens
+        of a step are a schedule of another kind, whose sum is not known.
       ValueError: if a concrete number is out of range.
 
     Example:
@@ -181,6 +182,7 @@ def in_tokens(schedule: ScheduleFn, tokens_per_step: Scalar) -> Schedule:
       [1.  0.9 0.8 0.7 0.6 0.4 0.2 0. ]
     """
     inside = as_schedule(schedule, "in_tokens(schedule=...) must be a schedule or a function")
+    check_in_steps("in_tokens", inside)
     per_step = _number(tokens_per_step)
     if isinstance(per_step, Schedule) and not _has_a_sum(per_step):
         raise TypeError(
