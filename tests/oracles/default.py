@@ -46,7 +46,7 @@ CASES = [
             b2=0.9,
             weight_decay=0.1,
             warmup=0.01,
-            base_width=1.2,
+            base_width=0.8,
         ),
         partial(default_optimizer, precondition_frequency=4),
     ),
