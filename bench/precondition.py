@@ -7,7 +7,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 from harness import Row, interleaved, seconds
-from steps import donated_step, transformer
+from steps import donated_step, trained, transformer
 from training.workloads import python_docs
 from training.workloads import transformer as transformer_of_bytes
 
@@ -112,27 +112,11 @@ def default_steps(options):
     params = model.params(jax.random.key(0))
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
 
-    def stepper(opt, batch):
-        carry = jax.tree.map(jnp.copy, params), opt.init(params)
-
-        @functools.partial(jax.jit, donate_argnums=0)
-        def step(carry):
-            params, state = carry
-            updates, state = opt.update(jax.grad(model.loss_fn)(params, batch), state, params)
-            return gdjax.apply_updates(params, updates), state
-
-        def call():  # one of five steps renews the bases
-            nonlocal carry
-            for _ in range(5):
-                carry = step(carry)
-            return carry
-
-        return call
-
     for rows in batches:
-        batch = jnp.asarray(model.data[:rows])
+        loss_fn = functools.partial(model.loss_fn, batch=jnp.asarray(model.data[:rows]))
         sides = {"ours": gdjax.default_optimizer(1000), "AdamW": gdjax.adamw(1e-3)}
-        times = interleaved({k: stepper(o, batch) for k, o in sides.items()}, options.repeats)
+        calls = {k: trained(opt, loss_fn, params, steps=5) for k, opt in sides.items()}
+        times = interleaved(calls, options.repeats)  # one of five steps renews the bases
         title = f"5 steps of a transformer, {size:.1f} M parameters, {128 * rows} tokens, default"
         yield Row(title, times["ours"], "AdamW", times["AdamW"], 1 / 1.15)
 

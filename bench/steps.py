@@ -58,6 +58,25 @@ def donated_step(lib, opt):
     return step
 
 
+def trained(opt, loss_fn, params, steps=1):
+    """Return a function that does steps with gradients, each a donated program."""
+    carry = jax.tree.map(jnp.copy, params), opt.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(carry):
+        params, state = carry
+        updates, state = opt.update(jax.grad(loss_fn)(params), state, params)
+        return gdjax.apply_updates(params, updates), state
+
+    def run():
+        nonlocal carry
+        for _ in range(steps):
+            carry = step(carry)
+        return carry
+
+    return run
+
+
 def stepper(lib, make, params, grads):
     """Return a function that does one step, and the list with its parameters and state."""
     opt = make(lib)

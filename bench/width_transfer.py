@@ -44,6 +44,7 @@ OPTIMIZERS = {
     ),
     "default": (with_numbers(gdjax.default_optimizer, steps=40), 1e-3, 0.26, (64, 128, 256, 512)),
 }
+WITHOUT = {"default": dict(base_width=1e9)}  # what turns off the optimizer's own factors
 
 
 @functools.cache
@@ -62,9 +63,7 @@ def score(width, factory, rates, scaled, seed):
     x, y = data()
     batches = jax.random.randint(jax.random.key(200 + seed), (STEPS, BATCH), 0, len(x))
     params = model(width).init(jax.random.key(100 + seed))
-    if factory is OPTIMIZERS["default"][0]:
-        factory = factory if scaled else functools.partial(factory, base_width=1e9)
-    elif scaled:
+    if scaled:
         base = model(BASE).init(jax.random.key(seed))
         wide = jax.eval_shape(model(2 * BASE).init, jax.random.key(seed))
         scaling = gdjax.width_scaling(params, base, wide)
@@ -109,7 +108,10 @@ def main():
         rates = np.geomspace(low, high, 1 + round(2 * np.log2(high / low)))
         for scaled in (True, False):
             for width in args.widths or widths:
-                rows = [score(width, factory, rates, scaled, seed) for seed in range(SEEDS)]
+                make, by_helper = factory, scaled and name not in WITHOUT
+                if not scaled:
+                    make = with_numbers(factory, **WITHOUT.get(name, {}))
+                rows = [score(width, make, rates, by_helper, seed) for seed in range(SEEDS)]
                 mean = np.mean(rows, 0)
                 row = dict(best=best_rate(rates, mean), score=float(mean.min()))
                 kind = found.setdefault(name, {}).setdefault("scaled" if scaled else "standard", {})

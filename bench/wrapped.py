@@ -1,13 +1,12 @@
 """Wrappers: accumulation, guards, groups of parameters, tuning; compared with optax's, or none."""
 
-import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import optax
 from harness import Row, copy_bandwidth, interleaved
-from steps import donated_step, race, transformer
+from steps import donated_step, race, trained, transformer
 
 import gdjax
 
@@ -79,26 +78,12 @@ def self_tuned(options):
         losses = gdjax.softmax_cross_entropy_with_integer_labels(apply(params, images), labels)
         return jnp.mean(losses)
 
-    def stepper(opt):
-        carry = jax.tree.map(jnp.copy, params), opt.init(params)
-
-        @functools.partial(jax.jit, donate_argnums=0)
-        def step(carry):
-            params, state = carry
-            updates, state = opt.update(jax.grad(loss_fn)(params), state, params)
-            return gdjax.apply_updates(params, updates), state
-
-        def call():
-            nonlocal carry
-            carry = step(carry)
-            return carry
-
-        return call
-
     adamw = gdjax.adamw(1e-4)
     for names, target in ((("learning_rate",), 1 / 1.5), (("learning_rate", "b1"), None)):
         sides = {"ours": gdjax.self_tuning(adamw, names), "alone": adamw}
-        times = interleaved({k: stepper(opt) for k, opt in sides.items()}, options.repeats)
+        times = interleaved(
+            {k: trained(opt, loss_fn, params) for k, opt in sides.items()}, options.repeats
+        )
         title = f"training step of an MLP, AdamW that tunes {' and '.join(names)}"
         yield Row(title, times["ours"], "AdamW alone", times["alone"], target)
 

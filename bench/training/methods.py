@@ -433,7 +433,7 @@ METHODS = {
         self_tuning=True,
     ),
     "default_optimizer": Method(
-        lambda c, rate, steps: gdjax.default_optimizer(2 * steps / 3),
+        lambda c, rate, steps: gdjax.default_optimizer(2 * steps / 3, c.learning_rate),
         {"learning_rate": [0.02]},
         "its defaults, which were chosen on the base workloads; the schedule ends with the budget "
         "of the tuned methods",
