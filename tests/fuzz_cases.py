@@ -219,6 +219,15 @@ OWN = {
     "treewise": dict(rule=tree_rule),
     "schedule": None,  # a decorator of classes
     "safe_increment": dict(count=jnp.array(1)),
+    "half_life": dict(tokens=100.0, tokens_per_step=4.0),
+    "in_tokens": dict(schedule=gdjax.linear_schedule(1.0, 0.0, 100), tokens_per_step=4.0),
+    "scaled_by_batch_size": dict(value=0.1, tokens_per_step=4.0, reference=2.0),
+    "times": dict(value=0.1, multipliers=0.5),
+    "preset": dict(optimizer="muon", name="torch"),
+    "update_floor": dict(ratio=1e-3),
+    "width_scaling": dict(
+        params={"w": jnp.ones((2, 4)), "b": jnp.ones(4)}, base_params=PARAMS, wide_params=None
+    ),
     "in_epochs": dict(schedule=gdjax.linear_schedule(1.0, 0.0, 2), steps_per_epoch=4),
     "with_steps_per_epoch": dict(steps_per_epoch=4),
     "nnls": dict(A=MATRIX, b=jnp.ones(2)),

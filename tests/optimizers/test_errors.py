@@ -10,7 +10,7 @@ import gdjax
 from gdjax.namespace import HOMES
 
 REQUIRED = dict(
-    learning_rate=0.1, decay=0.9, l2_norm_clip=1.0, noise_multiplier=1.0, seed=0, beta=0.9
+    learning_rate=0.1, decay=0.9, l2_norm_clip=1.0, noise_multiplier=1.0, seed=0, beta=0.9, steps=9
 )
 PARAMS = {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}
 PER_EXAMPLE = {"dpsgd"}  # gradients with one more axis

@@ -35,7 +35,7 @@ from gdjax.core.checks import check_choice, strict
 from gdjax.core.hyper import first_match, nearest, path_name
 from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg.matrices import DimensionNumbers, matrix_axes
 from gdjax.linalg.shapes import blocks_of, merged_shape
 
@@ -329,9 +329,9 @@ def _sides(spec: DimensionNumbers, shape: tuple[int, ...]) -> tuple[int, int]:
 
 @strict()
 def width_scaling(
-    params: Params,
-    base_params: Params,
-    wide_params: Params | None = None,
+    params: ArrayTree,
+    base_params: ArrayTree,
+    wide_params: ArrayTree | None = None,
     *,
     layout: Layout = "in_out",
     dimension_numbers: Mapping[str, DimensionNumbers | None] | None = None,

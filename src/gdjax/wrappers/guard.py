@@ -16,7 +16,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import FINITE, check_range, strict
+from gdjax.core.checks import FINITE, as_float_leaves, check_range, strict
 from gdjax.core.every import either
 from gdjax.core.lift import treewise
 from gdjax.core.protocols import SkipsSteps, also_took_step, states_in
@@ -173,7 +173,8 @@ def skip_large_updates(
     del gradient_step, params
     if max_squared_norm is None:
         raise TypeError("skip_large_updates needs max_squared_norm=...")
-    norm_squared = sum_sq(jax.tree.map(jnp.asarray, updates))
+    leaves, _ = as_float_leaves("skip_large_updates(updates=...)", updates)
+    norm_squared = sum_sq(leaves)
     should_skip = ~(norm_squared < max_squared_norm)
     return should_skip, {"should_skip": should_skip, "norm_squared": norm_squared}
 
