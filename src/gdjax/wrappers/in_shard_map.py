@@ -91,14 +91,35 @@ def in_shard_map(optimizer: Pair, specs: PyTree) -> Optimizer:
     def init(params: Params) -> OptState:
         return _init(pair.init, known, params)
 
-    def update(
-        updates: Updates, state: OptState, params: Params = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        return _update(pair, known, updates, state, params, extra)
+    return Optimizer(init, InShardMap(pair, known, called("in_shard_map")))
 
-    name = called("in_shard_map")
-    update.__name__ = update.__qualname__ = name
-    return Optimizer(init, update)
+
+class InShardMap:
+    """The update function: equal to another for the same update and specs, whatever the numbers.
+
+    So an optimizer that is built again in each step does not compile again. `init` is needed for
+    the structure of the state only, and another structure is traced anew.
+    """
+
+    def __init__(self, pair: Pair, known: Specs, name: str):
+        """Keep the optimizer and its specs."""
+        self._pair, self._known = pair, known
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        """Return `(updates, state)` after one step."""
+        return _update(self._pair, self._known, updates, state, params, extra)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InShardMap) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, Specs]:
+        return self._pair[1], self._known
 
 
 def _as_spec(split: Split) -> PartitionSpec:
