@@ -44,8 +44,9 @@ class Method:
         attributes, the learning rate as a schedule, and the number of steps.
       space: as in `gdjax.sample`; for a self-tuning method a single config.
       source: where the space is published, and what was added.
-      schedule: "cosine" to 0, "linear" to `end_factor` at 90 % of the steps, or "constant"; each
-        after a linear warm-up over 5 % of the steps, as in AlgoPerf.
+      schedule: "cosine" to 0, "linear" to `end_factor` at 90 % of the steps, "constant", or a
+        cooldown to 0 over the last half, "linear cooldown" or "power cooldown"; each after a linear
+        warm-up over 5 % of the steps, as in AlgoPerf.
       warmup: the share of the steps.
       self_tuning: whether it has one configuration for all workloads, and 1.5 times the steps.
     """
@@ -74,9 +75,19 @@ class Method:
                         )
                     case "constant":
                         rate = gdjax.warmup_constant_schedule(0.0, rate, warm)
+                    case "linear cooldown":
+                        rate = cooldown(rate, warm, steps, cooldown="linear")
+                    case "power cooldown":
+                        rate = cooldown(rate, warm, steps, cooldown="power", power=1.5)
             return self.make(c, rate, steps)
 
         return factory
+
+
+def cooldown(rate, warm, steps, **shape):
+    """Return a schedule whose last half falls to 0."""
+    half = round(0.5 * steps)
+    return gdjax.wsd_schedule(0.0, rate, warm, steps - half - warm, half, 0.0, **shape)
 
 
 def adam_like(name, b1="b1", **more):
@@ -159,6 +170,44 @@ def hyperball(base):
         return gdjax.hyperball(inner, angle)
 
     return make
+
+
+def normuon_then(*transforms, floor=False):
+    """Return how NorMuon without decay is built, with transforms of its steps after it."""
+
+    def make(c, rate, steps):
+        optimizer = gdjax.normuon(
+            rate, muon_weight_dimension_numbers=gdjax.by_path(MATRICES, allow_unused=True)
+        )
+        after = [transform() for transform in transforms]
+        if floor:
+            warm = round(0.05 * steps)
+            angle = gdjax.warmup_cosine_decay_schedule(0.0, c.floor, warm, steps, 0.0)
+            after.append(gdjax.update_floor(angle))
+        return gdjax.chain(optimizer, *after)
+
+    return make
+
+
+def muon_preset(name):
+    """Return a row of Muon with published numbers; both rates have the schedule."""
+    numbers = gdjax.preset("muon", name)
+    peak = numbers.pop("learning_rate")
+    adam_peak = numbers.pop("adam_learning_rate", peak)
+
+    def make(c, rate, steps):
+        warm = round(0.02 * steps)
+        return gdjax.muon(
+            rate,
+            adam_learning_rate=gdjax.warmup_cosine_decay_schedule(
+                0.0, c.learning_rate * (adam_peak / peak), warm, steps, 0.0
+            ),
+            muon_weight_dimension_numbers=gdjax.by_path(MATRICES, allow_unused=True),
+            **numbers,
+        )
+
+    space = {"learning_rate": [peak]}
+    return Method(make, space, f'preset("muon", "{name}")', warmup=0.02, self_tuning=True)
 
 
 def self_tuning(rate, decay=0.01):
@@ -368,6 +417,49 @@ METHODS = {
         },
         "angles around the authors' 0.018 (arXiv 2603.28743); the rest as AlgoPerf's AdamW",
     ),
+    "snoo_adamw": Method(
+        lambda c, rate, steps: gdjax.lookahead(
+            adam_like("adamw")(c, rate, steps),
+            sync_period=28,
+            outer_optimizer=gdjax.sgd(0.68, momentum=0.37, nesterov=True),
+        ),
+        ADAM,
+        f"{AS_ADAMW}; the outer numbers from record 12 of modded-nanogpt's medium track",
+    ),
+    "linear_cooldown_adamw": Method(adam_like("adamw"), ADAM, AS_ADAMW, "linear cooldown"),
+    "power_cooldown_adamw": Method(
+        adam_like("adamw"),
+        ADAM,
+        f"{AS_ADAMW}; power 1.5 from the records of modded-nanogpt",
+        "power cooldown",
+    ),
+    "normuon_floor": Method(
+        normuon_then(floor=True),
+        {"learning_rate": ADAM["learning_rate"], "floor": log_uniform(1e-3, 3e-2)},
+        f"{AS_ADAMW}; floors around the records' 0.38 times the rate, no decay",
+    ),
+    "normuon_brake": Method(
+        normuon_then(gdjax.radial_brake, gdjax.pin_radius),
+        {"learning_rate": ADAM["learning_rate"]},
+        f"{AS_ADAMW}; the brake's defaults, from result 29 of modded-nanogpt's track 3, no decay",
+    ),
+    "one_sided_shampoo": Method(
+        adam_like("shampoo", one_sided=True),
+        ADAM | {"one_minus_b1": log_uniform(1e-2, 0.15)},
+        f"{ALGOPERF}, as Shampoo (arXiv 2503.10537)",
+    ),
+    "madgrad": Method(
+        lambda c, rate, steps: gdjax.madgrad(
+            rate, momentum=1 - c.one_minus_b1, weight_decay=c.weight_decay
+        ),
+        {
+            "learning_rate": log_uniform(1e-3, 1e-1),
+            "one_minus_b1": ADAM["one_minus_b1"],
+            "weight_decay": MOMENTUM["weight_decay"],
+        },
+        "rates around the authors' 1e-2 (arXiv 2101.11075); decays as AlgoPerf's momentum, since "
+        "the authors advise small ones",
+    ),
     # one configuration for all workloads, 1.5 times the steps
     "nadamw_self_tuning": Method(
         adam_like("nadamw", formula="algoperf", b2=0.9955159689799007),
@@ -432,6 +524,9 @@ METHODS = {
         warmup=0.02,
         self_tuning=True,
     ),
+    "muon_jordan": muon_preset("jordan"),
+    "muon_moonlight": muon_preset("moonlight"),
+    "muon_dion": muon_preset("dion"),
     "default_optimizer": Method(
         lambda c, rate, steps: gdjax.default_optimizer(2 * steps / 3, c.learning_rate),
         {"learning_rate": [0.02]},
