@@ -1,6 +1,7 @@
-"""Shared by tests and doctests: print numbers as a reader would; give back compiled programs."""
+"""Shared by tests and doctests: print numbers as a reader would; close figures and programs."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import jax
@@ -16,6 +17,14 @@ _tests = itertools.count(1)
 def _short_numbers():
     with np.printoptions(precision=4, suppress=True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_figures():
+    """Close what a test drew: matplotlib warns of the 21st open figure."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True)

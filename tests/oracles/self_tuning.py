@@ -36,7 +36,7 @@ CASES = [
         lambda tuning_rate, **numbers: gdjax.self_tuning(
             gdjax.sgd(**numbers), ("learning_rate", "momentum"), tuning_rate
         ),
-        dict(learning_rate=0.05, momentum=0.8, tuning_rate=0.2),
+        dict(learning_rate=0.05, momentum=0.8, tuning_rate=0.05),
         sgd_hd,
     ),
 ]

@@ -306,9 +306,7 @@ def test_a_population_survives_a_file(tmp_path):
 @pytest.fixture
 def pictures():
     pytest.importorskip("matplotlib").use("Agg")
-    plt = pytest.importorskip("matplotlib.pyplot")
-    yield plt
-    plt.close("all")
+    return pytest.importorskip("matplotlib.pyplot")
 
 
 def named(ax, label):

@@ -34,7 +34,7 @@ def whole_bounds(name: str, lower: Bound, upper: Bound, params: Params) -> tuple
       params: a tree of float arrays.
     """
     leaves, treedef = jax.tree.flatten(params)
-    leaves = [jnp.asarray(p) for p in leaves]
+    leaves = [p if hasattr(p, "dtype") else jnp.asarray(p) for p in leaves]  # or shapes, at init
     if any(jnp.iscomplexobj(p) for p in leaves):
         raise TypeError(f"{name} needs real parameters: complex numbers have no order.")
     low = _whole(f"{name}(lower=...)", lower, -jnp.inf, leaves, params)

@@ -220,6 +220,7 @@ def draw_against(
         in.
       alone: whether it is a plot of its own, with lines, colours and a legend.
     """
+    _check_color(color, data.columns)
     ax, at = new_axes(ax), _positions(data.columns[x])
     others = [k for k in varying(data.columns) if k != x] if alone else []
     lines = _grouped(data.columns, others)
@@ -426,6 +427,7 @@ def draw_curves(
       ax: see `new_axes`.
       color: the hyperparameter that colours show; None is the first one that points differ in.
     """
+    _check_color(color, data.columns)
     ax, names = new_axes(ax), varying(data.columns)
     shown = _some(len(step), 1000)
     step, (mean, error) = step[shown], (c[:, shown] for c in curves)
@@ -492,12 +494,15 @@ def _line_colours(count: int, lines: list[np.ndarray]) -> np.ndarray:
     return colours
 
 
+def _check_color(color: str | None, columns: Columns) -> None:
+    if color is not None and color not in columns:
+        raise ValueError(
+            f"SweepResult: color={color!r} must be one of {', '.join(columns)}, a hyperparameter."
+        )
+
+
 def _colours(ax: Any, columns: Columns, name: str) -> np.ndarray:
     """Return (points, 4), colours by one hyperparameter, and explain them beside the axes."""
-    if name not in columns:
-        raise ValueError(
-            f"SweepResult: color={name!r} must be one of {', '.join(columns)}, a hyperparameter."
-        )
     cm, colors = (require(f"matplotlib.{k}", "plots", "plot()") for k in ("cm", "colors"))
     values, cmap = columns[name], "viridis"
     place, kinds = _positions(values), []

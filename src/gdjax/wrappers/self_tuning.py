@@ -383,8 +383,10 @@ def self_tuning(
     Known against it: the derivative is that of one step. With noisy gradients, rates that are best
     for one step are lower than those that are best for a whole run (Wu et al. 2018, arXiv
     1803.02021), so from a well tuned rate it may end with a higher loss. It is for bad starts. A
-    rate at which the first steps destroy the model is not repaired. The derivative by a number that
-    passes through a sign only, as b1 and b2 of `lion`, is 0: it stays.
+    rate at which the first steps destroy the model is not repaired. Plain steps of `sgd` beyond the
+    largest stable rate grow faster than the rate falls: clip them, as in
+    `chain(clip_by_global_norm(1.0), sgd(1e-4))`. The derivative by a number that passes through a
+    sign only, as b1 and b2 of `lion`, is 0: it stays.
 
     Evidence: authors only. From learning rates far too small, SGD, Nesterov's method and Adam come
     close to their tuned losses (Baydin et al. 2017, arXiv 1703.04782); on several levels, results
