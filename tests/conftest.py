@@ -45,6 +45,7 @@ NOT_QUICK = ("slow", "rest", "interop", "processes", "site")
 def pytest_addoption(parser):
     parser.addoption("--share", type=int, default=1, help="run every n-th test, by a hash")
     parser.addoption("--cases", type=int, default=1, help="run every n-th case of each test")
+    parser.addoption("--turn", type=int, default=0, help="which of the n shares, from 0 on")
 
 
 def keep(config, items, kept):
@@ -53,21 +54,22 @@ def keep(config, items, kept):
     items[:] = [item for item in items if item in kept]
 
 
-def nth(item, n):
-    """Return 0 for every n-th item, by a hash of its name."""
-    return zlib.crc32(item.nodeid.encode()) % n
+def nth(item, n, turn=0):
+    """Return 0 for every n-th item, by a hash of its name; other ones in other turns."""
+    return (zlib.crc32(item.nodeid.encode()) + turn) % n
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what `make quick` runs; keep a share of all tests if only that is wanted."""
+    turn = config.getoption("--turn", 0)
     if (n := config.getoption("--share", 1)) > 1:
-        keep(config, items, {item for item in items if nth(item, n) == 0})
+        keep(config, items, {item for item in items if nth(item, n, turn) == 0})
     if (n := config.getoption("--cases", 1)) > 1:  # at least one of each test
         cases = collections.defaultdict(list)
         for item in items:
             cases[item.nodeid.partition("[")[0]].append(item)
-        least = {min(found, key=lambda item: nth(item, n)) for found in cases.values()}
-        keep(config, items, {item for item in items if nth(item, n) == 0} | least)
+        least = {min(found, key=lambda item: nth(item, n, turn)) for found in cases.values()}
+        keep(config, items, {item for item in items if nth(item, n, turn) == 0} | least)
     here = Path(__file__).parent
     for item in items:
         if not item.path.is_relative_to(here) or any(map(item.get_closest_marker, NOT_QUICK)):
