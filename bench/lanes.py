@@ -18,7 +18,7 @@ from harness import Row, interleaved, must_agree, seconds
 from sklearn.datasets import load_digits
 
 import gdjax
-from gdjax.training.devices import memory_of
+from gdjax.training.devices import all_devices, memory_of
 from gdjax.training.engine import lower_chunk
 from gdjax.training.lanes import make_kinds
 
@@ -54,8 +54,9 @@ def lanes(options):
     with pool() as processes:
         for name, (model, loss_fn, budget) in TASKS.items():
             params = model.init(jax.random.key(0))
-            for count in (1, 16) if options.quick else (1, 16, 256, 4096):
-                steps = 5 if options.quick else max(2, min(100, budget // count))
+            lengths = [(n, max(2, min(100, budget // n))) for n in (1, 16, 256, 4096)]
+            lengths.insert(1, (1, 1000))  # beside 100 steps of 30 µs, the call itself shows
+            for count, steps in ((1, 5), (16, 5)) if options.quick else lengths:
                 rates = np.logspace(-4, -2, count).astype(np.float32)
                 sides = {
                     "ours": functools.partial(ours, loss_fn, params, rates, data, steps),
@@ -189,9 +190,9 @@ def lanes_memory(options):
 def memory(loss_fn, params, data, count, vectorize):
     """Return the MB of the compiled program, and of what its lanes keep between steps."""
     configs = gdjax.grid({"learning_rate": np.logspace(-4, -2, count)})
-    (kind,), _ = make_kinds(
-        "sweep", loss_fn, params, gdjax.adam, configs, data, steps=10, vectorize=vectorize,
-        lanes_per_program=count,
+    (kind,) = make_kinds(
+        "sweep", loss_fn, params, gdjax.adam, configs, data, all_devices(), steps=10,
+        vectorize=vectorize, lanes_per_program=count,
     )  # fmt: skip
     used = memory_of(lower_chunk(kind.plan, kind.shapes, 10).compile())
     return used / 1e6, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kind.shapes)) / 1e6
