@@ -255,6 +255,8 @@ class Decay:
 
     def astype(self, dtype: DTypeLike) -> Decay:
         """Return the decay in another dtype; what that rounds off is kept as well."""
+        if jnp.dtype(dtype) == self.value.dtype:
+            return self
         value = cast(self.value, dtype)
         lost = self.value - value.astype(self.value.dtype)
         return Decay(value, cast(lost + self.rounding, dtype))
