@@ -64,10 +64,11 @@ def pytest_collection_modifyitems(config, items):
     turn = config.getoption("--turn", 0)
     if (n := config.getoption("--share", 1)) > 1:
         keep(config, items, {item for item in items if nth(item, n, turn) == 0})
-    if (n := config.getoption("--cases", 1)) > 1:  # at least one of each test
+    if (n := config.getoption("--cases", 1)) > 1:  # at least one of each test that is not slow
         cases = collections.defaultdict(list)
         for item in items:
-            cases[item.nodeid.partition("[")[0]].append(item)
+            if not item.get_closest_marker("slow"):
+                cases[item.nodeid.partition("[")[0]].append(item)
         least = {min(found, key=lambda item: nth(item, n, turn)) for found in cases.values()}
         keep(config, items, {item for item in items if nth(item, n, turn) == 0} | least)
     here = Path(__file__).parent

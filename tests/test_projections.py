@@ -129,6 +129,7 @@ def nearest_in_section(x, lower, upper, a, b):
     return y
 
 
+@pytest.mark.slow
 def test_box_sections_equal_bisection():
     """Normals of both signs with zeros among them, bounds that are none, ties, the empty set."""
     rng = np.random.default_rng(0)

@@ -217,6 +217,7 @@ def test_functions_and_their_data_go(use):
     assert [ref() is None for ref in refs] == [True] * len(refs)
 
 
+@pytest.mark.slow
 def test_large_closures_do_not_fill_the_memory():
     def once():
         data = jnp.ones(2**19)  # 2 MB
@@ -293,6 +294,7 @@ class Trainer:
         return [1.0, 2.0, 4.0, 8.0][i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["method", "object", "partial"])
 def test_an_object_is_what_it_is_now(how):
     trainer = Trainer()

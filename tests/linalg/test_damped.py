@@ -86,6 +86,7 @@ def test_shape_decides_and_zeros_do_no_harm():
         assert damped_direction(jnp.zeros((0, 3)), jnp.ones(0), 0.0, solver=form).shape == (3,)
 
 
+@pytest.mark.slow
 def test_preconditioners_save_steps():
     """Nystrom of rank 30 for fast decay; blocks for badly scaled parts."""
     rng = np.random.default_rng(0)
@@ -119,6 +120,7 @@ def test_preconditioners_save_steps():
             assert steps <= most, (largest, steps)
 
 
+@pytest.mark.slow
 def test_inverse_and_derivatives():
     """Against the matrix itself; also where singular values are equal."""
     rng = np.random.default_rng(0)

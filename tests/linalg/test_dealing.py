@@ -140,6 +140,7 @@ def test_stacks_sharded_over_layers_stay(name):
     compare(make, shapes, [lambda k: P("d")], 0.02)
 
 
+@pytest.mark.slow
 def test_counts_that_do_not_divide():
     """Tall and wide ones, more and fewer than devices, a huge one, a stack, an empty one; None."""
     shapes = {f"a{i}": (4, 8) for i in range(4)} | {f"t{i}": (8, 4) for i in range(3)}
@@ -202,6 +203,7 @@ def soaps(**more):
     return gdjax.soap(numbers, b1, mask=mask, **more)
 
 
+@pytest.mark.slow
 def test_numbers_by_path_staggered_inside_wrappers_and_eagerly():
     def wrapped(**more):
         inner = gdjax.groups({"v": gdjax.sgd(0.1), ".*": soaps(stagger=True, **more)})
@@ -224,6 +226,7 @@ def test_numbers_by_path_staggered_inside_wrappers_and_eagerly():
     assert gdjax.hyperparams(state)["b2"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_with_other_devices():
     place = on(MESH, lambda k: P(), SMALL)
     make = functools.partial(gdjax.soap, 0.02)
@@ -242,6 +245,7 @@ def test_a_state_goes_on_with_other_devices():
     assert_equal(params, expected)
 
 
+@pytest.mark.slow
 def test_scan_vmap_and_shapes_of_dealt_states():
     opt, params = gdjax.psgd_kron(0.02, mesh=MESH), arrays(SMALL, 0)
     state = opt.init(params)

@@ -46,6 +46,7 @@ def test_singular_values_come_into_the_published_range(name):
     np.testing.assert_allclose(left, right, atol=1e-10)  # singular values near each other mix
 
 
+@pytest.mark.slow
 def test_is_the_polar_factor_of_any_shape_and_complex():
     rng = np.random.default_rng(1)
     for shape in [(30, 3), (1, 7), (2, 5, 5)]:
@@ -89,6 +90,7 @@ def test_other_starts_use_more_of_the_unit_interval(preconditioning):
         np.testing.assert_allclose(scaled, same, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_zero_matrices_and_derivatives():
     weights = jnp.asarray(np.random.default_rng(7).normal(size=(2, 5)), jnp.float32)
     for form in ("direct", "gram"):

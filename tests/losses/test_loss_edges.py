@@ -176,6 +176,7 @@ def test_odd_norms_take_magnitudes():
     np.testing.assert_allclose(exact(loss, a, p, n), np.maximum(near - far + 1, 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sparsemax_gradient_is_sparsemax_less_onehot():
     scores = jnp.array([[3.0, 1.0, 2.5], [0.1, 0.2, 0.0]])
     grad = jax.grad(lambda s: L.multiclass_sparsemax_loss(s, jnp.array([1, 2])).sum())(scores)

@@ -115,6 +115,7 @@ def test_a_grid_of_rates_and_lengths_is_one_program():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_it_trains_with_short_slots_a_tuner_and_a_guard(dtype):
     model = gdjax.models.mlp([8, 16, 1])

@@ -137,6 +137,7 @@ def test_hutchinson_is_optaxs_draw_for_draw():
             np.testing.assert_allclose(mine[k], other[k], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_the_diagonal_on_average():
     params = jnp.array([0.3, -0.7, 1.1])
 

@@ -44,6 +44,7 @@ def numpy_decay(y):
 # --- covariance -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_covariance_is_curve_fits_in_any_units_of_every_lane():
     _, expected = scipy.optimize.curve_fit(lambda t, a, b: a * np.exp(-b * t), T, Y, BOTH)
     args = dict(sigma=np.full(30, 0.1), absolute_sigma=True)
@@ -140,6 +141,7 @@ def test_losses_are_scipys():
         np.testing.assert_allclose(own, reweighted(f, "cauchy", jnp.asarray(2.0)), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_robust_fits_are_scipys():
     """Huber's with a scale for each lane; the costs of the others are SciPy's, see above."""
 
@@ -212,6 +214,7 @@ SCIPYS_TRF = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bounded_fits_reach_what_scipys_trf_reaches():
     """MGH with random bounds; nan outside of them, where one look would show."""
     problems = [bounded_problem(i) for i in SCIPYS_TRF]
@@ -245,6 +248,7 @@ def test_bounded_fits_reach_what_scipys_trf_reaches():
                 assert shift or value <= least * (1 + 1e-8), case
 
 
+@pytest.mark.slow
 def test_bounded_fits_of_trees_in_low_precision_under_vmap():
     """Logarithms at a bound of 0, a fixed parameter, a start outside, lanes that end at once."""
 

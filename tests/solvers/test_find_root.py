@@ -53,6 +53,7 @@ PROBLEMS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_roots_are_scipys_at_no_more_evaluations():
     """All equations of a family are one call; SciPy's tolerances are its least."""
     ours, theirs = [], []
@@ -180,6 +181,7 @@ def test_tolerance_is_a_distance():
     assert counts[0] > counts[1] > counts[2]
 
 
+@pytest.mark.slow
 def test_derivatives():
     """Lambert's function, w e^w = a, whose derivative is w / (a (1 + w))."""
 

@@ -52,6 +52,7 @@ def fits(residuals, n, m, starts, covariance=False):
     return results
 
 
+@pytest.mark.slow
 def test_nists_certified_parameters_and_standard_deviations():
     """To 6 digits at the default tolerances, from both starts, as MINPACK: all but BoxBOD's first.
 
@@ -97,6 +98,7 @@ MISSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_more_garbow_hillstrom():
     """From x0, 10 x0 and 100 x0 it reaches 41, 33 and 32 of 41 stated minima; SciPy 41, 33, 30."""
     starts = [[k * np.array(p.start, float) for k in (1, 10, 100)] for p in PROBLEMS]
@@ -127,6 +129,7 @@ def test_a_far_start_does_not_count_as_converged(method):
         assert result.converged[2] and (method != "qr" or result.converged.all()), names(result)
 
 
+@pytest.mark.slow
 def test_units_change_nothing():
     """Residuals in units of 1e-30 to 1e30, parameters in units of 1e-10 to 1e10."""
     t = np.linspace(0, 4, 30)
@@ -201,6 +204,7 @@ def test_statuses_name_the_test_that_was_met():
             gdjax.least_squares(jnp.sin, 1.0, **bad)
 
 
+@pytest.mark.slow
 def test_roots_in_any_units():
     def fun(x, unit, units):
         a, b = x / units

@@ -128,6 +128,7 @@ def test_training_on_batches_of_residuals(name):
         make().update(start, make().init(start), start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("explicit", [False, True])
 def test_examples_on_several_devices(explicit):
     """Rows of J stay where they are: n x n numbers are added up, and one device agrees."""

@@ -74,6 +74,7 @@ def test_functions_are_let_go(solver):
     assert ref() is None
 
 
+@pytest.mark.slow
 def test_derivatives_and_lanes_outside_of_jit_are_compiled_once():
     fun = Counted()
 
@@ -112,6 +113,7 @@ def test_progress_and_methods_compile_nothing_anew():
         assert len(seen) == count + steps and seen[-1][0] == 2
 
 
+@pytest.mark.slow
 def test_arrays_of_functions_that_are_trees_are_data():
     def partial(t):
         return jax.tree_util.Partial(distance, t)
@@ -217,6 +219,7 @@ def test_a_start_in_numpys_float64_has_the_tolerance_of_what_is_computed():
     assert single.converged and double.steps == single.steps
 
 
+@pytest.mark.slow
 def test_programs_belong_to_objects_not_to_what_equals_them_or_took_their_place():
     """Methods of objects that are equal, that have no hash, and that live at the same address."""
 
@@ -242,6 +245,7 @@ def test_programs_belong_to_objects_not_to_what_equals_them_or_took_their_place(
     np.testing.assert_allclose(gdjax.minimize(c.method, 0.0).params, 4.0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_within_a_trace_is_part_of_it():
     """There `fun` is called as plain Python, so that an object may hold what is traced."""
 

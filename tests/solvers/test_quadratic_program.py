@@ -92,6 +92,7 @@ def oracle(q):
 KINDS = ["", "linear", "singular half", "half", "rows", "fixed"]
 
 
+@pytest.mark.slow
 def test_it_finds_what_all_sets_of_binding_constraints_give():
     cases = [(program(seed, kind), kind) for kind in KINDS for seed in range(4)]
     with enable_x64():
@@ -154,6 +155,7 @@ def test_a_thousand_programs_at_once():
 # --- programs without a solution ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_proof_that_no_point_fits():
     for seed in range(3):
         Q, c, A, b, G, h, lower, upper = program(seed, "half")
@@ -227,6 +229,7 @@ def test_a_bad_lane_leaves_the_others_alone():
 # --- derivatives --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_derivatives_equal_differences_of_the_oracle():
     for kind in ("", "half", "linear"):
         check_derivatives(kind)
@@ -254,6 +257,7 @@ def check_derivatives(kind):
         np.testing.assert_allclose(back[i], forth[i], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_value_are_the_multipliers_and_second_ones_exist():
     q = program(2)
 
@@ -445,6 +449,7 @@ def test_right_sides_that_are_rounding_do_not_decide_units():
         np.testing.assert_allclose(A @ found.params, b, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_bounds_and_rows_that_cannot_hold_or_do_not_matter():
     wide = (-jnp.inf, jnp.inf)
     inf, nan = jnp.inf, jnp.nan

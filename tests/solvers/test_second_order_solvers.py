@@ -139,6 +139,7 @@ def test_vmapped_fits_equal_single_ones():
             np.testing.assert_allclose(a[i], b, rtol=1e-4)  # where float32 cannot tell values apart
 
 
+@pytest.mark.slow
 def test_complex_parameters_and_residuals_count_as_pairs_of_reals():
     a = np.array([[1 + 2j, 0.5], [0.3j, 2.0], [1.0, -1j]])
     b = np.array([1.0, 2j, 3.0])
@@ -175,6 +176,7 @@ def test_state_keeps_its_avals_and_empty_trees_pass(name):
         assert all(not bool(u.any()) for u in jax.tree.leaves(updates))
 
 
+@pytest.mark.slow
 def test_numbers_are_data():
     assert gdjax.levenberg_marquardt(1.0).update is gdjax.levenberg_marquardt(9.0).update
     assert gdjax.newton_cg(1.0).update is gdjax.newton_cg(2.0).update

@@ -76,6 +76,7 @@ def test_exact_searches_on_a_quadratic_end_after_n_steps_and_take_the_same_ones(
         np.testing.assert_allclose(other[:-1], bfgs[:-1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_units_of_objective_and_parameters():
     opt = gdjax.ssbroyden()
 

@@ -69,6 +69,7 @@ def test_least_squares_in_float32_settles_where_values_are_all_rounding(name, sc
     assert min(abs(float(fit.value) / v - 1) for v in problem.values if v) < 1e-4
 
 
+@pytest.mark.slow
 def test_least_squares_statuses_lanes_and_other_methods():
     def residual_fn(x, target):
         return x**3 - target
@@ -90,6 +91,7 @@ def test_least_squares_statuses_lanes_and_other_methods():
         )
 
 
+@pytest.mark.slow
 def test_root_and_its_derivatives():
     def fun(x, a):
         return {"p": x["p"] ** 2 + x["q"] - a, "q": x["p"] - 2 * x["q"]}
@@ -177,6 +179,7 @@ def test_bounds_are_never_left(opt):
     assert float(jnp.abs(jax.grad(walled)(result.params)).max()) > 0.5  # held by the bounds only
 
 
+@pytest.mark.slow
 def test_constraint_and_bounds_of_trees():
     target = {"w": jnp.array([0.9, 0.4, -0.5]), "b": jnp.array(3.0)}
     fun = lambda p: sum(jnp.sum((p[k] - target[k]) ** 2) for k in p)  # noqa: E731
@@ -282,6 +285,7 @@ def ridge(theta, x, y, opt=None, **options):
     ).params
 
 
+@pytest.mark.slow
 def test_derivative_of_ridge_equals_the_closed_form():
     x, y = diabetes()
     n, theta = len(y), 0.3
@@ -362,6 +366,7 @@ def test_a_derivative_takes_few_products_where_few_do():
     assert len(counts) < 20
 
 
+@pytest.mark.slow
 def test_derivative_of_the_lasso_its_value_and_of_bounds():
     x, y = diabetes()
     n, reg = len(y), 0.05
@@ -398,6 +403,7 @@ def test_derivative_of_the_lasso_its_value_and_of_bounds():
         np.testing.assert_allclose(jax.jacfwd(boxed)(0.5), [1.0, -0.5], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_derivative_of_a_fit():
     t = np.linspace(0, 2, 20)
     with enable_x64():

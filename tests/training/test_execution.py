@@ -72,6 +72,7 @@ def observed(optimizer):
     return gdjax.Optimizer(optimizer.init, update), sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
     whole = run(vectorize=vectorize)
@@ -84,6 +85,7 @@ def test_results_do_not_depend_on_how_lanes_and_steps_are_cut(vectorize):
     np.testing.assert_allclose(whole.history["loss"], lanes_cut.history["loss"], rtol=ULPS)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight_and_both_ways_of_running_agree(monkeypatch):
     sharded = {v: run(vectorize=v) for v in (True, False)}
     on_one_device(monkeypatch, threads=2)

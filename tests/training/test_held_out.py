@@ -71,6 +71,7 @@ class Loader:
         return ((X[i : i + self.size], Y[i : i + self.size]) for i in range(0, 442, self.size))
 
 
+@pytest.mark.slow
 def test_held_out_data_may_be_a_loader():
     options = dict(steps=4, batch_size=100, report_every=2)
     exact = gdjax.fit(loss_fn, START, gdjax.sgd(0.1), DATA, held_out=DATA, **options)

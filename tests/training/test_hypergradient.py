@@ -40,6 +40,7 @@ def fit_fn(values, steps=17, dtype=jnp.float64, checkpoint=True):
 VALUES = {"peak": 0.1, "drop": 0.5, "bias_rate": 0.03, "b1": 0.8, "decay": 0.2}
 
 
+@pytest.mark.slow
 def test_both_modes_equal_finite_differences():
     with enable_x64():
         values = {k: jnp.asarray(v, jnp.float64) for k, v in VALUES.items()}

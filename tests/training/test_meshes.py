@@ -82,6 +82,7 @@ def sweep(params=PARAMS, data=(X, Y), loss=loss_fn, **options):
 # --- single runs ---
 
 
+@pytest.mark.slow
 @kinds
 def test_a_fit_on_split_data_equals_one_device(kind):
     mesh = make_mesh(kind)
@@ -145,6 +146,7 @@ def test_model_state_aux_and_callbacks_on_a_mesh(kind):
     assert {len(sharding.device_set) for sharding in seen} == {8}
 
 
+@pytest.mark.slow
 @kinds
 def test_batches_of_a_stream_lie_on_the_mesh(kind, tmp_path):
     mesh = make_mesh(kind)
@@ -167,6 +169,7 @@ def test_batches_of_a_stream_lie_on_the_mesh(kind, tmp_path):
         gdjax.batches(batches, sharding="data")
 
 
+@pytest.mark.slow
 @kinds
 def test_a_fit_on_split_data_goes_on_on_fewer_devices(kind, tmp_path):
     more = dict(report_every=2, directory=tmp_path)
@@ -296,6 +299,7 @@ def test_the_memory_plan_tries_multiples_of_the_lanes_axis(monkeypatch):
     assert len(sizes) == 2 and result.final_loss.shape == (22,)
 
 
+@pytest.mark.slow
 def test_races_searches_and_streams_on_such_a_mesh():
     mesh = make_mesh("Auto", (4, 2), ("lanes", "model"))
     params, data = put(PARAMS, mesh, SPLIT), put((X, Y), mesh, P("model"))

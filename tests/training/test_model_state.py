@@ -199,6 +199,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_keys_none_and_numbers_in_files(tmp_path, monkeypatch):
     state = {"key": jax.random.key(1, impl="rbg"), "none": None, "weak": 1.0}
     space, rates = {"learning_rate": [0.01, 0.1]}, gdjax.sgd

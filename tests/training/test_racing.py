@@ -48,6 +48,7 @@ def full():
     return gdjax.sweep(*TASK, SPACE, DATA, report_every=STEPS // 27, **JUDGED)
 
 
+@pytest.mark.slow
 def test_successive_halving_finds_the_winner_with_a_seventh_of_the_steps(full):
     race = gdjax.successive_halving(*TASK, SPACE, DATA, by="held_out", mode="min", **JUDGED)
     assert sorted(race.steps.tolist()) == [4] * 18 + [12] * 6 + [36] * 2 + [108]
@@ -76,6 +77,7 @@ def test_the_metric_decides_which_lanes_continue(full):
     assert len(race.kept) == 5 and at_rung[race.kept].min() >= at_rung[others].max()
 
 
+@pytest.mark.slow
 def test_hyperband_and_the_median_rule(full):
     space = {"learning_rate": gdjax.log_uniform(10**-4.5, 10**1.5)}
     band = gdjax.hyperband(*TASK, space, DATA, by="held_out", mode="min", **JUDGED)

@@ -84,6 +84,7 @@ def test_a_sweep_over_the_numbers_of_a_schedule_in_epochs(vectorize):
     assert_same(used, jnp.stack([cosine(p, 5, 20)(19) for p in peaks]))
 
 
+@pytest.mark.slow
 def test_races_seeds_and_a_directory(tmp_path):
     space = {"peak_value": [0.1, 0.2, 0.4, 0.5]}
     race = gdjax.successive_halving(

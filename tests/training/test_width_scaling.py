@@ -254,6 +254,7 @@ def best_rate(width, helper):
     return math.exp(-b / (2 * a))
 
 
+@pytest.mark.slow
 def test_the_best_rate_is_that_of_the_base_model():
     """Within a factor of 1.5 at 4 times the width; bench/width_transfer.py has the measurement."""
     narrow = best_rate(BASE, helper=True)

@@ -59,6 +59,7 @@ def wide(width, key):
     return loss_fn, scaling.init(params, base), gdjax.hyperball(muon, 1e-3, scaling.mask("hidden"))
 
 
+@pytest.mark.slow
 def test_one_angle_serves_all_widths():
     check = gdjax.coordinate_check(wide, [32, 128], None, steps=1, seeds=1)
     assert abs(check.slopes()["out"]) < 0.2

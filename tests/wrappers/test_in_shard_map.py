@@ -149,6 +149,7 @@ def share_of(rows, share):
     return [name for name in rows if zlib.crc32(name.encode()) % 6 == share]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KNOWS_PARTS, reason="needs arrays that know where they vary")
 def test_what_is_refused():
     assert refused_rows() > {"lamb", "muon", "guard", "adafactor", "soap", "came"}

@@ -445,6 +445,7 @@ def transformer(params, batch):
     return losses.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.rest
 def test_a_transformer_in_bfloat16_learns_as_in_float32():
     """Its last loss is that of float32 within 0.5 %; without a wrapper it is not."""

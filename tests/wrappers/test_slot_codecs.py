@@ -402,6 +402,7 @@ def test_runs_go_on_from_files_bit_for_bit():
         same(result.state.slots, whole.state.slots)
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_as_with_float32_state():
     table = jnp.asarray(RNG.dirichlet(np.full(32, 0.1), 32))  # a chain of 32 letters
 
