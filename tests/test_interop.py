@@ -126,6 +126,23 @@ def test_flax_nnx(name):
         assert int(gdjax.skipped_steps(pure(optimizer.opt_state))) == 0
 
 
+@pytest.mark.parametrize("name", ["default_optimizer", "sm3", "psgd_kron", "offload_to_host"])
+def test_flax_nnx_with_several_arrays_per_parameter(name):
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    if not hasattr(nnx, "as_pure"):
+        pytest.skip("Flax before 0.12 raises errors of its own")
+    tx = {
+        "default_optimizer": lambda: gdjax.chain(gdjax.clip(1.0), gdjax.default_optimizer(9)),
+        "offload_to_host": lambda: gdjax.offload_to_host(gdjax.adam(0.1), min_size=1),
+    }.get(name, lambda: getattr(gdjax, name)(0.1))()
+    model = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    grads = nnx.grad(lambda m: jnp.mean(m(jnp.ones((3, 4))) ** 2))(model)
+    optimizer.update(model, grads)
+    with pytest.raises(ValueError, match="nnx.Optimizer has replaced .* yourself, as docs/guides"):
+        optimizer.update(model, grads)
+
+
 @each
 def test_flax_linen(name):
     nn = pytest.importorskip("flax.linen", reason="Flax is not installed")

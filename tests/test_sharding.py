@@ -245,3 +245,13 @@ def test_zero1_splits_dimensions_that_are_free_first():
         "['free']": ("data", "model"), "['only']": (None, ("model", "data")),
         "['both']": ("data", "model"), "['odd']": (),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["shampoo", "soap", "soap_muon"])
+def test_staggered_phases_lie_on_all_devices(name):
+    mesh = mesh_of(a=8)
+    params = put(mesh, (8, 8), "a")
+    optimizer = getattr(gdjax, name)(0.1, stagger=True)
+    phases = optimizer.init(params).phase
+    assert len(jax.tree.leaves(phases)[0].sharding.device_set) == 8
+    assert specs(gdjax.state_shardings(optimizer, params).phase) == specs(phases)

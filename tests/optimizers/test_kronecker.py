@@ -393,3 +393,18 @@ def test_renewals_of_large_factors_come_to_an_end():
     command = [sys.executable, "-c", RENEWALS]
     out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert out.stdout.strip() == "done"
+
+
+def test_one_sided_shampoo_merges_no_other_axis_with_the_last():
+    shapes = {}
+    for side in ("first", "last", True):
+        state = gdjax.shampoo(0.1, one_sided=side).init([jnp.ones((20, 32)), jnp.ones((3, 4, 16))])
+        shapes[side] = [f.shape[1:] for f in jax.tree.leaves(state.factors)]
+    assert shapes == {
+        "first": [(20, 20), (12, 12)],
+        "last": [(32, 32), (16, 16)],
+        True: [(20, 20), (12, 12)],
+    }
+    published = gdjax.shampoo(**gdjax.preset("shampoo", "modded_nanogpt"))
+    state = jax.eval_shape(published.init, jnp.ones((64, 128)))
+    assert [f.shape for f in state.factors] == [(1, 64, 64)]

@@ -62,3 +62,26 @@ def test_bad_arguments_are_named():
     opt = gdjax.pin_radius()
     with pytest.raises(ValueError, match="pin_radius needs the parameters"):
         opt.update(PARAMS, opt.init(PARAMS))
+
+
+def test_weights_stay_where_a_norm_overflows():
+    params = jnp.ones((2, 2))
+    update = jnp.array([[1e20, 0.0], [0.0, 0.0]])
+    optimizer = gdjax.pin_radius()
+    np.testing.assert_array_equal(
+        optimizer.update(update, optimizer.init(params), params)[0], update
+    )
+
+
+@pytest.mark.parametrize("axis", [5, (0, 0), (0, -2), -3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda axis: gdjax.update_floor(0.1, axis=axis),
+        lambda axis: gdjax.adaptive_grad_clip(0.1, axis=axis),
+    ],
+)
+def test_axes_that_an_array_does_not_have(make, axis):
+    optimizer, params = make(axis), jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"distinct axes of the array, of shape \[2, 3\], got"):
+        optimizer.update(params, optimizer.init(params), params)

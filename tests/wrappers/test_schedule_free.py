@@ -183,3 +183,14 @@ def test_bad_arguments_are_named():
     opt = gdjax.schedule_free_sgd()
     with pytest.raises(ValueError, match="call update.grads, state, params"):
         opt.update(jnp.ones(2), opt.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-25])
+def test_schedule_free_plus_stays_finite_for_tiny_gradients(size):
+    params = jnp.array([1.0, 2.0])
+    optimizer = gdjax.schedule_free_plus()
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(jnp.full(2, size), state, params, value=1.0)
+        params = gdjax.apply_updates(params, updates)
+    assert jnp.isfinite(params).all()

@@ -296,3 +296,13 @@ def test_it_comes_near_the_tuned_loss_on_digits_from_bad_rates():
     assert min(small, large) > 8 * tuned
     ours = jax.jit(jax.vmap(lambda r: trained(gdjax.self_tuning, r)))(rates)
     assert jnp.all(ours < 2 * tuned), ours / tuned  # 1.5 and 1.6 from the bad rates
+
+
+def test_a_name_of_hyperparams_is_that_number_alone():
+    params = {"w": jnp.ones((4, 6))}
+    inner = gdjax.hyperball(gdjax.adam(0.1), 0.2)  # the angle, learning_rate, is the outer one
+    for names in ("learning_rate", ("learning_rate", "inner.learning_rate")):
+        _, state = run(gdjax.self_tuning(inner, names), 3, params)
+        numbers = gdjax.hyperparams(state.inner)
+        assert float(numbers["learning_rate"]) != pytest.approx(0.2, rel=1e-3)
+        assert (float(numbers["inner.learning_rate"]) == np.float32(0.1)) == isinstance(names, str)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from gdjax.core.base import State
+from gdjax.core.placement import replicated_like
 from gdjax.core.types import Params, PyTree, T
 
 
@@ -76,6 +77,7 @@ def init_phases(init: Callable[[Params], State], params: Params) -> State:
     when = iter(phases(costs))
     new = [np.reshape([next(when) for _ in range(x.size)], x.shape) for x in old]
     phase = treedef.unflatten([jnp.asarray(x, jnp.float32) for x in new])
+    phase = replicated_like(phase, params)
     return state._replace(slots=state.slots._replace(phase=phase))
 
 

@@ -40,12 +40,31 @@ def checked_leaves(
     """
     leaves, treedef = as_float_leaves(f"{name}: the gradients", grads)
     check_state(name, state, numbers, kind)
+    if type(grads).__module__.startswith("flax.nnx"):
+        _check_nnx(name, treedef, grads, state)
     if params is None and needs_params:
         raise ValueError(f"{name} needs {NEEDS_PARAMS}")
     if params is None:
         return leaves, None, treedef
     parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
     return leaves, parts, treedef
+
+
+def _check_nnx(name: str, treedef: TreeDef, grads: Updates, state: OptState) -> None:
+    """Raise if `flax.nnx.Optimizer` has changed the structure of slots, as it does of tuples."""
+    for tree in state.slots if isinstance(state.slots, tuple) else ():
+        try:
+            rows = treedef.flatten_up_to(tree)
+        except (TypeError, ValueError):  # not shaped like the parameters
+            continue
+        for i, row in enumerate(rows):
+            if type(row) is type(grads):
+                raise ValueError(
+                    f"{name}: flax.nnx.Optimizer has replaced what the state has of "
+                    f"{leaf_name(grads, i)!r} by {short(row)}: it cannot hold states with several "
+                    "arrays for each parameter. Keep the state of this optimizer yourself, as "
+                    "docs/guides/other-libraries.md shows for Flax NNX."
+                )
 
 
 def check_avals(name: str, grad: Array | None, new: Any, old: Any) -> None:

@@ -396,7 +396,8 @@ class Place(NamedTuple):
 def places_of(call: str, state: OptState, names: Sequence[str]) -> list[list[Place]]:
     """Return for each name the numbers of a state that it means.
 
-    A name that fits several numbers means all of them, and that of a tree all numbers in it.
+    A name of `hyperparams` means that number. Another one that fits several numbers means all of
+    them, and that of a tree all numbers in it.
 
     Args:
       call: what the user called, for errors.
@@ -430,7 +431,10 @@ def places_of(call: str, state: OptState, names: Sequence[str]) -> list[list[Pla
             deeper = size + (key != (BOXED,))
             walk(child, other, path + key, deeper, own, name, inside)
 
+    entries = [(path, size) for path, size, _, _ in _entries(at)]
+    known = dict(zip(shortest_names(entries), (path for path, _ in entries), strict=True))
     targets = {name: set(_fitting(at, name)) for name in names}
+    targets |= {name: {known[name]} for name in names if name in known}
     for where, node in states_in(at):
         for k, value in sorted(node.hyperparams.items()):
             path, lost = (*where, jax.tree_util.DictKey(k)), node.rounding.get(rounding_key(k))

@@ -9,24 +9,27 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def merged_shape(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
+def merged_shape(shape: tuple[int, ...], limit: int, keep_last: bool = False) -> tuple[int, ...]:
     """Return the shape with neighbouring axes merged, from the left, while they stay small.
 
     Args:
       shape: of an array; axes of length 1 are dropped.
       limit: the maximal length of a merged axis; axes that are longer stay as they are.
+      keep_last: whether the last axis is merged with no other, so that a matrix stays one.
 
     Example:
       >>> merged_shape((3, 3, 64, 128), 1024), merged_shape((1, 512, 2048), 1024)
       ((576, 128), (512, 2048))
       >>> merged_shape((), 1024), merged_shape((32, 20), 1024)
       ((1,), (640,))
+      >>> merged_shape((3, 3, 4, 8), 1024, keep_last=True)
+      (36, 8)
     """
     merged: list[int] = []
-    for n in shape:
-        if n == 1:
-            continue
-        if merged and merged[-1] * n <= limit:
+    longer = [n for n in shape if n != 1]
+    for i, n in enumerate(longer):
+        apart = keep_last and i == len(longer) - 1
+        if merged and not apart and merged[-1] * n <= limit:
             merged[-1] *= n
         else:
             merged.append(n)

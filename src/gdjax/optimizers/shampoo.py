@@ -88,7 +88,7 @@ def _shampoo(
     block_size,
     one_sided,
 ):
-    cut = _blocks(grad.shape, merge, block_size)
+    cut = shampoo_blocks(grad.shape, merge, block_size, one_sided)
     axes = _axes(cut, one_sided) if grad.size else []
     split, pieces = cut.split, cut.split(grad.reshape(cut.shape))
     sums = 1 - b2 == 0  # as in Adagrad
@@ -126,9 +126,13 @@ def _preconditioned(axes: list[int], piece: Array, roots: tuple[Array, ...]) -> 
     return piece
 
 
-def _blocks(shape: tuple[int, ...], merge: bool, block_size: int) -> Blocks:
+def shampoo_blocks(
+    shape: tuple[int, ...], merge: bool, block_size: int, one_sided: bool | Side
+) -> Blocks:
     """Return how an array is merged and cut; a scalar is a vector of length 1."""
-    return blocks_of(merged_shape(shape, block_size) if merge else shape or (1,), block_size)
+    if merge:
+        shape = merged_shape(shape, block_size, keep_last=bool(one_sided))
+    return blocks_of(shape or (1,), block_size)
 
 
 def _axes(cut: Blocks, one_sided: bool | Side) -> list[int]:
@@ -150,7 +154,7 @@ def _slots(
     one_sided: bool | Side,
 ) -> Blocked:
     dtype = compute_dtype(param)
-    cut = _blocks(param.shape, merge, block_size)
+    cut = shampoo_blocks(param.shape, merge, block_size, one_sided)
     count = math.prod(cut.grid)
     places = first_axes(param.shape, cut.shape)
     grid = tuple(a for a, g in zip(places, cut.grid, strict=True) if g > 1)  # where blocks lie
@@ -295,7 +299,8 @@ def shampoo(
       graft_b2: decay of the graft's second moment, for "adam" and "rmsprop", in [0, 1).
       graft_eps: added to the root of the graft's second moment, >= 0.
       merge_dims: whether neighbouring axes are merged from the left while not longer than the block
-        size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640.
+        size: (3, 3, 64, 128) to (576, 128), and (32, 20) to 640. With `one_sided` the last axis is
+        merged with no other, so that (32, 20) stays as it is.
       one_sided: True gives a factor to the shortest axis of each block only. Where m is much
         smaller than n, this saves most of the memory and of the time of renewals. "first" and
         "last" choose the axis: that of the inputs or of the outputs of a kernel (fan_in, fan_out),

@@ -37,7 +37,7 @@ from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
 from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg.matrices import DimensionNumbers, matrix_axes
-from gdjax.linalg.shapes import blocks_of, merged_shape
+from gdjax.optimizers.shampoo import shampoo_blocks
 
 P = TypeVar("P")
 Layout = Literal["in_out", "out_in"]
@@ -299,8 +299,7 @@ def _direction_norm(
     """Return the spectral norm of a direction, where `fan_out` is relative to the base model."""
     size = max(math.prod(shape), 1)
     if name == "shampoo" and given["graft"] is None:
-        merged = merged_shape(shape, given["block_size"]) if given["merge_dims"] else shape
-        cut = blocks_of(merged, given["block_size"])
+        cut = shampoo_blocks(shape, given["merge_dims"], given["block_size"], given["one_sided"])
         one_sided = given["one_sided"] and max(cut.block, default=1) > 1
         axes = 1 if one_sided else len(cut.block)
         exponent = given["exponent"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -24,8 +25,16 @@ Axes: TypeAlias = int | tuple[int, ...] | None
 
 
 def _unit_axes(shape: tuple[int, ...], axis: Axes) -> Axes:
-    if axis is not None or sum(n != 1 for n in shape) <= 1:
+    if axis is not None:
+        axes = [a % len(shape) for a in np.atleast_1d(axis) if -len(shape) <= a < len(shape)]
+        if len(set(axes)) < np.size(axis):
+            raise ValueError(
+                f"unitwise_norm(axis=...) must be distinct axes of the array, of shape "
+                f"{list(shape)}, got {axis}. To treat parameters differently, use gdjax.groups."
+            )
         return axis
+    if sum(n != 1 for n in shape) <= 1:
+        return None
     if len(shape) > 5:
         raise ValueError(
             f"unitwise_norm needs axis=(...) for arrays of more than 5 axes, got shape "

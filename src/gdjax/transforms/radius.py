@@ -45,7 +45,8 @@ def _pin_radius(update, slots, param, count):
     before, after = _norm(param), _norm(param + update)
     radius = jnp.maximum(before + safe_divide(inner_product(update, param), before), 0)
     pinned = safe_divide(radius, after) * (param + update) - param
-    return jnp.where((before > 0) & (after > 0), pinned, update), slots
+    known = (before > 0) & (after > 0) & jnp.isfinite(before) & jnp.isfinite(after)
+    return jnp.where(known, pinned, update), slots
 
 
 @checked(ratio=NONNEGATIVE, min_norm=NONNEGATIVE)
@@ -65,9 +66,10 @@ def update_floor(
        u \leftarrow u\, \max\left( 1,\; \frac{\rho\, \max(\lVert W \rVert, s)}{\lVert u \rVert}
        \right)
 
-    Zero updates stay zero, and arrays of fewer than two dimensions are left as they are. It is the
-    counterpart of `adaptive_grad_clip`. As the weights grow, so does the floor, and the angle of a
-    step has a lower bound: it is used without weight decay.
+    Zero updates stay as they are, and so do those whose norm underflows, below about 1e-19 in
+    float32, and arrays of fewer than two dimensions. It is the counterpart of `adaptive_grad_clip`.
+    As the weights grow, so does the floor, and the angle of a step has a lower bound: it is used
+    without weight decay.
 
     Evidence: authors only. In modded-nanogpt's track 3, 0.35 for whole arrays, before the learning
     rate, is part of result 9 (NorMuon, 3250 steps), and 0.3825 for units, in place of whole arrays,
@@ -165,7 +167,8 @@ def pin_radius() -> Optimizer:
 
     Without it a step at right angles to the weights lengthens them, by :math:`\lVert u \rVert^2 / 2
     \lVert W \rVert` to first order. Norms are those of whole arrays; arrays of fewer than two
-    dimensions, and weights at zero, are left as they are. Nothing may change the updates after it.
+    dimensions, weights at zero, and updates whose norm overflows are left as they are. Nothing may
+    change the updates after it.
 
     Evidence: authors only. It is measured with `radial_brake` only (result 29 of track 3,
     https://github.com/KellerJordan/modded-nanogpt).

@@ -52,8 +52,11 @@ def offload_to_host(optimizer: Pair, *, min_size: int = 4096) -> Optimizer:
 
     A CPU, whose memory is the host's, copies as well, in versions of JAX with memory spaces, and
     nothing is saved. It was tested on CPUs only: how well a GPU overlaps copies with the step, and
-    how much of the state is on the device at once, was not measured. Two things JAX 0.12 refuses
-    for arrays on the host: `vmap` over guards and accumulation, and derivatives through a scan.
+    how much of the state is on the device at once, was not measured. Three things JAX 0.12 refuses
+    for arrays on the host: `vmap` over guards and accumulation, derivatives through a scan, and a
+    program to which the state is donated without the parameters, which ends the process: donate
+    both, or neither. On a single device the first two steps are compiled, since arrays on the host
+    are committed to a device and fresh numbers and parameters are not.
 
     Args:
       optimizer: an `(init, update)` pair made of gdjax's optimizers.

@@ -63,6 +63,8 @@ def weigh(
     """Return the share c of the newest z, the sum of weights and the largest learning rate."""
     largest = jnp.maximum(slots.max_learning_rate, rate)
     weight = count.astype(rate.dtype) ** weight_count_power * largest**weight_lr_power
+    largest_weight = float(jnp.finfo(rate.dtype).max) ** 0.75  # so that sums are finite
+    weight = jnp.minimum(weight, largest_weight)
     total = slots.weight_sum + weight
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0), total, largest
 
