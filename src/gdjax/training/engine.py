@@ -554,6 +554,7 @@ def replayed_steps(
     """
     begin, diverged_at, stopped_at = carry[:3], carry.diverged_at, carry.stopped_at
     alive = (diverged_at < 0) & (stopped_at < 0)
+    one = jax.jit(one, inline=True)  # so that it is traced once, for its shapes and in the loop
     shapes = jax.eval_shape(lambda: one(begin, jnp.zeros((), jnp.int32))[1])
     blank = rows_for(shapes, length)
     blank = jnp.full_like(blank[0], jnp.nan), blank[1]
