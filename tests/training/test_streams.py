@@ -291,7 +291,7 @@ def test_ctrl_c_ends_the_run_after_the_chunk_and_once_more_at_once(signals, step
             if i == 6:
                 for left in reversed(range(signals)):  # two that wait to be handled would be one
                     handler = signal.getsignal(signal.SIGINT)
-                    until = time.monotonic() + (60 if left else 1)  # the main thread may compile
+                    until = time.monotonic() + (60 if left else 3)  # the main thread may compile
                     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                     while signal.getsignal(signal.SIGINT) == handler and time.monotonic() < until:
                         time.sleep(0.01)
