@@ -82,7 +82,9 @@ def check_follows(name, params, state):
         if x.ndim == 0 or is_key(x):
             assert x.sharding.is_fully_replicated, (name, text)
         elif param is not None and x.shape == param.shape:
-            where = param.sharding.with_memory_kind(x.sharding.memory_kind)  # or the host's
+            where = param.sharding
+            if name == "offload_to_host":
+                where = where.with_memory_kind(x.sharding.memory_kind)
             assert x.sharding.is_equivalent_to(where, x.ndim), (name, text, x.sharding)
         elif param is not None and param.ndim < 4 and x.size > 8:
             assert not x.sharding.is_fully_replicated, (name, text, x.shape)

@@ -169,12 +169,12 @@ def clip_parts(x: Array, bound: Array) -> Array:
 
 @jax.custom_jvp  # as for `safe_sqrt`
 def safe_divide(x: Array, by: Array) -> Array:
-    """Return x / by elementwise, and 0, with derivative 0, where `by` is 0 and x is finite.
+    """Return x / by elementwise, and 0, with derivative 0, where `by` is 0.
 
     A step divided by sqrt(nu) + eps is then finite for eps = 0 as well: where all gradients so far
     were 0, the step is 0.
     """
-    return x / jnp.where(by == 0, jnp.inf, by)  # XLA would repeat a choice after it for each user
+    return jnp.where(by == 0, 0, x / by)
 
 
 @safe_divide.defjvp
