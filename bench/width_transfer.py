@@ -27,22 +27,23 @@ RESULTS = Path(__file__).parent / "results" / "scaling" / "width_transfer.json"
 BASE, STEPS, BATCH, SEEDS = 64, 40, 64, 4
 
 
-def with_numbers(factory, **fixed):
-    return functools.wraps(factory)(lambda *args, **kwargs: factory(*args, **kwargs | fixed))
-
-
 # name -> factory, the lowest and the highest rate, the widths that a CPU can do
 OPTIMIZERS = {
     "adam": (gdjax.adam, 5e-4, 0.13, (64, 128, 256, 512, 1024)),
-    "sgd": (with_numbers(gdjax.sgd, momentum=0.9), 1e-3, 3.0, (64, 128, 256, 512, 1024)),
-    "muon": (gdjax.muon, 5e-4, 0.5, (64, 128, 256)),
+    "sgd": (functools.partial(gdjax.sgd, momentum=0.9), 1e-3, 3.0, (64, 128, 256, 512, 1024)),
+    "muon": (gdjax.muon, 5e-4, 0.5, (64, 128, 256, 512)),
     "shampoo": (
-        with_numbers(gdjax.shampoo, graft=None, precondition_frequency=1, merge_dims=False),
+        functools.partial(gdjax.shampoo, graft=None, precondition_frequency=1, merge_dims=False),
         5e-4,
         0.5,
-        (64, 128, 256),
+        (64, 128, 256, 512),
     ),
-    "default": (with_numbers(gdjax.default_optimizer, steps=40), 1e-3, 0.26, (64, 128, 256, 512)),
+    "default": (
+        functools.partial(gdjax.default_optimizer, steps=40),
+        1e-3,
+        0.26,
+        (64, 128, 256, 512),
+    ),
 }
 WITHOUT = {"default": dict(base_width=1e9)}  # what turns off the optimizer's own factors
 
@@ -110,7 +111,7 @@ def main():
             for width in args.widths or widths:
                 make, by_helper = factory, scaled and name not in WITHOUT
                 if not scaled:
-                    make = with_numbers(factory, **WITHOUT.get(name, {}))
+                    make = functools.partial(factory, **WITHOUT.get(name, {}))
                 rows = [score(width, make, rates, by_helper, seed) for seed in range(SEEDS)]
                 mean = np.mean(rows, 0)
                 row = dict(best=best_rate(rates, mean), score=float(mean.min()))

@@ -1,6 +1,7 @@
 """Numbers tuned on a narrow model hold for a wide one: multipliers, sizes, and runs."""
 
 import functools
+import inspect
 import math
 import re
 
@@ -56,6 +57,8 @@ OPTIMIZERS = {
     "sgd": (gdjax.sgd, {}),
     "muon": (gdjax.muon, {}),
     "muon-rms": (gdjax.muon, dict(consistent_rms=0.2)),
+    "soap_muon": (gdjax.soap_muon, {}),
+    "dion2": (gdjax.dion2, dict(scale="spectral")),
     "scion": (gdjax.scion, dict(radius=1.0, constrained=False)),
     **{
         f"shampoo{name}": (gdjax.shampoo, dict(precondition_frequency=1, **kwargs))
@@ -98,6 +101,22 @@ def test_the_numbers_of_adamw():
     state = gdjax.with_hyperparams(state, learning_rate=0.2)
     rates = state.hyperparams["learning_rate"].over("", params)
     np.testing.assert_allclose(rates[names.index("gate")], 0.05, rtol=1e-6)
+
+
+def test_partial_factories_have_the_rule_of_their_arguments():
+    """Shampoo without a graft needs no multiplier here, with that of Adam 1/4."""
+    params, base = {"w": jnp.ones((32, 32))}, {"w": jnp.ones((8, 8))}
+    scaling = gdjax.width_scaling(params, base)
+    ungrafted = functools.partial(gdjax.shampoo, merge_dims=False, graft=None)
+    for factory, rate in (
+        (scaling.scaled(ungrafted), 1.0),
+        (scaling.scaled(functools.partial(ungrafted, graft="adam")), 0.25),
+    ):
+        numbers = gdjax.hyperparams(factory(0.1).init(params))
+        assert numbers["learning_rate.multipliers.hidden"] == rate
+    with_rate = scaling.scaled(functools.partial(gdjax.adam, 0.1))
+    assert "learning_rate" not in inspect.signature(with_rate).parameters
+    assert gdjax.hyperparams(with_rate().init(params))["learning_rate.multipliers.hidden"] == 0.25
 
 
 def test_muon_takes_hidden_matrices_and_adam_the_rest():
@@ -181,6 +200,16 @@ def test_axes_that_are_stored_otherwise():
             "got 'prodigy', whose steps are of unknown size",
         ),
         (
+            lambda: gdjax.width_scaling(jnp.ones(4), jnp.ones(4)).scaled(3.0),
+            "got 3.0, whose steps are of unknown size",
+        ),
+        (
+            lambda: gdjax.width_scaling(jnp.ones(4), jnp.ones(4)).scaled(
+                functools.wraps(gdjax.shampoo)(lambda rate: gdjax.shampoo(rate, graft=None))
+            ),
+            "must be gdjax.shampoo itself, got another function of that name",
+        ),
+        (
             lambda: (
                 gdjax.width_scaling({"a": jnp.ones(4)}, {"a": jnp.ones(4)})
                 .scaled(gdjax.sgd)(0.1)
@@ -215,18 +244,19 @@ def model(width):
     return gdjax.models.mlp([16, width, width, 8], bias_scale=0.0)
 
 
-def start(width, helper):
+def start(width, helper, factory=gdjax.adam):
     params = model(width).init(jax.random.key(width))
     if not helper:
-        return params, gdjax.adam
+        return params, factory
     base = model(BASE).init(jax.random.key(BASE))
-    scaling = gdjax.width_scaling(params, base)
-    return scaling.init(params, base), scaling.scaled(gdjax.adam)
+    wide = jax.eval_shape(model(2 * BASE).init, jax.random.key(0))
+    scaling = gdjax.width_scaling(params, base, wide)
+    return scaling.init(params, base), scaling.scaled(factory)
 
 
-def best_rate(width, helper):
+def best_rate(width, helper, factory=gdjax.adam):
     """Return the rate of the least mean logarithm of the loss, between the rates of a grid."""
-    params, factory = start(width, helper)
+    params, factory = start(width, helper, factory)
     rates = np.geomspace(4e-3, 0.5, 15)
 
     def loss_fn(params):
@@ -255,11 +285,13 @@ def best_rate(width, helper):
 
 
 @pytest.mark.slow
-def test_the_best_rate_is_that_of_the_base_model():
+@pytest.mark.parametrize("factory", [gdjax.adam, gdjax.muon], ids=["adam", "muon"])
+def test_the_best_rate_is_that_of_the_base_model(factory):
     """Within a factor of 1.5 at 4 times the width; bench/width_transfer.py has the measurement."""
-    narrow = best_rate(BASE, helper=True)
-    assert 1 / 1.5 < best_rate(128, helper=True) / narrow < 1.5
-    assert best_rate(128, helper=False) / narrow < 1 / 3
+    narrow, wide = (best_rate(width, True, factory) for width in (BASE, 4 * BASE))
+    assert 1 / 1.5 < wide / narrow < 1.5
+    if factory is gdjax.adam:
+        assert best_rate(4 * BASE, helper=False) / narrow < 1 / 3
 
 
 def test_the_coordinate_check_tells_the_two_apart():

@@ -37,6 +37,7 @@ from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
 from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg.matrices import DimensionNumbers, matrix_axes
+from gdjax.namespace import load
 from gdjax.optimizers.shampoo import shampoo_blocks
 
 P = TypeVar("P")
@@ -49,7 +50,7 @@ ENTRYWISE = (
     "nadam nadamw radam rmsprop sign_sgd signum simplified_ademamix sophia stable_adamw yogi"
 ).split()
 GRADIENT = ("gradient_descent", "sgd")
-POLAR = ("muon", "normuon")
+POLAR = ("muon", "normuon", "soap_muon", "dion2")
 EPS_OF_GRADIENTS = ("adam", "adamax", "adamaxw", "adamw", "amsgrad", "nadam", "nadamw")
 
 
@@ -101,10 +102,12 @@ class WidthScaling:
 
         Args:
           factory: one of gdjax: SGD, Adam or a method whose step has entries of like size, Muon,
-            NorMuon, Shampoo, or Scion, which needs no multipliers.
+            NorMuon, Dion2, SOAP-Muon, Shampoo, or Scion, which needs no multipliers; or a partial
+            of one, as `functools.partial(gdjax.shampoo, graft=None)`.
 
         Raises:
-          ValueError: for a factory whose steps are of unknown size.
+          ValueError: for a factory whose steps are of unknown size, such as a function of your own
+            that calls one of gdjax.
 
         Example:
           >>> import gdjax, jax.numpy as jnp
@@ -114,7 +117,12 @@ class WidthScaling:
           >>> print(updates["w"][0, :2])
           [-0.025 -0.025]
         """
-        name = getattr(factory, "__name__", "")
+        function: Any = factory
+        first: tuple[Any, ...] = ()
+        named: dict[str, Any] = {}
+        if isinstance(factory, functools.partial):
+            function, first, named = factory.func, factory.args, factory.keywords
+        name = getattr(function, "__name__", "")
         known = [*ENTRYWISE, *GRADIENT, *POLAR, "shampoo", "scion"]
         if name not in known:
             raise ValueError(
@@ -123,17 +131,24 @@ class WidthScaling:
                 "rate by that of a method with steps of like size, gdjax.times(0.1, "
                 'scaling.learning_rate("adam")).'
             )
-        signature = inspect.signature(factory)
+        if function is not load("gdjax", name):
+            raise ValueError(
+                f"width_scaling(...).scaled(factory=...) must be gdjax.{name} itself, got another "
+                f"function of that name, {factory!r}, whose own arguments are not seen. Give them "
+                f"by functools.partial(gdjax.{name}, ...)."
+            )
+        signature = inspect.signature(function)
 
-        @functools.wraps(factory)
+        @functools.wraps(function)
         def scaled_factory(*args: Any, **kwargs: Any) -> Optimizer:
             try:
-                given = signature.bind(*args, **kwargs)
+                given = signature.bind(*first, *args, **named | kwargs)
             except TypeError:
                 return factory(*args, **kwargs)  # whose error names the argument
             given.apply_defaults()
-            return factory(**self._numbers(name, dict(given.arguments)))
+            return function(**self._numbers(name, dict(given.arguments)))
 
+        scaled_factory.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
         return scaled_factory
 
     def _numbers(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -365,9 +380,6 @@ def width_scaling(
     What is not a number of the optimizer is left to the model: attention whose heads become wider
     divides by their width, not its root, and an embedding that is also the output layer needs a
     factor of :math:`1 / i` on the outputs.
-
-    Known against it: with Shampoo without a graft the best rate grew 2.2 times from width 64 to 256
-    in our measurement, and not at all with one rate for all parameters (the guide "Scaling").
 
     Differences: `mup`, for torch, multiplies the output by :math:`1 / i` in the model (table
     8), where here its initial size and rate are smaller (table 3); the functions computed are the
