@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from x64 import enable_x64
 import gdjax
 from gdjax.training import lanes as lanes_module
 from gdjax.training.checkpoint import Checkpoints
-from gdjax.training.devices import Devices
+from gdjax.training.devices import CallingThread, Devices
 from gdjax.training.engine import either
 
 RNG = np.random.default_rng(0)
@@ -183,6 +184,19 @@ def test_settings_of_the_calling_thread_hold_in_the_workers(monkeypatch):
         result = gdjax.sweep(loss_fn, params, gdjax.adam, RATES, (X.astype(np.float64), Y), steps=2)
         assert result.params["linear_0"]["kernel"].dtype == np.float64
         assert result.state.hyperparams["learning_rate"].dtype == np.float64
+
+
+def test_the_error_of_a_thread_that_has_ended_is_raised():
+    """Also if it ended before anybody waited; then it was lost, and broken lanes were read."""
+    for early in (True, False):
+        failed, done = Future(), Future()
+        done.set_result(None)
+        if early:
+            failed.set_exception(OSError("the disk is gone"))
+        else:
+            threading.Timer(0.05, failed.set_exception, [OSError("the disk is gone")]).start()
+        with pytest.raises(OSError, match="the disk is gone"):
+            CallingThread().wait([done, failed])
 
 
 def test_an_interrupt_returns_what_is_done():

@@ -98,3 +98,23 @@ def test_small_arrays_numbers_and_codes_stay():
     assert repr(state.nu["w"]) == "Encoded(host[8, 3])"
     assert isinstance(state.nu["b"], jax.Array)
     assert gdjax.hyperparams(gdjax.with_hyperparams(state, b1=0.5))["b1"] == 0.5
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_the_lanes_of_a_sweep_stay_on_the_device(vectorize):
+    def loss_fn(params, batch):
+        return jnp.sum((params - batch.mean(0)) ** 2)
+
+    def run(search, factory, **options):
+        space = {"learning_rate": [0.01, 0.1]}
+        options |= dict(steps=4, vectorize=vectorize)
+        return search(
+            loss_fn, jnp.ones(4), factory, space, jnp.arange(8.0).reshape(2, 4), **options
+        )
+
+    def moved(learning_rate):
+        return offloaded(gdjax.adam(learning_rate))
+
+    for search in (gdjax.sweep, gdjax.successive_halving):
+        plain, lanes = run(search, gdjax.adam), run(search, moved)
+        same(plain.params, lanes.params)

@@ -172,12 +172,13 @@ class CallingThread:
         """Run what is asked for until all futures are done, or raise the first error of one."""
         for future in futures:
             future.add_done_callback(lambda _: self._asked.put(None))
-        while not all(future.done() for future in futures):
+        left = [*futures]
+        while left:
             if (call := self._asked.get()) is not None:
                 call()
-            for future in futures:
-                if future.done():
-                    future.result()
+            for future in [future for future in left if future.done()]:
+                future.result()
+                left.remove(future)
 
     def close(self) -> None:
         """Run no more functions: those who ask get a `CancelledError`."""

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdjax.core.base import Optimizer
 from gdjax.core.chain import with_extra_args_support
 from gdjax.core.checks import check_integer
+from gdjax.core.host import is_on_host, to_device
 from gdjax.core.hyper import rounded_off, rounding_key
 from gdjax.core.kinds import check_kind, is_array_tree, shown
 from gdjax.core.reading import with_hyperparams, with_rounding
@@ -490,6 +491,7 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
         else:
             state = optimizer(**numbers, **dict(whole(static))).init(params)
         state = with_epochs("sweep", with_rounding(state, numbers, lost), per_epoch)
+        state = jax.tree.map(lambda x: to_device(x) if is_on_host(x) else x, state)
         never = jnp.asarray(-1, jnp.int32)
         return Carry(params, state, model_state, never, never)
 
