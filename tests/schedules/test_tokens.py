@@ -127,3 +127,22 @@ def test_a_run_whose_batches_grow_is_the_run_with_batches_of_those_sizes():
 def test_bad_input_is_named(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("batch", [491520, 458752, 1289216, 1000, 3])
+def test_jumps_are_at_their_step_whatever_the_tokens_of_a_step(batch):
+    """Neither k batch nor 1 / batch need be a number of float32."""
+    one, two = gdjax.constant_schedule(1.0), gdjax.constant_schedule(2.0)
+    for k in (901, 933, 29122, 99999):
+        for schedule in (
+            gdjax.piecewise_constant_schedule(1.0, {k * batch: 2.0}),
+            gdjax.join_schedules([one, two], [k * batch]),
+            gdjax.exponential_decay(1.0, k * batch, 2.0, staircase=True),
+        ):
+            values = jax.jit(gdjax.in_tokens(schedule, batch))(k + jnp.arange(-1, 2))
+            np.testing.assert_array_equal(values, [1, 2, 2], err_msg=str(k))
+    count = jnp.arange(3001)
+    np.testing.assert_array_equal(
+        gdjax.in_tokens(gdjax.cosine_decay_schedule(1e-3, 3000 * batch), batch)(count),
+        gdjax.cosine_decay_schedule(1e-3, 3000)(count),
+    )

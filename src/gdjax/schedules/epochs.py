@@ -59,7 +59,7 @@ class InEpochs(Schedule):
             if isinstance(self.schedule, FunctionSchedule):  # it may index a table
                 return self.schedule(jax.lax.stop_gradient(epoch).astype(jnp.int32))
             now = epoch * per
-        return stretched(self.schedule, per)(now)
+        return stretched(self.schedule, per, 1.0)(now)
 
 
 @schedule
@@ -68,26 +68,27 @@ class Stretched(Schedule):
 
     schedule: Any
     factor: Leaf
+    divisor: Leaf
 
     def __call__(self, count: Number) -> Array:
-        """Return the value of the schedule at `count / factor`."""
-        return self.schedule(real(count) / self.factor)
+        """Return the value of the schedule at `count / (factor / divisor)`."""
+        return self.schedule(real(count) * self.divisor / self.factor)
 
 
-def stretched(part: Schedule, factor: Array) -> Schedule:
-    """Return a schedule that does the same in `factor` times as many steps.
+def stretched(part: Schedule, factor: Number, divisor: Number) -> Schedule:
+    """Return a schedule that does the same in `factor / divisor` times as many steps.
 
     Its lengths are multiplied, and those of the schedules in it, as a user would do it: the values
-    are those of a schedule in steps, bit for bit if the products are exact.
+    are those of a schedule in steps, bit for bit if those lengths are whole.
     """
     if part.lengths is None:
-        return Stretched(part, factor)
+        return Stretched(part, factor, divisor)  # pyright: ignore[reportArgumentType]
     lengths = set(part.lengths)
 
     def longer(node: PyTree, is_length: bool) -> PyTree:
         if isinstance(node, Schedule):
-            return stretched(node, factor)
-        return real(node) * factor if is_length else node
+            return stretched(node, factor, divisor)
+        return _rounded_to_whole(real(node) * factor / divisor) if is_length else node
 
     fields: dict[str, PyTree] = {
         name: jax.tree.map(
@@ -100,6 +101,16 @@ def stretched(part: Schedule, factor: Array) -> Schedule:
     return dataclasses.replace(part, **fields)  # pyright: ignore[reportArgumentType]
 
 
+def _rounded_to_whole(length: Array) -> Array:
+    """Return the nearest whole number where a length differs from it by rounding errors alone.
+
+    One is of the number that was given, such as 3.75e10 tokens, one of the product.
+    """
+    difference = jax.lax.stop_gradient(jnp.round(length) - length)
+    by_rounding = jnp.abs(difference) <= 2 * jnp.finfo(length.dtype).eps * jnp.abs(length)
+    return length + jnp.where(by_rounding, difference, 0)
+
+
 @checked(steps_per_epoch=POSITIVE._replace(optional=True))
 def in_epochs(
     schedule: ScheduleFn, steps_per_epoch: Number | None = None, *, staircase: bool = False
@@ -107,8 +118,8 @@ def in_epochs(
     """Read the lengths of a schedule in epochs; `fit` and `sweep` know the steps in an epoch.
 
     `in_epochs(cosine_decay_schedule(1e-3, 10))` is `cosine_decay_schedule(1e-3, 10 * n)` in a run
-    of n steps per epoch, with any data and batch size: the values are the same, bit for bit where
-    10 * n is exact. Lengths may be fractions, such as a warm-up of half an epoch.
+    of n steps per epoch, with any data and batch size: the values are the same, bit for bit.
+    Lengths may be fractions, such as a warm-up of half an epoch.
 
     Args:
       schedule: any schedule, also joined ones: all its lengths in steps (`decay_steps`,

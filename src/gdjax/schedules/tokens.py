@@ -53,7 +53,7 @@ class InTokens(Schedule):
     def __call__(self, count: Number) -> Array:
         """Return the value at step `count`."""
         if not isinstance(self.tokens_per_step, Schedule):
-            return stretched(self.schedule, 1 / real(self.tokens_per_step))(count)
+            return stretched(self.schedule, 1.0, real(self.tokens_per_step))(count)
         return self.schedule(tokens_before(self.tokens_per_step, count))
 
 
@@ -158,8 +158,8 @@ def in_tokens(schedule: ScheduleFn, tokens_per_step: Scalar) -> Schedule:
     """Read the lengths of a schedule in tokens.
 
     `in_tokens(cosine_decay_schedule(1e-3, 1e9), 5e5)` is `cosine_decay_schedule(1e-3, 2000)`, bit
-    for bit. Where the batch size changes, the schedule is evaluated at the number of tokens seen so
-    far, to the 7 digits of float32.
+    for bit, also where float32 does not have the number of tokens. Where the batch size changes,
+    the schedule is evaluated at the number of tokens seen so far, to the 7 digits of float32.
 
     Args:
       schedule: any schedule, also joined ones; its lengths in steps are taken as tokens. A
