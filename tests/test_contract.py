@@ -262,6 +262,17 @@ def test_hypergradients(case):
 
 
 @every_case
+def test_numbers_can_be_written_back_and_are_never_nan(case):
+    state = case.make(**case.numbers).init({"b": jnp.ones(3), "w": jnp.ones((4, 3))})
+    numbers = gdjax.hyperparams(state)
+    same = gdjax.with_hyperparams(state, **numbers)
+    jax.tree.map(np.testing.assert_array_equal, gdjax.hyperparams(same), numbers)
+    for name, value in numbers.items():
+        with pytest.raises((ValueError, TypeError), match=rf"with_hyperparams\({name}=\.\.\.\)"):
+            gdjax.with_hyperparams(state, **{name: np.full(value.shape, np.nan)})
+
+
+@every_case
 def test_empty_trees(case):
     opt = case.make(**case.numbers)
     for params in ({}, (), {"a": None}):

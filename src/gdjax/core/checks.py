@@ -74,6 +74,7 @@ COUNT = Range(
     "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31 and x == round(x), whole=True
 )
 FINITE = Range("finite", math.isfinite)
+NUMBER = Range("a number, not NaN", lambda x: x == x, optional=True)
 
 # What the field's standard names may be; `checked(name=Range)` adds to it or overrides it.
 STANDARD = {

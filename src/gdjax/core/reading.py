@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core.base import is_state, short
-from gdjax.core.checks import FINITE, Range, check_range, ranges_of, strict
+from gdjax.core.checks import FINITE, NUMBER, Range, check_range, ranges_of, strict
 from gdjax.core.hyper import (
     Masked,
     PerLeaf,
@@ -236,7 +238,7 @@ def with_hyperparams(state: T, **values: Hyperparam) -> T:
             new, lost, ranges = {}, dict(node.rounding), ranges_of(node)
             for k, v in node.hyperparams.items():
                 at = (*here, jax.tree_util.DictKey(k))
-                check(v, at, ranges.get(k))
+                check(v, at, ranges.get(k, NUMBER))
                 new[k] = edit_value(v, at, replacement)
                 if (key := rounding_key(k)) in lost:
                     lost[key] = edit_value(lost[key], at, _replaced_rounding)
@@ -498,6 +500,16 @@ def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     return jnp.broadcast_to(lost, jnp.shape(old))
 
 
+def _other_table(what: str, value: ArrayLike, old: Schedule) -> Schedule:
+    """Return a hyperparameter that is an array, such as Muon's coefficients, with other numbers."""
+    ((_, table),), treedef = _one_level(old)
+    check_range(what, value, FINITE)
+    new = as_array(what, np.asarray(value) if isinstance(value, (list, tuple)) else value)
+    if new.shape != jnp.shape(table):
+        raise ValueError(f"{what} must have shape {jnp.shape(table)}, got {new.shape}.")
+    return treedef.unflatten([new])
+
+
 def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     """Return the form in which a new value takes the place of an old one in the state."""
     if _is_box(old):
@@ -507,6 +519,8 @@ def replacement(what: str, value: Hyperparam, old: PyTree) -> PyTree:
         return Masked(replacement(what, value, old.value), old.mask)
     if isinstance(old, Times) and not isinstance(value, Times):
         return Times(replacement(what, value, old.value), old.multipliers)
+    if isinstance(old, Schedule) and not old.one_number and not callable(value):
+        return _other_table(what, value, old)
     if callable(value) or not jax.tree_util.all_leaves([value]):
         return as_hyper(what, value)
     if not jax.tree_util.all_leaves([old]):  # in place of a schedule or a tree

@@ -19,7 +19,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gdjax.core.checks import as_float_leaves, check_choice, check_integer, checked
+from gdjax.core.checks import (
+    FINITE,
+    as_float_leaves,
+    check_choice,
+    check_integer,
+    check_range,
+    checked,
+)
 from gdjax.core.explicit import automatically
 from gdjax.core.kinds import is_array_tree, shown
 from gdjax.core.numerics import abs_sq, cast, compute_dtype, safe_sqrt, scalar_dtype
@@ -91,6 +98,7 @@ def ns_table(name: str, ns_coeffs: Coefficients, ns_steps: int | None = None) ->
         raise TypeError(
             f"{name}(ns_coeffs=...) must be a name or real numbers, got {shown(ns_coeffs)}."
         )
+    check_range(f"{name}(ns_coeffs=...)", ns_coeffs, FINITE)
     table = _array(ns_coeffs)
     if table.ndim not in (1, 2) or table.shape[-1] != 3 or not table.size:
         raise ValueError(

@@ -26,6 +26,8 @@ from gdjax.core.checks import (
     WHOLE,
     as_float_leaves,
     checked,
+    declared_ranges,
+    remember_ranges,
 )
 from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.hyper import as_array, as_hyper
@@ -164,6 +166,7 @@ def _build(
     numbers = dict(zip(reg_names(len(regs)), regs, strict=True)) if regs else {}
     numbers |= search if learning_rate is None else {"learning_rate": learning_rate}
     first = 1.0 if learning_rate is not None else init_learning_rate
+    ranges = declared_ranges(numbers)
     rule = treewise(_proximal_step, None, numbers, name=call, call=call, accelerated=accelerated)
 
     def init(params: Params) -> State:
@@ -179,7 +182,8 @@ def _build(
             prox,
             len(regs),
         )
-        return replicated_like(State(jnp.zeros((), jnp.int32), hyper, slots), params)
+        state = replicated_like(State(jnp.zeros((), jnp.int32), hyper, slots), params)
+        return remember_ranges(state, ranges)
 
     return Optimizer(init, rule.update)
 

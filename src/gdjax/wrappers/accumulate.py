@@ -15,7 +15,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer, State
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import WHOLE, checked
+from gdjax.core.checks import WHOLE, checked, remember_ranges
 from gdjax.core.every import as_interval
 from gdjax.core.hyper import as_hyper, value_at
 from gdjax.core.lift import treewise
@@ -93,14 +93,14 @@ def _fresh(
     dtype: FloatDType,
     params: Params,
 ) -> Accumulated:
-    numbers, acc_grads = {}, None
+    numbers, ranges, acc_grads = {}, {}, None
     if every_k is not None:
-        numbers = dict(every_k=as_hyper(what, every_k))
+        numbers, ranges = dict(every_k=as_hyper(what, every_k)), dict(every_k=WHOLE)
         acc_grads = jax.tree.map(
             lambda x: jnp.zeros_like(x, dtype=dtype or compute_dtype(x)), params
         )
     return Accumulated(
-        steps=State(_no_count(), numbers, ()),
+        steps=remember_ranges(State(_no_count(), numbers, ()), ranges),
         mini_step=_no_count(),
         updated=jnp.array(False),
         acc_grads=acc_grads,

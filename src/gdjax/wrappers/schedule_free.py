@@ -13,7 +13,7 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import CLOSED_UNIT, SHARE, checked
+from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, SHARE, checked
 from gdjax.core.evaluation import eval_params
 from gdjax.core.fits import NEEDS_PARAMS
 from gdjax.core.lift import treewise
@@ -93,7 +93,7 @@ def _fresh_gpa(init: InitFn, params: Params) -> PrimalAverage:
     return PrimalAverage(copied(params), no_residual(params), init(params))
 
 
-@checked(**RANGES)
+@checked(**RANGES, weight_learning_rate=NONNEGATIVE)
 def schedule_free(
     base_optimizer: Pair,
     learning_rate: Scalar,

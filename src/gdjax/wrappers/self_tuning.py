@@ -23,7 +23,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.chain import with_extra_args_support
-from gdjax.core.checks import POSITIVE, check_range, leaf_name, strict
+from gdjax.core.checks import POSITIVE, check_range, leaf_name, remember_ranges, strict
 from gdjax.core.flax_details import serialized
 from gdjax.core.hyper import as_array
 from gdjax.core.lift import leafwise, treewise
@@ -348,6 +348,11 @@ def _descend(gain, slots, z, count, *, tuning_rate):
     return -tuning_rate * gain, slots
 
 
+def _descent(tuning_rate: Scalar) -> Optimizer:
+    init, update = leafwise(_descend, None, {"tuning_rate": tuning_rate}, name="self_tuning")
+    return Optimizer(lambda z: remember_ranges(init(z), {"tuning_rate": POSITIVE}), update)
+
+
 @strict()
 def self_tuning(
     optimizer: Pair,
@@ -440,7 +445,7 @@ def self_tuning(
         check_range(what, tuner, POSITIVE)
         if jax.tree_util.all_leaves([tuner]) and not callable(tuner):
             tuner = as_array(what, tuner, scalar=True)
-        tuner = leafwise(_descend, hyperparams={"tuning_rate": tuner}, name="self_tuning")
+        tuner = _descent(tuner)
     init, update = with_extra_args_support(optimizer)
     own = with_extra_args_support(tuner)
     slots = functools.partial(_fresh, init, own.init, names)
