@@ -218,6 +218,14 @@ def test_axes_that_are_stored_otherwise():
             "width_scaling: there was no parameter 'b', only 'a'",
         ),
         (
+            lambda: (
+                gdjax.width_scaling({"a": jnp.ones((8, 4))}, {"a": jnp.ones((4, 4))})
+                .scaled(gdjax.adam)(0.1)
+                .init({"a": jnp.ones((16, 4))})
+            ),
+            "width_scaling: the parameter 'a' had the shape (8, 4), and now has (16, 4)",
+        ),
+        (
             lambda: gdjax.width_scaling(jnp.ones(4), jnp.ones(4)).scaled(gdjax.adam)(-1.0),
             "adam(learning_rate=...) must be finite and >= 0, got -1.0",
         ),

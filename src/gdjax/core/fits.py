@@ -8,11 +8,14 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gdjax.core.base import short
 from gdjax.core.checks import as_float_leaves, check_like, check_state, leaf_name
 from gdjax.core.hyper import path_name
+from gdjax.core.kinds import is_number, shown
+from gdjax.core.numerics import scalar_dtype
 from gdjax.core.types import OptState, Params, TreeDef, Updates
 
 NEEDS_PARAMS = "the parameters: call update(grads, state, params)."
@@ -48,6 +51,19 @@ def checked_leaves(
         return leaves, None, treedef
     parts = check_like("the gradients", leaves, treedef, f"{name}: the parameters", params)
     return leaves, parts, treedef
+
+
+def loss_given(name: str, value: object) -> Array:
+    """Return the `value=` of an update, the loss, in at least float32."""
+    if value is None:
+        raise ValueError(f"{name} needs the loss: call update(grads, state, params, value=loss).")
+    if not is_number(value) or np.size(value) != 1:  # pyright: ignore[reportArgumentType]
+        raise ValueError(
+            f"{name}: update(..., value=...) must be the loss, one real number, got "
+            f"{shown(value)}. Take its mean over examples."
+        )
+    x = jnp.asarray(value)  # pyright: ignore[reportArgumentType]
+    return x.astype(jnp.promote_types(x.dtype, scalar_dtype())).reshape(())
 
 
 def _check_nnx(name: str, treedef: TreeDef, grads: Updates, state: OptState) -> None:

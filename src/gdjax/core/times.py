@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,10 +17,12 @@ from gdjax.core.hyper import (
     PlainFunction,
     Schedule,
     leaf_values,
+    path_name,
     schedule,
     spread,
 )
 from gdjax.core.numerics import scalar_dtype
+from gdjax.core.parts import varying
 from gdjax.core.types import Hyperparam, Number, PyTree
 
 
@@ -91,7 +94,7 @@ class ByGroup(PerLeaf):
     Args:
       groups: the names of the groups.
       values: a value for each of them.
-      members: a pair (path of a parameter, name of its group) for each parameter.
+      members: for each parameter its path, the name of its group, and its shape.
       made_by: the function whose result this is, for errors.
     """
 
@@ -99,7 +102,7 @@ class ByGroup(PerLeaf):
         self,
         groups: tuple[str, ...],
         values: tuple[Any, ...],
-        members: tuple[tuple[str, str], ...],
+        members: tuple[tuple[str, str, tuple[int, ...]], ...],
         made_by: str,
     ):
         self.groups, self.values, self.members, self.made_by = groups, values, members, made_by
@@ -118,7 +121,8 @@ class ByGroup(PerLeaf):
 
     def per_leaf(self, names: tuple[str, ...]) -> list[Any]:
         """Return the value of its group for each path."""
-        group_of, value_of_group = dict(self.members), dict(zip(self.groups, self.values))
+        group_of = {name: group for name, group, _ in self.members}
+        value_of_group = dict(zip(self.groups, self.values, strict=True))
         for name in names:
             if name not in group_of:
                 raise ValueError(
@@ -127,6 +131,18 @@ class ByGroup(PerLeaf):
                     "optimized."
                 )
         return [value_of_group[group_of[name]] for name in names]
+
+    def check_used(self, what: str, tree: PyTree) -> None:
+        """Raise if a parameter has another shape than that which the values are for."""
+        shapes = {name: shape for name, _, shape in self.members}
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            name, shape = path_name(path), jnp.shape(x)
+            is_part = isinstance(x, jax.core.Tracer) and varying(x)  # in shard_map
+            if not is_part and shapes.get(name, shape) != shape:
+                raise ValueError(
+                    f"{self.made_by}: the parameter {name!r} had the shape {shapes[name]}, and now "
+                    f"has {shape}. Call it with the parameters that are optimized."
+                )
 
     def __repr__(self) -> str:
         """Show groups and values as a dict."""

@@ -15,7 +15,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, UNIT, checked
-from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.fits import loss_given
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.trees import inner_product, map_leaves, real_zeros_like, total, zero, zeros_like
@@ -74,11 +74,6 @@ def _polyak(bound, loss, slope, now, size, rate, shrink, lower_bound, bc1, adapt
     return tau, bound
 
 
-def _check(name, params, value):
-    if params is None or value is None:
-        raise ValueError(f"{name} needs the loss, update(..., value=loss), and {NEEDS_PARAMS}")
-
-
 def _momo(
     grads,
     slots,
@@ -92,7 +87,7 @@ def _momo(
     adapt_lower_bound,
     value,
 ):
-    _check("momo", params, value)
+    value = loss_given("momo", value)
     b1 = jnp.where(count == 1, 0, beta)
     bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
     shrink = 1 + learning_rate * weight_decay
@@ -120,7 +115,7 @@ def _momo_adam(
     adapt_lower_bound,
     value,
 ):
-    _check("momo_adam", params, value)
+    value = loss_given("momo_adam", value)
     bound = jnp.where(count == 1, lower_bound, slots.lower_bound)
     shrink = 1 + learning_rate * weight_decay
     bc1, bc2 = bias_correction(b1, count), bias_correction(b2, count)
@@ -204,7 +199,7 @@ def momo(
     numbers = dict(
         learning_rate=learning_rate, beta=beta, lower_bound=lower_bound, weight_decay=weight_decay
     )
-    return treewise(_momo, _zeros, numbers, adapt_lower_bound=adapt_lower_bound)
+    return treewise(_momo, _zeros, numbers, needs_params=True, adapt_lower_bound=adapt_lower_bound)
 
 
 @checked(lower_bound=FINITE, weight_decay=NONNEGATIVE)
@@ -267,4 +262,6 @@ def momo_adam(
     """
     numbers = dict(b1=b1, b2=b2, eps=eps)
     numbers |= dict(learning_rate=learning_rate, lower_bound=lower_bound, weight_decay=weight_decay)
-    return treewise(_momo_adam, _zeros_adam, numbers, adapt_lower_bound=adapt_lower_bound)
+    return treewise(
+        _momo_adam, _zeros_adam, numbers, needs_params=True, adapt_lower_bound=adapt_lower_bound
+    )

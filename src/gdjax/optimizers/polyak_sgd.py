@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import FINITE, NONNEGATIVE, Range, called, check_choice, checked
+from gdjax.core.fits import loss_given
 from gdjax.core.lift import treewise
-from gdjax.core.numerics import scalar_dtype
 from gdjax.core.trees import sum_sq, times
 from gdjax.core.types import Scalar
 
@@ -25,7 +25,7 @@ def _polyak(
     grads, slots, params, count, *, value, max_learning_rate, f_min, eps, scaling=None, variant
 ):
     squared = sum_sq(grads) + eps
-    gap = jnp.asarray(value, scalar_dtype()) - f_min
+    gap = loss_given("polyak_sgd", value) - f_min
     if variant == "sps+":
         gap = jnp.where(gap > 0, gap, 0)
     inside = gap < max_learning_rate * squared  # without a division, which could overflow

@@ -20,8 +20,9 @@ from jax import Array
 
 from gdjax.core.base import InitFn, Optimizer
 from gdjax.core.checks import NONNEGATIVE, OPEN_UNIT, POSITIVE, checked
+from gdjax.core.fits import loss_given
 from gdjax.core.lift import leafwise, treewise
-from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt, scalar_dtype
+from gdjax.core.numerics import abs_sq, bias_correction, safe_divide, safe_sqrt
 from gdjax.core.residual import exact_params, land, no_residual
 from gdjax.core.trees import copied, inner_product, map_leaves, total, zero
 from gdjax.core.types import FloatDType, Hyperparam, OptState, Params, PyTree, Scalar
@@ -73,7 +74,7 @@ def _schedule_free_plus(
 
     sizes, slopes = map_leaves(_size_and_slope, 2, (grads, slots.z, exact))
     norm = b3 * slots.norm + (1 - b3) * L1_TO_L2 * total(sizes)
-    gap = jnp.asarray(value, scalar_dtype()) + beta / slots.beta * total(slopes)
+    gap = loss_given("schedule_free_plus", value) + beta / slots.beta * total(slopes)
     rate = learning_rate * safe_divide(jnp.maximum(gap, 0), norm / bias_correction(b3, count))
 
     directions, state = inner(grads, slots.inner, exact, rate=rate)

@@ -16,7 +16,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import OPEN_UNIT, WHOLE, as_float_leaves, check_integer, checked
-from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS, loss_given
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype
 from gdjax.core.types import Params, PyTree, Scalar
@@ -74,7 +74,7 @@ def _lbfgsb(
     dtype = slots.s.dtype
     lower, upper = as_vector(slots.lower), as_vector(slots.upper)
     x, g, lower, upper = (z.astype(dtype) for z in (x, g, lower, upper))
-    x, value = jnp.clip(x, lower, upper), jnp.asarray(value).astype(dtype)
+    x, value = jnp.clip(x, lower, upper), loss_given("lbfgsb", value).astype(dtype)
     model = compact(slots.s, slots.y, slots.used)
     cauchy = cauchy_point(model, x, g, lower, upper)
     target = subspace_minimum(model, x, g, cauchy, lower, upper)

@@ -35,7 +35,7 @@ from gdjax.core.checks import (
     check_choice,
     checked,
 )
-from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS, loss_given
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import compute_dtype, scalar_dtype
 from gdjax.core.protocols import KeepsGradient, states_in
@@ -123,7 +123,7 @@ def line(name: str, updates: Updates, raw_params: Params, extra: dict[str, Any])
         value, grad = jax.value_and_grad(fun)(x + t * d)
         return Point(t, value, jnp.vdot(grad, d), grad)
 
-    value = jnp.asarray(extra["value"]).astype(dtype).reshape(())
+    value = loss_given(name, extra["value"]).astype(dtype)
     slope = jnp.vdot(g, d)
     start = Point(jnp.zeros((), dtype), value, slope, g)
     return Line(

@@ -29,7 +29,7 @@ from gdjax.core.checks import (
     declared_ranges,
     remember_ranges,
 )
-from gdjax.core.fits import NEEDS_PARAMS
+from gdjax.core.fits import NEEDS_PARAMS, loss_given
 from gdjax.core.hyper import as_array, as_hyper
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import cast_like
@@ -93,7 +93,6 @@ def _minus(a: PyTree, b: PyTree) -> PyTree:
 
 def _backtracked(slots, grads, y, count, numbers, search, value, value_fn, raw):
     """Return the step size for which the quadratic upper bound of f holds, and how that went."""
-    value = jnp.asarray(value).astype(zero().dtype)
     slack = 10 * jnp.finfo(jnp.result_type(*jax.tree.leaves(y), jnp.float32)).eps * jnp.abs(value)
     before = slots.learning_rate
     shrink, grow, most = search
@@ -131,6 +130,7 @@ def _proximal_step(
                 f"{call} with learning_rate=None needs value=... and value_fn=...: call "
                 "update(grads, state, params, value=value, value_fn=value_fn)."
             )
+        value = loss_given(call, value).astype(zero().dtype)
         search = decrease_factor, increase_factor, max_linesearch_steps
         learning_rate, evals, failed = _backtracked(
             slots, grads, params, count, numbers, search, value, value_fn, raw_params

@@ -196,7 +196,7 @@ class WidthScaling:
                 others = sum(kind == width.kind for kind, _ in names)
                 names[width.kind, value] = f"{width.kind}_{others}" if others else width.kind
         members = tuple(
-            (width.path, names[width.kind, value])
+            (width.path, names[width.kind, value], width.shape)
             for width, value in zip(self.widths, values, strict=True)
         )
         return ByGroup(tuple(names.values()), tuple(v for _, v in names), members, "width_scaling")

@@ -13,6 +13,7 @@ from jax import Array
 from gdjax.core.base import Optimizer
 from gdjax.core.checks import CLOSED_UNIT, NONNEGATIVE, OPEN_UNIT, WHOLE, checked
 from gdjax.core.every import as_interval
+from gdjax.core.fits import loss_given
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, scalar_dtype
 from gdjax.core.trees import times
@@ -47,7 +48,8 @@ def _reduce_on_plateau(
 ):
     scale, best, stale, cooling, n, mean = slots
     n = safe_increment(n)
-    mean = mean + (jnp.asarray(value).astype(mean.dtype) - mean) / n.astype(mean.dtype)
+    value = loss_given("reduce_on_plateau", value).astype(mean.dtype)
+    mean = mean + (value - mean) / n.astype(mean.dtype)
     due = n >= as_interval(accumulation_size, n)
 
     known = jnp.isfinite(best)  # it is infinite until there is a finite mean

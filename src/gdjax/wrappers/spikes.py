@@ -22,6 +22,7 @@ from gdjax.core.checks import (
     check_integer,
     checked,
 )
+from gdjax.core.fits import loss_given
 from gdjax.core.lift import treewise
 from gdjax.core.numerics import safe_increment, safe_sqrt, scalar_dtype
 from gdjax.core.protocols import also_took_step
@@ -74,7 +75,7 @@ def _skip_spikes(
             "value=...)."
         )
     seen = [] if watch == "value" else [safe_sqrt(sum_sq(grads))]
-    seen += [] if watch == "grad_norm" else [jnp.asarray(extra["value"])]
+    seen += [] if watch == "grad_norm" else [loss_given("skip_spikes", extra["value"])]
     now = jnp.stack([x.astype(slots.history.dtype) for x in seen])
     window = slots.history.shape[1]
     n = jnp.minimum(slots.recorded, window)
