@@ -1,5 +1,6 @@
 """sweep: every lane equals its single run; one program; diverged lanes frozen and named."""
 
+import functools
 import gc
 
 import jax
@@ -212,3 +213,26 @@ def test_a_sweep_that_has_ended_is_not_asked_again(monkeypatch):
     )  # fmt: skip
     gc.collect()
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda learning_rate: gdjax.adam(lambda t: learning_rate / (t + 1)),
+        lambda learning_rate: gdjax.adam(lambda t, r=learning_rate: r / (t + 1)),
+        lambda learning_rate: gdjax.sgd(functools.partial(lambda r, t: r, learning_rate)),
+    ],
+    ids=["closure", "default", "partial"],
+)
+def test_a_function_that_closes_over_a_number_of_its_lane_is_named(factory):
+    with pytest.raises(
+        ValueError, match=r"sweep\(space=...\): .* in the function .* not in its state"
+    ):
+        gdjax.sweep(
+            lambda p, b: jnp.sum(p**2),
+            jnp.ones(2),
+            factory,
+            {"learning_rate": [0.01, 0.1]},
+            jnp.ones((4, 1)),
+            steps=2,
+        )

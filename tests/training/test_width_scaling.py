@@ -172,6 +172,9 @@ def test_axes_that_are_stored_otherwise():
     assert vector.widths[0].kind == "vector"
 
 
+AMBIGUOUS = {"a": {"b": jnp.ones(2)}, "a/b": jnp.ones(3)}  # as in Haiku
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -216,6 +219,22 @@ def test_axes_that_are_stored_otherwise():
                 .init({"b": jnp.ones(4)})
             ),
             "width_scaling: there was no parameter 'b', only 'a'",
+        ),
+        (
+            lambda: gdjax.width_scaling(AMBIGUOUS, AMBIGUOUS),
+            "width_scaling: the parameters have the path 'a/b' twice",
+        ),
+        (
+            lambda: gdjax.coordinate_check(
+                lambda width, key: (
+                    lambda p, b: (jnp.sum(p["a/b"]), p),
+                    AMBIGUOUS,
+                    gdjax.sgd(0.1),
+                ),
+                [2, 4],
+                None,
+            ),
+            "coordinate_check(setup=...): the activations have the path 'a/b' twice",
         ),
         (
             lambda: (
@@ -328,6 +347,8 @@ def test_the_coordinate_check_tells_the_two_apart():
 def test_the_coordinate_check_names_bad_input():
     with pytest.raises(ValueError, match=r"widths=...\) must be two or more widths >= 1, got \[4"):
         gdjax.coordinate_check(lambda width, key: None, [4, 4], None)
+    with pytest.raises(TypeError, match=r"must return \(loss_fn, params, optimizer\), got None"):
+        gdjax.coordinate_check(lambda width, key: None, [2, 4], None)
     with pytest.raises(TypeError, match=r"must return \(loss, activations\), got"):
         parts = (lambda p, b: p.sum(), jnp.ones(2), gdjax.sgd(0.1))
         gdjax.coordinate_check(lambda width, key: parts, [2, 4], None)

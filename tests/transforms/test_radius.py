@@ -1,5 +1,7 @@
 """Floors below updates, radial brake, pinned radius: what their oracle does not test."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +54,13 @@ def test_the_brake_tells_outward_from_inward():
     free = gdjax.chain(gdjax.radial_brake(0.0, 0.0), gdjax.pin_radius())
     after = W + once(free, {**UPDATES, "w": jnp.array([[5.0, -2.0], [1.0, 3.0]])})["w"]
     np.testing.assert_allclose(jnp.linalg.norm(after), jnp.linalg.norm(W), rtol=1e-6)
+
+
+def test_a_step_beyond_zero_keeps_the_length_of_its_part_along_the_weights():
+    params, update = jnp.array([[2.0, 0.0]]), jnp.array([[-3.0, 1.0]])
+    opt = gdjax.pin_radius()
+    after = params + opt.update(update, opt.init(params), params)[0]
+    np.testing.assert_allclose(after, jnp.array([[-1.0, 1.0]]) / math.sqrt(2), rtol=1e-6)
 
 
 def test_bad_arguments_are_named():

@@ -553,3 +553,10 @@ def whole_leaf_values(what: str, value: PyTree, tree: PyTree) -> list[Any]:
 def path_name(path: tuple[Any, ...]) -> str:
     """Return the path of a leaf as a string, keys joined by "/"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_distinct(what: str, names: Sequence[str]) -> None:
+    """Raise if two paths are the same once their keys are joined, as those of a/b and "a/b"."""
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"{what} have the path {name!r} twice. Rename one of them.")

@@ -16,7 +16,8 @@ import numpy as np
 from gdjax.core.base import short
 from gdjax.core.chain import apply_updates, with_extra_args_support
 from gdjax.core.checks import check_integer, strict
-from gdjax.core.hyper import path_name
+from gdjax.core.hyper import check_distinct, path_name
+from gdjax.core.kinds import shown
 from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.types import Key, LossFn, Pair, Params, PyTree
 from gdjax.training.plotting import new_axes
@@ -170,6 +171,11 @@ def _run(
     parts: tuple[LossFn, Params, Pair], batch: PyTree, steps: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return name -> sizes and changes of the activations of one model."""
+    if not (isinstance(parts, tuple) and len(parts) == 3):
+        raise TypeError(
+            "coordinate_check(setup=...): setup(width, key) must return (loss_fn, params, "
+            f"optimizer), got {shown(parts)}."
+        )
     loss_fn, params, optimizer = parts
     init, update = with_extra_args_support(optimizer)
 
@@ -203,7 +209,9 @@ def _run(
 
     sizes, changes = train(params, init(params))
     rows = jax.tree_util.tree_flatten_with_path(sizes)[0]
+    names = [path_name(path) or "activation" for path, _ in rows]
+    check_distinct("coordinate_check(setup=...): the activations", names)
     return {
-        path_name(path) or "activation": (np.asarray(size), np.asarray(change)[1:])
-        for (path, size), change in zip(rows, jax.tree.leaves(changes), strict=True)
+        name: (np.asarray(size), np.asarray(change)[1:])
+        for name, (_, size), change in zip(names, rows, jax.tree.leaves(changes), strict=True)
     }

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -470,6 +471,23 @@ def _check_numbers_are_in_the_state(
         )
 
 
+def _check_closures(factory: Any, state: PyTree) -> None:
+    """Raise if a schedule that is a plain function closes over a number of its lane."""
+    for function in functions_in(state):
+        cells = getattr(function, "__closure__", None) or ()
+        kept = [x.cell_contents for x in cells], getattr(function, "__defaults__", None)
+        if isinstance(function, functools.partial):
+            kept = function.args, function.keywords
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(kept)):
+            raise ValueError(
+                f"{getattr(factory, '__name__', 'the optimizer')} has a number of the space in "
+                f"the function {getattr(function, '__name__', 'partial')}, not in its state, so "
+                "that lanes cannot differ in it. Give it to a schedule of gdjax, such as "
+                "exponential_decay(learning_rate, 1000, 0.5), or multiply a function by it, "
+                "gdjax.times(learning_rate, lambda t: 1 / (t + 1))."
+            )
+
+
 @remembered
 def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
     arguments = {} if is_pair(optimizer) else _arguments(optimizer)[0]
@@ -490,6 +508,7 @@ def _start_function(optimizer: Any, static: tuple, inits: tuple) -> Callable:
             state = with_hyperparams(optimizer.init(params), **numbers)
         else:
             state = optimizer(**numbers, **dict(whole(static))).init(params)
+            _check_closures(optimizer, state)
         state = with_epochs("sweep", with_rounding(state, numbers, lost), per_epoch)
         state = jax.tree.map(lambda x: to_device(x) if is_on_host(x) else x, state)
         never = jnp.asarray(-1, jnp.int32)

@@ -32,7 +32,7 @@ from jax import Array
 
 from gdjax.core.base import Optimizer, short
 from gdjax.core.checks import check_choice, strict
-from gdjax.core.hyper import first_match, nearest, path_name
+from gdjax.core.hyper import check_distinct, first_match, nearest, path_name
 from gdjax.core.numerics import root_mean_sq, upcast
 from gdjax.core.times import ByGroup, times
 from gdjax.core.types import ArrayTree, Params
@@ -443,6 +443,7 @@ def width_scaling(
     base, wide = map(jax.tree.leaves, others.values())
     specs = dimension_numbers or {}
     names = [path_name(path) for path, _ in rows]
+    check_distinct("width_scaling: the parameters", names)
     found = [first_match(tuple(specs), name) for name in names]
     for i, pattern in enumerate(specs):
         if i not in found:

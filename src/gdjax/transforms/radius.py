@@ -43,7 +43,7 @@ def _pin_radius(update, slots, param, count):
     if param.ndim < 2:
         return update, slots
     before, after = _norm(param), _norm(param + update)
-    radius = jnp.maximum(before + safe_divide(inner_product(update, param), before), 0)
+    radius = jnp.abs(before + safe_divide(inner_product(update, param), before))
     pinned = safe_divide(radius, after) * (param + update) - param
     known = (before > 0) & (after > 0) & jnp.isfinite(before) & jnp.isfinite(after)
     return jnp.where(known, pinned, update), slots
@@ -162,7 +162,8 @@ def pin_radius() -> Optimizer:
 
     .. math::
 
-       r = \lVert W \rVert + \frac{\langle u, W \rangle}{\lVert W \rVert}, \qquad
+       r = \left\lvert \lVert W \rVert + \frac{\langle u, W \rangle}{\lVert W \rVert}
+       \right\rvert, \qquad
        u \leftarrow r\, \frac{W + u}{\lVert W + u \rVert} - W
 
     Without it a step at right angles to the weights lengthens them, by :math:`\lVert u \rVert^2 / 2
