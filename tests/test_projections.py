@@ -1,6 +1,7 @@
 """Projections: the nearest point of the set, checked by its definition and against optax."""
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from x64 import enable_x64
 
 from gdjax import projections as P
+from gdjax import proximal
 
 NAMES = [n for n in dir(optax.projections) if n.startswith("projection_")]
 
@@ -304,3 +306,32 @@ def test_the_simplex_of_rows_is_batched_and_exact_far_from_zero():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("s", [1e-24, 1e-20, 1.0, 1e20, 1e37])
+def test_squares_do_not_leave_the_range_of_float32(s):
+    x, y = jnp.array([3.0, -4.0]) * s, jnp.array([1.0, 2.0])
+    normal = jnp.array([3.0, 4.0]) * s
+    z = jnp.array([3.0 + 4.0j], jnp.complex64) * s
+    rows = [
+        (P.projection_l2_ball(x, 0.5 * s) / s, [0.3, -0.4]),
+        (P.projection_l2_sphere(x), [0.6, -0.8]),
+        (P.projection_vector(y, normal), [1.32, 1.76]),
+        (P.projection_vector(normal, y) / s, [2.2, 4.4]),
+        (P.projection_hyperplane(y, normal, s), [-0.2, 0.4]),
+        (P.projection_halfspace(y, normal, s), [-0.2, 0.4]),
+        (P.projection_halfspace(y, normal, 20 * s), [1.0, 2.0]),
+        (proximal.prox_group_lasso(x, 0.5 * s) / s, [2.7, -3.6]),
+        (proximal.prox_lasso(z, 0.5 * s) / s, [2.7 + 3.6j]),
+    ]
+    for found, right in rows:
+        np.testing.assert_allclose(found, right, rtol=2e-6)
+
+
+def test_infinities_have_the_limit():
+    for x, right in (([math.inf, 0.0, 1.0], [1, 0, 0]), ([-math.inf, 0.0, 1.0], [0, 0, 1])):
+        np.testing.assert_array_equal(P.projection_simplex(jnp.array(x)), right)
+    assert jnp.isnan(P.projection_simplex(jnp.array([math.nan, math.inf]))).all()
+    infinite = proximal.prox_group_lasso(jnp.array([math.inf, 1.0]))
+    np.testing.assert_array_equal(infinite, [math.inf, 1.0])
+    assert jnp.isnan(proximal.prox_group_lasso(jnp.array([math.nan, 1.0]))).all()

@@ -20,8 +20,16 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, as_float_leaves, checked, strict
 from gdjax.core.hyper import whole_leaf_values
-from gdjax.core.numerics import abs_sq, cast, cast_like, compute_dtype, safe_sqrt, upcast
-from gdjax.core.trees import sum_sq, times
+from gdjax.core.numerics import (
+    abs_sq,
+    cast,
+    cast_like,
+    compute_dtype,
+    power_of_two,
+    safe_sqrt,
+    upcast,
+)
+from gdjax.core.trees import sum_sq, times, unit_of
 from gdjax.core.types import Number, PrefixTree, PyTree
 from gdjax.projections.reading import broadcasts
 
@@ -163,9 +171,10 @@ def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1
     leaves, treedef = _leaves("prox_group_lasso", x)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     x = treedef.unflatten(leaves)
-    norm = safe_sqrt(sum_sq(leaves))
+    unit, wide = unit_of(leaves), upcast(x)
+    norm = safe_sqrt(sum_sq(jax.tree.map(lambda x: x / cast(unit, x.real.dtype), wide)))
     threshold = jnp.multiply(jnp.asarray(scaling, norm.dtype), 1.0 if l2reg is None else l2reg)
-    return cast_like(times(upcast(treedef.unflatten(leaves)), _kept(norm, threshold)), x)
+    return cast_like(times(wide, _kept(norm, threshold / unit)), x)
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)
@@ -247,7 +256,8 @@ def make_prox_from_projection(projection: Callable[..., Any], *args: Any) -> Cal
 
 def _soft(x: Array, threshold: Array) -> Array:
     if jnp.iscomplexobj(x):
-        return x * _kept(safe_sqrt(abs_sq(x)), threshold)
+        unit = power_of_two(jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)))
+        return x * _kept(safe_sqrt(abs_sq(x / unit)), threshold / unit)
     return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - threshold)
 
 
@@ -257,8 +267,11 @@ def _lower(x: Array, threshold: Array) -> Array:
 
 def _kept(norm: Array, threshold: Array) -> Array:
     """Return the factor by which a norm shrinks, max(0, 1 - threshold / norm)."""
-    some = norm > threshold
-    return jnp.where(some, (norm - threshold) / jnp.where(some, norm, 1), 0)
+    none = norm <= threshold
+    share = jnp.where(norm < jnp.inf, norm - threshold, 1) / jnp.where(
+        none | jnp.isinf(norm), 1, norm
+    )
+    return jnp.where(none, 0, share)
 
 
 def _elastic(

@@ -17,6 +17,7 @@ from gdjax.core.numerics import (
     abs_sq,
     cast,
     compute_dtype,
+    power_of_two,
     real_dtype,
     safe_sqrt,
     scalar_dtype,
@@ -108,6 +109,26 @@ def sum_sq(tree: PyTree) -> Array:
     dtype = compute_dtype(*parts)  # float32 and float64 leaves may be mixed
     parts = [cast(x, dtype) for x in parts]
     return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), scalar_dtype())
+
+
+def unit_of(*trees: PyTree) -> Array:
+    """Return a power of two near the largest element, by which squares neither over- nor underflow.
+
+    Dividing by it rounds nothing. It is 1 for zeros, and where an element is not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(unit_of(jnp.array([3.0, -20.0]), 1j))
+      16.0
+    """
+    parts = [jnp.abs(y) for x in jax.tree.leaves(upcast(trees)) for y in _real_parts(x)]
+    sizes = [jnp.max(x, initial=0) for x in parts]
+    dtype = compute_dtype(*sizes)
+    return power_of_two(functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype)))
+
+
+def _real_parts(x: Array) -> list[Array]:
+    return [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
 
 
 SMALL = 4096  # elements; like arrays of at most this size are added first, then summed once

@@ -8,6 +8,7 @@ from jax import Array
 
 from gdjax.core.checks import strict
 from gdjax.core.numerics import upcast
+from gdjax.core.trees import unit_of
 from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, number, pair
 
@@ -30,8 +31,10 @@ def projection_vector(x: PyTree, a: PyTree) -> PyTree:
       [3. 0.]
     """
     x, a = pair("projection_vector", x, a)
-    factor = _over(_dot(x, a), _dot(a, a))
-    return keep(lambda _, y: factor.astype(y.dtype) * y, x, a)
+    unit, length = unit_of(x), unit_of(a)
+    small, normal = _divided(x, unit), _divided(a, length)
+    factor = _over(_dot(small, normal), _dot(normal, normal))
+    return keep(lambda _, y: factor.astype(y.dtype) * y * unit.astype(y.dtype), x, normal)
 
 
 @strict()
@@ -56,8 +59,8 @@ def projection_hyperplane(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """
     x, a = pair("projection_hyperplane", x, a)
     b = number("projection_hyperplane(b=...)", b)
-    factor = _over(b - _dot(x, a), _dot(a, a))
-    return keep(lambda x, y: x + factor.astype(y.dtype) * y, x, a)
+    factor, unit, normal = _distance(x, a, b)
+    return keep(lambda x, y: x + factor.astype(y.dtype) * y * unit.astype(y.dtype), x, normal)
 
 
 @strict()
@@ -82,8 +85,26 @@ def projection_halfspace(x: PyTree, a: PyTree, b: Number) -> PyTree:
     """
     x, a = pair("projection_halfspace", x, a)
     b = number("projection_halfspace(b=...)", b)
-    factor = jnp.minimum(_over(b - _dot(x, a), _dot(a, a)), 0)
-    return keep(lambda x, y: x + factor.astype(y.dtype) * y, x, a)
+    factor, unit, normal = _distance(x, a, b)
+    factor = jnp.minimum(factor, 0)
+    return keep(lambda x, y: x + factor.astype(y.dtype) * y * unit.astype(y.dtype), x, normal)
+
+
+def _distance(x: PyTree, a: PyTree, b: Array) -> tuple[Array, Array, PyTree]:
+    """Return factor, unit and normal, whose product leads from x to the hyperplane.
+
+    The normal is `a` over a power of two, and the factor is for x and b over another one, so that
+    no square overflows or underflows.
+    """
+    length = unit_of(a)
+    b, normal = b / length, _divided(a, length)
+    unit = unit_of(x, b)
+    factor = _over(b / unit - _dot(_divided(x, unit), normal), _dot(normal, normal))
+    return factor, unit, normal
+
+
+def _divided(x: PyTree, unit: Array) -> PyTree:
+    return jax.tree.map(lambda x: x / unit.astype(x.dtype), upcast(x))
 
 
 def _dot(x: PyTree, y: PyTree) -> Array:
