@@ -1,5 +1,6 @@
 """`quadratic_program` against all sets of constraints that may bind, tried one by one."""
 
+import contextlib
 import functools
 import itertools
 
@@ -650,3 +651,85 @@ def check_proofs(without_point, without_end, dtype):
             assert (abs(matrix @ to) <= 8 * precise * (abs(matrix) @ abs(to))).all()
         assert (G @ to <= 8 * precise * (abs(G) @ abs(to))).all()
         assert c @ to < -precise * (abs(c) @ abs(to))
+
+
+# --- small programs of integers, whose statuses HiGHS knows ---------------------------------------
+
+Status = gdjax.Status
+
+
+def in_dtype(dtype):
+    return enable_x64() if dtype == jnp.float64 else contextlib.nullcontext()
+
+
+SHAPES = {  # name -> variables, equations, inequalities, whether x >= 0, rank of Q
+    "linear": (2, 0, 3, False, 0),
+    "linear, more rows": (3, 0, 5, False, 0),
+    "linear, equations and bounds": (5, 2, 4, True, 0),
+    "flat": (2, 0, 2, False, 1),
+    "flat, bounds": (3, 0, 2, True, 1),
+    "curved": (4, 1, 3, True, 4),
+}
+
+
+def integers(shape, seed):
+    n, p, m, _, rank = SHAPES[shape]
+    rng = np.random.default_rng([seed, n, p, m])
+    sizes = (m, n), (m,), (p, n), (p,), (n,), (rank, n)
+    G, h, A, b, c, root = (rng.integers(-3, 4, size).astype(float) for size in sizes)
+    return root.T @ root, c, A, b, G, h
+
+
+def by_highs(Q, c, A, b, G, h, low):
+    """Return the status; a direction without an end has Q d = 0, A d = 0 and G d <= 0."""
+    n = len(c)
+    rows = dict(A_ub=G, b_ub=h, A_eq=A, b_eq=b, bounds=[(low, None)] * n)
+    if scipy.optimize.linprog(np.zeros(n), **rows).status == 2:
+        return Status.INFEASIBLE
+    rows = dict(A_ub=G, b_ub=0 * h, A_eq=np.vstack([A, Q]), b_eq=np.zeros(len(b) + n))
+    bounds = [(-1 if low is None else 0, 1)] * n
+    decrease = scipy.optimize.linprog(c, **rows, bounds=bounds).fun
+    return Status.UNBOUNDED if decrease < -1e-7 else Status.CONVERGED
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_statuses_of_integer_programs_are_those_of_highs(shape, dtype):
+    """1 of 700 flat ones needs more than 100 steps; none here."""
+    bounded = SHAPES[shape][3]
+    programs = [integers(shape, seed) for seed in range(60)]
+    right = [by_highs(*program, 0 if bounded else None) for program in programs]
+    assert len({*right}) >= 2
+
+    @jax.jit
+    @jax.vmap
+    def statuses(*arrays):
+        return gdjax.quadratic_program(*arrays, bounds=(0, None) if bounded else None).status
+
+    with in_dtype(dtype):
+        found = statuses(*(jnp.asarray(x, dtype) for x in map(np.stack, zip(*programs))))
+    np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_statuses_where_iterates_go_far_away(dtype):
+    """They were CONVERGED at 1e14, where all else is small beside x, or LINE_SEARCH_FAILED."""
+    none, low = None, (0, None)
+    flat, sums = [[9.0, -9], [-9, 9]], [[1.0, 1], [1, 1]]
+    three = [[4.0, 6, -6], [6, 9, -9], [-6, -9, 9]]
+    zero = np.zeros((2, 2))
+    rows = [
+        (Status.UNBOUNDED, flat, [0, -1], [[1, -1]], [-1], low),
+        (Status.UNBOUNDED, sums, [1, -3], [[2, -3], [3, 3]], [-3, -3], none),
+        (Status.UNBOUNDED, sums, [1, -3], none, none, none),
+        (Status.INFEASIBLE, three, [0, 2, 0], [[-3, -3, -1], [0, 3, 0]], [-1, -1], low),
+        (Status.INFEASIBLE, zero, [0, 0], [[1, -1], [-1, 1]], [-1, 0], none),
+        (Status.INFEASIBLE, zero, [0, 0], [[1, 1], [-1, -1]], [1, -2], none),
+        (Status.INFEASIBLE, [[4, -4], [-4, 4]], [3, -3], [[0, 2]], [-2], low),
+        (Status.UNBOUNDED, zero, [2, -3], [[-2, -3], [-2, -2], [1, 1]], [3, 1, 3], none),
+    ]
+    with in_dtype(dtype):
+        for status, Q, c, G, h, bounds in rows:
+            Q, c, G, h = (v if v is None else jnp.asarray(v, dtype) for v in (Q, c, G, h))
+            result = gdjax.quadratic_program(Q, c, G=G, h=h, bounds=bounds)
+            assert result.status == status, (c, result)

@@ -64,7 +64,8 @@ def matrix_inverse_pth_root(
         eigenvalue by power iteration.
       error_tolerance: "newton" stops when its iterate is this close to its limit.
       precision: of the matrix products.
-      method: "eigh" or "newton", which is faster on accelerators.
+      method: "eigh" or "newton", which is faster on accelerators. With p above 16 "newton" may lose
+        all digits to rounding, and then returns NaN.
 
     Returns:
       The root, in the dtype of the matrix (computed in at least float32, in float64 where the
@@ -114,6 +115,10 @@ def _found_root(a, num_iters, ridge_epsilon, error_tolerance, *, p, precision, m
         # rounding changes the eigenvalues by a part of eps times the largest
         least = power_iteration(root, num_iters=20, precision=precision)[0] ** -p
         error = error + 0.5 * jnp.finfo(a.dtype).eps * top / least
+        if p > 16:  # rounding parts the iterates, as the p-th power of a factor multiplies it by p
+            times = functools.partial(jnp.matmul, precision=precision)
+            rest = times(_power(root, p, times), shifted) - jnp.eye(len(a), dtype=a.dtype)
+            error = jnp.maximum(error, jnp.max(jnp.abs(rest)))
     root = jnp.exp2(-exponent / p) * root
     ok = (error < 0.1) & jnp.all(jnp.isfinite(root))
     return jnp.where(ok, root, jnp.nan), jnp.where(ok, error, jnp.inf)

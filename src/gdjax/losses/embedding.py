@@ -151,6 +151,8 @@ def _distance(x, axes, p, eps):
     size = jnp.abs(bounded(x))
     floor = _power(eps, 1 / p)
     scale = constant_scale(size, axes, floor)
+    # so that ratios are at most 1, and no power of them overflows; 1 / scale stays normal
+    scale = jnp.where(scale < float(jnp.finfo(scale.dtype).max) / 64, 4 * scale, scale)
     total = jnp.sum(_power(size / scale, p), axis=axes, keepdims=True) + _power(floor / scale, p)
     root = jnp.squeeze(_power(total, 1 / p), axes)
     infinite = jnp.any(jnp.isinf(x), axis=axes)

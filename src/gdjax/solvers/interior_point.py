@@ -138,12 +138,15 @@ def newton(
     divisor = s + delta * z
     H = q.Q + rows.gram(z / divisor)
     K = jnp.block([[H, q.A.T], [q.A, jnp.zeros((p, p), H.dtype)]])
-    shift = jnp.where(jnp.arange(n + p) < n, delta, -delta).astype(H.dtype)
     # units in which the diagonals of H and, up to what is beside that of H, of A H^-1 A' are 1
     own = jax.lax.rsqrt(jnp.diag(H) + delta)
     both = jnp.sum((q.A * own[None]) ** 2, axis=1)
     unit = jnp.concatenate([own, jax.lax.rsqrt(jnp.where(both > 0, both, 1))])
-    factors = jax.scipy.linalg.lu_factor(unit[:, None] * (K + jnp.diag(shift)) * unit[None])
+    # no less than rounding of those, so that the factors exist where H is singular and large
+    shift = jnp.maximum(delta * unit**2, 2 * eps) * jnp.where(jnp.arange(n + p) < n, 1, -1)
+    factors = jax.scipy.linalg.lu_factor(
+        unit[:, None] * K * unit[None] + jnp.diag(shift.astype(H.dtype))
+    )
 
     def once(right):
         top = jnp.concatenate([right[0] + rows.transposed(right[2] / divisor), right[1]])
@@ -239,15 +242,15 @@ class Measure(NamedTuple):
         q, rows, precise = self.q, self.rows, _precise(y.dtype)
         least = precise * biggest(y, rows.there * z)
         y, z = (jnp.where(jnp.abs(v) > least, v, 0) for v in (y, rows.there * z))
-        rest = dot(y, q.A) + rows.transposed(z)
-        terms = self._price_terms(y, z)
         inequality, upper, lower = rows.split(z)
         _, has_upper, has_lower = rows.split(rows.there)
+        rest = dot(y, q.A) + dot(inequality, q.G)
+        terms = dot(jnp.abs(y), self.sizes.A) + dot(inequality, self.size_rows.G)
         if upper.size:
-            upper += has_upper * jnp.maximum(-rest, 0)
-            lower += has_lower * jnp.maximum(rest, 0)
+            upper = has_upper * jnp.maximum(-rest, 0)
+            lower = has_lower * jnp.maximum(rest, 0)
             z = jnp.concatenate([inequality, upper, lower])
-            rest = jnp.where(jnp.where(rest > 0, has_lower, has_upper) > 0, 0, rest)
+            rest = rest + upper - lower
         bound, bound_terms = dot(q.b, y) + dot(rows.limits, z), dot(self.sizes.b, jnp.abs(y))
         bound_terms += dot(self.size_rows.limits, z)
         holds = (jnp.abs(rest) <= precise * terms).all() & (bound < -precise * bound_terms)
@@ -374,8 +377,24 @@ def interior_point(q: Program, tol: Array, limit: Array) -> Solution:
         sure = at._replace(z=jnp.maximum(at.z, 0), s=jnp.maximum(at.s, 0))
         sure = jax.tree.map(lambda v: v / at.tau, sure)
         error = measure.error(c.goal, sure)
-        y, z, infeasible = measure.proof(at.y, at.z)
-        ray, endless = measure.ray(at.x)
+        # where kappa stays larger, x / tau has no end, and what it misses is small beside it only
+        error = jnp.where(~polish & (at.kappa > at.tau), jnp.maximum(error, 2 * tol), error)
+        # also without what is small, or small beside its slack: it may vanish in the limit only
+        vanish, fourth = at.z < at.s, float(jnp.finfo(h.dtype).eps) ** 0.25
+        least = fourth * biggest(at.y, there * at.z)
+        proofs = [
+            measure.proof(at.y, at.z),
+            measure.proof(
+                jnp.where(jnp.abs(at.y) < least, 0, at.y),
+                jnp.where(vanish | (at.z < least), 0, at.z),
+            ),
+        ]
+        y, z, infeasible = pick(proofs[0][2], *proofs)
+        _, *bounds = rows.split(~vanish & there)
+        fixed = functools.reduce(jnp.logical_or, bounds) if bounds[0].size else False
+        fixed |= jnp.abs(at.x) < fourth * biggest(at.x)
+        rays = [measure.ray(at.x), measure.ray(jnp.where(fixed, 0, at.x))]
+        ray, endless = pick(rays[0][1], *rays)
         proven = ~polish & (at.tau < root * at.kappa) & (error > tol)
         infeasible, endless = infeasible & proven, endless & proven & (c.goal > 0)
         best, best_error = pick(error < c.error, (sure, error), (c.best, c.error))
