@@ -186,3 +186,20 @@ def test_failures_show_in_the_metrics_wherever_the_optimizer_is(name, make):
     bad = {"a": jnp.full((3, 3), jnp.nan), "b": jnp.ones(3)}
     _, state = opt.update(bad, state, params)
     assert gdjax.metrics(state)[name] == 2  # both sides of "a"
+
+
+@pytest.mark.parametrize("p", [17, 32, 64, 100])
+def test_the_error_of_high_roots_by_newton_is_not_less_than_it_is(p):
+    """Rounding parts the iterates of the root and of the rest: they were wrong by 50 %."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
+    with enable_x64():
+        for condition in (10, 1e3, 1e6):
+            a = (basis * np.logspace(0, -np.log10(condition), 5)) @ basis.T
+            root, error = gdjax.matrix_inverse_pth_root(
+                jnp.asarray(a), p, ridge_epsilon=0.0, method="newton"
+            )
+            if np.isfinite(error):
+                off = np.linalg.matrix_power(np.asarray(root), p) @ a - np.eye(5)
+                assert np.abs(off).max() <= 1.1 * error + 1e-12
+            else:
+                assert jnp.isnan(root).all()

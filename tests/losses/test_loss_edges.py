@@ -256,3 +256,17 @@ def test_dice_takes_probabilities_under_jit_and_for_one_class():
     expected = 1 - (1.5 + 1) / (1.5 + 0.5 * 0.2 + 0.5 * 0.5 + 1)
     np.testing.assert_allclose(jitted(p, t), [expected], rtol=1e-6)
     np.testing.assert_allclose(L.binary_dice_loss(p, t, apply_sigmoid=False), [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 63, 64, 100, 300])
+def test_distances_of_any_degree_are_those_of_numpy(degree):
+    """Ratios are at most 1 before the power, which overflowed from degree 64 on."""
+    x, near, far = (jnp.array(v) for v in ([1.0, 2.0], [0.0, 0.0], [-1.5, 1.0]))
+
+    def loss(x):
+        return L.triplet_margin_loss(x, near, far, norm_degree=degree)
+
+    value, slope = jax.value_and_grad(loss)(x)
+    distances = [np.linalg.norm(np.float64(x - y), degree) for y in (near, far)]
+    np.testing.assert_allclose(value, 1 + distances[0] - distances[1], rtol=1e-5)
+    assert jnp.isfinite(slope).all()
