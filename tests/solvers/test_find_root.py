@@ -235,3 +235,11 @@ def test_bad_input_is_named():
         gdjax.find_root(line, (0.0, 1.0), tol=-1.0)
     with pytest.raises(TypeError, match="find_root.throw=True"):
         jax.jit(lambda b: gdjax.find_root(line, (0.0, b), throw=True).params)(1.0)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    two, three = jnp.array([0.0, 1.0]), jnp.array([2.0, 3.0, 4.0])
+    with pytest.raises(ValueError, match=r"find_root\(fun=...\) must return one number for each"):
+        gdjax.find_root(lambda x: three, (two, 2.0))
+    with pytest.raises(ValueError, match=r"shapes that fit each other, got \(\(2,\), \(3,\)"):
+        gdjax.find_root(lambda x: x, (two, three))

@@ -10,7 +10,6 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from gdjax.core.base import is_state, short
 from gdjax.core.checks import FINITE, NUMBER, Range, check_range, ranges_of, strict
@@ -500,7 +499,7 @@ def _replaced_rounding(what: str, value: Hyperparam, old: PyTree) -> PyTree:
     return jnp.broadcast_to(lost, jnp.shape(old))
 
 
-def _other_table(what: str, value: ArrayLike, old: Schedule) -> Schedule:
+def _other_table(what: str, value: Any, old: Schedule) -> Schedule:
     """Return a hyperparameter that is an array, such as Muon's coefficients, with other numbers."""
     ((_, table),), treedef = _one_level(old)
     check_range(what, value, FINITE)

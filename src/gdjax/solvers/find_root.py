@@ -68,21 +68,36 @@ def _bracket(
     check_range("find_root(tol=...)", tol, NONNEGATIVE)
     tol = jnp.asarray(tol)
     dtype = compute_dtype(lower, upper) if is_inexact(dtype) else scalar_dtype()
-    shape = jnp.broadcast_shapes(lower.shape, upper.shape, tol.shape)
+    shapes = lower.shape, upper.shape, tol.shape
+    if not _broadcasts(*shapes):
+        raise ValueError(
+            "find_root: the ends of bracket= and tol= must have shapes that fit each other, got "
+            f"{shapes}."
+        )
+    shape, fits = np.broadcast_shapes(*shapes), True
     for _ in range(2):  # arrays that `fun` closes over may make more equations of one bracket
         f = jax.eval_shape(fun, jax.ShapeDtypeStruct(shape, dtype), *args)
         if not hasattr(f, "dtype") or not (
             jnp.issubdtype(f.dtype, jnp.floating) or jnp.issubdtype(f.dtype, jnp.integer)
         ):
             raise TypeError(f"find_root(fun=...) must return an array of real numbers, got {f}.")
-        before, shape = shape, jnp.broadcast_shapes(shape, f.shape)
-    if f.shape != before:
+        before, fits = shape, _broadcasts(shape, f.shape)
+        shape = np.broadcast_shapes(shape, f.shape) if fits else shape
+    if f.shape != before or not fits:
         raise ValueError(
             f"find_root(fun=...) must return one number for each element of the unknown, got shape "
             f"{f.shape} for {before}. For a system of equations use gdjax.root."
         )
     lower, upper, tol = (jnp.broadcast_to(x, shape).astype(dtype) for x in (lower, upper, tol))
     return lower, upper, tol
+
+
+def _broadcasts(*shapes: tuple[int, ...]) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 @strict()

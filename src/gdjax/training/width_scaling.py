@@ -148,7 +148,7 @@ class WidthScaling:
             given.apply_defaults()
             return function(**self._numbers(name, dict(given.arguments)))
 
-        scaled_factory.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
+        vars(scaled_factory)["__signature__"] = inspect.signature(factory)
         return scaled_factory
 
     def _numbers(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
