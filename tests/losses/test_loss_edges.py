@@ -270,3 +270,18 @@ def test_distances_of_any_degree_are_those_of_numpy(degree):
     distances = [np.linalg.norm(np.float64(x - y), degree) for y in (near, far)]
     np.testing.assert_allclose(value, 1 + distances[0] - distances[1], rtol=1e-5)
     assert jnp.isfinite(slope).all()
+
+
+def test_a_label_out_of_range_may_be_masked_outside():
+    """The loss is NaN there, but its gradient is finite, so that a choice of 0 hides both."""
+    logits, labels = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, -1])
+
+    def loss(logits):
+        losses = L.softmax_cross_entropy_with_integer_labels(logits, labels)
+        assert losses.shape == (2,)
+        return jnp.where(labels >= 0, losses, 0).sum()
+
+    value, slope = jax.value_and_grad(loss)(logits)
+    p = 1 / (1 + np.exp(1.0))
+    np.testing.assert_allclose(value, -np.log(1 - p), rtol=1e-6)
+    np.testing.assert_allclose(slope, [[p, -p], [0, 0]], rtol=1e-5)

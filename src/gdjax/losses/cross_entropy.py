@@ -102,9 +102,9 @@ def softmax_cross_entropy_with_integer_labels(
        -\log p_y, \qquad p_c = \frac{e^{z_c}}{\sum_k e^{z_k}}
 
     A label outside [0, classes) gives NaN, also if it is negative (optax counts negative labels
-    from the end); a label whose class `where` excludes gives infinity (optax: a meaningless
-    number). If the logits of the whole vocabulary do not fit into memory, see
-    `chunked_softmax_cross_entropy`.
+    from the end), and a finite gradient, so that that of `jnp.where(labels >= 0, loss, 0)` is
+    right; a label whose class `where` excludes gives infinity (optax: a meaningless number). If the
+    logits of the whole vocabulary do not fit into memory, see `chunked_softmax_cross_entropy`.
 
     Args:
       logits: float array [..., classes], unnormalized log probabilities.

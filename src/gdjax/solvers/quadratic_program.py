@@ -286,7 +286,8 @@ def quadratic_program(
         to the magnitudes of the terms whose sum it is, so that units do not matter. None is the
         square root of the dtype's precision: 3e-4 in float32, 1.5e-8 in float64. Most solutions
         are far more accurate, as the last two steps solve for the constraints that bind.
-      max_steps: most steps, >= 0.
+      max_steps: most steps, >= 0. Ten are enough for most programs; where Q is singular and there
+        is no solution, about one program in 700 needs more than 100 for the proof.
       throw: see `minimize`.
 
     Returns:
