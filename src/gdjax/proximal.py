@@ -29,7 +29,7 @@ from gdjax.core.numerics import (
     safe_sqrt,
     upcast,
 )
-from gdjax.core.trees import sum_sq, times, unit_of
+from gdjax.core.trees import over, sum_sq, times, unit_of
 from gdjax.core.types import Number, PrefixTree, PyTree
 from gdjax.projections.reading import broadcasts
 
@@ -171,10 +171,10 @@ def prox_group_lasso(x: PyTree, l2reg: Number | None = None, scaling: Number = 1
     leaves, treedef = _leaves("prox_group_lasso", x)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     x = treedef.unflatten(leaves)
-    unit, wide = unit_of(leaves), upcast(x)
-    norm = safe_sqrt(sum_sq(jax.tree.map(lambda x: x / cast(unit, x.real.dtype), wide)))
+    unit = unit_of(leaves)
+    norm = safe_sqrt(sum_sq(over(leaves, unit)))
     threshold = jnp.multiply(jnp.asarray(scaling, norm.dtype), 1.0 if l2reg is None else l2reg)
-    return cast_like(times(wide, _kept(norm, threshold / unit)), x)
+    return cast_like(times(upcast(x), _kept(norm, threshold / unit)), x)
 
 
 @checked(l2reg=NONNEGATIVE, scaling=NONNEGATIVE)

@@ -557,6 +557,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def check_distinct(what: str, names: Sequence[str]) -> None:
     """Raise if two paths are the same once their keys are joined, as those of a/b and "a/b"."""
-    for i, name in enumerate(names):
-        if name in names[:i]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise ValueError(f"{what} have the path {name!r} twice. Rename one of them.")
+        seen.add(name)

@@ -112,9 +112,9 @@ def sum_sq(tree: PyTree) -> Array:
 
 
 def unit_of(*trees: PyTree) -> Array:
-    """Return a power of two near the largest element, by which squares neither over- nor underflow.
+    """Return a power of two near the largest element: see `over`.
 
-    Dividing by it rounds nothing. It is 1 for zeros, and where an element is not finite.
+    It is 1 for zeros, and where an element is not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -125,6 +125,14 @@ def unit_of(*trees: PyTree) -> Array:
     sizes = [jnp.max(x, initial=0) for x in parts]
     dtype = compute_dtype(*sizes)
     return power_of_two(functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype)))
+
+
+def over(tree: T, unit: Array) -> T:
+    """Return a tree, in at least float32, over a power of two, which rounds nothing.
+
+    With that of `unit_of`, squares neither overflow nor underflow.
+    """
+    return jax.tree.map(lambda x: x / cast(unit, x.real.dtype), upcast(tree))
 
 
 def _real_parts(x: Array) -> list[Array]:

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 from gdjax.core.checks import NONNEGATIVE, checked, strict
 from gdjax.core.explicit import automatically
-from gdjax.core.numerics import cast, cast_like, safe_sqrt, upcast
-from gdjax.core.trees import sum_sq, unit_of
+from gdjax.core.numerics import cast_like, safe_sqrt, upcast
+from gdjax.core.trees import over, sum_sq, unit_of
 from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, read
 
@@ -104,10 +104,15 @@ def projection_l2_sphere(tree: PyTree, scale: Number = 1) -> PyTree:
     """
     tree = read("projection_l2_sphere", tree, complex_too=True)
     size = sum(x.size for x in jax.tree.leaves(tree))
-    unit, norm = _in_units(tree)
+    unit = unit_of(tree)
+    small = over(tree, unit)
+    norm = safe_sqrt(sum_sq(small))
     factor = jnp.divide(scale, jnp.where(norm > 0, norm, 1))
     equal = jnp.divide(scale, max(size, 1) ** 0.5)
-    return keep(lambda x: jnp.where(norm > 0, _scaled(x, unit, factor), equal), tree)
+    projected = jax.tree.map(
+        lambda x: jnp.where(norm > 0, x * factor.astype(x.real.dtype), equal), small
+    )
+    return cast_like(projected, tree)
 
 
 @checked(scale=NONNEGATIVE)
@@ -128,22 +133,12 @@ def projection_l2_ball(tree: PyTree, scale: Number = 1) -> PyTree:
       [0.6 0.8]
     """
     tree = read("projection_l2_ball", tree, complex_too=True)
-    unit, norm = _in_units(tree)
+    unit = unit_of(tree)
+    small = over(tree, unit)
+    norm = safe_sqrt(sum_sq(small))
     outside = norm > jnp.divide(scale, unit)
     factor = jnp.divide(scale, jnp.where(outside, norm, 1))
-    return keep(lambda x: jnp.where(outside, _scaled(x, unit, factor), x), tree)
-
-
-def _in_units(tree: PyTree) -> tuple[Array, Array]:
-    """Return a power of two, and the norm over it, whose squares neither over- nor underflow."""
-    unit = unit_of(tree)
-    return unit, safe_sqrt(
-        sum_sq(jax.tree.map(lambda x: x / cast(unit, x.real.dtype), upcast(tree)))
-    )
-
-
-def _scaled(x: Array, unit: Array, factor: Array) -> Array:
-    return x / unit.astype(x.real.dtype) * factor.astype(x.real.dtype)
+    return keep(lambda x, y: jnp.where(outside, y * factor.astype(y.real.dtype), x), tree, small)
 
 
 @strict()

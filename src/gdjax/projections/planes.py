@@ -8,7 +8,7 @@ from jax import Array
 
 from gdjax.core.checks import strict
 from gdjax.core.numerics import upcast
-from gdjax.core.trees import unit_of
+from gdjax.core.trees import over, unit_of
 from gdjax.core.types import Number, PyTree
 from gdjax.projections.reading import keep, number, pair
 
@@ -32,8 +32,8 @@ def projection_vector(x: PyTree, a: PyTree) -> PyTree:
     """
     x, a = pair("projection_vector", x, a)
     unit, length = unit_of(x), unit_of(a)
-    small, normal = _divided(x, unit), _divided(a, length)
-    factor = _over(_dot(small, normal), _dot(normal, normal))
+    small, normal = over(x, unit), over(a, length)
+    factor = _quotient(_dot(small, normal), _dot(normal, normal))
     return keep(lambda _, y: factor.astype(y.dtype) * y * unit.astype(y.dtype), x, normal)
 
 
@@ -97,14 +97,10 @@ def _distance(x: PyTree, a: PyTree, b: Array) -> tuple[Array, Array, PyTree]:
     no square overflows or underflows.
     """
     length = unit_of(a)
-    b, normal = b / length, _divided(a, length)
+    b, normal = b / length, over(a, length)
     unit = unit_of(x, b)
-    factor = _over(b / unit - _dot(_divided(x, unit), normal), _dot(normal, normal))
+    factor = _quotient(b / unit - _dot(over(x, unit), normal), _dot(normal, normal))
     return factor, unit, normal
-
-
-def _divided(x: PyTree, unit: Array) -> PyTree:
-    return jax.tree.map(lambda x: x / unit.astype(x.dtype), upcast(x))
 
 
 def _dot(x: PyTree, y: PyTree) -> Array:
@@ -112,5 +108,5 @@ def _dot(x: PyTree, y: PyTree) -> Array:
     return sum(jax.tree.leaves(products), start=jnp.zeros(()))
 
 
-def _over(above: Array, below: Array) -> Array:
+def _quotient(above: Array, below: Array) -> Array:
     return jnp.where(below > 0, above / jnp.where(below > 0, below, 1), 0)
