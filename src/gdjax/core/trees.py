@@ -118,7 +118,7 @@ def unit_of(*trees: PyTree) -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> print(unit_of(jnp.array([3.0, -20.0]), 1j))
+      >>> print(unit_of(jnp.array([3.0, -20.0]), jnp.array(1j)))
       16.0
     """
     parts = [jnp.abs(y) for x in jax.tree.leaves(upcast(trees)) for y in _real_parts(x)]
