@@ -271,3 +271,20 @@ def test_errors_say_what_to_do():
     with pytest.raises(TypeError, match=r"value_fn= is a function"):
         value_fn = functools.partial(inside, value_fn=lambda params: 0.0)
         jax.eval_shape(shard_map(value_fn, mesh(), (SPECS, SPECS), SPECS), GRADS, PARAMS)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_rates_of_width_scaling_are_for_the_whole_parameters(check):
+    """They are checked by shape, and parts, and states that are looked at, have others."""
+    params = {"w": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4)}
+    scaling = gdjax.width_scaling(params, {"w": jnp.ones((4, 4))})
+    opt, specs = scaling.scaled(gdjax.adamw)(0.1), {"w": P("x")}
+    wrapped = gdjax.in_shard_map(opt, specs)
+
+    def step(params):
+        return wrapped.update(params, wrapped.init(params), params)[0]
+
+    whole = jax.device_put(params, NamedSharding(mesh(), P("x")))
+    found = jax.jit(shard_map(step, mesh(), (specs,), specs, check))(whole)
+    right = opt.update(params, opt.init(params), params)[0]
+    np.testing.assert_allclose(found["w"], right["w"], rtol=1e-6)

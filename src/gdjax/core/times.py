@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,7 +24,6 @@ from gdjax.core.hyper import (
     spread,
 )
 from gdjax.core.numerics import scalar_dtype
-from gdjax.core.parts import varying
 from gdjax.core.types import Hyperparam, Number, PyTree
 
 
@@ -86,6 +87,19 @@ class Times(PerLeaf):
         return f"times({self.value!r}, {self.multipliers!r})"
 
 
+_other_shapes: ContextVar[bool] = ContextVar("_other_shapes", default=False)
+
+
+@contextlib.contextmanager
+def other_shapes() -> Iterator[None]:
+    """Let `init` take other shapes than the parameters', to see which those of the state follow."""
+    token = _other_shapes.set(True)
+    try:
+        yield
+    finally:
+        _other_shapes.reset(token)
+
+
 @serialized
 @jax.tree_util.register_pytree_with_keys_class
 class ByGroup(PerLeaf):
@@ -134,11 +148,13 @@ class ByGroup(PerLeaf):
 
     def check_used(self, what: str, tree: PyTree) -> None:
         """Raise if a parameter has another shape than that which the values are for."""
+        manual = getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ())
+        if manual or _other_shapes.get():  # in shard_map, parameters are parts
+            return
         shapes = {name: shape for name, _, shape in self.members}
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
             name, shape = path_name(path), jnp.shape(x)
-            is_part = isinstance(x, jax.core.Tracer) and varying(x)  # in shard_map
-            if not is_part and shapes.get(name, shape) != shape:
+            if shapes.get(name, shape) != shape:
                 raise ValueError(
                     f"{self.made_by}: the parameter {name!r} had the shape {shapes[name]}, and now "
                     f"has {shape}. Call it with the parameters that are optimized."

@@ -28,6 +28,7 @@ from gdjax.core.parts import (
     vary,
     varying,
 )
+from gdjax.core.times import other_shapes
 from gdjax.core.types import OptState, Pair, Params, PyTree, TreeDef, Updates
 
 Specs = tuple[tuple[PartitionSpec, ...], TreeDef]
@@ -214,7 +215,8 @@ def _splits_of_state(
 
         parts = zip(leaves, shapes, splits, strict=True)
         like = [jax.ShapeDtypeStruct(changed(s, split), x.dtype) for x, s, split in parts]
-        state = jax.eval_shape(init, treedef.unflatten(like))
+        with other_shapes():
+            state = jax.eval_shape(init, treedef.unflatten(like))
         return {path: x.shape for path, x in jax.tree_util.tree_flatten_with_path(state)[0]}
 
     known = shapes_of_state(lambda n, i: n)
